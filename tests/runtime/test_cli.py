@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.bench import Benchmark, BenchmarkError, Measurement, measure, medians
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
@@ -86,6 +87,17 @@ def test_a_seed(bundle: Path, cache: str) -> None:
         ).stdout
 
     assert say(1) == say(1) != say(2)
+
+
+def test_an_onnx_directory_is_run_as_a_bundle_is(tiny_gemma3: Path, tmp_path: Path, cache: str) -> None:
+    """With its own sampler settings, which are read before the engine is there."""
+    convert("custom-fp32", tiny_gemma3, tmp_path / "onnx", context=512, format="onnx")
+    with Engine(str(tmp_path / "onnx"), cache_dir=cache) as engine:
+        expected = str(engine.create_conversation().send_message("And the LORD", max_output_tokens=12))
+    result = gemma_edge(
+        "run", tmp_path / "onnx", "--prompt", "And the LORD", "--max-output-tokens", 12, "--cache-dir", cache
+    )
+    assert (result.returncode, result.stdout) == (0, expected + "\n")
 
 
 def test_ctrl_c_cancels_the_reply_and_the_chat_goes_on(bundle: Path, cache: str) -> None:
