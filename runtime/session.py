@@ -148,12 +148,17 @@ class Session:
 
         def tokens() -> Generator[int, None, None]:
             timing = TurnTiming()
+            length, has_begun = len(sequence), False
             try:
                 for token_id in generate(sequence, suffix, decoding, timing):
+                    has_begun = True
                     self._state, self._timing = _State.DECODED, timing
                     yield token_id
             except CancelledError:
                 return
+            finally:
+                if not has_begun:  # the turn is still open: the next call ends it again
+                    sequence.truncate(length)
 
         def texts() -> Generator[str, None, None]:
             yield from as_text(tokens(), self._model.tokenizer, self._model.stop)

@@ -270,6 +270,21 @@ def test_cancelling_a_prefill_leaves_the_session_as_it_was(engine: Engine, monke
     assert session.run_decode().texts[0]
 
 
+def test_a_reply_cancelled_before_its_first_token_leaves_the_turn_open(engine: Engine) -> None:
+    """The end of the template's turn is in the prompt once, however often the reply was asked for."""
+    expected = engine.create_session(sampler_config=GREEDY, max_output_tokens=5)
+    expected.run_prefill(["In the beginning"])
+    session = engine.create_session(sampler_config=GREEDY, max_output_tokens=5)
+    session.run_prefill(["In the beginning"])
+    before = session.token_ids
+    stream = session.run_decode_async()
+    session.cancel_process()
+    assert list(stream) == []
+    assert session.token_ids == before
+    assert session.run_decode() == expected.run_decode()
+    assert session.token_ids == expected.token_ids
+
+
 def test_a_cancelled_task_stops_the_model(engine: Engine) -> None:
     session = engine.create_session(sampler_config=GREEDY, apply_prompt_template=False)
     session.run_prefill(["In the beginning"])
