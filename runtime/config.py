@@ -51,3 +51,9 @@ class NPU(Backend):
 Backend.CPU = CPU
 Backend.GPU = GPU
 Backend.NPU = NPU
+
+
+def check_max_output_tokens(limit: int | None) -> None:
+    """Raises ConfigError below 1."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"max_output_tokens is {limit}, expected at least 1; leave it out for no limit")

@@ -15,6 +15,7 @@ from typing import Any, Self
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime import aio
 from gemma_edge.runtime.benchmark import BenchmarkInfo
+from gemma_edge.runtime.config import check_max_output_tokens
 from gemma_edge.runtime.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
 from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.generate import Decoding, TurnTiming, as_text, generate
@@ -39,7 +40,7 @@ Sendable = str | Contents | Message | Json
 
 
 class ConversationError(GemmaEdgeError, RuntimeError):
-    """The conversation is closed, or has not the turns asked for. Also a RuntimeError, as litert_lm raises."""
+    """The conversation is closed, busy, or has not the turns asked for. Also a RuntimeError, as litert_lm raises."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,10 @@ class Conversation:
 
         max_tool_rounds: calls in a row before ToolLoopError.
 
-        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name.
+        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. ConfigError:
+        max_output_tokens below 1.
         """
+        check_max_output_tokens(max_output_tokens)
         self.messages = list(messages or ())
         self.automatic_tool_calling = automatic_tool_calling
         self.max_tool_rounds = max_tool_rounds
@@ -115,6 +118,7 @@ class Conversation:
         self._renderer = PromptRenderer(template, model.tool_syntax, preface)
         self._history: list[Json] = []
         self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
+        self._is_answering = False
 
     # ------------------------------------------------------------ sending
 
@@ -132,7 +136,8 @@ class Conversation:
         """Sends a message and returns the reply, after all tools it asked for have run.
 
         Cancelled from another thread, it returns what there was until then.
-        Raises ContextOverflowError, MediaError, TemplateError, ConstraintError, ToolLoopError, MessageError.
+        Raises ContextOverflowError, MediaError, TemplateError, ConstraintError, ToolLoopError, MessageError, ConfigError;
+        ConversationError while a stream of this conversation has not ended.
         """
         options = self._options(
             repetition_penalty_config,
@@ -226,6 +231,7 @@ class Conversation:
     def rewind(self, turns: int = 1) -> None:
         """Forgets the last turns (message, tool rounds, reply), to send something else in their place."""
         self._open()
+        self._check_idle()
         if not 0 <= turns <= len(self._turns):
             raise ConversationError(f"cannot go back {turns} turns, there are {len(self._turns)}; ask for fewer")
         if turns:
@@ -254,7 +260,6 @@ class Conversation:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
         messages = [as_received(normalize_message(message))]
-        sequence.begin()
         with self._turn(sequence):
             for round_number in count():
                 chunks: list[Chunk] = []
@@ -278,7 +283,10 @@ class Conversation:
     @contextmanager
     def _turn(self, sequence: TokenSequence) -> Iterator[None]:
         """Records where a turn begins; takes it back if it does not come to its end."""
+        self._check_idle()
         began = (len(self._history), len(sequence))
+        self._is_answering = True
+        sequence.begin()
         try:
             if len(sequence):
                 sequence.mark()
@@ -290,6 +298,8 @@ class Conversation:
             raise
         else:
             self._turns.append(began)
+        finally:
+            self._is_answering = False
 
     def _may_constrain(self, messages: Sequence[Json]) -> bool:
         """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
@@ -339,6 +349,7 @@ class Conversation:
         thinking: ThinkingConfig | None,
         response_format: ResponseFormat | None,
     ) -> _Options:
+        check_max_output_tokens(max_output_tokens)
         config = self.constrained_decoding_config
         if response_format is not None and config is not None and not config.enable:
             raise ConstraintError(
@@ -356,6 +367,10 @@ class Conversation:
         thinking = thinking or self.thinking_config
         chosen = {} if thinking is None else {"enable_thinking": thinking.enable_thinking}
         return {**chosen, **self.extra_context}
+
+    def _check_idle(self) -> None:
+        if self._is_answering:
+            raise ConversationError("a reply is still being written; read its stream to the end or close it first")
 
     def _open(self) -> TokenSequence:
         if self._sequence is None:

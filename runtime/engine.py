@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.cgroup_limit import own_limit
-from gemma_edge.runtime.config import CPU, Backend, ConfigError
+from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_output_tokens
 from gemma_edge.runtime.constraints import ConstrainedDecodingConfig
 from gemma_edge.runtime.conversation import Conversation, ThinkingConfig
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
@@ -221,10 +221,7 @@ class Engine:
         max_output_tokens: int | None = None,
     ) -> Session:
         """A session. sampler_config None: the bundle's own."""
-        if max_output_tokens is not None and max_output_tokens < 1:
-            raise ConfigError(
-                f"max_output_tokens is {max_output_tokens}, expected at least 1; leave it out for no limit"
-            )
+        check_max_output_tokens(max_output_tokens)
         return Session(
             self.text_model,
             self.new_sequence(),

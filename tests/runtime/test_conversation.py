@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.runtime.batch import generate_batch
-from gemma_edge.runtime.config import Backend
+from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
 from gemma_edge.runtime.conversation import Conversation, ConversationError, ThinkingConfig
 from gemma_edge.runtime.engine import Engine
@@ -237,6 +237,36 @@ def test_a_message_may_fill_the_context_but_for_one_token(engine: Engine) -> Non
         conversation.send_message(words)
         assert conversation.token_count == engine.max_num_tokens
         assert conversation.get_benchmark_info().last_decode_token_count == 1
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_no_token(engine: Engine, limit: int) -> None:
+    message = f"max_output_tokens is {limit}, expected at least 1; leave it out for no limit"
+    with pytest.raises(ConfigError) as caught:
+        engine.create_conversation(max_output_tokens=limit)
+    assert str(caught.value) == message
+    conversation = engine.create_conversation()
+    for send in (
+        lambda: conversation.send_message("x", max_output_tokens=limit),
+        lambda: list(conversation.send_message_async("x", max_output_tokens=limit)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            send()
+        assert str(caught.value) == message
+    assert conversation.history == ()
+
+
+def test_a_message_amid_a_stream(engine: Engine) -> None:
+    """It would be answered after half a reply, and lost when the stream ends."""
+    with engine.create_conversation(sampler_config=GREEDY) as conversation:
+        stream = conversation.send_message_async(PROMPTS[0], max_output_tokens=LENGTH)
+        first = str(next(stream))
+        for call in (lambda: conversation.send_message("x"), conversation.rewind):
+            with pytest.raises(ConversationError) as caught:
+                call()
+            assert str(caught.value) == "a reply is still being written; read its stream to the end or close it first"
+        assert first + "".join(map(str, stream)) == talk(engine)[0]
+        assert str(conversation.send_message(PROMPTS[1], max_output_tokens=LENGTH)) == talk(engine)[1]
 
 
 def test_a_closed_conversation(engine: Engine) -> None:
