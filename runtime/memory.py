@@ -38,12 +38,17 @@ class MemoryReading:
 
 @dataclass(frozen=True)
 class FileMapping:
-    """One mapped range of a file and how much of it is in memory for this process."""
+    """One mapped range of a file and how much of it is in memory for this process.
+
+    address: where it begins. changed_bytes: pages that this process has written and has for itself, swapped ones too.
+    """
 
     path: str
+    address: int
     offset_bytes: int
     size_bytes: int
     resident_bytes: int
+    changed_bytes: int
 
 
 def read_memory(pid: int | None = None) -> MemoryReading:
@@ -111,8 +116,10 @@ def file_mappings(pid: int | None = None) -> tuple[FileMapping, ...]:
         if header is None:  # anonymous memory, [heap], [stack], or the text before the first range
             continue
         start, end, offset, path = header.groups()
-        resident = _kib_fields(block)["Rss"]
-        mappings.append(FileMapping(path, int(offset, 16), int(end, 16) - int(start, 16), resident))
+        fields, address = _kib_fields(block), int(start, 16)
+        changed = fields["Anonymous"] + fields["Swap"]
+        size = int(end, 16) - address
+        mappings.append(FileMapping(path, address, int(offset, 16), size, fields["Rss"], changed))
     return tuple(mappings)
 
 

@@ -8,14 +8,10 @@ place in this process is given up, and a page that the kernel still holds comes 
 import ctypes
 import mmap
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from gemma_edge.runtime.executors.liblitert import FileRange
-from gemma_edge.runtime.memory import read_memory
-
-_MAPPING = re.compile(r"(?m)^([0-9a-f]+)-([0-9a-f]+) (\S+) ([0-9a-f]+) \S+ \d+ +(/.*)$")
+from gemma_edge.runtime.memory import FileMapping, file_mappings, read_memory
 
 
 def relieve(limit_bytes: int, tables: Sequence[FileRange], weights: Sequence[FileRange]) -> None:
@@ -29,10 +25,11 @@ def relieve(limit_bytes: int, tables: Sequence[FileRange], weights: Sequence[Fil
 def release_pages(ranges: Iterable[FileRange]) -> None:
     """Take the mapped pages of these file ranges out of this process; page tables and RssFile shrink at once.
 
-    Only mappings that cannot be written are touched: of a private one that was written, MADV_DONTNEED would lose the
-    changes. The caller keeps the ranges mapped meanwhile, or their addresses could belong to something else by then.
+    Only mappings that were never written are touched: MADV_DONTNEED would lose the changes. That they may be written
+    says nothing; ONNX Runtime maps its weights so. The caller keeps the ranges mapped meanwhile, or their addresses
+    could belong to something else by then.
     """
-    _advise(ranges, mmap.MADV_DONTNEED, is_meant=lambda permissions: "w" not in permissions)
+    _advise(ranges, mmap.MADV_DONTNEED, [mapping for mapping in file_mappings() if not mapping.changed_bytes])
 
 
 def read_single_pages(ranges: Iterable[FileRange]) -> None:
@@ -41,23 +38,21 @@ def read_single_pages(ranges: Iterable[FileRange]) -> None:
     Where memory just holds what is used, reading ahead pushes it out: E4B's packed weights lie between those they were
     packed from, and in 3 GiB decoding fell to 0.2 tokens per second.
     """
-    _advise(ranges, mmap.MADV_RANDOM, is_meant=lambda _permissions: True)
+    _advise(ranges, mmap.MADV_RANDOM, file_mappings())
 
 
-def _advise(ranges: Iterable[FileRange], advice: int, is_meant: Callable[[str], bool]) -> None:
-    """madvise for the mapped pages of these file ranges, where `is_meant` takes the mapping's permissions ("r--p")."""
+def _advise(ranges: Iterable[FileRange], advice: int, mappings: Iterable[FileMapping]) -> None:
+    """madvise for the pages of these file ranges in these mappings."""
     libc = ctypes.CDLL(None)
     wanted = [(str(item.path.resolve()), item.offset, item.offset + item.nbytes) for item in ranges]
-    for start, end, permissions, offset, path in _MAPPING.findall(Path("/proc/self/maps").read_text()):
-        if not is_meant(permissions):
-            continue
-        first, size = int(offset, 16), int(end, 16) - int(start, 16)
+    for mapping in mappings:
+        first = mapping.offset_bytes
         for wanted_path, begin, stop in wanted:
-            low, high = max(first, begin), min(first + size, stop)
-            if path != wanted_path or low >= high:
+            low, high = max(first, begin), min(first + mapping.size_bytes, stop)
+            if mapping.path != wanted_path or low >= high:
                 continue
             low -= low % mmap.PAGESIZE
-            address = int(start, 16) + low - first
+            address = mapping.address + low - first
             # Refused for locked memory only, which somebody wants to stay.
             libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(high - low), advice)
 
