@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 from ai_edge_litert import schema_py_generated as schema
 
@@ -19,6 +19,7 @@ from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.runtime.bundle_sections import audio_size, section_range, vision_size
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
@@ -26,6 +27,42 @@ WEIGHTS_PART = "decoder weights"
 _CONTEXT_STEP_TOKENS = 256
 
 Shape = tuple[int, ...]
+
+
+class RunPlan(Protocol):
+    """What a run of a bundle or an ONNX directory will need."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest it was converted for."""
+
+    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
+        """The peak, in a context shorter than the longest if given."""
+
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+        """The longest context that fits; None where none does."""
+
+
+def plan_of(bundle: Bundle | OnnxDirectory) -> RunPlan:
+    """Raises BundleError, OnnxDirectoryError, BundleMismatchError: its memory cannot be computed."""
+    if isinstance(bundle, Bundle):
+        return BundlePlan.of(bundle)
+    from gemma_edge.runtime.onnx_footprint import OnnxPlan
+
+    return OnnxPlan.of(bundle)
+
+
+def longest_context(plan: RunPlan, budget: MemoryBudget, shortest_tokens: int, anonymous_weights: bool) -> int | None:
+    """The plan's own context or one that is shorter by a multiple of 256; None where not even `shortest_tokens` fit."""
+    for context in range(plan.context_tokens, shortest_tokens - 1, -_CONTEXT_STEP_TOKENS):
+        if budget.fits(plan.footprint(context, anonymous_weights=anonymous_weights)):
+            return context
+    return None
+
+
+def made_anonymous(planned: Footprint) -> Footprint:
+    """With weights that have no cache on a disk."""
+    return replace(planned, parts=tuple(_made_anonymous(part) for part in planned.parts))
 
 
 @dataclass(frozen=True)
@@ -91,16 +128,11 @@ class BundlePlan:
             shape=self.activations,
         )
         planned = with_encoders(planned, self.encoders)
-        if not anonymous_weights:
-            return planned
-        return replace(planned, parts=tuple(_made_anonymous(part) for part in planned.parts))
+        return made_anonymous(planned) if anonymous_weights else planned
 
     def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
-        """The longest multiple of 256 tokens that fits; None where not even one prefill chunk does."""
-        for context in range(self.context_tokens, self.prefill_tokens[-1] - 1, -_CONTEXT_STEP_TOKENS):
-            if budget.fits(self.footprint(context, anonymous_weights=anonymous_weights)):
-                return context
-        return None
+        """As `longest_context`; the shortest is one prefill chunk."""
+        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights)
 
     def _is_ring(self, name: str) -> bool:
         return _slots(name, self.cache_shapes[name]) < self.context_tokens

@@ -100,9 +100,8 @@ class Engine:
         else:
             sections = DecoderSections.of(self.bundle)
             self._executor = LitertExecutor(sections, settings.threads, settings.cache_dir, settings.max_num_tokens)
-            if settings.profile is not None:
-                cache = self._executor.weight_cache_path
-                self._check_memory = self._watch(settings.profile, sections, cache, over_budget)
+        if settings.profile is not None:
+            self._check_memory = self._watch(settings.profile, over_budget)
         self._marks.mark("decoder")
         self._lock = threading.RLock()
         threads = settings.threads
@@ -143,16 +142,20 @@ class Engine:
 
         return OnnxEncoders(self.bundle, vision_threads, audio_threads)
 
-    def _watch(
-        self, profile: DeviceProfile, sections: DecoderSections, cache: Path | None, over_budget: OverBudgetAction
-    ) -> Callable[[], None]:
+    def _watch(self, profile: DeviceProfile, over_budget: OverBudgetAction) -> Callable[[], None]:
         """What runs before each call into the model."""
-        tables = [table for table in (sections.embedder, sections.per_layer_embedder) if table is not None]
-        weights = [sections.decoder, *([FileRange(cache, 0, cache.stat().st_size)] if cache else [])]
-
-        release = partial(relieve, profile.budget_bytes, tables, weights)
+        release = partial(relieve, profile.budget_bytes, *self._mapped())
         subject = f"{self.bundle.path.name} on {profile.name}"
         return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release).check
+
+    def _mapped(self) -> tuple[list[FileRange], list[FileRange]]:
+        """What can be given back: tables that single rows are read of, and the decoder's weights."""
+        if isinstance(self.bundle, Bundle):
+            sections, cache = DecoderSections.of(self.bundle), self._executor.weight_cache_path
+            tables = [table for table in (sections.embedder, sections.per_layer_embedder) if table is not None]
+            return tables, [sections.decoder, *([FileRange(cache, 0, cache.stat().st_size)] if cache else [])]
+        assert not isinstance(self._executor, LitertExecutor)
+        return [part for parts in self._executor.row_tables.values() for part in parts], [*self._executor.weights]
 
     @property
     def max_num_tokens(self) -> int:

@@ -14,7 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
+from gemma_edge.runtime.executors.liblitert import FileRange
 
+_LOOK_UPS = ("Gather", "GatherBlockQuantized")
 _VIEWS = ("Reshape", "Cast")  # between a look-up and its output
 # Both values of an int4 byte, low nibble first, less the zero point 8, as two int8 in one uint16.
 _NIBBLES = np.array([[(byte & 15) - 8, (byte >> 4) - 8] for byte in range(256)], np.int8)
@@ -31,18 +33,23 @@ class OnnxTable:
     def __init__(self, graph_path: Path, model: ir.Model, output: str) -> None:
         self._origin = f"{graph_path}, {output}"
         node = self._look_up(model, output)
-        table = self._external(node.inputs[0])
-        self.path = graph_path.parent / table.location
-        with self.path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        is_quantized = node.op_type == "GatherBlockQuantized"
+        table, *scales = [self._external(node.inputs[i]) for i in ((0, 2) if is_quantized else (0,))]
+        self.stored = _stored(graph_path.parent, [table, *scales])
+        # No more of the file than this table: memory is told apart by where a mapping begins.
+        start = min(part.offset for part in self.stored)
+        start -= start % mmap.ALLOCATIONGRANULARITY
+        nbytes = max(part.offset + part.nbytes for part in self.stored) - start
+        with self.stored[0].path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=start)
         mapped.madvise(mmap.MADV_RANDOM)
-        self._table = _array(mapped, table)
+        self._table = _array(mapped, table, start)
         self.rows = int(self._table.shape[0])
         self._scales: NDArray[np.float32] | None = None
         self._bits = 0
-        if node.op_type == "GatherBlockQuantized":
+        if is_quantized:
             self._bits = node.attributes["bits"].as_int()
-            self._scales = _array(mapped, self._external(node.inputs[2]))  # [rows, width / block]
+            self._scales = _array(mapped, scales[0], start)  # [rows, width / block]
         if self._bits not in (0, 4, 8):
             raise BundleMismatchError(
                 f"{self._origin}: a table of {self._bits} bits, expected 4 or 8; convert with another encoding"
@@ -67,7 +74,7 @@ class OnnxTable:
         node = None if found is None else found.producer()
         while node is not None and node.op_type in _VIEWS and node.inputs[0] is not None:
             node = node.inputs[0].producer()
-        if node is None or node.op_type not in ("Gather", "GatherBlockQuantized"):
+        if node is None or node.op_type not in _LOOK_UPS:
             raise BundleMismatchError(
                 f"{self._origin}: not an output that looks rows up; convert the checkpoint with gemma-edge"
             )
@@ -82,6 +89,18 @@ class OnnxTable:
         return tensor
 
 
-def _array(mapped: mmap.mmap, tensor: ir.ExternalTensor) -> NDArray[Any]:
+def tables_within(model: ir.Model, folder: Path) -> tuple[FileRange, ...]:
+    """Where the tables lie that a graph looks rows up in by itself. folder: where its data files are."""
+    look_ups = [node for node in model.graph if node.op_type in _LOOK_UPS]
+    values = [value.const_value for node in look_ups for value in node.inputs if value is not None]
+    return _stored(folder, [tensor for tensor in values if isinstance(tensor, ir.ExternalTensor)])
+
+
+def _stored(folder: Path, tensors: Sequence[ir.ExternalTensor]) -> tuple[FileRange, ...]:
+    return tuple(FileRange(folder / tensor.location, tensor.offset or 0, tensor.nbytes) for tensor in tensors)
+
+
+def _array(mapped: mmap.mmap, tensor: ir.ExternalTensor, start: int) -> NDArray[Any]:
+    """start: the byte of the file that the mapping begins with."""
     shape = [int(size) for size in tensor.shape.numpy()]
-    return np.frombuffer(mapped, tensor.dtype.numpy(), int(np.prod(shape)), tensor.offset or 0).reshape(shape)
+    return np.frombuffer(mapped, tensor.dtype.numpy(), int(np.prod(shape)), (tensor.offset or 0) - start).reshape(shape)

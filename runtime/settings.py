@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
-from gemma_edge.runtime.bundle_footprint import BundlePlan
+from gemma_edge.runtime.bundle_footprint import plan_of
 from gemma_edge.runtime.config import CPU, ConfigError
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
@@ -40,7 +40,8 @@ def settle(
     Raises:
         OverBudget: the bundle does not fit the profile; a warning where `over_budget` is "warn".
         ProfileError: no such profile, or it is not valid.
-        ConfigError: another `over_budget`; a profile for an ONNX directory.
+        ConfigError: another `over_budget`.
+        BundleMismatchError: with a profile, a decoder whose memory cannot be computed.
     """
     if over_budget not in ("raise", "warn"):
         raise ConfigError(f'over_budget is "{over_budget}", expected "raise" or "warn"; leave it out to raise')
@@ -48,20 +49,20 @@ def settle(
     folder = cache_folder(cache_dir, bundle.path, prefer_disk=device is not None)
     threads = backend.thread_count or default_threads(device)
     if device is not None:
-        if isinstance(bundle, OnnxDirectory):
-            raise ConfigError(
-                f"{bundle.path}: profiles are for .litertlm bundles, found an ONNX directory; leave it out"
-            )
         anonymous_weights = folder is None or is_memory(folder)
         max_num_tokens = _fit(bundle, device, max_num_tokens, anonymous_weights, over_budget)
     return Settings(threads, folder, max_num_tokens, device)
 
 
 def _fit(
-    bundle: Bundle, device: DeviceProfile, max_num_tokens: int | None, anonymous_weights: bool, action: OverBudgetAction
+    bundle: Bundle | OnnxDirectory,
+    device: DeviceProfile,
+    max_num_tokens: int | None,
+    anonymous_weights: bool,
+    action: OverBudgetAction,
 ) -> int | None:
     """The context to run with. Raises OverBudget, with a weight cache and a shorter context as suggestions."""
-    plan = BundlePlan.of(bundle)
+    plan = plan_of(bundle)
     footprint = plan.footprint(max_num_tokens, anonymous_weights=anonymous_weights)
     if device.budget.fits(footprint):
         return max_num_tokens

@@ -5,6 +5,7 @@ the current length, so nothing need be zeroed, and rewinding is forgetting, as f
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class OnnxExecutor:
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None, context_tokens: int) -> None:
         self._path = directory.graph_path(directory.decoder)
+        self._data = directory.decoder_data
         self._context_tokens = context_tokens
         graph = directory.graphs[directory.decoder]
         in_place(graph)
@@ -98,6 +100,17 @@ class OnnxExecutor:
         return sum(cache.nbytes for cache in self._caches.values())
 
     @property
+    def row_tables(self) -> dict[str, tuple[FileRange, ...]]:
+        """What single rows are read of, by the input that takes them. A graph from ids on has its own in `weights`."""
+        return {name: table.stored for name, table in self._tables.items()}
+
+    @cached_property
+    def weights(self) -> tuple[FileRange, ...]:
+        """The files of the decoder's weights that are mapped."""
+        data = self._data if self.weight_cache_path is None else [self.weight_cache_path]
+        return tuple(FileRange(path, 0, path.stat().st_size) for path in data)
+
+    @property
     def position(self) -> int:
         return len(self._tokens)
 
@@ -138,7 +151,7 @@ class OnnxExecutor:
         _bind_input(self._binding, "attention_mask", self._mask[:, : start + count])
         self._session.run_with_iobinding(self._binding)
         if self.weight_cache_path is not None and not self._was_run:  # which read all weights, in large pieces
-            read_single_pages([FileRange(self.weight_cache_path, 0, self.weight_cache_path.stat().st_size)])
+            read_single_pages(self.weights)
         self._was_run = True
         self._tokens.extend(token_ids)
 

@@ -1,8 +1,6 @@
 """Engines with a profile: what is refused, what is set, and what happens when memory grows beyond the budget."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,30 +21,9 @@ from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.memory import read_memory
 from gemma_edge.runtime.placement import NO_CACHE
 from gemma_edge.runtime.watch import BudgetWarning, BudgetWatch
-from tests.runtime.budget_files import write_profile
+from tests.runtime.budget_files import leak, write_profile
 
 ROOMY_BYTES = 512 * MIB
-
-# Leaks 8 MiB a token until somebody stops it.
-LEAKING = """
-import sys, warnings
-from gemma_edge.profiles.budget import OverBudget
-from gemma_edge.runtime.engine import Engine
-bundle, cache, profile, action = sys.argv[1:]
-warnings.simplefilter("always")
-with Engine(bundle, cache_dir=cache, profile=profile, over_budget=action) as engine:
-    sequence = engine.new_sequence()
-    leak = []
-    try:
-        for token in range(1, 100):
-            sequence.append([token])
-            sequence.logits()
-            leak.append(bytearray(b"x") * (8 << 20))
-    except OverBudget as error:
-        print(error)
-        print(*(part.name for part in error.footprint.parts), sep=", ")
-print(len(leak))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +121,6 @@ def test_threads_follow_the_device(
 def test_no_such_profile(open_engine: Callable[..., Engine]) -> None:
     with pytest.raises(ProfileError, match="did you mean phone-2gb"):
         open_engine(profile="phone-2g")
-
-
-def leak(
-    bundle: Path, cache_dir: Path, profile: Path, action: str, cgroup: MemoryCgroup | None = None
-) -> tuple[list[str], str]:
-    """What a run of LEAKING printed: lines of standard output, and standard error."""
-    command = [sys.executable, "-c", LEAKING, str(bundle), str(cache_dir), str(profile), action]
-    ran = subprocess.run(
-        cgroup.command(command) if cgroup else command, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines(), ran.stderr
 
 
 def test_a_leak_raises_with_the_breakdown(bundle: Path, cache_dir: Path, tmp_path: Path) -> None:

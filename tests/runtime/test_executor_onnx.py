@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.config import ConfigError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import BundleMismatchError, ContextOverflowError, ExecutorError, RewindError
 from gemma_edge.runtime.executors.onnx import OnnxExecutor
@@ -193,12 +192,7 @@ def test_the_engine_takes_a_directory(directory: Path, cache_dir: Path) -> None:
         assert engine.memory().mapped_bytes["weight_cache"] > 0
 
 
-def test_settings_that_a_directory_has_not(directory: Path, cache_dir: Path) -> None:
-    with pytest.raises(ConfigError) as config_error:
-        Engine(str(directory), profile="phone-2gb")
-    assert str(config_error.value) == (
-        f"{directory}: profiles are for .litertlm bundles, found an ONNX directory; leave it out"
-    )
+def test_a_context_that_a_directory_has_not(directory: Path, cache_dir: Path) -> None:
     with pytest.raises(ExecutorError) as caught:
         Engine(str(directory), max_num_tokens=CONTEXT_TOKENS + 1, cache_dir=str(cache_dir))
     assert str(caught.value) == (
