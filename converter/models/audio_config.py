@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemma_edge.converter.models.embedder import Embedder
-from gemma_edge.converter.models.fields import ConfigError, Fields
+from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
 from gemma_edge.converter.tensors import Role
 
 
@@ -89,7 +89,7 @@ class Config:
             convolution_eps=f.number("sscp_conv_group_norm_eps", 1e-3),
             width=width,
             heads=f.positive("conf_num_attention_heads", 8),
-            layers=f.positive("conf_num_hidden_layers", 12),
+            layers=f.positive("conf_num_hidden_layers", 12, LARGEST_REPEAT),
             past=left - 1,
             score_cap=f.number("conf_attention_logit_cap", 50.0),
             kernel=f.positive("conf_conv_kernel_size", 5),

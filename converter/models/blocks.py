@@ -24,6 +24,8 @@ class Heads:
             raise ConfigError(
                 f"config.json: {self.query} attention heads do not share {self.kv} KV heads evenly; fix the checkpoint"
             )
+        if self.size % 2:
+            raise ConfigError(f"config.json: head_dim is {self.size}, expected an even number; fix the checkpoint")
 
 
 @dataclass(frozen=True)

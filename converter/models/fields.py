@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 LAYER_KINDS = ("sliding_attention", "full_attention")
+
+LARGEST_INTEGER = 2**31 - 1  # both formats count in int32
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+LARGEST_REPEAT = 1000
+"""Of what a model repeats: each layer is a dozen tensors to look for, so nonsense ends here and not in the memory."""
 
 
 class ConfigError(GemmaEdgeError):
@@ -18,11 +25,12 @@ class Fields:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
 
-    def positive(self, key: str, default: int | None = None) -> int:
-        """An integer of at least 1."""
+    def positive(self, key: str, default: int | None = None, most: int = LARGEST_INTEGER) -> int:
+        """An integer from 1 to `most`."""
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"config.json: {key} is {value!r}, expected a positive integer; fix the checkpoint")
+        _check_size(key, value, most)
         return value
 
     def count(self, key: str, default: int) -> int:
@@ -30,6 +38,7 @@ class Fields:
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= 0; fix the checkpoint")
+        _check_size(key, value, LARGEST_INTEGER)
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -37,6 +46,7 @@ class Fields:
         value = self._values.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise ConfigError(f"config.json: {key} is {value!r}, expected a number > 0; fix the checkpoint")
+        _check_size(key, value, LARGEST_NUMBER)
         return float(value)
 
     def optional_number(self, key: str, default: float | None = None) -> float | None:
@@ -64,7 +74,7 @@ class Fields:
         """A number for each layer; one number stands for all."""
         value = self._values.get(key, default)
         items = value if isinstance(value, list) else [value] * layers
-        if len(items) != layers or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in items):
+        if len(items) != layers or not all(_is_finite(x) for x in items):
             raise ConfigError(
                 f"config.json: {key} has {len(items)} entries or not only numbers, expected one number for each of "
                 f"the {layers} layers; fix the checkpoint"
@@ -87,19 +97,14 @@ class Fields:
         """(theta, linear factor) of one kind of layer.
 
         transformers 5 writes rope_parameters per kind; version 4 wrote rope_theta, rope_local_base_freq and
-        rope_scaling, where the scaling applied to full attention only.
+        rope_scaling, where the scaling applied to full attention only. Where both are there, transformers 5 takes the
+        old keys for what the new one lacks, and the scaling all the same.
         """
         full = kind == "full_attention"
-        spelled = self._values.get("rope_parameters")
-        if isinstance(spelled, dict) and isinstance(spelled.get(kind), dict):
-            rope = dict(spelled[kind])
-        else:
-            scaling = self._values.get("rope_scaling") or {}
-            if not isinstance(scaling, dict):
-                raise ConfigError(
-                    f"config.json: rope_scaling is {scaling!r}, expected an object or null; fix the checkpoint"
-                )
-            rope = dict(scaling) if full else {}
+        rope = dict(_object(f"rope_parameters.{kind}", self._object("rope_parameters").get(kind)))
+        if full:
+            rope |= self._object("rope_scaling")
+        if "rope_theta" not in rope:
             rope["rope_theta"] = self._values.get("rope_theta" if full else "rope_local_base_freq", default_theta)
         inner = Fields(rope)
         rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -109,3 +114,22 @@ class Fields:
                 "this model needs new code"
             )
         return inner.number("rope_theta", default_theta), inner.number("factor", 1.0) if rope_type == "linear" else 1.0
+
+    def _object(self, key: str) -> Mapping[str, Any]:
+        """An object; absent and null are an empty one."""
+        return _object(key, self._values.get(key))
+
+
+def _object(key: str, value: Any) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigError(f"config.json: {key} is {value!r}, expected an object or null; fix the checkpoint")
+    return value or {}
+
+
+def _check_size(key: str, value: float, most: float) -> None:
+    if value > most:
+        raise ConfigError(f"config.json: {key} is {value!r}, expected at most {most:.10g}; fix the checkpoint")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER

@@ -10,7 +10,7 @@ from typing import Any, Final
 from gemma_edge.converter.graph import Graph, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
-from gemma_edge.converter.models.fields import Fields
+from gemma_edge.converter.models.fields import LARGEST_REPEAT, Fields
 from gemma_edge.converter.tensors import Fold, TensorSpec
 
 FAMILY: Final = "gemma3"
@@ -44,7 +44,7 @@ class Config:
         f.expect("attention_bias", (False,))
         f.expect("attn_logit_softcapping", (None,))
         f.expect("use_bidirectional_attention", (False, None))
-        layers = f.positive("num_hidden_layers", 26)
+        layers = f.positive("num_hidden_layers", 26, LARGEST_REPEAT)
         window = f.positive("sliding_window", 4096)
         ropes = {
             "sliding_attention": AttentionLayer(Rope(*f.rope("sliding_attention", 10_000.0)), window),

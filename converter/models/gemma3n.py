@@ -11,7 +11,7 @@ from typing import Any, Final
 from gemma_edge.converter.graph import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
-from gemma_edge.converter.models.fields import ConfigError, Fields
+from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
 FAMILY: Final = "gemma3n"
@@ -71,7 +71,7 @@ class Config:
         f = Fields(values)
         f.expect("hidden_activation", ("gelu_pytorch_tanh",))
         f.expect("attention_bias", (False,))
-        layers = f.positive("num_hidden_layers", 35)
+        layers = f.positive("num_hidden_layers", 35, LARGEST_REPEAT)
         shared = f.count("num_kv_shared_layers", 15)
         if shared >= layers:
             raise ConfigError(
@@ -85,7 +85,9 @@ class Config:
             "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None),
         }
         sparse = 10 if layers > 10 else 0  # Gemma3nTextConfig's default pattern
-        pattern = values.get("activation_sparsity_pattern") or [0.95] * sparse + [0.0] * (layers - sparse)
+        pattern = values.get("activation_sparsity_pattern")
+        if pattern is None:
+            pattern = [0.95] * sparse + [0.0] * (layers - sparse)
         return cls(
             vocab_size=f.positive("vocab_size", 262_400),
             ple_vocab_size=f.positive("vocab_size_per_layer_input", 262_144),
@@ -102,7 +104,7 @@ class Config:
             max_context_tokens=f.positive("max_position_embeddings", 32_768),
             attention=tuple(kinds[kind] for kind in f.layer_types(layers, 5)),
             kv_layers=layers - shared,
-            altup_inputs=f.positive("altup_num_inputs", 4),
+            altup_inputs=f.positive("altup_num_inputs", 4, LARGEST_REPEAT),
             altup_active=f.count("altup_active_idx", 0),
             altup_clip=f.optional_number("altup_coef_clip", 120.0),
             altup_scale_output=f.flag("altup_correct_scale", True),

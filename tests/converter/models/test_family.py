@@ -102,6 +102,16 @@ def test_gemma3n_sparsity_defaults_to_the_first_ten_layers() -> None:
     assert config_3n(num_hidden_layers=10, num_kv_shared_layers=2).sparsity == (0.0,) * 10
 
 
+def test_gemma3n_without_sparsity() -> None:
+    """Only an absent pattern, or null, is transformers' default: none at all is another thing."""
+    sizes = {"num_hidden_layers": 12, "num_kv_shared_layers": 2}
+    assert config_3n(**sizes, activation_sparsity_pattern=None) == config_3n(**sizes)
+    assert config_3n(**sizes, activation_sparsity_pattern=0.0).sparsity == (0.0,) * 12
+    assert "activation_sparsity_pattern has 0 entries" in message(
+        {"model_type": "gemma3n_text", **sizes, "activation_sparsity_pattern": []}
+    )
+
+
 def test_each_sharing_layer_reads_the_last_owner_of_its_kind() -> None:
     config = config_3n(num_hidden_layers=8, num_kv_shared_layers=3, layer_types=[S, S, F, S, F, S, F, S])
     assert config.kv_layers == 5
@@ -155,6 +165,27 @@ def test_the_active_altup_stream_must_exist() -> None:
 def test_heads_that_do_not_divide(model_type: str) -> None:
     assert message({"model_type": model_type, "num_attention_heads": 6, "num_key_value_heads": 4}) == (
         "config.json: 6 attention heads do not share 4 KV heads evenly; fix the checkpoint"
+    )
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "gemma3n_text"])
+def test_a_head_without_halves_to_rotate(model_type: str) -> None:
+    assert message({"model_type": model_type, "head_dim": 33}) == (
+        "config.json: head_dim is 33, expected an even number; fix the checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [
+        ("gemma3_text", "num_hidden_layers"),
+        ("gemma3n_text", "num_hidden_layers"),
+        ("gemma3n_text", "altup_num_inputs"),
+    ],
+)
+def test_what_would_fill_the_memory_with_names(model_type: str, key: str) -> None:
+    assert message({"model_type": model_type, key: 10**9}) == (
+        f"config.json: {key} is 1000000000, expected at most 1000; fix the checkpoint"
     )
 
 

@@ -1,12 +1,14 @@
 """Reading config.json: right values come out typed, wrong ones are refused by key and value."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
+import transformers
 
-from gemma_edge.converter.models.fields import ConfigError, Fields
+from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
 
 S, F = "sliding_attention", "full_attention"
 NOT_COUNTS = ["8", 8.0, True, None, [8]]
@@ -29,6 +31,29 @@ def test_positive() -> None:
 def test_what_is_not_positive(value: object) -> None:
     assert message(lambda: Fields({"n": value}).positive("n", 26)) == (
         f"config.json: n is {value!r}, expected a positive integer; fix the checkpoint"
+    )
+
+
+@pytest.mark.parametrize("value", [2**31, 10**400])
+def test_sizes_that_no_model_has(value: int) -> None:
+    """Formats count in int32; what cannot be a float32 at all is a number that Python reads without a murmur."""
+    assert Fields({"n": 2**31 - 1}).positive("n") == 2**31 - 1
+    expected = f"config.json: n is {value}, expected at most 2147483647; fix the checkpoint"
+    assert message(lambda: Fields({"n": value}).positive("n")) == expected
+    assert message(lambda: Fields({"n": value}).count("n", 0)) == expected
+
+
+def test_what_a_model_repeats_has_a_limit_of_its_own() -> None:
+    assert message(lambda: Fields({"n": 1001}).positive("n", 26, LARGEST_REPEAT)) == (
+        "config.json: n is 1001, expected at most 1000; fix the checkpoint"
+    )
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e39, 10**400])
+def test_numbers_beyond_float32(value: float) -> None:
+    assert Fields({"x": 3e38}).number("x", 1.0) == 3e38
+    assert message(lambda: Fields({"x": value}).number("x", 1.0)) == (
+        f"config.json: x is {value!r}, expected at most 3.402823466e+38; fix the checkpoint"
     )
 
 
@@ -96,7 +121,19 @@ def test_per_layer() -> None:
     assert Fields({}).per_layer("h", 2, 0.5) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize(("value", "entries"), [([1, 2], 2), ([1, "2", 3], 3), ([1, True, 3], 3), (None, 3), ([], 0)])
+@pytest.mark.parametrize(
+    ("value", "entries"),
+    [
+        ([1, 2], 2),
+        ([1, "2", 3], 3),
+        ([1, True, 3], 3),
+        (None, 3),
+        ([], 0),
+        ([1, float("nan"), 3], 3),
+        (float("inf"), 3),
+        ([1, 10**400, 3], 3),
+    ],
+)
 def test_per_layer_needs_one_number_for_each(value: object, entries: int) -> None:
     assert message(lambda: Fields({"h": value}).per_layer("h", 3)) == (
         f"config.json: h has {entries} entries or not only numbers, expected one number for each of the 3 layers; "
@@ -143,6 +180,24 @@ def test_layer_types_that_are_no_such_list(value: object) -> None:
         ),
         ({"rope_theta": 9.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, (10_000.0, 1.0), (9.0, 2.0)),
         ({"rope_theta": 9.0, "rope_scaling": None}, (10_000.0, 1.0), (9.0, 1.0)),
+        # both spellings: the old keys fill what the new one lacks, and the scaling holds, as in transformers 5
+        (
+            {
+                "rope_parameters": {S: {"rope_type": "default"}, F: {"rope_type": "default"}},
+                "rope_theta": 7.0,
+                "rope_local_base_freq": 3.0,
+            },
+            (3.0, 1.0),
+            (7.0, 1.0),
+        ),
+        (
+            {
+                "rope_parameters": {F: {"rope_type": "default", "rope_theta": 9.0}},
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+            (10_000.0, 1.0),
+            (9.0, 8.0),
+        ),
         # factor without "linear" does nothing, as in transformers
         ({"rope_parameters": {F: {"rope_theta": 9.0, "factor": 8.0}}}, (10_000.0, 1.0), (9.0, 1.0)),
     ],
@@ -153,6 +208,20 @@ def test_both_spellings_of_rope(
     fields = Fields(spelled)
     assert fields.rope(S, 10_000.0) == sliding
     assert fields.rope(F, 1_000_000.0) == full
+
+
+@pytest.mark.parametrize("config_class", [transformers.Gemma3TextConfig, transformers.Gemma3nTextConfig])
+@pytest.mark.parametrize("named", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 4.0}, None])
+@pytest.mark.parametrize("old_keys", [{}, {"rope_theta": 7.0, "rope_local_base_freq": 3.0}])
+@pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 8.0}])
+def test_a_mixture_of_spellings_means_what_transformers_says(
+    config_class: Any, named: dict[str, Any] | None, old_keys: dict[str, float], scaling: dict[str, Any] | None
+) -> None:
+    spelled = {"rope_parameters": named and {S: dict(named), F: dict(named)}, "rope_scaling": scaling} | old_keys
+    theirs = config_class(**deepcopy(spelled)).rope_parameters
+    for kind, default in ((S, 10_000.0), (F, 1_000_000.0)):
+        factor = theirs[kind].get("factor", 1.0) if theirs[kind].get("rope_type") == "linear" else 1.0
+        assert Fields(spelled).rope(kind, default) == (theirs[kind]["rope_theta"], factor)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +246,11 @@ def test_rope_numbers_are_checked() -> None:
 
 
 @pytest.mark.parametrize("value", ["linear", 8, [1.0]])
-def test_rope_scaling_that_is_no_object(value: object) -> None:
-    assert message(lambda: Fields({"rope_scaling": value}).rope(F, 1e6)) == (
-        f"config.json: rope_scaling is {value!r}, expected an object or null; fix the checkpoint"
+def test_rope_that_is_no_object(value: object) -> None:
+    for key in ("rope_scaling", "rope_parameters"):
+        assert message(partial(Fields({key: value}).rope, F, 1e6)) == (
+            f"config.json: {key} is {value!r}, expected an object or null; fix the checkpoint"
+        )
+    assert message(lambda: Fields({"rope_parameters": {F: value}}).rope(F, 1e6)) == (
+        f"config.json: rope_parameters.full_attention is {value!r}, expected an object or null; fix the checkpoint"
     )
