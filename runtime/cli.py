@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -96,6 +97,8 @@ def run_main(
         ) as conversation,
     ):
         shown, played = images, recordings
+        if isinstance(sys.stdin, TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are no reason to end a chat
         for message in [prompt] if prompt is not None else _typed(sys.stdin):
             answer(conversation, _with_media(message, shown, played))
             shown = played = ()

@@ -136,8 +136,8 @@ class Conversation:
         """Sends a message and returns the reply, after all tools it asked for have run.
 
         Cancelled from another thread, it returns what there was until then.
-        Raises ContextOverflowError, MediaError, TemplateError, ConstraintError, ToolLoopError, MessageError, ConfigError;
-        ConversationError while a stream of this conversation has not ended.
+        Raises ContextOverflowError, MediaError, TemplateError, ConstraintError, ToolError, ToolLoopError, MessageError,
+        ConfigError, TokenizerError; ConversationError while a stream of this conversation has not ended.
         """
         options = self._options(
             repetition_penalty_config,

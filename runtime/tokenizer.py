@@ -1,5 +1,6 @@
 """Text to token ids and back, with the SentencePiece model inside the bundle; and back again one token at a time."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import compress
@@ -14,10 +15,11 @@ from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 _SPACE = "\u2581"  # how SentencePiece writes a space in its pieces
 _UNKNOWN = " \u2047 "  # what it decodes the unknown piece to
 _REPLACEMENT = "\ufffd"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenizerError(GemmaEdgeError):
-    """The bundle has no tokenizer this runtime reads, or a token id is outside its vocabulary."""
+    """The bundle has no tokenizer this runtime reads, a token id is outside its vocabulary, or a text is no text."""
 
 
 class Tokenizer:
@@ -51,7 +53,15 @@ class Tokenizer:
         return int(self._processor.get_piece_size())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, without a start token. Special tokens written out in the text become their ids."""
+        """Token ids, without a start token. Special tokens written out in the text become their ids.
+
+        Raises TokenizerError: the text is not Unicode, as Python reads bytes that are not UTF-8 (surrogates).
+        """
+        lone = _SURROGATE.search(text)
+        if lone is not None:
+            raise TokenizerError(
+                f"the text has {lone[0]!r} at {lone.start()}, which is no character; read its source as UTF-8"
+            )
         return list(self._processor.encode(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -72,6 +72,16 @@ def test_a_chat_keeps_its_history_and_ends_with_the_input(bundle: Path, cache: s
     assert result.stdout == "".join(r + "\n" for r in expected_replies(bundle, cache, ["And the LORD", "x"], 12))
 
 
+def test_bytes_that_are_not_utf_8(bundle: Path, cache: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, "run", str(bundle), "--greedy", "--max-output-tokens", "3"]
+    result = subprocess.run(
+        [*command, "--cache-dir", cache],
+        input=b"caf\xe9\n", capture_output=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 1)
+
+
 def test_googles_engine_says_the_same(bundle: Path, cache: str) -> None:
     options = ("--prompt", "And the LORD", "--system", "Be brief.", "--greedy", "--max-output-tokens", 12, "--stats")
     result = gemma_edge("run", bundle, *options, "--executor", "litert-lm", "--cache-dir", cache)

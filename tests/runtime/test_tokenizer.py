@@ -87,6 +87,13 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer, call: Call
     assert str(caught.value) == "token id 2048 has no piece, expected 0 to 2047; use this bundle's ids"
 
 
+def test_text_that_is_none_is_refused(tokenizer: Tokenizer) -> None:
+    """Where Python reads a command line or a file that is not UTF-8."""
+    with pytest.raises(TokenizerError) as caught:
+        tokenizer.encode(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert str(caught.value) == r"the text has '\udce9' at 3, which is no character; read its source as UTF-8"
+
+
 def test_a_broken_model_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         Tokenizer(b"not a model", "model.litertlm")
