@@ -1,6 +1,7 @@
 """Functions the model may call: describing them, running them, answering with what they return."""
 
 import inspect
+import json
 import logging
 import re
 import types
@@ -15,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class ToolError(GemmaEdgeError, ValueError):
-    """A tool's description is unusable. Also a ValueError, which is what litert_lm raises."""
+    """A tool's description or result is unusable. Also a ValueError, which is what litert_lm raises."""
 
 
 class ToolLoopError(GemmaEdgeError):
@@ -86,7 +87,14 @@ class ToolBox:
             except Exception as error:  # the model can often correct itself when it sees what was wrong
                 _log.warning("tool %s failed", name, exc_info=True)
                 result = f"Error: {error}"
-        return result if self._event_handler is None else self._event_handler.process_tool_response(result)
+        if self._event_handler is not None:
+            result = self._event_handler.process_tool_response(result)
+        try:
+            return json.loads(json.dumps(result))
+        except (TypeError, ValueError) as error:
+            raise ToolError(
+                f"tool {name} returned what is not JSON ({error}); return text, numbers, lists or dicts of them"
+            ) from error
 
 
 def _name_of(tool: Tool) -> str:

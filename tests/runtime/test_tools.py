@@ -120,6 +120,29 @@ def test_a_handler_refuses_calls_and_rewrites_results() -> None:
     assert tools.answer([call("add", a=1, b=2), call("add", a=10, b=2)]) == [answer("add", {"sum": 3})]
 
 
+def test_results_are_what_json_keeps_of_them() -> None:
+    """As litert_lm sends them."""
+    assert ToolBox([Add()]).answer([call("add", a=(1,), b=(2,))]) == [answer("add", [1, 2])]
+    tools = ToolBox([returning({1: "one", "two": 2})])
+    assert tools.answer([call("tell")]) == [answer("tell", {"1": "one", "two": 2})]
+
+
+def test_a_result_that_is_not_json() -> None:
+    with pytest.raises(ToolError) as caught:
+        ToolBox([returning({3})]).answer([call("tell")])
+    assert str(caught.value) == (
+        "tool tell returned what is not JSON (Object of type set is not JSON serializable); "
+        "return text, numbers, lists or dicts of them"
+    )
+
+
+def returning(result: Any) -> Callable[[], Any]:
+    def tell() -> Any:
+        return result
+
+    return tell
+
+
 def test_a_tool_without_a_name() -> None:
     class Nameless(Add):
         def get_tool_description(self) -> dict[str, Any]:
