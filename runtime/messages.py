@@ -233,16 +233,16 @@ class Message:
 
     @classmethod
     def from_json(cls, data: Json) -> "Message":
-        """The reverse. Also takes content as plain text, "model" as a role, and arguments as JSON text."""
+        """The reverse. Also takes content as plain text, "model" as a role, arguments as JSON text, and null."""
         name = data.get("role", "assistant")
         known = {role.value: role for role in Role} | {"model": Role.MODEL}
-        content = data.get("content", ())
+        content = data.get("content") or ()
         parts = [content] if isinstance(content, str | Mapping) else content
         return cls(
             known.get(name, Role.USER),
             Contents([part for part in map(_part, parts) if part is not None]),
-            [ToolCall.from_json(call) for call in data.get("tool_calls", ())],
-            dict(data.get("channels", {})),
+            [ToolCall.from_json(call) for call in data.get("tool_calls") or ()],
+            dict(data.get("channels") or {}),
         )
 
     def __str__(self) -> str:

@@ -42,6 +42,8 @@ def test_round_trip(build: Callable[[Any], Any]) -> None:
         {"content": []},
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"x": [1]}'}}]},
         {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "not json"}, {"name": "g"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "assistant", "content": "text", "tool_calls": None, "channels": None},
         {"role": "narrator", "content": [{"type": "video"}, {"type": "text"}]},
     ],
 )
