@@ -114,7 +114,9 @@ def as_text(token_ids: Iterator[int], tokenizer: Tokenizer, stop: StopTokens) ->
 
     def show(end: int) -> str:
         nonlocal shown
-        text = "".join(detokenizer.push(token_id) for token_id in generated[shown:end])
+        # Only training keeps a model from drawing what its vocabulary is padded with: no text, as in litert_lm.
+        pieces = [token_id for token_id in generated[shown:end] if token_id < tokenizer.size]
+        text = "".join(map(detokenizer.push, pieces))
         shown = end
         return text
 

@@ -49,6 +49,12 @@ def test_no_piece_is_empty_or_splits_a_character(tokenizer: Tokenizer) -> None:
     assert cut == ["\ufffd\ufffd"]  # what SentencePiece makes of it
 
 
+def test_a_padding_token_that_is_drawn_has_no_text(tokenizer: Tokenizer) -> None:
+    """Gemma 3n's logits are longer than its vocabulary."""
+    a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    assert list(as_text(iter([a, tokenizer.size, b, tokenizer.size + 30]), tokenizer, StopTokens([]))) == ["a", "b"]
+
+
 def test_speeds() -> None:
     timing = TurnTiming(prefill_tokens=20, time_to_first_token_s=0.5, token_s=[0.1, 0.3])
     assert (timing.decode_tokens, timing.prefill_tokens_per_s) == (3, 40.0)
