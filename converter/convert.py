@@ -32,7 +32,7 @@ from gemma_edge.converter.report import Bundle, Report, Source, make_report, pla
 from gemma_edge.converter.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
-from gemma_edge.runtime.formats.atomic import atomic_directory, atomic_file, require_space
+from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
 from gemma_edge.runtime.formats.digest import sha256_of
 
 AUTO = "auto"
@@ -73,12 +73,15 @@ def convert(
     """
     started = time.monotonic()
     out = Path(out)
+    if out.name in ("", ".."):  # "." has a name, too, and the report goes beside it
+        out = out.resolve()
     request = make_target(
         target, profile, context, prefill, kv, recipe, encoding, format, modalities, fit, calibrate, max_bytes, lora
     )
     # An output that cannot be written is refused before a download. The report appears after its bundle.
     with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
         source, plan = plan_for(request, checkpoint, stage)
+        _spare_inputs(source, out)
         with _hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))
@@ -215,6 +218,14 @@ def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
             from gemma_edge.converter.onnx_bundle import OnnxBundle
 
             return OnnxBundle.lay_out(plan, source.path)
+
+
+def _spare_inputs(source: Checkpoint, out: Path) -> None:
+    """Raises OutputError where the bundle or its report would replace a file that it is made from."""
+    inputs = {path.resolve() for path in source.input_files()}
+    for path in (out, report_path(out)):
+        if path.resolve() in inputs:
+            raise OutputError(f"{path}: is part of the checkpoint that is converted; choose another output")
 
 
 def _output(format: Format, out: Path) -> AbstractContextManager[Any]:  # noqa: A002  as above

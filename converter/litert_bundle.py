@@ -1,7 +1,6 @@
 """A plan as a .litertlm bundle: which sections there are, how large each is to the byte, and writing them."""
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from gemma_edge.converter.emit.tflite_file import TfliteFile
 from gemma_edge.converter.metadata import CacheBuffer, executor_metadata, llm_metadata
 from gemma_edge.converter.plan import DECODER, Plan
 from gemma_edge.converter.quantize import QuantError
-from gemma_edge.converter.stream import NO_ROUNDS, Round, Stream
+from gemma_edge.converter.stream import NO_ROUNDS, Round, Stream, write_at
 from gemma_edge.converter.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
@@ -110,11 +109,11 @@ class LitertBundle:
                     errors |= stream.write(planned.content.weights.values(), on_bytes)
                     stream.put(planned.content.root(), 0)  # last: it holds the scales measured
                 else:
-                    os.pwrite(file.fileno(), planned.content, section.begin)
+                    write_at(file, planned.content, section.begin)
                 digests.append(hashing.submit(sha256_of, file.fileno(), section.begin, section.end))
             layout = self._layout(identity(), [digest.result() for digest in digests])
         assert len(layout.header) <= layout.sections[0].begin
-        os.pwrite(file.fileno(), layout.header, 0)
+        write_at(file, layout.header, 0)
         return errors
 
     def _layout(self, identity: str = "", digests: Sequence[str] | None = None) -> BundleLayout:

@@ -73,7 +73,7 @@ class Report:
 
 def report_path(bundle: Path) -> Path:
     """model.litertlm -> model.litertlm.json."""
-    return bundle.with_name(bundle.name + ".json")
+    return bundle.parent / f"{bundle.name}.json"
 
 
 def make_report(

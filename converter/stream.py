@@ -70,11 +70,7 @@ class Stream:
 
     def put(self, data: bytes | NDArray[Any], offset: int) -> None:
         """Write all of `data`, `offset` bytes after `begin`."""
-        rest = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
-        offset += self.begin
-        while rest:
-            written = os.pwrite(self.file.fileno(), rest, offset)
-            rest, offset = rest[written:], offset + written
+        write_at(self.file, data, self.begin + offset)
 
     def _parts(self, placed: Placed) -> Iterator[Chunks]:
         """The rows of one tensor in parts for different threads; nothing is read before a part is iterated."""
@@ -122,6 +118,14 @@ class Stream:
         if name in self.rounds:
             return self.rounds[name](row, values)
         return self.storages[name].store(values)
+
+
+def write_at(file: BinaryIO, data: bytes | NDArray[Any], offset: int) -> None:
+    """Write all of `data` there: one call may write less, without an error, where the disk is about to be full."""
+    rest = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
 def _without(spec: TensorSpec) -> Iterator[tuple[int, int]]:

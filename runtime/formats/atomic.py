@@ -36,9 +36,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     system cannot hold a file so large.
     """
     try:
-        target = Path(path).resolve()
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        target = _resolved(path)
         _check_target(path, target)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         raise OutputError(f"{path}: this process is already writing it; wait, or choose another output") from None
@@ -71,8 +71,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises OutputError: the parent is missing or cannot be written, `path` exists and is no empty directory, the disk is
     full, the file system cannot hold a file so large.
     """
-    target = Path(path).resolve()
     try:
+        target = _resolved(path)
         _check_directory(path, target)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         partial.mkdir()
@@ -102,6 +102,14 @@ def require_space(path: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(Path(path).resolve().parent).free
     if free_bytes < needed_bytes:
         raise OutputError(_disk_full(path, f"{needed_bytes / 2**20:,.0f} MiB needed, ", free_bytes))
+
+
+def _resolved(path: Path) -> Path:
+    """The file that `path` leads to, through links."""
+    try:
+        return Path(path).resolve()
+    except RuntimeError:  # before Python 3.13, which leaves it to the first use
+        raise OutputError(f"{path}: a link that leads to itself; remove it or choose another output") from None
 
 
 def _check_target(path: Path, target: Path) -> None:

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from gemma_edge.runtime.formats.atomic import OutputError, atomic_file, require_space
+from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
 
 KILLED_HALF_WAY = """
 import sys, time
@@ -94,7 +96,7 @@ def test_missing_directory(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for target in (tmp_path, tmp_path / "pipe"):
+    for target in (tmp_path, tmp_path / "pipe", Path("/")):
         with pytest.raises(OutputError, match=r"exists and is not a file; choose another output"), atomic_file(target):
             pass
 
@@ -107,6 +109,18 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         file.write(b"whole")
     assert link.is_symlink()
     assert (tmp_path / "disk" / "real.bin").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("open_output", [atomic_file, atomic_directory])
+def test_a_link_to_itself(tmp_path: Path, open_output: Callable[[Path], AbstractContextManager[object]]) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with (
+        pytest.raises(OutputError, match=r"loop: .*link.*; (remove it or )?choose (another output|a directory)"),
+        open_output(loop),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [loop]
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o444, 0o000])
