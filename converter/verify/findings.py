@@ -13,9 +13,9 @@ _NOTICEABLE_KL = 0.01  # nats: where weights differ and predictions do not, a re
 _NAMED = 3
 
 
-def weight_findings(comparison: Comparison, weights_kl: float) -> Iterator[Finding]:
+def weight_findings(comparison: Comparison) -> Iterator[Finding]:
     """Norms with the wrong offset, and weights that are not the checkpoint's; none where predictions hardly differ."""
-    if weights_kl <= _NOTICEABLE_KL:
+    if comparison.weights_kl is None or comparison.weights_kl <= _NOTICEABLE_KL:
         return
     offset = comparison.offset_norms
     if offset:
@@ -29,9 +29,13 @@ def weight_findings(comparison: Comparison, weights_kl: float) -> Iterator[Findi
             tensor.differs and tensor.name not in offset and (layer is None or output_db[layer] < _LOWEST_OUTPUT_SNR_DB)
         )
 
-    wrong = [tensor for tensor in comparison.tensors if is_wrong(tensor)]
-    for layer, tensors in groupby(wrong, lambda tensor: layer_of(tensor.name)):
-        where = "outside the layers" if layer is None else f"in layer {layer}"
+    def place(tensor: TensorReport) -> int:
+        layer = layer_of(tensor.name)
+        return -1 if layer is None else layer
+
+    wrong = sorted(filter(is_wrong, comparison.tensors), key=place)  # what is in no layer comes before and after them
+    for number, tensors in groupby(wrong, place):
+        where = "outside the layers" if number < 0 else f"in layer {number}"
         told = [f"{t.name}: {t.snr_db:.1f} dB, cosine {t.cosine:.4f}, {t.gain:.4g} times as large" for t in tensors]
         yield Finding(
             f"wrong weights {where}", "what is stored is not the checkpoint's weight, folded and rounded", _some(told)

@@ -18,6 +18,7 @@ from gemma_edge.converter.evaluate import Hooks, StreamingModel
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.converter.verify.likeness import Likeness, LikenessSums
+from gemma_edge.converter.verify.scores import log_softmax
 from gemma_edge.converter.verify.stored import StoredWeights
 from gemma_edge.converter.verify.subject import CachedRows
 
@@ -74,14 +75,15 @@ class LayerReport:
 class Comparison:
     """What was found. offset_norms: norms that are off by exactly the one that a family stores its norms without.
 
-    reference_hidden: what the head multiplies, [T, D]. hidden: the same with the bundle's weights, if they can be read.
+    hidden: what the head multiplies, [T, D], with the bundle's weights, if they can be read.
+    weights_kl: mean KL(checkpoint || the same graph with the bundle's weights); None where they cannot be read.
     """
 
     tensors: tuple[TensorReport, ...]
     layers: tuple[LayerReport, ...]
     offset_norms: tuple[str, ...]
-    reference_hidden: Float32
     hidden: Float32
+    weights_kl: float | None
 
 
 def compare_layers(
@@ -111,13 +113,28 @@ def compare_layers(
                 if len(rows):
                     found[part, layer] = Likeness.between(own[0][-len(rows) :], rows)
         last, last_own = expected, own
+    hidden = last_own.reshape(-1, last.shape[-1])
+    weights_kl = None
+    if meter is not None:  # before its reports: the head is a weight too
+        weights_kl = _weights_kl(model, meter, last.reshape(-1, last.shape[-1]), hidden, on_bytes)
     return Comparison(
         () if meter is None else meter.reports(),
         tuple(layer_reports(sorted(model.graph.layers), found)),
         () if meter is None else tuple(meter.offset_norms),
-        last.reshape(-1, last.shape[-1]),
-        last_own.reshape(-1, last.shape[-1]),
+        hidden,
+        weights_kl,
     )
+
+
+def _weights_kl(model: StreamingModel, meter: "_Meter", expected: Float32, own: Float32, on_bytes: OnBytes) -> float:
+    """Of what the head makes of both, [T, D]."""
+    total = 0.0
+    reference = model.logits(expected, Hooks(on_bytes=on_bytes))
+    ours = model.logits(own, Hooks(weights=meter, on_bytes=on_bytes))
+    for (_, right), (_, found) in zip(reference, ours, strict=True):
+        for p, q in zip(map(log_softmax, right), map(log_softmax, found), strict=True):
+            total += float(np.exp(p) @ (p - q))
+    return max(0.0, total / len(own))
 
 
 def layer_reports(layers: Sequence[int], found: Mapping[tuple[str, int], Likeness]) -> Iterator[LayerReport]:

@@ -84,7 +84,7 @@ def verify(
         against=None if against is None else scores[1],
         differences=None if against is None else differences(reading.scores[0], reading.scores[1], resampling),
         sample_tokens=len(reading.sample.tokens),
-        weights_kl=dissection.weights_kl,
+        weights_kl=dissection.comparison.weights_kl,
         layers=dissection.comparison.layers,
         tensors=dissection.comparison.tensors,
         worst=reading.worst,

@@ -143,6 +143,23 @@ def test_an_embedding_without_its_scale_is_named(tiny_gemma3: Path, val_bin: Pat
     assert "0.0884 times as large" in report.findings[0].evidence
 
 
+def test_a_wrong_head_is_named_and_told_once_with_a_wrong_embedding(
+    tiny_gemma3: Path, val_bin: Path, tmp_path: Path
+) -> None:
+    def rolled(tensors: Tensors) -> Tensors:
+        return tensors | {"lm_head.weight": np.roll(tensors["embed_tokens.weight"], 1, axis=0)}
+
+    head = rewritten(tiny_gemma3, tmp_path / "head", rolled, tie_word_embeddings=False)
+    report = verified(bundle_of(head), tiny_gemma3, val_bin)
+    assert faults(report) == ["wrong weights outside the layers"]
+    assert report.findings[0].evidence.startswith("lm_head.weight: ")
+    both = rewritten(head, tmp_path / "both", lambda t: t | {"embed_tokens.weight": t["lm_head.weight"]})
+    report = verified(bundle_of(both), tiny_gemma3, val_bin)
+    assert faults(report) == ["wrong weights outside the layers"]
+    assert "embed_tokens.weight: " in report.findings[0].evidence
+    assert "lm_head.weight: " in report.findings[0].evidence
+
+
 @pytest.mark.parametrize(
     ("name", "layer", "named"),
     [
