@@ -19,13 +19,14 @@ from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.bench import Benchmark, BenchmarkError
 from gemma_edge.runtime.budget_report import LEAST_SPEED, BudgetReport, Sample, Trace
-from gemma_edge.runtime.bundle_footprint import BundlePlan
+from gemma_edge.runtime.bundle_footprint import plan_of
 from gemma_edge.runtime.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
 from gemma_edge.runtime.config import CPU
 from gemma_edge.runtime.executors.litert import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
 from gemma_edge.runtime.memory import MemoryReading, PeakSampler, process_tree
-from gemma_edge.runtime.placement import cache_folder
+from gemma_edge.runtime.placement import cache_folder, is_memory
 from gemma_edge.runtime.settings import default_threads
 from gemma_edge.runtime.weight_cache import weight_cache
 
@@ -55,13 +56,13 @@ def measure_budget(
             f"a budget is measured with our executor, found {benchmark.executor}; leave out --executor, or measure "
             "that program with tools/cgroup_run.py"
         )
-    bundle = Bundle.open(Path(benchmark.model_path))
-    plan = BundlePlan.of(bundle).footprint(benchmark.max_num_tokens)
+    path = Path(benchmark.model_path)
+    bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
     threads = getattr(benchmark.backend, "thread_count", None) or default_threads(profile)
     folder = cache_folder(benchmark.cache_dir, bundle.path, prefer_disk=True)
-    files = [bundle.path]
-    if folder is not None:
-        files.append(weight_cache(DecoderSections.of(bundle).decoder, folder, threads))
+    is_anonymous = folder is None or is_memory(folder)
+    plan = plan_of(bundle).footprint(benchmark.max_num_tokens, anonymous_weights=is_anonymous)
+    files = _files(bundle, folder, threads)
     request = replace(
         benchmark, backend=CPU(thread_count=threads), cache_dir=str(folder) if folder else benchmark.cache_dir
     )
@@ -78,6 +79,21 @@ def measure_budget(
             with MemoryCgroup(profile.budget_bytes) as cgroup:
                 limited.append(trace(request, cgroup))
     return BudgetReport(bundle.path.name, profile, plan, reason, _typical(free), _typical(limited), least_speed)
+
+
+def _files(bundle: Bundle | OnnxDirectory, cache_dir: Path | None, threads: int) -> list[Path]:
+    """What a run reads: the model, and its packed weights, packed now if they are not yet."""
+    if isinstance(bundle, Bundle):
+        files = [bundle.path]
+        if cache_dir is not None:
+            files.append(weight_cache(DecoderSections.of(bundle).decoder, cache_dir, threads))
+        return files
+    files = [path for path in bundle.path.rglob("*") if path.is_file()]
+    if cache_dir is not None:
+        from gemma_edge.runtime.onnx_cache import packed_graph
+
+        files += packed_graph(bundle, cache_dir, threads).parent.iterdir()
+    return files
 
 
 def permitted(method: Method) -> tuple[Method, str]:

@@ -9,10 +9,12 @@ from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.profiles.sizes import MIB, format_bytes
 
 LEAST_SPEED = 0.8  # of decode inside the cgroup, against decode without it (profiles/FORMAT.md, "One definition")
-_MAPPED = {  # part of the plan -> what is mapped for it
-    "decoder weights": ("tf_lite_prefill_decode", "weight_cache"),
-    "embedding rows": ("tf_lite_embedder",),
-    "PLE rows": ("tf_lite_per_layer_embedder",),
+_EMBEDDING, _WITH_EMBEDDING = "embedding rows", "decoder weights, embedding rows"
+_ALL_MAPPED, _ALL_ANONYMOUS = "all mapped files", "all anonymous memory"
+_MAPPED = {  # part of the plan -> what is mapped for it, in a bundle or an ONNX directory
+    "decoder weights": ("tf_lite_prefill_decode", "weight_cache", "decoder_model_merged", "model"),
+    _EMBEDDING: ("tf_lite_embedder", "inputs_embeds"),
+    "PLE rows": ("tf_lite_per_layer_embedder", "per_layer_inputs"),
 }
 _TOKENIZER = "tokenizer"
 _FEW_BYTES = 16 * MIB
@@ -124,19 +126,28 @@ class BudgetReport:
 
     def rows(self) -> tuple[PartRow, ...]:
         """Plan against measurement, part by part. Mapped parts as they were at the end of the run."""
-        planned = {part.name: part.total_bytes for part in self.plan.parts}
-        tokenizer_bytes = self.judged.parts.get(_TOKENIZER, 0)
-        anonymous = planned.get(_TOKENIZER, 0)
+        mapped = {part.name: part.file_bytes for part in self.plan.parts}
+        seen = self.judged.parts
+        if not seen:  # the process did not live to tell
+            return (
+                PartRow(_ALL_MAPPED, self.plan.file_bytes, self.judged.file_bytes),
+                PartRow(_ALL_ANONYMOUS, self.plan.anon_bytes, self.peak_bytes),
+            )
         rows = [
-            PartRow(name, planned.get(name, 0), sum(self.judged.parts.get(section, 0) for section in sections))
+            PartRow(name, mapped[name], sum(seen.get(section, 0) for section in sections))
             for name, sections in _MAPPED.items()
-            if name in planned
+            if mapped.get(name) and not seen.keys().isdisjoint(sections)
         ]
+        inner_bytes = 0 if _EMBEDDING in (row.name for row in rows) else mapped.get(_EMBEDDING, 0)
+        if rows and inner_bytes:  # Gemma 3's ONNX graph has its table among the weights
+            rows[0] = PartRow(_WITH_EMBEDDING, rows[0].planned_bytes + inner_bytes, rows[0].measured_bytes)
         planned_bytes = self.plan.file_bytes - sum(row.planned_bytes for row in rows)
         measured_bytes = self.judged.file_bytes - sum(row.measured_bytes for row in rows)
         rows.append(PartRow(_LIBRARIES, planned_bytes, max(0, measured_bytes)))
-        rows.append(PartRow(_TOKENIZER, anonymous, tokenizer_bytes))
-        rows.append(PartRow(_REST, self.plan.anon_bytes - anonymous, max(0, self.peak_bytes - tokenizer_bytes)))
+        tokenizer_bytes = sum(part.anon_bytes for part in self.plan.parts if part.name == _TOKENIZER)
+        rows.append(PartRow(_TOKENIZER, tokenizer_bytes, seen.get(_TOKENIZER, 0)))
+        rest_bytes = max(0, self.peak_bytes - seen.get(_TOKENIZER, 0))
+        rows.append(PartRow(_REST, self.plan.anon_bytes - tokenizer_bytes, rest_bytes))
         return tuple(rows)
 
     def values(self) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class Engine:
         self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
         self._identity = _identity(self.bundle.path)
         settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget)
+        if isinstance(self.bundle, OnnxDirectory):  # a bundle is opened without reading a graph, or importing anything
+            self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None

@@ -15,8 +15,13 @@ from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime.bench import Benchmark, BenchmarkError
 from gemma_edge.runtime.budget_bench import Method, measure_budget
+from gemma_edge.runtime.bundle_footprint import BundlePlan
 from gemma_edge.runtime.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
 from gemma_edge.runtime.config import Backend
+from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.onnx_footprint import OnnxPlan
+from gemma_edge.runtime.placement import NO_CACHE
 from tests.runtime.budget_files import write_profile
 
 NO_SPEED = 1e-9  # judges that there is one; a tiny model's means nothing
@@ -112,6 +117,39 @@ def test_by_sampling(bundle: Path, greedy_bundle: Path, cache: str, profile: Dev
     report = measure_budget(benchmark(greedy_bundle, cache, 512), profile, Method.SAMPLING)
     (failure,) = report.failures
     assert failure.startswith("peak anonymous memory ")
+
+
+def test_without_a_weight_cache_the_plan_is_that_of_anonymous_weights(bundle: Path, profile: DeviceProfile) -> None:
+    report = measure_budget(benchmark(bundle, NO_CACHE), profile, Method.SAMPLING)
+    assert report.plan == BundlePlan.of(Bundle.open(bundle)).footprint(anonymous_weights=True)
+    rows = {row.name: row for row in report.rows()}
+    assert "decoder weights" not in rows  # what is mapped; they are among the rest
+    assert all(row.planned_bytes >= 0 for row in rows.values())
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+@pytest.mark.parametrize("method", [Method.CGROUP, Method.SAMPLING])
+def test_an_onnx_directory(
+    method: Method, family: str, cache: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if method is Method.CGROUP:
+        request.getfixturevalue("_cgroup_rights")
+    convert("custom-int4", request.getfixturevalue(f"tiny_{family}"), tmp_path / "model", format="onnx")
+    profile = load_profile(write_profile(tmp_path, 256 * MIB))
+    report = measure_budget(benchmark(tmp_path / "model", cache), profile, method, least_speed=NO_SPEED)
+    assert report.passed, report.text()
+    assert report.plan == OnnxPlan.of(OnnxDirectory.open(tmp_path / "model")).footprint()
+    rows = {row.name: row for row in report.rows()}
+    apart = {
+        "gemma3": {"decoder weights, embedding rows"},
+        "gemma3n": {"decoder weights", "embedding rows", "PLE rows"},
+    }
+    anonymous = {"tokenizer", "KV cache, activations, runtime"}
+    assert rows.keys() == apart[family] | {"libraries and other files"} | anonymous
+    assert all(rows[name].measured_bytes > 0 for name in apart[family])
+    assert sum(row.planned_bytes for row in rows.values()) == report.plan.total_bytes
+    small = load_profile(write_profile(tmp_path, 64 * MIB))
+    assert not measure_budget(benchmark(tmp_path / "model", cache), small, method, least_speed=0).passed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its rights")

@@ -84,6 +84,14 @@ def test_plan_against_measurement() -> None:
     assert "  without the cgroup  10.0" in lines
 
 
+def test_parts_are_not_told_apart_by_a_process_that_was_killed() -> None:
+    killed = report(limited=replace(LIMITED, error="the kernel killed it for memory", parts={}))
+    assert killed.rows() == (
+        PartRow("all mapped files", 1090 * MIB, 1000 * MIB),
+        PartRow("all anonymous memory", 150 * MIB, 210 * MIB),
+    )
+
+
 def test_sampling_is_said() -> None:
     text = report(limited=None).text()
     assert "measured by sampling, decode speed inside the limit not tested (no rights)" in text
