@@ -16,6 +16,9 @@ Float64 = NDArray[np.float64]
 BLOCK_TOKENS: Final = 32
 DRAWS: Final = 2000
 CONFIDENCE: Final = 0.95
+FEWEST_BLOCKS: Final = 8
+"""With fewer no interval is given: of those that promise 95 %, 87 % hold with 8 blocks of exponential noise, 81 % with
+4, half with 2, and with one block an interval has no width."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Resampling:
         counts = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), DRAWS)
         return cls(starts, counts.astype(np.float64))
 
-    def means(self, values: Float64, weights: Float64) -> Interval:
-        """Of sum(values) / sum(weights), both [tokens]."""
+    def means(self, values: Float64, weights: Float64) -> Interval | None:
+        """Of sum(values) / sum(weights), both [tokens]; None where the text is too short to tell."""
+        if len(self.starts) < FEWEST_BLOCKS:
+            return None
         totals = self.counts @ np.add.reduceat(values, self.starts)
         weight = self.counts @ np.add.reduceat(weights, self.starts)
         means = totals / np.where(weight, weight, np.nan)

@@ -62,8 +62,7 @@ class Scores:
         def perplexity(surprise: Float64) -> Metric:
             surprise = np.where(followed, surprise, 0.0)
             mean_surprise = surprise.sum() / max(1.0, weight.sum())
-            spread = resampling.means(surprise, weight)
-            return _metric(float(np.exp(mean_surprise)), Interval(np.exp(spread.low), np.exp(spread.high)))
+            return _metric(float(np.exp(mean_surprise)), _exp(resampling.means(surprise, weight)))
 
         return {
             "kl": mean(self.kl),
@@ -86,12 +85,11 @@ def differences(a: Scores, b: Scores, resampling: Resampling) -> dict[str, Metri
     followed = ~np.isnan(a.surprise)
     more = np.where(followed, b.surprise - a.surprise, 0.0)
     weight = followed.astype(np.float64)
-    spread = resampling.means(more, weight)
     ratio = float(np.exp(more.sum() / max(1.0, weight.sum())))
     return {
         "kl": mean(b.kl - a.kl),
         "top1": mean(b.top1 - a.top1),
-        "ppl": _metric(ratio, Interval(np.exp(spread.low), np.exp(spread.high))),
+        "ppl": _metric(ratio, _exp(resampling.means(more, weight))),
     }
 
 
@@ -102,6 +100,8 @@ def score_token(reference: Float32, found: Float32, following: int | None) -> To
             f"the checkpoint has logits of {reference.size} tokens, the bundle of {found.size}; "
             "give the checkpoint that the bundle was converted from"
         )
+    if not np.isfinite(reference).all():  # max(0, NaN) would be 0
+        raise VerifyError("the checkpoint's logits are not finite, expected numbers; download the checkpoint again")
     if not np.isfinite(found).all():
         raise VerifyError("the bundle's logits are not finite, expected numbers; convert the checkpoint again")
     p, q = log_softmax(reference), log_softmax(found)
@@ -128,5 +128,9 @@ def top_tokens(logits: Float32, count: int) -> list[int]:
     return [int(i) for i in some[np.argsort(-logits[some], kind="stable")]]
 
 
-def _metric(value: float, interval: Interval) -> Metric:
-    return Metric(value, float(interval.low), float(interval.high))
+def _metric(value: float, interval: Interval | None) -> Metric:
+    return Metric(value) if interval is None else Metric(value, interval.low, interval.high)
+
+
+def _exp(interval: Interval | None) -> Interval | None:
+    return None if interval is None else Interval(float(np.exp(interval.low)), float(np.exp(interval.high)))

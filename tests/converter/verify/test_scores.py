@@ -41,6 +41,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         score_token(five, six, None)
     with pytest.raises(VerifyError, match=r"^the bundle's logits are not finite, expected numbers; convert"):
         score_token(six, np.full(6, np.nan, np.float32), None)
+    with pytest.raises(VerifyError, match=r"^the checkpoint's logits are not finite, expected numbers; download"):
+        score_token(np.full(6, np.inf, np.float32), six, None)
 
 
 def _scores(seed: int, kl: float) -> Scores:
@@ -96,8 +98,18 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for seed in range(200):
         values = np.random.default_rng(seed).exponential(1.0, 16 * 128)
         interval = resampling.means(values, np.ones_like(values))
+        assert interval is not None
         held += interval.low <= 1.0 <= interval.high
     assert 180 <= held <= 200
+
+
+def test_a_text_of_a_few_blocks_has_no_interval() -> None:
+    """Drawing one block again and again gives one value: an interval without width, which promises everything."""
+    scores = _scores(1, 0.02)
+    short = Scores(*(getattr(scores, name)[: 2 * TOKENS] for name in vars(scores)))
+    six_blocks = Resampling.of(2, TOKENS, seed=0)
+    for metric in (*short.metrics(six_blocks).values(), *differences(short, short, six_blocks).values()):
+        assert (metric.low, metric.high) == (None, None)
 
 
 def test_blocks_stay_in_their_windows() -> None:
