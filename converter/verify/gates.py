@@ -1,5 +1,6 @@
 """Bounds that a bundle must keep: `kl<=0.02,top1>=0.95,ppl<=1.02`."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,8 +67,12 @@ def parse_gates(text: str, *, with_tasks: bool) -> tuple[Gate, ...]:
         try:
             bound = float(matched["bound"])
         except ValueError:
-            raise GateError(f"gate {part!r}: {matched['bound']!r} is no number; write one such as 0.02") from None
+            bound = math.inf
+        if not math.isfinite(bound):  # 1e999 is infinite too: a gate that nothing can break
+            raise GateError(f"gate {part!r}: {matched['bound']!r} is no number; write one such as 0.02")
         gates.append(Gate(matched["metric"], cast(Literal["<=", ">="], matched["relation"]), bound))
+    if text.strip() and not gates:
+        raise GateError(f"gates {text!r}: found none in it, expected some such as kl<=0.02; write one or leave it out")
     return tuple(gates)
 
 

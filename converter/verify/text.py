@@ -31,12 +31,19 @@ def text_windows(path: Path | None, checkpoint: Checkpoint, vocab_size: int, lim
 
 def file_windows(path: Path, vocab_size: int, limit: int, window: int) -> Windows:
     """[B, T] from a file of little-endian uint16 or, where its name ends in .u32, uint32. Raises VerifyError."""
+    dtype = np.dtype("<u4" if path.suffix == ".u32" else "<u2")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(limit * dtype.itemsize)  # of a corpus only what is used
+        size_bytes = path.stat().st_size
     except OSError as error:
         raise VerifyError(f"{path}: cannot be read ({error.strerror}); give another file") from error
-    dtype = np.dtype("<u4" if path.suffix == ".u32" else "<u2")
-    ids = np.frombuffer(content, dtype, len(content) // dtype.itemsize)[:limit].astype(np.int64)
+    if size_bytes % dtype.itemsize:
+        raise VerifyError(
+            f"{path}: found {size_bytes} bytes, expected token ids of {dtype.itemsize} bytes each; "
+            "write them as little-endian uint16, or uint32 in a file whose name ends in .u32"
+        )
+    ids = np.frombuffer(content, dtype).astype(np.int64)
     window = _checked(window, len(ids))
     if ids.max() >= vocab_size:
         raise VerifyError(

@@ -53,6 +53,10 @@ def verify(
     started = time.monotonic()
     tasks = () if prompts is None else load_tasks(prompts)
     gates = parse_gates(gate, with_tasks=bool(tasks))
+    numbers = {"limit": (limit, 2), "window": (window, 2), "seed": (seed, 0), "threads": (threads, 1)}
+    for option, (value, lowest) in numbers.items():
+        if value is not None and value < lowest:
+            raise VerifyError(f"--{option} {value}: expected at least {lowest}; give a larger number")
     if text is not None and tokens is not None:
         raise VerifyError("found both a text and a file of tokens, expected one of them; leave one out")
     with PeakSampler(interval_ms=50) as memory, ExitStack() as stack:

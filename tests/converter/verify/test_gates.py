@@ -20,9 +20,15 @@ def test_what_is_no_gate_is_refused(text: str) -> None:
         parse_gates(f"top1>=0.5,{text}", with_tasks=False)
 
 
-def test_a_bound_must_be_a_number() -> None:
-    with pytest.raises(GateError, match=r"^gate 'kl<=1e': '1e' is no number; write one such as 0.02$"):
-        parse_gates("kl<=1e", with_tasks=False)
+@pytest.mark.parametrize("bound", ["1e", "1e999", "-1e999", "."])
+def test_a_bound_must_be_a_number(bound: str) -> None:
+    with pytest.raises(GateError, match=rf"^gate 'kl<={bound}': '{bound}' is no number; write one such as 0.02$"):
+        parse_gates(f"kl<={bound}", with_tasks=False)
+
+
+def test_a_list_without_a_gate_is_refused() -> None:
+    with pytest.raises(GateError, match=r"^gates ' , ': found none in it, expected some such as kl<=0.02; write one"):
+        parse_gates(" , ", with_tasks=False)
 
 
 def test_a_broken_gate_says_metric_bound_and_value() -> None:

@@ -55,6 +55,10 @@ def test_too_little_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
         file_windows(tmp_path / "one.bin", 11, limit=8, window=4)
     with pytest.raises(VerifyError, match=r"^found 64 tokens in windows of 1, expected at least 2 of both; give more$"):
         text_windows(None, checkpoint, VOCABULARY, limit=64, window=1)
+    for name, width in (("odd.bin", 2), ("odd.u32", 4)):
+        (tmp_path / name).write_bytes(bytes(33))
+        with pytest.raises(VerifyError, match=rf"{name}: found 33 bytes, expected token ids of {width} bytes each;"):
+            file_windows(tmp_path / name, 11, limit=8, window=4)
     with pytest.raises(VerifyError, match=r"absent: cannot be read \(No such file or directory\); give another file$"):
         file_windows(tmp_path / "absent", 11, 8, 4)
     np.arange(11, dtype="<u2").tofile(tmp_path / "ids.bin")

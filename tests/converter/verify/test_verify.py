@@ -228,6 +228,10 @@ def test_what_cannot_be_verified_is_refused(
     assert message(VerifyError, text=val_bin) == (
         "found both a text and a file of tokens, expected one of them; leave one out"
     )
+    for option, value, least in (("limit", -5, 2), ("window", 1, 2), ("seed", -1, 0), ("threads", 0, 1)):
+        assert message(VerifyError, **{option: value}) == (
+            f"--{option} {value}: expected at least {least}; give a larger number"
+        )
     assert message(VerifyError, window=300) == (
         "tiny-int4.litertlm: its context holds 256 tokens, a window has 300; give a smaller --window"
     )
