@@ -58,7 +58,7 @@ class ChatTemplateError(GemmaEdgeError):
 
 def gemma_template() -> str:
     """The template of templates/gemma.jinja."""
-    return (files("gemma_edge.converter") / "templates" / "gemma.jinja").read_text()
+    return (files("gemma_edge.converter") / "templates" / "gemma.jinja").read_text("utf-8")
 
 
 def bundle_template(checkpoint: Path) -> str:
@@ -100,15 +100,20 @@ def checkpoint_template(checkpoint: Path) -> str | None:
     """chat_template.jinja, else tokenizer_config.json's chat_template (a string, or a list with one named default)."""
     try:
         if (path := checkpoint / "chat_template.jinja").exists():
-            return path.read_text()
+            return path.read_text("utf-8")
         if not (path := checkpoint / "tokenizer_config.json").exists():
             return None
-        template = json.loads(path.read_text()).get("chat_template")
-    except (OSError, ValueError, AttributeError) as error:
+        template = json.loads(path.read_bytes()).get("chat_template")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ChatTemplateError(f"{path}: unreadable ({error}); download the file again") from error
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return None if template is None else str(template)
+    if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    if not isinstance(template, str | None):
+        raise ChatTemplateError(
+            f"{path}: chat_template is {str(template)[:40]!r}, expected a text, or a list of named ones; "
+            "download the file again"
+        )
+    return template
 
 
 def _check_portable(template: str, checkpoint: Path) -> None:

@@ -305,6 +305,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises CheckpointError naming the file."""
     try:
         value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
     except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8
         raise CheckpointError(f"{path}: not JSON ({error}); download it again") from None
     if not isinstance(value, dict):

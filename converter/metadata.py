@@ -21,6 +21,7 @@ from gemma_edge.converter.multimodal_metadata import FrontEnd, generic_model
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 TURN_START, TURN_END = "<start_of_turn>", "<end_of_turn>"
+_LARGEST = 2**31 - 1  # what an int32 of the metadata holds; more is no sampler's setting
 
 
 class MetadataError(GemmaEdgeError):
@@ -113,9 +114,10 @@ def stop_token_ids(checkpoint: Path, pieces: sentencepiece.SentencePieceProcesso
     turn_end = pieces.piece_to_id(TURN_END)
     if turn_end == pieces.unk_id():
         raise MetadataError(f"tokenizer: has no piece {TURN_END}; use the tokenizer of an instruction-tuned Gemma")
-    listed = _generation_config(checkpoint).get("eos_token_id", [])
-    for number in (listed := listed if isinstance(listed, list) else [listed]):
-        if not isinstance(number, int) or not 0 <= number < pieces.vocab_size():
+    listed = _generation_config(checkpoint).get("eos_token_id")
+    listed = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for number in listed:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < pieces.vocab_size():
             raise MetadataError(
                 f"generation_config.json: eos_token_id {number!r}, expected ids below {pieces.vocab_size()}; correct it"
             )
@@ -159,8 +161,8 @@ def _generation_config(checkpoint: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise MetadataError(f"{path}: unreadable ({error}); download the file again") from error
     if not isinstance(content, dict):
         raise MetadataError(f"{path}: a {type(content).__name__}, expected an object; download the file again")
@@ -174,6 +176,8 @@ def _sampler_defaults(generation: dict[str, Any]) -> SamplerDefaults:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise MetadataError(f"generation_config.json: {name} is {value!r}, expected a number; correct it")
+        if not abs(value) <= _LARGEST:
+            raise MetadataError(f"generation_config.json: {name} is {value!r}, expected at most {_LARGEST}; correct it")
         return value
 
     usual = SamplerDefaults()

@@ -48,14 +48,14 @@ class FrontEnd:
 
         Raises FrontEndError for what LiteRT-LM cannot be told, ConfigError for a value that cannot be.
         """
-        values = _feature_extractor(checkpoint)
+        values, name = _feature_extractor(checkpoint)
         for key, allowed in _FIXED.items():
             if values.get(key, allowed) != allowed:
                 raise FrontEndError(
                     f"{checkpoint}: the feature extractor's {key} is {values[key]!r}, LiteRT-LM knows {allowed!r}; "
                     "leave audio out of --modalities"
                 )
-        f, usual = Fields(values), cls()
+        f, usual = Fields(values, name), cls()
         frame = f.positive("frame_length", usual.frame_samples)
         return cls(
             sample_rate_hz=f.positive("sampling_rate", usual.sample_rate_hz),
@@ -110,17 +110,20 @@ def generic_model(front_end: FrontEnd, image_size: int | None) -> GenericModel:
     return model
 
 
-def _feature_extractor(checkpoint: Path) -> Mapping[str, Any]:
-    """The settings of sound: beside those of images, or in a table of their own as transformers 5 writes them."""
+def _feature_extractor(checkpoint: Path) -> tuple[Mapping[str, Any], str]:
+    """The settings of sound and the name of the file they are in, ({}, "") where there are none.
+
+    They lie beside those of images, or in a table of their own as transformers 5 writes them.
+    """
     for name in ("processor_config.json", "preprocessor_config.json"):
         path = checkpoint / name
         if not path.exists():
             continue
         try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
             raise FrontEndError(f"{path}: unreadable ({error}); download the file again") from error
         values = values.get("feature_extractor", values) if isinstance(values, dict) else {}
-        if "hop_length" in values:
-            return dict(values)
-    return {}
+        if isinstance(values, dict) and "hop_length" in values:
+            return values, name
+    return {}, ""

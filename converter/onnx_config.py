@@ -1,6 +1,5 @@
 """The JSON files of an ONNX directory: what transformers.js and onnxruntime-genai read beside the graphs."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import sentencepiece
 
 from gemma_edge.converter.chat_template import checkpoint_template, gemma_template
+from gemma_edge.converter.checkpoint import read_json_object
 from gemma_edge.converter.metadata import stop_token_ids
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.plan import Plan
@@ -22,7 +22,7 @@ def model_config(checkpoint: Path, family: str, dtype: str, data_files: Mapping[
     data_files: how many data files each graph has. Gemma 3n is found by the name of its multimodal class only, which
     AutoModelForCausalLM then loads without encoders.
     """
-    config = _json(checkpoint / "config.json")
+    config = read_json_object(checkpoint / "config.json")
     text = config.get("text_config", config)
     settings = {"dtype": dtype, "use_external_data_format": dict(data_files)}
     if family == gemma3.FAMILY:
@@ -39,7 +39,7 @@ def tokenizer_config(checkpoint: Path) -> Json:
     The checkpoint's own template, else ours.
     """
     path = checkpoint / "tokenizer_config.json"
-    config = _json(path) if path.exists() else {}
+    config = read_json_object(path) if path.exists() else {}
     template = checkpoint_template(checkpoint) or gemma_template()
     return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": template}
 
@@ -73,9 +73,3 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
         },
         "search": {"max_length": plan.context_tokens, "do_sample": False, "past_present_share_buffer": True},
     }
-
-
-def _json(path: Path) -> Json:
-    """A file that Checkpoint.open, or the tokenizer's reading, has found to be an object."""
-    values: Json = json.loads(path.read_text("utf-8"))
-    return values

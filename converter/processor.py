@@ -18,10 +18,13 @@ def image_pixels(checkpoint: Path) -> int:
     if (checkpoint / _FILE).is_file():
         values, name = read_json_object(checkpoint / _FILE), _FILE
     elif (checkpoint / _NESTED_FILE).is_file():
-        values, name = read_json_object(checkpoint / _NESTED_FILE).get("image_processor", {}), _NESTED_FILE
+        values, name = read_json_object(checkpoint / _NESTED_FILE), _NESTED_FILE
+        if "image_processor" not in values:  # transformers 4 leaves it to the file that is not there
+            return IMAGE_PIXELS
+        values = values["image_processor"]
     else:
         return IMAGE_PIXELS
     size: Any = values.get("size") if isinstance(values, dict) else None
     if not isinstance(size, dict) or "height" not in size or size["height"] != size.get("width"):
         raise ConfigError(f"{name}: size is {size!r}, expected equal height and width; this model needs new code")
-    return Fields(size).positive("height")
+    return Fields(size, name).positive("height")

@@ -89,7 +89,10 @@ def prove_equal(model: bytes, tokenizer_json: Path, samples: Iterable[str]) -> N
     spelled = {everything[i : i + n] for n in range(2, longest + 1) for i in range(len(everything) - n + 1)}
     content["model"]["merges"] = [pair for pair in pairs if pair[0] + pair[1] in spelled]
     del pairs, spelled
-    original = tokenizers.Tokenizer.from_str(json.dumps(content))
+    try:
+        original = tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # tokenizers has no class of its own
+        raise TokenizerError(f"{tokenizer_json}: unreadable ({error}); download the file again") from error
     del content
     derived = sentencepiece.SentencePieceProcessor(model_proto=model)
     for text in texts:
@@ -145,8 +148,14 @@ def _read_json(path: Path) -> _Source:
         content = json.loads(path.read_bytes())
         vocabulary, merges = content["model"].pop("vocab"), content["model"].pop("merges")
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
+            raise TypeError("vocab and merges are no object and no list")
+        if not all(type(number) is int for number in (*vocabulary.values(), *added.values())):
+            raise TypeError("an id is no integer")
+        if not all(isinstance(text, str) for text in added):
+            raise TypeError("an added token is no text")
         return _Source(vocabulary, merges, added, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TokenizerError(f"{path}: unreadable ({error!r}); download the file again") from error
 
 
@@ -267,9 +276,13 @@ def _read_model(path: Path) -> proto.ModelProto:
     model = proto.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-        sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     except (OSError, DecodeError, RuntimeError) as error:
         raise TokenizerError(f"{path}: not a SentencePiece model; download the file again") from error
+    if not model.pieces or min(processor.pad_id(), processor.eos_id(), processor.bos_id()) < 0:
+        raise TokenizerError(
+            f"{path}: not a Gemma tokenizer, <pad>, <eos> or <bos> is missing; use the one of the checkpoint"
+        )
     return model
 
 

@@ -22,43 +22,45 @@ class ConfigError(GemmaEdgeError):
 class Fields:
     """One JSON object; every getter returns a value of the right type or raises ConfigError with key and value."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], file: str = "config.json") -> None:
+        """file: whose object it is, for messages."""
         self._values = values
+        self._file = file
 
     def positive(self, key: str, default: int | None = None, most: int = LARGEST_INTEGER) -> int:
         """An integer from 1 to `most`."""
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected a positive integer; fix the checkpoint")
-        _check_size(key, value, most)
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected a positive integer; fix the checkpoint")
+        self._check_size(key, value, most)
         return value
 
     def count(self, key: str, default: int) -> int:
         """An integer of at least 0."""
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected an integer >= 0; fix the checkpoint")
-        _check_size(key, value, LARGEST_INTEGER)
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected an integer >= 0; fix the checkpoint")
+        self._check_size(key, value, LARGEST_INTEGER)
         return value
 
     def number(self, key: str, default: float) -> float:
         """A number greater than 0."""
         value = self._values.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise ConfigError(f"config.json: {key} is {value!r}, expected a number > 0; fix the checkpoint")
-        _check_size(key, value, LARGEST_NUMBER)
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected a number > 0; fix the checkpoint")
+        self._check_size(key, value, LARGEST_NUMBER)
         return float(value)
 
     def optional_number(self, key: str, default: float | None = None) -> float | None:
         """A number greater than 0, or None where it is null; null is not absent, which means `default`."""
         value = self._values.get(key, default)
-        return None if value is None else Fields({key: value}).number(key, 0.0)
+        return None if value is None else Fields({key: value}, self._file).number(key, 0.0)
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean."""
         value = self._values.get(key, default)
         if not isinstance(value, bool):
-            raise ConfigError(f"config.json: {key} is {value!r}, expected true or false; fix the checkpoint")
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected true or false; fix the checkpoint")
         return value
 
     def expect(self, key: str, allowed: tuple[Any, ...]) -> None:
@@ -67,7 +69,7 @@ class Fields:
         if value not in allowed:
             choices = " or ".join(repr(item) for item in allowed)
             raise ConfigError(
-                f"config.json: {key} is {value!r}, only {choices} is supported; this model needs new code"
+                f"{self._file}: {key} is {value!r}, only {choices} is supported; this model needs new code"
             )
 
     def per_layer(self, key: str, layers: int, default: float | None = None) -> tuple[float, ...]:
@@ -76,7 +78,7 @@ class Fields:
         items = value if isinstance(value, list) else [value] * layers
         if len(items) != layers or not all(_is_finite(x) for x in items):
             raise ConfigError(
-                f"config.json: {key} has {len(items)} entries or not only numbers, expected one number for each of "
+                f"{self._file}: {key} has {len(items)} entries or not only numbers, expected one number for each of "
                 f"the {layers} layers; fix the checkpoint"
             )
         return tuple(items)
@@ -88,7 +90,7 @@ class Fields:
             return tuple(LAYER_KINDS[(i + 1) % period == 0] for i in range(layers))
         if not isinstance(value, list) or len(value) != layers or any(x not in LAYER_KINDS for x in value):
             raise ConfigError(
-                f"config.json: layer_types is {str(value)[:60]!r}, expected {layers} of {', '.join(LAYER_KINDS)}; "
+                f"{self._file}: layer_types is {str(value)[:60]!r}, expected {layers} of {', '.join(LAYER_KINDS)}; "
                 "fix the checkpoint"
             )
         return tuple(value)
@@ -101,34 +103,30 @@ class Fields:
         old keys for what the new one lacks, and the scaling all the same.
         """
         full = kind == "full_attention"
-        rope = dict(_object(f"rope_parameters.{kind}", self._object("rope_parameters").get(kind)))
+        rope = dict(Fields(self._object("rope_parameters"), f"{self._file}: rope_parameters")._object(kind))
         if full:
             rope |= self._object("rope_scaling")
         if "rope_theta" not in rope:
             rope["rope_theta"] = self._values.get("rope_theta" if full else "rope_local_base_freq", default_theta)
-        inner = Fields(rope)
+        inner = Fields(rope, self._file)
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         if rope_type not in ("default", "linear"):
             raise ConfigError(
-                f"config.json: rope_type of {kind} is {rope_type!r}, only 'default' or 'linear' is supported; "
+                f"{self._file}: rope_type of {kind} is {rope_type!r}, only 'default' or 'linear' is supported; "
                 "this model needs new code"
             )
         return inner.number("rope_theta", default_theta), inner.number("factor", 1.0) if rope_type == "linear" else 1.0
 
     def _object(self, key: str) -> Mapping[str, Any]:
         """An object; absent and null are an empty one."""
-        return _object(key, self._values.get(key))
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected an object or null; fix the checkpoint")
+        return value or {}
 
-
-def _object(key: str, value: Any) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(f"config.json: {key} is {value!r}, expected an object or null; fix the checkpoint")
-    return value or {}
-
-
-def _check_size(key: str, value: float, most: float) -> None:
-    if value > most:
-        raise ConfigError(f"config.json: {key} is {value!r}, expected at most {most:.10g}; fix the checkpoint")
+    def _check_size(self, key: str, value: float, most: float) -> None:
+        if value > most:
+            raise ConfigError(f"{self._file}: {key} is {value!r}, expected at most {most:.10g}; fix the checkpoint")
 
 
 def _is_finite(value: Any) -> bool:

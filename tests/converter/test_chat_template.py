@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,10 +174,41 @@ def test_what_litert_lm_cannot_render_is_refused(tmp_path: Path, template: str, 
         bundle_template(checkpoint(tmp_path, template))
 
 
-def test_an_unreadable_configuration(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
+def test_an_unreadable_configuration(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(ChatTemplateError, match=r"tokenizer_config\.json: unreadable \(.*\); download the file again"):
         bundle_template(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "template", [5, {"default": "{{ messages }}"}, ["{{ messages }}"], [{"name": "default", "template": 5}]]
+)
+def test_a_template_that_is_no_text(tmp_path: Path, template: object) -> None:
+    found = 5 if isinstance(template, list) and isinstance(template[0], dict) else template
+    with pytest.raises(ChatTemplateError) as caught:
+        bundle_template(checkpoint(tmp_path, template))
+    assert str(caught.value) == (
+        f"{tmp_path / 'tokenizer_config.json'}: chat_template is {str(found)!r}, expected a text, or a list of named "
+        "ones; download the file again"
+    )
+
+
+def test_a_list_without_a_default_is_no_template(tmp_path: Path) -> None:
+    assert bundle_template(checkpoint(tmp_path, [{"name": "tool_use", "template": "x"}])) == gemma_template()
+
+
+def test_templates_are_utf8_wherever_one_lives(tmp_path: Path) -> None:
+    """In a process whose locale knows ASCII only."""
+    (tmp_path / "chat_template.jinja").write_text("«{{ messages[0].content }}»", "utf-8")
+    program = (
+        "import sys, pathlib; from gemma_edge.converter.chat_template import bundle_template;"
+        "print(ascii(bundle_template(pathlib.Path(sys.argv[1]))))"
+    )
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("'\\xab{{ messages[0].content }}\\xbb'\n", "")
 
 
 def test_the_list_of_gaps_is_litert_lms(engine: litert_lm.Engine) -> None:

@@ -78,6 +78,10 @@ def test_stop_tokens_of_the_checkpoint_are_added_once(checkpoint: Path) -> None:
     assert [list(stop.token_ids.ids) for stop in stops] == [[1], [11], [13]]
 
 
+def test_null_lists_no_stop_tokens(checkpoint: Path) -> None:
+    assert build(checkpoint, {"eos_token_id": None}).stop_tokens == build(checkpoint, {}).stop_tokens
+
+
 def test_executor_metadata_tells_rings_from_full_caches() -> None:
     metadata = ExecutorMetadata()
     metadata.ParseFromString(executor_metadata([CacheBuffer(0, True, 640), CacheBuffer(4, False, 4096)], 4096))
@@ -127,6 +131,10 @@ def test_litert_lm_understands_all_of_it(family: str, request: pytest.FixtureReq
         ({"top_p": 1.5}, "top_p is 1.5, expected 0 < top_p <= 1; correct it"),
         ({"temperature": -1}, "temperature is -1, expected 0 or more; correct it"),
         ({"top_k": "many"}, "top_k is 'many', expected a number; correct it"),
+        ({"top_k": 10**12}, "top_k is 1000000000000, expected at most 2147483647; correct it"),
+        ({"top_k": float("inf")}, "top_k is inf, expected at most 2147483647; correct it"),
+        ({"top_k": float("nan")}, "top_k is nan, expected at most 2147483647; correct it"),
+        ({"eos_token_id": True}, "eos_token_id True, expected ids below 2048; correct it"),
         ([], "generation_config.json: a list, expected an object; download the file again"),
     ],
 )
@@ -137,8 +145,9 @@ def test_impossible_generation_settings(checkpoint: Path, generation: object, me
     assert "generation_config.json" in str(refusal.value)
 
 
-def test_an_unreadable_generation_config(checkpoint: Path) -> None:
-    (checkpoint / "generation_config.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_an_unreadable_generation_config(checkpoint: Path, text: str) -> None:
+    (checkpoint / "generation_config.json").write_text(text)
     with pytest.raises(MetadataError, match=r"generation_config\.json: unreadable \(.*\); download the file again"):
         llm_metadata(checkpoint, "gemma3", 512, tokenizer(checkpoint))
 

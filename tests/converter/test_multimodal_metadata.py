@@ -10,6 +10,7 @@ import pytest
 import transformers
 
 from gemma_edge.converter.chat_template import gemma_template, render
+from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.multimodal_metadata import FrontEnd, FrontEndError, generic_model
 
 
@@ -48,8 +49,21 @@ def test_sound_that_litert_lm_cannot_prepare(key: str, value: object, known: obj
     )
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
-    (tmp_path / "preprocessor_config.json").write_text("{")
+@pytest.mark.parametrize("value", [0, 2**31])
+def test_a_value_that_cannot_be_is_named_with_its_file(value: int, tmp_path: Path) -> None:
+    write(tmp_path, "preprocessor_config.json", {"hop_length": value})
+    with pytest.raises(ConfigError, match=f"^preprocessor_config.json: hop_length is {value}, expected "):
+        FrontEnd.read(tmp_path)
+
+
+@pytest.mark.parametrize("extractor", [None, "Gemma3nAudioFeatureExtractor", [1]])
+def test_an_extractor_without_settings(extractor: object, tmp_path: Path) -> None:
+    assert FrontEnd.read(write(tmp_path, "processor_config.json", {"feature_extractor": extractor})) == FrontEnd()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_an_unreadable_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises(FrontEndError) as caught:
         FrontEnd.read(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'preprocessor_config.json'}: unreadable (")

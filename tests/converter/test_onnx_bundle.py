@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.converter.chat_template import gemma_template
+from gemma_edge.converter.checkpoint import CheckpointError
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
 from gemma_edge.converter.emit import onnx_data
@@ -114,6 +117,20 @@ def test_columns_that_no_block_fits_are_named(tiny_gemma3n: Path, tmp_path: Path
         f"use fp16 or fp32 (recipe {recipe}, roles.router)"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("[]", "a JSON object was expected"), ("{", "not JSON (")])
+def test_a_tokenizer_configuration_beside_a_template_file(
+    text: str, message: str, tiny_gemma3: Path, tmp_path: Path
+) -> None:
+    """The template is taken from its own file, so that this is where the configuration is read first."""
+    checkpoint = Path(shutil.copytree(tiny_gemma3, tmp_path / "checkpoint"))
+    (checkpoint / "chat_template.jinja").write_text(gemma_template())
+    (checkpoint / "tokenizer_config.json").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        convert("custom-int8", checkpoint, tmp_path / "out", format="onnx")
+    assert str(caught.value).startswith(f"{checkpoint / 'tokenizer_config.json'}: {message}")
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_what_exists_is_not_replaced(tiny_gemma3: Path, tmp_path: Path) -> None:

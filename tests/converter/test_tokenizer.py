@@ -140,6 +140,46 @@ def test_an_unreadable_model(tmp_path: Path) -> None:
         sentencepiece_model(tmp_path, TINY_TOKENS)
 
 
+@pytest.mark.parametrize("absent", [["<pad>"], ["<bos>"], ["<pad>", "<eos>", "<bos>"]])
+def test_a_model_without_control_tokens(absent: list[str], tiny_gemma3n: Path, tmp_path: Path) -> None:
+    model = proto.ModelProto.FromString((tiny_gemma3n / "tokenizer.model").read_bytes())
+    for name in absent:
+        setattr(model.trainer_spec, f"{name[1:-1]}_id", -1)
+        setattr(model.trainer_spec, f"{name[1:-1]}_piece", "<none>")
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(TokenizerError) as caught:
+        sentencepiece_model(tmp_path, TINY_TOKENS)
+    assert str(caught.value) == (
+        f"{tmp_path / 'tokenizer.model'}: not a Gemma tokenizer, <pad>, <eos> or <bos> is missing; "
+        "use the one of the checkpoint"
+    )
+
+
+def test_an_empty_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(TokenizerError, match=r"not a Gemma tokenizer, <pad>, <eos> or <bos> is missing; use the one"):
+        sentencepiece_model(tmp_path, TINY_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["model"].update(vocab=[]),
+        lambda content: content["model"].update(merges=5),
+        lambda content: content["model"]["vocab"].update({"<bos>": "2"}),
+        lambda content: content["added_tokens"][0].update(id="0"),
+        lambda content: content["added_tokens"][0].update(id=None),
+        lambda content: content["added_tokens"][0].update(content=5),
+        lambda content: content["added_tokens"][0].update(id=-5),
+        lambda content: content["added_tokens"][0].update(id=10**30),
+    ],
+)
+def test_a_json_of_the_wrong_types(json_only: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    edit(json_only, change)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: unreadable \(.*\); download the file again"):
+        sentencepiece_model(json_only, TINY_TOKENS)
+
+
 def test_an_unreadable_json(json_only: Path) -> None:
     (json_only / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(TokenizerError, match=r"tokenizer\.json: unreadable \(KeyError.*\); download the file again"):

@@ -252,5 +252,5 @@ def test_rope_that_is_no_object(value: object) -> None:
             f"config.json: {key} is {value!r}, expected an object or null; fix the checkpoint"
         )
     assert message(lambda: Fields({"rope_parameters": {F: value}}).rope(F, 1e6)) == (
-        f"config.json: rope_parameters.full_attention is {value!r}, expected an object or null; fix the checkpoint"
+        f"config.json: rope_parameters: full_attention is {value!r}, expected an object or null; fix the checkpoint"
     )

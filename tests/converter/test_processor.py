@@ -1,0 +1,40 @@
+"""What conversion has to know of a checkpoint's image processor."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gemma_edge.converter.models.fields import ConfigError
+from gemma_edge.converter.processor import image_pixels
+
+SQUARE = {"size": {"height": 512, "width": 512}}
+
+
+@pytest.mark.parametrize(
+    ("files", "pixels"),
+    [
+        ({}, 768),
+        ({"preprocessor_config.json": SQUARE}, 512),
+        ({"processor_config.json": {"image_processor": SQUARE}}, 512),
+        ({"preprocessor_config.json": SQUARE, "processor_config.json": {"image_seq_length": 256}}, 512),
+        ({"processor_config.json": {"image_seq_length": 256}}, 768),  # what transformers 4 has beside the first file
+    ],
+)
+def test_the_size_of_images(files: dict[str, object], pixels: int, tmp_path: Path) -> None:
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert image_pixels(tmp_path) == pixels
+
+
+@pytest.mark.parametrize("processor", [None, {}, {"size": 512}, {"size": {"height": 512, "width": 256}}])
+def test_images_that_are_no_squares(processor: object, tmp_path: Path) -> None:
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    with pytest.raises(ConfigError, match=r"^processor_config.json: size is .*, expected equal height and width; this"):
+        image_pixels(tmp_path)
+
+
+def test_a_size_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 0, "width": 0}}))
+    with pytest.raises(ConfigError, match=r"^preprocessor_config.json: height is 0, expected a positive integer; fix"):
+        image_pixels(tmp_path)
