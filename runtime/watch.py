@@ -82,6 +82,7 @@ class BudgetWatch:
         self._action = action
         self._release = release
         self._next_check_s = self._next_release_s = 0.0
+        self._warned = False
 
     def check(self) -> None:
         """Raises OverBudget with the stages of loading as parts, or warns once in the life of the engine."""
@@ -93,6 +94,8 @@ class BudgetWatch:
         if reading.total_bytes > self._budget.budget_bytes and now_s >= self._next_release_s:
             self._release()
             self._next_release_s = now_s + _RELEASE_INTERVAL_S
+        if self._warned:  # pages are given back all the same
+            return
         self._check_hard(reading)
         self._check_cgroup(reading)
 
@@ -117,5 +120,5 @@ class BudgetWatch:
         error = OverBudget(f"{self._subject}, measured", footprint, budget, ())
         if self._action == "raise":
             raise error
-        self._next_check_s = float("inf")
+        self._warned = True
         warnings.warn(str(error), BudgetWarning, stacklevel=2)

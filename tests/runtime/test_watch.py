@@ -10,7 +10,7 @@ from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime import watch as module
 from gemma_edge.runtime.cgroup_limit import CgroupLimit
 from gemma_edge.runtime.memory import MemoryReading
-from gemma_edge.runtime.watch import BudgetWatch, LoadMarks
+from gemma_edge.runtime.watch import BudgetWarning, BudgetWatch, LoadMarks, OverBudgetAction
 
 
 class Process:
@@ -60,13 +60,15 @@ def test_where_memory_came_from(process: Process, stages: tuple[int, ...], used:
     assert {part.name: part.anon_bytes // MIB for part in parts} == expected
 
 
-def watched(process: Process, released: list[float], limit: CgroupLimit | None = None) -> BudgetWatch:
+def watched(
+    process: Process, released: list[float], limit: CgroupLimit | None = None, action: OverBudgetAction = "raise"
+) -> BudgetWatch:
     return BudgetWatch(
         "m on small",
         MemoryBudget(100 * MIB),
         marks(process, 10),
         limit,
-        "raise",
+        action,
         lambda: released.append(process.now_s),
     )
 
@@ -81,6 +83,18 @@ def test_pages_are_asked_back_once_a_second_while_the_sum_exceeds_the_budget(pro
         process.now_s = tenth / 10
         watch.check()
     assert released == [0.1, 1.1, 2.1]
+
+
+def test_after_the_one_warning_pages_are_still_asked_back(process: Process) -> None:
+    released: list[float] = []
+    watch = watched(process, released, action="warn")
+    process.anon_bytes = 101 * MIB
+    with pytest.warns(BudgetWarning, match="m on small, measured: needs 101 MiB") as warned:
+        for second in range(3):
+            process.now_s = float(second)
+            watch.check()
+    assert len(warned) == 1
+    assert released == [0, 1, 2]
 
 
 def test_quick_counters_are_confirmed_before_anybody_is_stopped(process: Process) -> None:
