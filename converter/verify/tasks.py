@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.profiles.errors import GemmaEdgeError
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _FIELDS = {"prompt", "expect", "json", "keys"}
@@ -38,8 +39,8 @@ class Task:
         if self.json:
             fenced = _FENCED.findall(answer)
             try:
-                value = json.loads(fenced[0] if len(fenced) == 1 else answer)
-            except ValueError as error:
+                value = json.loads(fenced[0] if len(fenced) == 1 else answer, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
                 return f"expected JSON: {error}"
             missing = [key for key in self.keys if not isinstance(value, dict) or key not in value]
             if missing:
@@ -59,7 +60,7 @@ class TaskResult:
 def load_tasks(path: Path) -> tuple[Task, ...]:
     """Read the file. Raises VerifyError naming the line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts inside of texts, at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: cannot be read as UTF-8 text ({error}); give another file") from error
     tasks = tuple(_task(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
@@ -71,7 +72,7 @@ def load_tasks(path: Path) -> tuple[Task, ...]:
 def _task(where: str, line: str) -> Task:
     try:
         values: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VerifyError(f"{where}: not JSON ({error}); write one object a line") from None
     if not isinstance(values, dict) or not isinstance(values.get("prompt"), str) or values.keys() - _FIELDS:
         raise VerifyError(f"{where}: expected an object with prompt and {', '.join(sorted(_FIELDS - {'prompt'}))}")
@@ -79,9 +80,16 @@ def _task(where: str, line: str) -> Task:
     is_json = values.get("json", bool(keys))
     if not isinstance(expect, str | None) or not isinstance(is_json, bool) or not _are_strings(keys):
         raise VerifyError(f"{where}: expected a text in expect, true or false in json, a list of texts in keys")
+    if keys and not is_json:
+        raise VerifyError(f"{where}: keys are looked for in JSON, but json is false; leave one of them out")
     if expect is None and not is_json:
         raise VerifyError(f"{where}: says nothing of the answer; add expect or json")
     return Task(values["prompt"], expect, is_json, tuple(keys))
+
+
+def _no_constant(name: str) -> None:
+    """Python reads NaN and Infinity; JSON has neither."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def _are_strings(values: Any) -> bool:
@@ -89,6 +97,13 @@ def _are_strings(values: Any) -> bool:
 
 
 def run_tasks(tasks: Sequence[Task], reply: Callable[[str], str]) -> tuple[TaskResult, ...]:
-    """Ask every prompt."""
-    answers = ((task, reply(task.prompt)) for task in tasks)
-    return tuple(TaskResult(task.prompt, answer, task.complaint(answer)) for task, answer in answers)
+    """Ask every prompt. One that the bundle cannot answer, such as a longer one than its context, is not passed."""
+    return tuple(_run(task, reply) for task in tasks)
+
+
+def _run(task: Task, reply: Callable[[str], str]) -> TaskResult:
+    try:
+        answer = reply(task.prompt)
+    except GemmaEdgeError as error:
+        return TaskResult(task.prompt, "", f"no answer: {error}")
+    return TaskResult(task.prompt, answer, task.complaint(answer))
