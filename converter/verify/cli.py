@@ -43,10 +43,10 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
 
     if html is not None and not html.parent.is_dir():
         raise ReportError(f"{html}: cannot be written, its folder does not exist; choose another place")
+    if html is not None and html.is_dir():
+        raise ReportError(f"{html}: cannot be written, it is a folder; name a file")
     with bars(Console(stderr=True)) as stage:
         report = verify(stage=stage, **request)
-    if html is not None:
-        html.write_text(html_report(report), encoding="utf-8")
     if as_json:
         click.echo(report.json())
     else:
@@ -56,5 +56,14 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
     for verdict in report.verdicts:
         if not verdict.holds:
             click.echo(str(verdict), err=True)
+    if html is not None:  # at the end: what was measured is told, whether the page can be written or not
+        _write(html, html_report(report))
     if not report.passed:
         raise click.exceptions.Exit(1)
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be written ({error.strerror}); choose another place") from error

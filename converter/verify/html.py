@@ -33,6 +33,7 @@ def html_report(report: Report) -> str:
         _distribution(report),
         *_layers(report),
         _tensors(report),
+        _encoders(report),
         _worst(report),
         _tasks(report),
     ]
@@ -117,6 +118,13 @@ def _tensors(report: Report) -> str:
     heads = ["tensor", "encoding", "SNR, dB", "cosine", "gain", ""]
     picture = lines(lowest, "Lowest signal to noise of the stored weights by layer and encoding, dB")
     return f"{picture}<details><summary>Every tensor</summary>{_table(heads, rows)}</details>"
+
+
+def _encoders(report: Report) -> str:
+    if not report.encoders:
+        return ""
+    rows = [[e.modality, str(e.embeddings), f"{e.relative_error:.2e}", f"{e.cosine:.5f}"] for e in report.encoders]
+    return f"<h2>Encoders</h2>{_table(['encoder', 'embeddings', 'relative error', 'worst cosine'], rows)}"
 
 
 def _worst(report: Report) -> str:

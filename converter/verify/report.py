@@ -104,8 +104,8 @@ class Report:
     def print(self, console: Console) -> None:
         """For people."""
         console.print(
-            f"[bold]{self.bundle.name}[/] against {self.checkpoint}: {self.windows * self.window_tokens} tokens in "
-            f"{self.windows} windows",
+            f"[bold]{escape(self.bundle.name)}[/] against {escape(self.checkpoint)}: "
+            f"{self.windows * self.window_tokens} tokens in {self.windows} windows",
             highlight=False,
         )
         console.print(self._metrics())
@@ -135,9 +135,9 @@ class Report:
         )
 
     def _metrics(self) -> Table:
-        table = Table("metric", self.bundle.name, title="95 % confidence in brackets", title_justify="left")
+        table = Table("metric", escape(self.bundle.name), title="95 % confidence in brackets", title_justify="left")
         if self.against is not None:
-            table.add_column(self.against.name)
+            table.add_column(escape(self.against.name))
             table.add_column("difference")
         for name, metric in self.bundle.metrics.items():
             row = [METRICS.get(name, name.replace("_", " ")), spelled(metric)]

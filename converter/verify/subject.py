@@ -53,7 +53,7 @@ class Subject:
     @property
     def name(self) -> str:
         """For people."""
-        return self.path.name
+        return self.path.name or self.path.resolve().name  # "."
 
     def check(self, window_tokens: int, vocab_size: int) -> None:
         """Raises VerifyError where a window does not fit the context or the vocabularies differ."""

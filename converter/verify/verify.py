@@ -17,7 +17,7 @@ from gemma_edge.converter.verify.gates import judge, parse_gates
 from gemma_edge.converter.verify.prompting import prompting_faults
 from gemma_edge.converter.verify.report import BundleScores, Report
 from gemma_edge.converter.verify.run import read
-from gemma_edge.converter.verify.scores import Scores, differences
+from gemma_edge.converter.verify.scores import differences
 from gemma_edge.converter.verify.subject import Subject
 from gemma_edge.converter.verify.tasks import TaskResult, load_tasks, run_tasks
 from gemma_edge.converter.verify.text import file_windows, text_windows
@@ -78,7 +78,10 @@ def verify(
         encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
         findings = (*dissection.findings, *prompting_faults(source, vocab_size, subjects[0].text_model))
     resampling = Resampling.of(len(windows), windows.shape[1], seed)
-    scores = [_bundle_scores(s, found, resampling) for s, found in zip(subjects, reading.scores, strict=True)]
+    scores = [
+        BundleScores(name, found.metrics(resampling), tuple(found.kl.tolist()))
+        for name, found in zip(_names(subjects), reading.scores, strict=True)
+    ]
     values = {name: metric.value for name, metric in scores[0].metrics.items()} | _task_values(answers)
     return Report(
         checkpoint=source.path.name,
@@ -101,8 +104,10 @@ def verify(
     )
 
 
-def _bundle_scores(subject: Subject, scores: Scores, resampling: Resampling) -> BundleScores:
-    return BundleScores(subject.name, scores.metrics(resampling), tuple(scores.kl.tolist()))
+def _names(subjects: Sequence[Subject]) -> list[str]:
+    """Of files, or where two have one name, of their places: a report on both tells them apart by it."""
+    names = [subject.name for subject in subjects]
+    return names if len({*names}) == len(names) else [str(subject.path) for subject in subjects]
 
 
 def _task_values(answers: Sequence[TaskResult]) -> dict[str, float]:

@@ -13,8 +13,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from gemma_edge.converter.cli import main
+from gemma_edge.converter.models.tower import Modality
 from gemma_edge.converter.safetensors_file import CheckpointError
 from gemma_edge.converter.verify.cli import verify_main
+from gemma_edge.converter.verify.encoders import EncoderScore
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.faults import Finding
 from gemma_edge.converter.verify.html import html_report
@@ -144,6 +146,7 @@ def test_the_page_stands_alone(report: Report) -> None:
     page.feed(html_report(report))
     assert page.open == []
     assert page.pictures == 3
+    assert "Encoders" not in page.text
     for text in (
         "failed",
         "gate top1 >= 0.999: FAILED",
@@ -152,6 +155,12 @@ def test_the_page_stands_alone(report: Report) -> None:
         "Every layer",
     ):
         assert text in page.text, text
+
+
+def test_the_page_tells_of_encoders(report: Report) -> None:
+    page = _Page()
+    page.feed(html_report(replace(report, encoders=(EncoderScore(Modality.VISION, 256, 0.0123, 0.98765),))))
+    assert "Encodersencoderembeddingsrelative errorworst cosinevision2561.23e-020.98765" in page.text
 
 
 def test_markup_in_a_text_stays_text(report: Report) -> None:
@@ -165,11 +174,18 @@ def test_brackets_in_a_text_are_no_markup(report: Report) -> None:
     [worst, *_] = report.worst
     console = Console(file=io.StringIO(), width=200)
     finding = Finding("wrong chat template", "as trained", "after '[/b]' the bundle writes '[red]'")
-    shown = replace(report, worst=(replace(worst, context="[/b] [1]"),), findings=(finding,))
+    shown = replace(
+        report,
+        checkpoint="tiny[/]",
+        bundle=replace(report.bundle, name="a[red].litertlm"),
+        worst=(replace(worst, context="[/b] [1]"),),
+        findings=(finding,),
+    )
     shown.print(console)
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     assert "'[/b] [1]'" in printed
+    assert "a[red].litertlm against tiny[/]: 256 tokens" in printed
     assert "after '[/b]' the bundle writes '[red]'. as trained" in printed
     assert "1 fault found" in printed
 
@@ -246,6 +262,28 @@ def test_a_page_without_a_folder_is_refused_at_once(int4: Path, checkpoint: Path
     arguments = ("--checkpoint", checkpoint, "--limit", 64, "--html", page)
     with pytest.raises(GemmaEdgeError, match=r"report\.html: cannot be written, its folder does not exist; choose"):
         _run(int4, *arguments)
+    with pytest.raises(GemmaEdgeError, match=r": cannot be written, it is a folder; name a file$"):
+        _run(int4, *arguments[:-1], tmp_path)
+
+
+def test_a_page_that_cannot_be_written_does_not_take_the_figures_with_it(
+    int4: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"checkpoint": str(checkpoint), "limit": 64, "window": 64, "html": "/dev/full"}
+    with pytest.raises(GemmaEdgeError, match=r"^/dev/full: cannot be written \(No space left on device\); choose"):
+        verify_main.main(
+            [str(int4), *(word for key, value in options.items() for word in (f"--{key}", str(value)))],
+            standalone_mode=False,
+        )
+    assert "no known fault found" in capsys.readouterr().out
+
+
+def test_two_bundles_of_one_name_are_told_apart(int4: Path, fp32: Path, checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / int4.name
+    other.symlink_to(fp32)
+    report = verify(int4, checkpoint, against=other, limit=64, window=64, threads=1, cache_dir=":nocache")
+    assert report.against is not None
+    assert (report.bundle.name, report.against.name) == (str(int4), str(other))
 
 
 def test_time_and_memory_are_told(report: Report) -> None:
