@@ -18,9 +18,16 @@ MIB = 1 << 20
 @click.argument("b", type=click.Path())
 @click.option("--text", type=click.Path(path_type=Path), help="A text file to read.")
 @click.option("--tokens", type=click.Path(path_type=Path), help="Token ids to read: little-endian uint16.")
-@click.option("--limit", default=2048, show_default=True, help="Tokens to read at most.")
-@click.option("--window", default=256, show_default=True, help="Tokens that are one text.")
-@click.option("--greedy", "greedy_tokens", default=32, show_default=True, help="Tokens to generate greedily.")
+@click.option("--limit", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens to read at most.")
+@click.option("--window", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens that are one text.")
+@click.option(
+    "--greedy",
+    "greedy_tokens",
+    type=click.IntRange(min=2),
+    default=32,
+    show_default=True,
+    help="Tokens to generate greedily, each model in turn; their speed is shown.",
+)
 @click.option("--threads", type=int, help="Cores for each model.  [default: at most 4]")
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -49,9 +56,14 @@ def compare_main(
         content = source.read_bytes()
     except OSError as error:
         raise click.UsageError(f"{source}: {error.strerror}") from error
+    if tokens is not None and len(content) % 2:
+        raise click.UsageError(f"{source}: found {len(content)} bytes, expected token ids of 2 bytes each; --text reads text")
+    try:
+        words = "" if text is None else content.decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{source}: no UTF-8 text ({error.reason}); --tokens reads token ids") from error
     with ModelProcess(a, threads, cache_dir) as model_a, ModelProcess(b, threads, cache_dir) as model_b:
-        is_text = text is not None
-        token_ids = model_a.tokenize(content.decode()) if is_text else np.frombuffer(content, "<u2").tolist()
+        token_ids = np.frombuffer(content, "<u2").tolist() if text is None else model_a.tokenize(words)
         comparison = compare(model_a, model_b, token_ids[:limit], window, greedy_tokens)
     click.echo(json.dumps(asdict(comparison), indent=2) if as_json else comparison_table(comparison))
 

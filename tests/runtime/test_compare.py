@@ -125,6 +125,23 @@ def test_what_to_read_must_be_said_once(tmp_path: Path) -> None:
     assert "what to read: give either --text or --tokens" in result.output
     result = CliRunner().invoke(compare_main, ["a", "b", "--text", str(tmp_path / "missing")])
     assert "No such file or directory" in result.output
+    (tmp_path / "odd").write_bytes(b"\x80bc")
+    result = CliRunner().invoke(compare_main, ["a", "b", "--tokens", str(tmp_path / "odd")])
+    assert "odd: found 3 bytes, expected token ids of 2 bytes each; --text reads text" in result.output
+    result = CliRunner().invoke(compare_main, ["a", "b", "--text", str(tmp_path / "odd")])
+    assert "odd: no UTF-8 text (invalid start byte); --tokens reads token ids" in result.output
+    for option in ("--limit", "--window", "--greedy"):
+        result = CliRunner().invoke(compare_main, ["a", "b", option, "-1"])
+        assert (result.exit_code, "-1 is not in the range x>=2" in result.output) == (2, True)
+
+
+def test_speed_is_that_of_a_model_computing_alone(models: dict[str, Path]) -> None:
+    with ModelProcess(str(models["bundle"]), 1, str(models["cache"])) as process:
+        for _ in process.score([2, 3, 4]):  # as the other model does at the same time
+            pass
+        assert process.cost().decode_tokens_per_s == 0
+        process.greedy([2, 3], 3)
+        assert process.cost().decode_tokens_per_s > 0
 
 
 def test_an_error_of_a_model_arrives(tmp_path: Path) -> None:
