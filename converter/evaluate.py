@@ -8,7 +8,7 @@ Shapes: as in the graph, but with the batch of windows where the graph has 1: [B
 of every op alone except in attention, so the graph's last-token op lets all of them pass.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final
@@ -81,7 +81,11 @@ class StreamingModel:
     @property
     def body_bytes(self) -> int:
         """The share of `hidden`, or of `trace`."""
-        return 2 * sum(spec.values for op in self._body for spec in _tensors(op))
+        return self.rest_bytes(0)
+
+    def rest_bytes(self, position: int) -> int:
+        """The share of a walk from there on."""
+        return 2 * sum(spec.values for op in self._body[position:] for spec in _tensors(op))
 
     def head_bytes(self, tokens: int) -> int:
         """The share of `logits`."""
@@ -94,21 +98,30 @@ class StreamingModel:
 
     def hidden(self, windows: NDArray[np.integer[Any]], hooks: Hooks = NO_HOOKS) -> Float32:
         """What the head multiplies, [B * T, D]."""
-        found = [array for value, array in self.trace(windows, hooks) if value is self._head.x]
-        return found[0].reshape(-1, found[0].shape[-1])
+        return self.begin(windows, hooks).finish()
 
     def trace(self, windows: NDArray[np.integer[Any]], hooks: Hooks = NO_HOOKS) -> Iterator[tuple[ir.Value, Float32]]:
         """Yield each of the graph's values as it is computed, with its numbers [B, T, ...], up to what the head reads.
 
         Two models may be walked side by side: what they hold is freed as they go.
         """
+        walk = self.begin(windows, hooks)
+        while walk.position < len(self._body):
+            yield walk.step()
+
+    def begin(self, windows: NDArray[np.integer[Any]], hooks: Hooks = NO_HOOKS) -> "Walk":
+        """Look the tokens up, and stop before the first op."""
         inputs = {name: self._look_up(graph, windows, hooks) for name, graph in self._inputs.items()}
         machine = _Machine(self._checkpoint, hooks, windows.shape[1])
         machine.values = {value: inputs[name] for name, value in self.graph.inputs.items()}
-        del inputs
-        for op, finished in zip(self._body, self._last_reads, strict=False):
-            yield op.out, machine.step(op)
-            machine.forget(finished)
+        return Walk(self, machine, 0)
+
+    def first_use(self, names: Collection[str]) -> int | None:
+        """The op of a walk before which none of these weights was read; None where a lookup reads one."""
+        if any(spec.name in names for graph in self._lookups for op in graph.ops for spec in _tensors(op)):
+            return None
+        readers = (i for i, op in enumerate(self._body) if any(spec.name in names for spec in _tensors(op)))
+        return next(readers, len(self._body))
 
     def logits(self, hidden: Float32, hooks: Hooks = NO_HOOKS) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, logits [n, V]) for rows of `hidden` [N, D]; the head is read once for every block."""
@@ -121,7 +134,7 @@ class StreamingModel:
             for op, finished in zip(self._tail, self._last_reads[len(self._body) :], strict=True):
                 machine.step(op)
                 machine.forget(finished)
-            yield first, machine.values[self.graph.outputs["logits"]][0]
+            yield first, machine.values.pop(self.graph.outputs["logits"])[0]
 
     @property
     def _head(self) -> ir.Linear:
@@ -154,6 +167,38 @@ class StreamingModel:
         return finished
 
 
+@dataclass
+class Walk:
+    """A run of the decoder up to the head, which stops between two ops; `position` counts those that ran."""
+
+    model: StreamingModel
+    machine: "_Machine"
+    position: int
+
+    def step(self) -> tuple[ir.Value, Float32]:
+        """Run one op; its value, [B, T, ...]."""
+        op = self.model._body[self.position]
+        result = self.machine.step(op)
+        self.machine.forget(self.model._last_reads[self.position])
+        self.position += 1
+        return op.out, result
+
+    def finish(self) -> Float32:
+        """Run all ops that are left; what the head multiplies, [B * T, D]."""
+        self.advance(len(self.model._body))
+        hidden: Float32 = self.machine.values[self.model._head.x]
+        return hidden.reshape(-1, hidden.shape[-1])
+
+    def advance(self, position: int) -> None:
+        """Run the ops before `position`."""
+        while self.position < position:
+            self.step()
+
+    def fork(self, hooks: Hooks) -> "Walk":
+        """Another walk that goes on from here, with hooks of its own; this one is not touched by it."""
+        return Walk(self.model, self.machine.fork(hooks), self.position)
+
+
 def operands(op: ir.Op) -> Iterator[ir.Value]:
     """The values that an op reads, keys and values of its cache included."""
     for field in fields(op):
@@ -179,6 +224,12 @@ class _Machine:
         self._checkpoint = checkpoint
         self._hooks = hooks
         self._positions = np.arange(tokens, dtype=np.float32)
+
+    def fork(self, hooks: Hooks) -> "_Machine":
+        """With the same values; no op changes one."""
+        fork = _Machine(self._checkpoint, hooks, len(self._positions))
+        fork.values = dict(self.values)
+        return fork
 
     def step(self, op: ir.Op) -> Float32:
         """Run one op and keep its result."""

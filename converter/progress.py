@@ -32,6 +32,7 @@ def bars(console: Console) -> Iterator[Stage]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=300,  # seconds: rounding with calibration moves in leaps, a layer takes minutes
     ) as progress:
 
         def stage(name: str, total_bytes: int) -> OnBytes:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate import sensitivity
 from gemma_edge.converter.calibrate.budget import Choice, allocate
-from gemma_edge.converter.calibrate.measure import Yardstick
 from gemma_edge.converter.calibrate.sensitivity import Group
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
@@ -41,11 +40,9 @@ def automatic_recipe(
             f"max-bytes {max_bytes:,}: the smallest bundle of this model has {least_bytes:,} bytes; "
             "give at least that, or take a smaller model"
         )
-    passes = 1 + sum(len(part.options) for part in parts)
     streaming = StreamingModel(checkpoint, model)
-    on_bytes = stage("measure", passes * streaming.read_bytes(windows.size))
-    yardstick = Yardstick.of(streaming, windows, on_bytes)
-    losses = sensitivity.losses(checkpoint, yardstick, parts, recipe, on_bytes)
+    on_bytes = stage("measure", sensitivity.read_bytes(streaming, windows.size, parts))
+    losses = sensitivity.losses(checkpoint, streaming, windows, parts, recipe, on_bytes)
     choices = [
         [Choice(part.nbytes(recipe, option), losses[part.name, option]) for option in part.options] for part in parts
     ]

@@ -176,10 +176,15 @@ class _Input:
         """For the reader that `target` was last called for."""
         name = storage.encoding.name
         if name not in self._rounders:
-            assert self._gram is not None
-            self._rounders[name] = Rounder.of(self._gram, storage.encoding)
+            self._rounders[name] = Rounder.of(self._taken_gram(), storage.encoding)
         self._gram = None
         return self._rounders[name]
+
+    def _taken_gram(self) -> Float32:
+        """Given away, so that the last rounder of an input takes its place in memory."""
+        gram, self._gram = self._gram, None
+        assert gram is not None
+        return gram
 
 
 def _moved(rounder: Rounder, move: Float32) -> Round:

@@ -1,6 +1,6 @@
 """How far a choice of stored weights moves the model's predictions on a text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import NO_HOOKS, Hooks, StreamingModel, Substitute
+from gemma_edge.converter.evaluate import Hooks, StreamingModel, Substitute
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.recipes import Storage
 from gemma_edge.converter.stream import NO_ROUNDS, Round
@@ -47,26 +47,36 @@ class Yardstick:
     def divergence(self, weights: Substitute, on_bytes: OnBytes | None = None) -> Divergence:
         """Run the model with substitute weights."""
         hooks = Hooks(None, weights, on_bytes)
-        hidden = self.model.hidden(self.windows, hooks)
-        kl, same = 0.0, 0
-        both = zip(self.model.logits(self.exact, NO_HOOKS), self.model.logits(hidden, hooks), strict=True)
-        for (_, exact), (_, found) in both:
-            same += int((exact.argmax(-1) == found.argmax(-1)).sum())
-            kl += _summed_kl(exact, found)
-        return Divergence(kl / len(hidden), same / len(hidden))
+        [found] = divergences(self.model, self.exact, [(self.model.hidden(self.windows, hooks), hooks)])
+        return found
 
 
-def _summed_kl(exact: Float32, found: Float32) -> float:
-    """Logits [n, V] of both, worked on in place; the sum over rows."""
-    exact -= exact.max(-1, keepdims=True)
-    found -= found.max(-1, keepdims=True)
-    weights = np.exp(exact)
-    total = weights.sum(-1)
-    found_total = np.exp(found).sum(-1)
-    np.subtract(exact, found, out=found)
-    weights *= found
-    kl = weights.sum(-1) / total - np.log(total) + np.log(found_total)
-    return float(kl.sum(dtype=np.float64))
+def divergences(
+    model: StreamingModel, exact: Float32, found: Sequence[tuple[Float32, Hooks]], on_bytes: OnBytes | None = None
+) -> list[Divergence]:
+    """Of what the head makes of each of `found`, hidden [N, D] and the hooks it runs with, against `exact` [N, D].
+
+    In blocks of rows, so that logits of `exact` are worked out once, and those of two runs are in memory.
+    """
+    sums = np.zeros((len(found), 2))
+    runs = [model.logits(hidden, hooks) for hidden, hooks in found]
+    for _, logits in model.logits(exact, Hooks(on_bytes=on_bytes)):
+        top, expected = logits.argmax(-1), _log_probabilities(logits)
+        weights = np.exp(expected)
+        for i, run in enumerate(runs):
+            _, change = next(run)
+            same = change.argmax(-1) == top
+            np.subtract(expected, _log_probabilities(change), out=change)
+            change *= weights
+            sums[i] += change.sum(dtype=np.float64), same.sum()
+    return [Divergence(float(kl), float(same)) for kl, same in sums / len(exact)]
+
+
+def _log_probabilities(logits: Float32) -> Float32:
+    """Of logits [n, V], in place."""
+    logits -= logits.max(-1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    return logits
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""What a linear layer is given on the calibration text, as two matrices."""
+"""What a linear layer is given on the calibration text, as far as rounding it needs to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,28 +13,68 @@ RIDGE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
+class _Summed:
+    """The drift of more tokens than there are inputs. cross: mean of (e - x) x^T, [k, k]."""
+
+    cross: Float32
+
+    def divided(self, scales: Float32) -> Self:
+        return replace(self, cross=divide_both_ways(self.cross, scales))
+
+    def made_up_for(self, rows: Float32, gram: Float32, ridge: np.float32) -> Float32:
+        diagonal = gram.diagonal().copy()
+        np.fill_diagonal(gram, diagonal + ridge)  # in place: of E2B's widest inputs a copy would be 256 MiB
+        change: Float32 = np.linalg.solve(gram, (rows @ self.cross).T).T
+        np.fill_diagonal(gram, diagonal)
+        return change
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """The drift of fewer tokens than there are inputs. found: x, drift: e - x, both [N, k]."""
+
+    found: Float32
+    drift: Float32
+
+    def divided(self, scales: Float32) -> Self:
+        return replace(self, found=self.found / scales, drift=self.drift / scales)
+
+    def made_up_for(self, rows: Float32, _gram: Float32, ridge: np.float32) -> Float32:
+        """By X (X^T X / N + r)^-1 = (X X^T / N + r)^-1 X, which takes a system of N equations for one of k."""
+        tokens = np.float32(len(self.found))
+        likeness = self.found @ self.found.T / tokens
+        likeness[np.diag_indices_from(likeness)] += ridge
+        change: Float32 = (rows @ self.drift.T / tokens) @ np.linalg.solve(likeness, self.found)
+        return change
+
+
+@dataclass(eq=False)
 class Moments:
     """gram: mean of x x^T over the inputs x [k] that the layer gets when those before it are rounded.
 
-    cross: mean of e x^T, where e is the input that the same token gives in the checkpoint as it is.
+    drift: how far they are from e, the inputs that the same tokens give in the checkpoint as it is.
     """
 
     gram: Float32
-    cross: Float32
+    drift: _Summed | _Listed
 
     @classmethod
     def of(cls, found: Float32, exact: Float32) -> Self:
-        """From both kinds of inputs [N, k], row by row of the same tokens."""
+        """From both kinds of inputs [N, k], row by row of the same tokens; neither is changed."""
+        tokens, columns = found.shape
         gram: Float32 = found.T @ found
-        cross: Float32 = exact.T @ found
-        gram /= np.float32(len(found))
-        cross /= np.float32(len(found))
-        return cls(gram, cross)
+        gram /= np.float32(tokens)
+        drift: Float32 = exact - found
+        if tokens < columns:
+            return cls(gram, _Listed(found, drift))
+        cross: Float32 = drift.T @ found
+        cross /= np.float32(tokens)
+        return cls(gram, _Summed(cross))
 
     def scale(self, scales: Float32) -> None:
         """Make them, in place, those of inputs divided by `scales` [k]."""
-        for matrix in (self.gram, self.cross):
-            divide_both_ways(matrix, scales)
+        divide_both_ways(self.gram, scales)
+        self.drift = self.drift.divided(scales)
 
     def target(self, rows: Float32) -> Float32:
         """The weights [n, k] that bring the outputs for rounded inputs closest to those of `rows` for exact ones.
@@ -42,12 +82,9 @@ class Moments:
         It is least squares with a ridge around `rows` (GPTAQ, arXiv 2504.02692, takes the same aim column by column).
         """
         ridge = np.float32(RIDGE) * max(self.gram.diagonal().mean(), np.float32(1e-30))
-        wanted_products = rows @ self.cross + ridge * rows
-        diagonal = self.gram.diagonal().copy()
-        np.fill_diagonal(self.gram, diagonal + ridge)  # in place: of E2B's widest inputs a copy would be 256 MiB
-        wanted: Float32 = np.linalg.solve(self.gram, wanted_products.T).T
-        np.fill_diagonal(self.gram, diagonal)
-        return np.ascontiguousarray(wanted)
+        change = self.drift.made_up_for(rows, self.gram, ridge)
+        change += rows
+        return np.ascontiguousarray(change)
 
     def move(self) -> Float32:
         """[k, k] such that `target(rows)` is rows @ move: for a matrix that comes in pieces."""

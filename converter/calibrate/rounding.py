@@ -53,10 +53,11 @@ class Rounder:
 
     @classmethod
     def of(cls, gram: Float32, encoding: Encoding) -> Self:
-        """From the mean of x x^T over inputs x [k]; `gram` is left as it is."""
-        power = gram.diagonal()
+        """From the mean of x x^T over inputs x [k]; `gram` is left as it is, and gone if nobody else has it."""
+        power = gram.diagonal().copy()
         order = np.argsort(-power, kind="stable")
         damped = gram[np.ix_(order, order)]
+        del gram
         mean = float(power.mean(dtype=np.float64)) or 1.0  # a layer that was never given anything but zeros
         for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
             np.fill_diagonal(damped, power[order] + np.float32(damping * mean))
@@ -137,9 +138,11 @@ class Rows:
         slope = gram @ self.errors
         terms = np.empty((2, *self.scales.shape), np.float32)
         for group, where in enumerate(self.columns):
-            integers = self.integers[where]
-            np.einsum("kn,kn->n", integers, slope[where], out=terms[0, group])
-            np.einsum("kn,kn->n", integers, gram[np.ix_(where, where)] @ integers, out=terms[1, group])
+            own, integers, down = gram, self.integers, slope
+            if len(self.columns) > 1:
+                own, integers, down = gram[np.ix_(where, where)], integers[where], down[where]
+            np.einsum("kn,kn->n", integers, down, out=terms[0, group])
+            np.einsum("kn,kn->n", integers, own @ integers, out=terms[1, group])
         return terms[0], terms[1]
 
     def fit_scales(self) -> None:

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.converter.calibrate.measure import StoredWeights, divergences
 from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate import Hooks, StreamingModel
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.recipes import Placement, Recipe, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 
+Float32 = NDArray[np.float32]
+
 LAYER_GROUPS = 8
-"""Attention and feed-forward matrices are judged in this many stretches of layers each; a pass is taken for each."""
+"""Attention and feed-forward matrices are judged in this many stretches of layers each; a run is taken for each."""
 
 _WHOLE_ROLES = (Role.EMBEDDING, Role.PLE, Role.HEAD, Role.ALTUP, Role.SMALL)
 _LAYERED_ROLES = (Role.ATTENTION, Role.FFN)
@@ -57,14 +64,41 @@ def groups(specs: Sequence[TensorSpec], layers: int) -> Iterator[Group]:
 
 
 def losses(
-    checkpoint: Checkpoint, yardstick: Yardstick, parts: Sequence[Group], recipe: Recipe, on_bytes: OnBytes
+    checkpoint: Checkpoint,
+    model: StreamingModel,
+    windows: NDArray[np.integer[Any]],
+    parts: Sequence[Group],
+    recipe: Recipe,
+    on_bytes: OnBytes,
 ) -> dict[tuple[str, Encoding], float]:
-    """KL in nats by group name and encoding. on_bytes: `model.read_bytes` for each of them."""
-    found: dict[tuple[str, Encoding], float] = {}
-    for part in parts:
+    """KL in nats by group name and encoding, on token ids [B, T]. on_bytes: `read_bytes` in total.
+
+    The checkpoint runs once; where it comes to a group, a run with this group stored goes on from there.
+    """
+    exact = model.begin(windows, Hooks(on_bytes=on_bytes))
+    names: list[tuple[str, Encoding]] = []
+    found: list[tuple[Float32, Hooks]] = []
+    for position, part in _in_order(model, parts):
+        exact.advance(position or 0)
         for encoding in part.options:
             chosen = replace(recipe, tensors=part.recipe(recipe, encoding))
             storages = {spec.name: chosen.storage(spec) for spec in part.specs if spec.name in chosen.tensors}
-            weights = StoredWeights(checkpoint, yardstick.model, storages)
-            found[part.name, encoding] = yardstick.divergence(weights, on_bytes).kl
-    return found
+            hooks = Hooks(None, StoredWeights(checkpoint, model, storages), on_bytes)
+            walk = exact.fork(hooks) if position is not None else model.begin(windows, hooks)
+            names.append((part.name, encoding))
+            found.append((walk.finish(), hooks))
+    divergence = divergences(model, exact.finish(), found, on_bytes)
+    return {name: each.kl for name, each in zip(names, divergence, strict=True)}
+
+
+def read_bytes(model: StreamingModel, tokens: int, parts: Sequence[Group]) -> int:
+    """What `losses` reports."""
+    walks = sum(len(part.options) * model.rest_bytes(position or 0) for position, part in _in_order(model, parts))
+    runs = 1 + sum(len(part.options) for part in parts)
+    return model.body_bytes + walks + runs * model.head_bytes(tokens)
+
+
+def _in_order(model: StreamingModel, parts: Sequence[Group]) -> list[tuple[int | None, Group]]:
+    """With where a walk comes to each; None for tables, which are read before it begins."""
+    placed = [(model.first_use({spec.name for spec in part.specs}), part) for part in parts]
+    return sorted(placed, key=lambda place: place[0] or 0)

@@ -27,7 +27,7 @@ WINDOW_TOKENS: Final = 256
 LARGEST_TOKENS: Final = 16_384
 MEASURING_TOKENS: Final = 1024
 MEASURING_WINDOW_TOKENS: Final = 128
-ACTIVATION_BYTES: Final = 896 << 20
+ACTIVATION_BYTES: Final = 1280 << 20
 """What the activations of both runs may take together. With E2B's widest moments it stays below 3 GiB."""
 
 

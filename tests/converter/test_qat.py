@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from gemma_edge.converter.calibrate.measure import Yardstick
 from gemma_edge.converter.calibrate.sensitivity import groups, losses
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
@@ -139,11 +138,10 @@ def test_measured_on_its_grid_int4_loses_less_than_int8(qat: Path) -> None:
     source = Checkpoint.open(qat)
     recipe = Recipe.named("int4")
     model = with_grids(Model.from_json(source.text_config), source, recipe)
-    yardstick = Yardstick.of(StreamingModel(source, model), np.random.default_rng(0).integers(0, 2048, (2, 64)))
+    windows = np.random.default_rng(0).integers(0, 2048, (2, 64))
     parts = [part for part in groups(tuple(model.tensors.values()), LAYERS) if part.name == "ffn of layers 3 to 3"]
-    found = {
-        encoding.name: kl for (_, encoding), kl in losses(source, yardstick, parts, recipe, lambda _n: None).items()
-    }
+    measured = losses(source, StreamingModel(source, model), windows, parts, recipe, lambda _n: None)
+    found = {encoding.name: kl for (_, encoding), kl in measured.items()}
     assert found["int4"] < found["int8"] / 10 < found["int2"] / 100
 
 

@@ -1,0 +1,35 @@
+"""What each part of a model loses in fewer bits: runs that go on from a shared one find what whole runs find."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
+from gemma_edge.converter.calibrate.sensitivity import groups, losses, read_bytes
+from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.recipes import Recipe
+
+
+@pytest.mark.parametrize("fixture", ["tiny_gemma3", "tiny_gemma3n"])
+def test_a_run_that_goes_on_from_another_finds_what_a_whole_one_does(
+    fixture: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemma_edge.converter.calibrate.sensitivity.LAYER_GROUPS", 2)
+    directory: Path = request.getfixturevalue(fixture)
+    checkpoint, recipe = Checkpoint.open(directory), Recipe.named("int4")
+    model = StreamingModel.open(checkpoint)
+    windows = np.random.default_rng(6).integers(3, 2048, (2, 48))
+    parts = tuple(groups(tuple(model.model.tensors.values()), len(model.model.config.attention)))
+    read: list[int] = []
+    found = losses(checkpoint, model, windows, parts, recipe, read.append)
+    assert sum(read) == read_bytes(model, windows.size, parts)
+
+    yardstick = Yardstick.of(model, windows)
+    for part in parts:
+        for encoding in part.options:
+            weights = StoredWeights(checkpoint, model, part.recipe(recipe, encoding))
+            expected = yardstick.divergence(weights).kl
+            assert found[part.name, encoding] == pytest.approx(expected, rel=1e-3, abs=1e-7), part.name
+    assert len(found) == sum(len(part.options) for part in parts)
