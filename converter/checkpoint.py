@@ -7,8 +7,10 @@ Knows how the files name and store tensors, not what a tensor means: the model f
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.safetensors_file import CheckpointError, TensorInfo, read_header
+from gemma_edge.converter.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
 from gemma_edge.runtime.formats.direct import DirectReader
 
@@ -180,7 +182,7 @@ class Checkpoint:
         """
         tensor = self._require(source)
         values = np.empty(tensor.shape, np.float32)
-        with DirectReader(tensor.file) as file:
+        with _reading(tensor.file) as file:
             _read_values(file, tensor, 0, values.reshape(-1))
         return values
 
@@ -202,7 +204,7 @@ class Checkpoint:
             raise ValueError(f"rows {start}:{stop} of {row_count}")
         rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, tensor.nbytes)))
         values = np.empty((rows_per_chunk, columns), np.float32)
-        with DirectReader(tensor.file) as file:
+        with _reading(tensor.file) as file:
             for first in range(start, stop, rows_per_chunk):
                 chunk = values[: min(rows_per_chunk, stop - first)]
                 _read_values(file, tensor, first * columns, chunk.reshape(-1))
@@ -270,7 +272,7 @@ def _read_headers(path: Path) -> dict[str, TensorInfo]:
         shard = path / file_name
         if Path(file_name).name != file_name:
             raise CheckpointError(f"{index}: names {file_name!r}; expected a file name without directories")
-        if not shard.is_file():
+        if not os.path.isfile(shard):  # noqa: PTH113  Path.is_file raises where the name is too long
             raise CheckpointError(f"{index}: names {file_name}, which is absent; download it as well")
         for name, tensor in read_header(shard).items():
             if name in tensors:
@@ -306,7 +308,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8
         raise CheckpointError(f"{path}: not JSON ({error}); download it again") from None
     if not isinstance(value, dict):
@@ -335,6 +337,16 @@ def _names(names: list[str]) -> str:
     return f"{', '.join(names[:3])}{more} are"
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[DirectReader]:
+    """The file open; where the disk fails, a CheckpointError names it."""
+    try:
+        with DirectReader(path) as file:
+            yield file
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def _read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
     """Fill `values` (flat) with the tensor's values from number `first` on."""
     dtype = np.dtype(_BITS_TYPE[tensor.dtype])
@@ -357,7 +369,7 @@ def _same_values(a: TensorInfo, b: TensorInfo) -> bool:
     """Whether two stored tensors are equal bit by bit."""
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
-    with DirectReader(a.file) as a_file, DirectReader(b.file) as b_file:
+    with _reading(a.file) as a_file, _reading(b.file) as b_file:
         for begin in range(0, a.nbytes, _BLOCK_BYTES):
             count = min(_BLOCK_BYTES, a.nbytes - begin)
             if a_file.read(a.offset + begin, count) != b_file.read(b.offset + begin, count):
@@ -367,7 +379,7 @@ def _same_values(a: TensorInfo, b: TensorInfo) -> bool:
 
 def _file_sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with DirectReader(path) as file:
+    with _reading(path) as file:
         offset = 0
         while block := file.read(offset, _BLOCK_BYTES):
             digest.update(block)

@@ -1,6 +1,7 @@
 """The command line: `gemma-edge` and its shorthand `convert`."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -178,7 +179,7 @@ def inspect_main(bundle: Path, as_json: bool) -> None:
 
 def _inspectors(path: Path) -> tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, Any], Console], None]]:
     """How to look at what lies at `path`, and how to print it. Each format needs libraries of its own."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the name is too long, or may not be looked up
         from gemma_edge.converter.inspect_onnx import inspect_directory, print_directory
 
         return inspect_directory, print_directory

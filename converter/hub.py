@@ -34,9 +34,13 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
             raise HubError(f"{size}: has no official checkpoint; pass --checkpoint with a directory or org/name")
         checkpoint = OFFICIAL[size]
     path = Path(checkpoint)
-    if path.is_dir():
+    try:
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise HubError(f"{checkpoint}: cannot be looked up ({error.strerror}); pass another directory") from error
+    if is_directory:
         return path
-    if path.is_file():
+    if is_file:
         raise HubError(f"{checkpoint}: is a file; expected the directory that holds config.json and the weights")
     match = _REPOSITORY.fullmatch(checkpoint)
     if match is None:

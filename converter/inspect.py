@@ -7,6 +7,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gemma_edge.profiles.sizes import format_bytes
@@ -31,23 +32,23 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
 
 def print_inspection(values: dict[str, Any], console: Console) -> None:
     """The same for people."""
-    console.print(f"[bold]{values['file']}[/]  {format_bytes(values['bytes'])}, version {values['version']}")
+    console.print(f"[bold]{escape(values['file'])}[/]  {format_bytes(values['bytes'])}, version {values['version']}")
     for section in values["sections"]:
-        console.print(f"\n[bold]{section['name']}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
+        console.print(f"\n[bold]{escape(section['name'])}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
         recorded = section["sha256_recorded"]
         verdict = "" if recorded is None else ", as recorded" if recorded == section["sha256"] else f", NOT {recorded}"
-        console.print(f"sha256 {section['sha256']}{verdict}", highlight=False)
+        console.print(f"sha256 {section['sha256']}{verdict}", highlight=False, markup=False)
         for signature in section.get("signatures", ()):
-            table = Table(signature["name"], "tensor", "shape", "type", title_justify="left")
+            table = Table(escape(signature["name"]), "tensor", "shape", "type", title_justify="left")
             for direction in ("inputs", "outputs"):
                 for tensor in signature[direction]:
-                    table.add_row(direction[:-1], tensor["name"], str(tensor["shape"]), tensor["type"])
+                    table.add_row(direction[:-1], escape(tensor["name"]), str(tensor["shape"]), tensor["type"])
             console.print(table)
         if section.get("weights"):
             table = Table("weight", "shape", "encoding")
             table.add_column("bytes", justify="right")
             for weight in section["weights"]:
-                table.add_row(weight["name"], str(weight["shape"]), weight["encoding"], f"{weight['bytes']:,}")
+                table.add_row(escape(weight["name"]), str(weight["shape"]), weight["encoding"], f"{weight['bytes']:,}")
             console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
@@ -85,7 +86,7 @@ def _signatures(model: Any) -> Iterator[dict[str, Any]]:
             return [
                 {
                     "name": entry.Name().decode(),
-                    "shape": subgraph.Tensors(entry.TensorIndex()).ShapeAsNumpy().tolist(),
+                    "shape": _shape(subgraph.Tensors(entry.TensorIndex())),
                     "type": _TYPE_NAMES[subgraph.Tensors(entry.TensorIndex()).Type()].lower(),
                 }
                 for entry in maps
@@ -111,11 +112,16 @@ def _weights(model: Any) -> Iterator[dict[str, Any]]:
             seen.add(tensor.Buffer())
             yield {
                 "name": tensor.Name().decode(),
-                "shape": tensor.ShapeAsNumpy().tolist(),
+                "shape": _shape(tensor),
                 "encoding": _encoding(tensor),
                 "offset": buffer.Offset(),
                 "bytes": buffer.Size(),
             }
+
+
+def _shape(tensor: Any) -> list[int]:
+    """Of a scalar, other writers leave it out."""
+    return [] if tensor.ShapeIsNone() else [int(size) for size in tensor.ShapeAsNumpy()]
 
 
 def _encoding(tensor: Any) -> str:

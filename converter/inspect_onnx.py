@@ -7,11 +7,12 @@ from typing import Any
 import onnx_ir
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats.digest import sha256_of
-from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
 
 _BLOCKWISE = {"MatMulNBits": 1, "GatherBlockQuantized": 0}
 """Operators that multiply integers by scales per block, and which of their inputs the integers are."""
@@ -33,23 +34,22 @@ def inspect_directory(path: Path) -> dict[str, Any]:
 
 def print_directory(values: dict[str, Any], console: Console) -> None:
     """The same for people."""
-    console.print(f"[bold]{values['directory']}[/]  {format_bytes(values['bytes'])}, {values['dtype']}")
+    console.print(f"[bold]{escape(values['directory'])}[/]  {format_bytes(values['bytes'])}, {values['dtype']}")
     files = Table("file", "bytes", "sha256")
     for file in values["files"]:
-        files.add_row(file["name"], f"{file['bytes']:,}", file["sha256"])
+        files.add_row(escape(file["name"]), f"{file['bytes']:,}", file["sha256"])
     console.print(files)
     for graph in values["graphs"]:
-        table = Table(graph["file"], "tensor", "shape", "type", title_justify="left")
+        table = Table(escape(graph["file"]), "tensor", "shape", "type", title_justify="left")
         for direction in ("inputs", "outputs"):
             for tensor in graph[direction]:
-                table.add_row(direction[:-1], tensor["name"], str(tensor["shape"]), tensor["type"])
+                table.add_row(direction[:-1], escape(tensor["name"]), escape(str(tensor["shape"])), tensor["type"])
         console.print(table)
         table = Table("weight", "shape", "encoding", "data file")
         table.add_column("bytes", justify="right")
         for weight in graph["weights"]:
-            table.add_row(
-                weight["name"], str(weight["shape"]), weight["encoding"], weight["file"], f"{weight['bytes']:,}"
-            )
+            name, file = escape(weight["name"]), escape(weight["file"])
+            table.add_row(name, str(weight["shape"]), weight["encoding"], file, f"{weight['bytes']:,}")
         console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
@@ -68,7 +68,7 @@ def _file(directory: Path, file: Path) -> dict[str, Any]:
 
 
 def _graph(path: Path) -> dict[str, Any]:
-    graph = onnx_ir.load(path).graph
+    graph = read_graph(path).graph
     return {
         "file": path.name,
         "inputs": list(_tensors(graph.inputs)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gemma_edge.converter.checkpoint import Checkpoint
@@ -53,7 +54,7 @@ class Report:
     def print(self, console: Console) -> None:
         """The same for people."""
         values = self.values
-        console.print(f"[bold]{values['output']['file']}[/]  {format_bytes(values['output']['bytes'])}")
+        console.print(f"[bold]{escape(values['output']['file'])}[/]  {format_bytes(values['output']['bytes'])}")
         console.print(f"sha256 {values['output']['sha256']}", highlight=False)
         print_plan(self.plan, console)
         table = Table("tensor", "encoding", title="largest quantization errors", title_justify="left")
@@ -64,7 +65,7 @@ class Report:
         if values["worst_errors"]:
             console.print(table)
         if "lora" in values["source"]:
-            console.print(_merged(values["source"]["lora"]), highlight=False)
+            console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
@@ -209,7 +210,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if plan.settled.changes:
         console.print(f"chosen to fit: {plan.settled.changes}", highlight=False)
     if target.profile is not None:
-        console.print(f"decode, predicted: {plan.predicted_decode_tokens_per_s:.1f} tokens/s on {target.profile.name}")
+        on_device = f"{plan.predicted_decode_tokens_per_s:.1f} tokens/s on {target.profile.name}"
+        console.print(f"decode, predicted: {on_device}", markup=False)
     for group, count in _not_converted(plan).items():
         console.print(f"not converted: {count} tensors of {group}")
     if grid := _trained_grid(plan).get("trained_grid"):

@@ -11,6 +11,7 @@ and hands out offsets so that a 9 GB file can be streamed through one small buff
 import json
 import math
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -50,8 +51,20 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file, by name.
 
     Raises:
-        CheckpointError: the file is truncated, or its header is not JSON or describes another file.
+        CheckpointError: the file cannot be read or is truncated, or its header is not JSON or describes another file.
     """
+    try:
+        return _read_header(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """What to say where the system does not give a file's bytes."""
+    return CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions, and the disk")
+
+
+def _read_header(path: Path) -> dict[str, TensorInfo]:
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -78,8 +91,7 @@ def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise CheckpointError(f"{path}: corrupt header: {twice!r} appears twice; download the file again")
         return entries
 

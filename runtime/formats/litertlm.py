@@ -215,10 +215,14 @@ class Bundle:
                 nbytes = file.seek(0, 2)
                 file.seek(0)
                 prefix = file.read(_PREFIX.size)
-                if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
+                if not prefix.startswith(MAGIC):
                     raise BundleError(
                         f"{path}: not a .litertlm bundle (starts with {prefix[:8]!r}, expected {MAGIC!r}); "
                         "give the path of a converted model"
+                    )
+                if len(prefix) < _PREFIX.size:
+                    raise BundleError(
+                        f"{path}: truncated, {nbytes} bytes, its header alone has {_PREFIX.size}; copy the file again"
                     )
                 _, *version, header_end = _PREFIX.unpack(prefix)
                 if version[0] != VERSION[0]:

@@ -66,7 +66,7 @@ class OnnxDirectory:
         dtype = _dtype(path)
         is_split = (path / GRAPHS / graph_file(DECODER, dtype)).exists()
         names = (EMBEDDER, DECODER) if is_split else (MODEL,)
-        return cls(path, dtype, {name: _read_graph(path / GRAPHS / graph_file(name, dtype)) for name in names})
+        return cls(path, dtype, {name: read_graph(path / GRAPHS / graph_file(name, dtype)) for name in names})
 
     @property
     def is_split(self) -> bool:
@@ -127,7 +127,8 @@ def _dtype(path: Path) -> str:
     return str(dtype)
 
 
-def _read_graph(path: Path) -> "onnx_ir.Model":
+def read_graph(path: Path) -> "onnx_ir.Model":
+    """A graph, its weights as references. Raises OnnxDirectoryError as OnnxDirectory.open does."""
     import onnx_ir
 
     if not path.exists():
@@ -153,6 +154,10 @@ def _read_graph(path: Path) -> "onnx_ir.Model":
 def _check_sizes(path: Path, model: "onnx_ir.Model") -> None:
     """Every byte of every weight is there. ONNX Runtime would map the file and read zeros, or be killed."""
     for name, nbytes in _data_bytes(model).items():
+        if Path(name).name != name:
+            raise OnnxDirectoryError(
+                f"{path}: its weights lie in {name!r}, expected a file name without directories; use another model"
+            )
         data = path.parent / name
         found = data.stat().st_size if data.is_file() else 0
         if found < nbytes:

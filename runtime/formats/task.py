@@ -156,7 +156,7 @@ class Task:
                 entries = tuple(_locate(path, file, info) for info in archive.infolist())
         except OSError as error:
             raise TaskError(f"{path}: cannot read ({error.strerror}); check the path") from error
-        except (zipfile.BadZipFile, struct.error) as error:
+        except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError) as error:  # the last two: zipfile's
             raise TaskError(f"{path}: not a .task bundle ({error}); copy the file again") from error
         return cls(path, entries)
 
@@ -177,4 +177,7 @@ def _locate(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Entry:
     file.seek(info.header_offset)
     *_, name_bytes, extra_bytes = _LOCAL.unpack(file.read(_LOCAL.size))
     begin = info.header_offset + _LOCAL.size + name_bytes + extra_bytes
-    return Entry(info.filename, begin, begin + info.file_size)
+    end, nbytes = begin + info.file_size, file.seek(0, 2)
+    if end > nbytes:
+        raise TaskError(f"{path}: entry {info.filename} ends at byte {end} of {nbytes}; copy the file again")
+    return Entry(info.filename, begin, end)

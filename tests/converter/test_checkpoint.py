@@ -1,9 +1,12 @@
 """Checkpoints: what is read equals what was stored, and tensors that do not fit the model are refused by name."""
 
+import errno
 import json
+import os
 import tracemalloc
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemma_edge.converter.checkpoint import Checkpoint, CheckpointError
+from gemma_edge.converter.checkpoint import Checkpoint, CheckpointError, read_json_object
+from gemma_edge.converter.safetensors_file import read_header
 from gemma_edge.converter.tensors import Role, TensorSpec
 from tests.converter.checkpoint_files import EMBEDDING, HEAD, NORM, TIED_HEAD, one_line, two_tensors, write_raw
 from tools.shards import Stored, write_shards
@@ -139,6 +143,36 @@ class TestReading:
         assert one_line(lambda: checkpoint.read("norm.weight")) == (
             f"{directory}/model.safetensors: ends inside model.norm.weight; it was changed while being read"
         )
+
+    def test_a_disk_that_fails(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_raw(directory / "model.safetensors", two_tensors())
+        checkpoint = Checkpoint.open(directory)
+
+        def fail(*_: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "preadv", fail)
+        for name, read in (
+            ("model.safetensors", lambda: checkpoint.read("norm.weight")),
+            ("model.safetensors", lambda: list(checkpoint.rows("embed_tokens.weight"))),
+            ("config.json", lambda: checkpoint.sha256(lambda _: None)),
+        ):
+            assert one_line(read) == (
+                f"{directory}/{name}: cannot be read (Input/output error); check its permissions, and the disk"
+            )
+
+    def test_files_that_cannot_be_opened(self, directory: Path) -> None:
+        write_raw(directory / "model.safetensors", two_tensors())
+        checkpoint = Checkpoint.open(directory)
+        (directory / "model.safetensors").unlink()
+        assert one_line(lambda: checkpoint.read("norm.weight")) == (
+            f"{directory}/model.safetensors: cannot be read (No such file or directory); "
+            "check its permissions, and the disk"
+        )
+        for read in (read_header, read_json_object):
+            assert one_line(partial(read, directory)) == (
+                f"{directory}: cannot be read (Is a directory); check its permissions, and the disk"
+            )
 
     def test_reading_what_is_not_there(self, directory: Path) -> None:
         write_raw(directory / "model.safetensors", two_tensors())

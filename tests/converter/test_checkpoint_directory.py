@@ -160,6 +160,12 @@ class TestIndex:
             f"{shards}/model.safetensors.index.json: says {name} is in {file_name}, which has no such tensor"
         )
 
+    def test_shard_with_a_name_that_is_too_long(self, shards: Path) -> None:
+        self.write_index(shards, {"model.norm.weight": "x" * 300})
+        assert one_line(lambda: Checkpoint.open(shards)) == (
+            f"{shards}/model.safetensors.index.json: names {'x' * 300}, which is absent; download it as well"
+        )
+
     def test_tensor_in_two_shards(self, shards: Path) -> None:
         save_file(
             {"model.norm.weight": torch.ones(4), "model.embed_tokens.weight": torch.ones(8, 4)},

@@ -218,6 +218,11 @@ def test_an_output_that_cannot_be(tiny_gemma3n: Path, tmp_path: Path) -> None:
     assert error_of(*arguments, tmp_path).endswith("exists and is not a file; choose another output")
 
 
+def test_a_name_that_is_too_long() -> None:
+    name = "x" * 300
+    assert error_of("inspect", name) == f"{name}: cannot read (File name too long); check the path"
+
+
 def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
     path = tiny_gemma3n / "config.json"
     assert error_of("inspect", path).startswith(f"{path}: not a .litertlm bundle")

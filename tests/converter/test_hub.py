@@ -47,6 +47,13 @@ def test_a_directory_is_itself() -> None:
     assert resolve_checkpoint(str(FIXTURE), "custom") == FIXTURE
 
 
+def test_a_name_that_is_too_long() -> None:
+    name = "x" * 300
+    with pytest.raises(HubError) as caught:
+        resolve_checkpoint(name, "custom")
+    assert str(caught.value) == f"{name}: cannot be looked up (File name too long); pass another directory"
+
+
 def test_official_repositories() -> None:
     assert OFFICIAL == {
         "1b": "google/gemma-3-1b-it", "e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it",

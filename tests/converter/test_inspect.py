@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from rich.console import Console
 
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
@@ -153,6 +155,42 @@ def test_printed_for_people(values: dict[str, Any], path: Path) -> None:
         "int4",
         "16,384",
     ]
+
+
+def test_names_are_no_markup(values: dict[str, Any]) -> None:
+    tensor = {"name": "[red]t", "shape": [1], "type": "float32"}
+    hostile = {
+        "name": "[/b]section", "begin": 0, "bytes": 1, "sha256": "0", "sha256_recorded": "[/x]",
+        "signatures": [{"name": "[/s]", "inputs": [tensor], "outputs": []}],
+        "weights": [{"name": "[/i]w", "shape": [1], "encoding": "int4", "bytes": 1}],
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    print_inspection(values | {"file": "model [final].litertlm", "sections": [hostile]}, console)
+    assert isinstance(console.file, io.StringIO)
+    for name in ("model [final].litertlm", "[/b]section", "NOT [/x]", "[/s]", "[red]t", "[/i]w"):
+        assert name in console.file.getvalue()
+
+
+def test_scalars_of_other_writers(path: Path, tmp_path: Path) -> None:
+    """Theirs leave the shape out, where ours writes an empty one."""
+    builder = flatbuffers.Builder()
+    tensors = [schema.TensorT(name=b"scalar", type=schema.TensorType.INT32, buffer=1)]
+    entry = schema.TensorMapT(name=b"position", tensorIndex=0)
+    model = schema.ModelT(
+        version=3,
+        buffers=[schema.BufferT(), schema.BufferT(offset=1 << 20, size=4)],
+        subgraphs=[schema.SubGraphT(tensors=tensors)],
+        signatureDefs=[schema.SignatureDefT(signatureKey=b"decode", subgraphIndex=0, inputs=[entry], outputs=[])],
+    )
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    content = bytearray(path.read_bytes())
+    [where] = (section for section in Bundle.open(path).sections if section.name == "tf_lite_embedder")
+    content[where.begin : where.begin + len(builder.Output())] = builder.Output()
+    other = tmp_path / "model.litertlm"
+    other.write_bytes(content)
+    embedder = section(inspect_bundle(other), "tf_lite_embedder")
+    assert embedder["signatures"][0]["inputs"] == [{"name": "position", "shape": [], "type": "int32"}]
+    assert [(weight["name"], weight["shape"]) for weight in embedder["weights"]] == [("scalar", [])]
 
 
 # ---------------------------------------------------------------- damage

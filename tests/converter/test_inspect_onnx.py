@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert, make_target, plan_for
 from gemma_edge.converter.inspect_onnx import inspect_directory, print_directory
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectoryError
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,26 @@ def test_the_command_prints_both(path: Path, values: dict[str, Any]) -> None:
     screen = io.StringIO()
     print_directory(values, Console(file=screen, width=200))
     assert "decoder_model_merged_q4.onnx_data" in screen.getvalue()
+
+
+def test_names_are_no_markup(values: dict[str, Any]) -> None:
+    weight = {"name": "[/b]w", "shape": [1], "encoding": "int4", "file": "[x].onnx_data", "bytes": 1}
+    tensor = {"name": "[red]t", "shape": ["[batch]"], "type": "float"}
+    graph = {"file": "[y].onnx", "inputs": [tensor], "outputs": [], "weights": [weight]}
+    file = {"name": "[z].json", "bytes": 1, "sha256": "0"}
+    screen = io.StringIO()
+    print_directory(values | {"directory": "[m]", "files": [file], "graphs": [graph]}, Console(file=screen, width=200))
+    for name in ("[/b]w", "[x].onnx_data", "[red]t", "['[batch]']", "[y].onnx", "[z].json", "[m]"):
+        assert name in screen.getvalue()
+
+
+def test_a_damaged_encoder_is_named(path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(path, tmp_path / "model"))
+    encoder = copy / "onnx" / "vision_encoder_q4.onnx"
+    encoder.write_bytes(b"no graph")
+    with pytest.raises(OnnxDirectoryError) as caught:
+        inspect_directory(copy)
+    assert str(caught.value) == f"{encoder}: not an ONNX graph, or damaged; copy the file again"
 
 
 def test_a_directory_that_is_no_model(tmp_path: Path) -> None:

@@ -141,12 +141,22 @@ def test_missing_file(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "absent.litertlm")
 
 
-@pytest.mark.parametrize("content", [b"", b"LITERTLM", b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"LITERTL", b"PK\x03\x04" + bytes(100)])
 def test_not_a_bundle(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.litertlm"
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"not a \.litertlm bundle \(starts with .*, expected b'LITERTLM'\)"):
         Bundle.open(path)
+
+
+@pytest.mark.parametrize("nbytes", [8, 31])
+def test_less_than_a_header(bundle_path: Path, nbytes: int) -> None:
+    bundle_path.write_bytes(bundle_path.read_bytes()[:nbytes])
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(bundle_path)
+    assert str(caught.value) == (
+        f"{bundle_path}: truncated, {nbytes} bytes, its header alone has 32; copy the file again"
+    )
 
 
 def test_another_major_version(bundle_path: Path) -> None:

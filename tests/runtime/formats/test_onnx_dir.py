@@ -56,6 +56,19 @@ def test_truncated_data(directory: Path) -> None:
     assert message(directory) == f"{data}: 0 bytes, embed_tokens_q4.onnx needs {needed}; copy the file again"
 
 
+@pytest.mark.parametrize("location", ["../../secret", "/etc/hostname"])
+def test_weights_that_lie_elsewhere(directory: Path, location: str) -> None:
+    """A model from the net names its data files; what else is on the disk is none of its business."""
+    graph = directory / "onnx" / "embed_tokens_q4.onnx"
+    proto = onnx_ir.to_proto(onnx_ir.load(graph))
+    external = next(tensor for tensor in proto.graph.initializer if tensor.external_data)
+    next(entry for entry in external.external_data if entry.key == "location").value = location
+    graph.write_bytes(proto.SerializeToString())
+    assert message(directory) == (
+        f"{graph}: its weights lie in {location!r}, expected a file name without directories; use another model"
+    )
+
+
 def test_a_damaged_graph(directory: Path) -> None:
     graph = directory / "onnx" / "embed_tokens_q4.onnx"
     graph.write_bytes(graph.read_bytes()[:100])

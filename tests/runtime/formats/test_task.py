@@ -86,6 +86,31 @@ def test_not_an_archive_or_truncated(tmp_path: Path, keep_bytes: int) -> None:
         Task.open(path)
 
 
+def test_a_version_of_zip_that_python_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "model.task"
+    write_task(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99
+    path.write_bytes(content)
+    with pytest.raises(TaskError, match=r"not a \.task bundle \(zip file version 9\.9\); copy the file again"):
+        Task.open(path)
+
+
+def test_an_entry_that_goes_on_behind_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "model.task"
+    layout = write_task(path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02")
+    content[at + 20 : at + 28] = (10**6).to_bytes(4, "little") * 2  # both sizes in the central directory
+    path.write_bytes(content)
+    end = layout.entries[0].begin + 10**6
+    with pytest.raises(TaskError) as caught:
+        Task.open(path)
+    assert str(caught.value) == (
+        f"{path}: entry {PREFILL_DECODE} ends at byte {end} of {layout.nbytes}; copy the file again"
+    )
+
+
 def test_a_compressed_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.task", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(METADATA, b"x" * 100)
