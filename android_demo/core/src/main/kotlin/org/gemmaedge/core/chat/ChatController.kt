@@ -4,6 +4,7 @@ import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Job
+import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.MutableStateFlow
@@ -11,6 +12,7 @@ import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.isActive
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
 
 /**
  * A chat with an engine: takes what the user does, carries it out, and shows the result as [state].
@@ -108,9 +110,13 @@ class ChatController(
         currentCoroutineContext().ensureActive()
         val backends = request.backends.fallback ?: throw error
         dispatch(ChatEvent.FellBack(backends, describe(error)))
+        val fallen = state.value.loaded!!
         isStale = true
         engine.release()
-        engine.load(request.copy(backends = backends))
+        if (state.value.loaded !== fallen) currentCoroutineContext().ensureActive() // released meanwhile
+        // To the end, even where the user stops the answer: state shows a model, and it has to be there.
+        withContext(NonCancellable) { engine.load(fallen) }
+        currentCoroutineContext().ensureActive()
     }
 
     private suspend fun answer(message: ChatMessage, history: List<ChatMessage>) {
@@ -139,8 +145,10 @@ class ChatController(
     }
 
     private suspend fun stream(message: ChatMessage, history: List<ChatMessage>, timer: Timer) {
-        if (isStale) engine.startConversation(state.value.settings, history)
-        isStale = false
+        if (isStale) {
+            isStale = false // before: while the history is read, settings may change, and the next message begins anew
+            engine.startConversation(state.value.settings, history)
+        }
         engine.send(message).collect { piece ->
             timer.count()
             dispatch(ChatEvent.Wrote(piece))

@@ -80,7 +80,19 @@ data class ChatState(
     val canSend: Boolean get() = loaded != null && canLoad
     val canCancel: Boolean get() = phase == Phase.GENERATING
 
-    /** What an engine is to know of the past: each user's message that was answered, with its answer, as far as it came. */
+    /**
+     * What an engine is to know of the past: each user's message that was answered, with its answer, as far as it came.
+     *
+     * Without attachments that the model does not take: for one of them, LiteRT-LM refuses every later message.
+     */
     val history: List<ChatMessage>
-        get() = messages.chunked(2).filter { it.size == 2 && it[1].text.isNotEmpty() && it[1].completion != Completion.FAILED }.flatten()
+        get() = messages.chunked(2)
+            .filter { it.size == 2 && it[1].text.isNotEmpty() && it[1].completion != Completion.FAILED }
+            .flatten()
+            .map { message -> message.copy(attachments = message.attachments.filter { takes(it.kind) }) }
+
+    private fun takes(kind: Attachment.Kind): Boolean = when (kind) {
+        Attachment.Kind.IMAGE -> loaded?.backends?.vision != null
+        Attachment.Kind.AUDIO -> loaded?.backends?.audio != null
+    }
 }

@@ -196,6 +196,51 @@ class ChatControllerTest {
     }
 
     @Test
+    fun `settings that change while the history is read apply to the next message`() = test { chat ->
+        answer("1")
+        answer("2")
+        engine.historyGate = CompletableDeferred()
+        chat.loaded().send("one")
+        chat.change(ChatSettings(systemPrompt = "brief"))
+        engine.historyGate.complete(Unit)
+        chat.until(Phase.READY)
+        chat.send("two")
+        chat.until(Phase.READY)
+        assertEquals(listOf("start [] []", "send one", "start [brief] [one, 1]", "send two"), engine.calls)
+    }
+
+    @Test
+    fun `an answer stopped while the CPU takes over leaves a model to ask`() = test { chat ->
+        answer(end = End.FAIL)
+        answer("Good day")
+        chat.loaded(onGpu)
+        engine.gate = CompletableDeferred()
+        chat.send("Hello")
+        chat.state.first { it.notice?.kind == Notice.Kind.FELL_BACK_TO_CPU }
+        chat.cancel()
+        engine.gate.complete(Unit)
+        assertEquals(Accelerator.CPU, chat.until(Phase.CANCELLED).loaded?.backends?.text)
+        chat.send("Again")
+        assertEquals("Good day", chat.until(Phase.READY).messages.last().text)
+    }
+
+    @Test
+    fun `a release while the CPU takes over does not end another load`() = test { chat ->
+        engine.failLoad = {
+            val fails = it.backends.text == Accelerator.GPU
+            if (fails) engine.gate = CompletableDeferred() // the CPU takes its time
+            IllegalStateException("no OpenCL").takeIf { fails }
+        }
+        chat.load(onGpu)
+        chat.state.first { it.notice?.kind == Notice.Kind.FELL_BACK_TO_CPU }
+        chat.release(forMemory = false)
+        chat.load(request)
+        engine.gate.complete(Unit)
+        chat.until(Phase.READY)
+        assertEquals("the newer load is the last", listOf("release", "release", "load CPU"), engine.calls.takeLast(3))
+    }
+
+    @Test
     fun `a restored chat goes on`() {
         val past = ChatState(messages = listOf(ChatMessage(Role.USER, "one"), ChatMessage(Role.MODEL, "1")))
         test(chatFromJson(past.toJson())) { chat ->

@@ -121,6 +121,17 @@ class ChatStateTest {
     }
 
     @Test
+    fun `history has the attachments that the model takes`() {
+        val image = Attachment(Attachment.Kind.IMAGE, "i.jpg")
+        val sound = Attachment(Attachment.Kind.AUDIO, "s.wav")
+        val past = listOf(ChatMessage(Role.USER, "What?", listOf(image, sound)), ChatMessage(Role.MODEL, "A cat"))
+        fun attached(backends: Backends) = ChatState(loaded = request.copy(backends = backends), messages = past).history[0].attachments
+        assertEquals(listOf(image, sound), attached(Backends(vision = Accelerator.GPU, audio = Accelerator.CPU)))
+        assertEquals(listOf(sound), attached(Backends(audio = Accelerator.CPU)))
+        assertEquals(emptyList<Attachment>(), attached(Backends()))
+    }
+
+    @Test
     fun `settings that cannot be`() {
         assertThrows(IllegalArgumentException::class.java) { SamplerSettings(topK = 0) }
         assertThrows(IllegalArgumentException::class.java) { SamplerSettings(topP = 1.1) }

@@ -19,6 +19,10 @@ class ScriptedEngine : ChatEngine {
     /** Completed, loads go through at once. */
     var gate = CompletableDeferred(Unit)
 
+    /** Completed, a history is read at once. */
+    var historyGate = CompletableDeferred(Unit)
+    private var isLoaded = false
+
     class Answer(val pieces: List<String>, val end: End = End.DONE)
 
     enum class End { DONE, FAIL, WAIT_FOR_CANCEL }
@@ -27,10 +31,13 @@ class ScriptedEngine : ChatEngine {
         calls += "load ${request.backends.text}"
         gate.await()
         failLoad(request)?.let { throw it }
+        isLoaded = true
     }
 
     override suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>) {
+        check(isLoaded) { "no model is loaded" }
         calls += "start [${settings.systemPrompt}] ${history.map { it.text }}"
+        historyGate.await()
     }
 
     override fun send(message: ChatMessage): Flow<String> = flow {
@@ -52,5 +59,6 @@ class ScriptedEngine : ChatEngine {
 
     override suspend fun release() {
         calls += "release"
+        isLoaded = false
     }
 }
