@@ -81,7 +81,9 @@ class Phone:
                 process.kill()
                 raise
             output, error = process.communicate()
-        result = subprocess.CompletedProcess(arguments, process.returncode, output.decode(), error.decode())
+        # "replace": what a phone says may be cut anywhere or in no encoding at all, and is still to be quoted.
+        texts = (output.decode(errors="replace"), error.decode(errors="replace"))
+        result = subprocess.CompletedProcess(arguments, process.returncode, *texts)
         if result.returncode and (complaint := _ADB_COMPLAINS.search(result.stderr)):
             raise AdbError(
                 f"adb: {self.device}: {complaint['reason'].rstrip('.')}; check the cable and run the same command again"

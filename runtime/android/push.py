@@ -93,7 +93,7 @@ def push(bundle: LocalBundle, phone: Phone, stage: Stage) -> Pushed:
         file.seek(done_bytes)
         sent = phone.shell(f"cat >> {quote(partial)}", _pieces(file, stage("push", bundle.nbytes - done_bytes)))
     if sent.returncode:
-        reason = " ".join(sent.stderr.split())
+        reason = " ".join(sent.stderr.split()) or f"exit status {sent.returncode}, no message"
         raise PushError(f"{phone.device}: writing {partial} failed: {reason}; free some space and run this again")
     _check_arrival(bundle, phone, partial)
     _send_report(bundle, phone, target)  # first, so that no bundle is seen without its report

@@ -163,6 +163,16 @@ def test_a_disk_that_fills_up_meanwhile_is_named(phone_folder: Path, phone: Phon
         pushed(bundle, phone)
 
 
+def test_a_failure_without_a_word_or_in_no_encoding_is_quoted(phone_folder: Path, phone: Phone, bundle: Path) -> None:
+    fault = phone_folder / "fault"
+    fault.write_text('case "$command" in "cat >>"*) cat > /dev/null; exit 9;; esac\n')
+    with pytest.raises(PushError, match=r"\.partial failed: exit status 9, no message; free some space and run this"):
+        pushed(bundle, phone)
+    fault.write_text('case "$command" in "cat >>"*) cat > /dev/null; printf "cat: \\377" >&2; exit 1;; esac\n')
+    with pytest.raises(PushError, match=r"\.partial failed: cat: \ufffd; free some space and run this again$"):
+        pushed(bundle, phone)
+
+
 def test_a_report_that_does_not_arrive_is_named(phone_folder: Path, phone: Phone, bundle: Path) -> None:
     (phone_folder / "fault").write_text('case "$command" in "cat > "*) command="cat > /dev/null";; esac\n')
     with pytest.raises(AdbError, match="No such file or directory"):
