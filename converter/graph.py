@@ -351,6 +351,8 @@ class Graph:
             return parts[0]
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
+        others = [[n for i, n in enumerate(part.shape) if i != axis % len(shape)] for part in parts]
+        assert all(other == others[0] for other in others), [part.shape for part in parts]
         out = Value(tuple(shape))
         self.ops.append(Concat(tuple(parts), axis % len(shape), out))
         return out

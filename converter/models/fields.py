@@ -103,9 +103,9 @@ class Fields:
         old keys for what the new one lacks, and the scaling all the same.
         """
         full = kind == "full_attention"
-        rope = dict(Fields(self._object("rope_parameters"), f"{self._file}: rope_parameters")._object(kind))
+        rope = dict(Fields(self.nested("rope_parameters"), f"{self._file}: rope_parameters").nested(kind))
         if full:
-            rope |= self._object("rope_scaling")
+            rope |= self.nested("rope_scaling")
         if "rope_theta" not in rope:
             rope["rope_theta"] = self._values.get("rope_theta" if full else "rope_local_base_freq", default_theta)
         inner = Fields(rope, self._file)
@@ -117,7 +117,7 @@ class Fields:
             )
         return inner.number("rope_theta", default_theta), inner.number("factor", 1.0) if rope_type == "linear" else 1.0
 
-    def _object(self, key: str) -> Mapping[str, Any]:
+    def nested(self, key: str) -> Mapping[str, Any]:
         """An object; absent and null are an empty one."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, Mapping):

@@ -1,8 +1,9 @@
 """The encoders of images and sound of one checkpoint: facts, as family.py has them for the decoder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from gemma_edge.converter.graph import Graph
@@ -77,7 +78,18 @@ def towers(config: Mapping[str, Any], image_pixels: int) -> tuple[Tower, ...]:
         found.append(Tower.of(vision.Config.from_json(config, image_pixels)))
     if _describes(config, "audio_config"):
         found.append(Tower.of(audio.Config.from_json(config)))
+    _check_ids([tower.embedder for tower in found])
     return tuple(found)
+
+
+def _check_ids(embedders: Sequence[Embedder]) -> None:
+    """Each replaces rows of the decoder's table, so none may hold another's."""
+    for first, second in pairwise(sorted(embedders, key=lambda embedder: embedder.vocab_offset)):
+        if first.vocab_offset + first.vocab_size > second.vocab_offset:
+            raise ConfigError(
+                f"config.json: {first.prefix}embedding and {second.prefix}embedding both hold id "
+                f"{second.vocab_offset}, expected ids of their own; fix vocab_offset or vocab_size"
+            )
 
 
 def _describes(config: Mapping[str, Any], key: str) -> bool:

@@ -108,10 +108,10 @@ class Config:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], image_size: int) -> "Config":
         """Read config.json of a Gemma 3n with a vision_config; raises ConfigError for what would give other numbers."""
-        vision, f, text = values["vision_config"], Fields(values["vision_config"]), Fields(values["text_config"])
+        f, text = Fields(values["vision_config"]), Fields(values["text_config"])
         f.expect("architecture", (ARCHITECTURE,))
         f.expect("hidden_size", (FEATURES,))
-        arguments = vision.get("model_args") or {}
+        arguments = f.nested("model_args")
         for name in arguments.keys() - {"block_args", "stem_size", "msfa_output_resolution"}:
             Fields(arguments).expect(name, (None,))
         a = Fields(arguments)
@@ -149,7 +149,13 @@ def _stride(stage: Sequence[Block]) -> int:
     return math.prod(block.stride for block in stage if not isinstance(block, Attention))
 
 
-def _stages(stages: Sequence[Sequence[_Arguments]], channels: int) -> Iterator[tuple[Block, ...]]:
+def _stages(stages: Any, channels: int) -> Iterator[tuple[Block, ...]]:
+    are_lists = isinstance(stages, list | tuple) and all(isinstance(stage, list) for stage in stages)
+    if not are_lists or not all(isinstance(arguments, dict) for stage in stages for arguments in stage):
+        raise ConfigError(
+            f"config.json: block_args is {str(stages)[:60]!r}, expected stages of blocks, which are objects; "
+            "this model needs new code"
+        )
     for stage in stages:
         blocks = []
         for arguments in stage:
@@ -174,6 +180,11 @@ def _block(arguments: Mapping[str, Any], inputs: int) -> Block:
             f.expect("dw_kernel_size_end", (0,))
             inner = _channels(inputs * f.number("exp_ratio", 1.0))
             first, middle = f.count("dw_kernel_size_start", 0), f.count("dw_kernel_size_mid", 3)
+            if stride > 1 and not (first or middle):
+                raise ConfigError(
+                    f"config.json: a vision block has stride {stride} and no convolution to make it; "
+                    "this model needs new code"
+                )
             return InvertedBottleneck(inputs, inner, outputs, first, middle, stride)
         case "mqa":
             f.expect("stride", (1,))

@@ -27,11 +27,16 @@ def test_the_size_of_images(files: dict[str, object], pixels: int, tmp_path: Pat
     assert image_pixels(tmp_path) == pixels
 
 
-@pytest.mark.parametrize("processor", [None, {}, {"size": 512}, {"size": {"height": 512, "width": 256}}])
-def test_images_that_are_no_squares(processor: object, tmp_path: Path) -> None:
-    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
-    with pytest.raises(ConfigError, match=r"^processor_config.json: size is .*, expected equal height and width; this"):
+@pytest.mark.parametrize("size", [None, 512, {"shortest_edge": 224}, {"height": 512, "width": 256}])
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_images_that_are_no_squares_are_refused(size: object, name: str, tmp_path: Path) -> None:
+    values = {"size": size} if name.startswith("pre") else {"image_processor": {"size": size}}
+    (tmp_path / name).write_text(json.dumps(values))
+    with pytest.raises(ConfigError) as caught:
         image_pixels(tmp_path)
+    assert str(caught.value) == (
+        f"{name}: size is {size!r}, expected equal height and width; this model needs new code"
+    )
 
 
 def test_a_size_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
-"""config.json and preprocessor_config.json of a vision encoder: what is read, and what is refused in one line."""
+"""config.json of a vision encoder: what is read, and what is refused in one line."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +8,6 @@ from gemma_edge.converter.models import vision
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.tower import Modality, Tower, towers
 from gemma_edge.converter.models.vision_config import Attention, EdgeResidual, InvertedBottleneck
-from gemma_edge.converter.processor import image_pixels
 
 NETWORK = "this model needs new code"
 
@@ -78,6 +75,12 @@ def network(**changes: Any) -> dict[str, Any]:
         ({"model_args": {"act_layer": "relu"}}, f"act_layer is 'relu', only None is supported; {NETWORK}"),
         ({"vocab_offset": 262_145}, "eoi_token_id is 262144, expected one of the 128 ids from 262145 that embed_vision "
          "holds; fix the checkpoint"),
+        (network(dw_kernel_size_mid=0), f"a vision block has stride 2 and no convolution to make it; {NETWORK}"),
+        ({"model_args": 5}, "model_args is 5, expected an object or null; fix the checkpoint"),
+        ({"model_args": {"block_args": 5}}, "block_args is '5', expected stages of blocks, which are objects; "
+         + NETWORK),
+        ({"model_args": {"block_args": [["er_r1_k3_s2_e4_c128"]]}}, "block_args is \"[['er_r1_k3_s2_e4_c128']]\", "
+         "expected stages of blocks, which are objects; " + NETWORK),
         (network(block_type="ir"), f"block_type is 'ir', only 'er', 'uir' or 'mqa' is supported; {NETWORK}"),
         (network(act_layer="relu"), f"act_layer is 'relu', only None is supported; {NETWORK}"),
         (network(se_ratio=0.25), f"se_ratio is 0.25, only 0.0 is supported; {NETWORK}"),
@@ -106,6 +109,19 @@ def test_attention_between_other_channels_is_refused() -> None:
         towers(config(model_args=arguments), 768)
 
 
+def test_a_convolution_before_makes_the_stride_where_there_is_none_between() -> None:
+    assert towers(config(**network(dw_kernel_size_mid=0, dw_kernel_size_start=3)), 128)
+
+
+def test_ids_that_two_embedders_hold_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        towers(config(vocab_size=129) | {"audio_config": {}}, 768)
+    assert str(caught.value) == (
+        "config.json: embed_vision.embedding and embed_audio.embedding both hold id 262272, expected ids of their own; "
+        "fix vocab_offset or vocab_size"
+    )
+
+
 def test_a_config_that_is_no_object_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         towers({"model_type": "gemma3n", "text_config": {}, "vision_config": 3}, 768)
@@ -125,30 +141,3 @@ def test_other_numbers_of_tokens_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         towers(config() | {"vision_soft_tokens_per_image": 64}, 768)
     assert str(caught.value) == (f"config.json: vision_soft_tokens_per_image is 64, only 256 is supported; {NETWORK}")
-
-
-# ---------------------------------------------------------------- the processor's files
-
-
-def test_images_have_768_pixels_where_no_processor_says_otherwise(tmp_path: Path) -> None:
-    assert image_pixels(tmp_path) == 768
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [("preprocessor_config.json", {"size": {"height": 512, "width": 512}}),
-     ("processor_config.json", {"image_processor": {"size": {"height": 512, "width": 512}}})],
-)  # fmt: skip
-def test_the_processor_says_how_large_images_are(name: str, values: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / name).write_text(json.dumps(values))
-    assert image_pixels(tmp_path) == 512
-
-
-@pytest.mark.parametrize("size", [None, {"shortest_edge": 224}, {"height": 512, "width": 256}])
-def test_images_that_are_no_squares_are_refused(size: Any, tmp_path: Path) -> None:
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
-    with pytest.raises(ConfigError) as caught:
-        image_pixels(tmp_path)
-    assert str(caught.value) == (
-        f"preprocessor_config.json: size is {size!r}, expected equal height and width; this model needs new code"
-    )
