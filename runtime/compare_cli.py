@@ -57,7 +57,7 @@ def compare_main(
     except OSError as error:
         raise click.UsageError(f"{source}: {error.strerror}") from error
     if tokens is not None and len(content) % 2:
-        raise click.UsageError(f"{source}: found {len(content)} bytes, expected token ids of 2 bytes; --text reads text")
+        raise click.UsageError(f"{source}: found {len(content)} bytes, expected ids of 2 bytes each; --text reads text")
     try:
         words = "" if text is None else content.decode()
     except UnicodeDecodeError as error:

@@ -127,7 +127,7 @@ def test_what_to_read_must_be_said_once(tmp_path: Path) -> None:
     assert "No such file or directory" in result.output
     (tmp_path / "odd").write_bytes(b"\x80bc")
     result = CliRunner().invoke(compare_main, ["a", "b", "--tokens", str(tmp_path / "odd")])
-    assert "odd: found 3 bytes, expected token ids of 2 bytes; --text reads text" in result.output
+    assert "odd: found 3 bytes, expected ids of 2 bytes each; --text reads text" in result.output
     result = CliRunner().invoke(compare_main, ["a", "b", "--text", str(tmp_path / "odd")])
     assert "odd: no UTF-8 text (invalid start byte); --tokens reads token ids" in result.output
     for option in ("--limit", "--window", "--greedy"):
