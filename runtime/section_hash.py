@@ -20,7 +20,8 @@ _CHUNK_BYTES = 1 << 20
 
 
 def section_sha256(section: FileRange, notes: Path | None) -> str:
-    """The hex digest of a section's bytes. `notes` is an existing folder; None remembers nothing.
+    """The hex digest of a section's bytes. `notes` is an existing folder; None, or one that cannot be written to,
+    remembers nothing.
 
     Raises BundleError where the bundle records another digest.
     """
@@ -37,8 +38,9 @@ def section_sha256(section: FileRange, notes: Path | None) -> str:
         settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS
         if note is not None and settled:
             partial = note.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps({"identity": identity, "sha256": digest}))
-            partial.replace(note)
+            with contextlib.suppress(OSError):  # packed weights that are there are used all the same
+                partial.write_text(json.dumps({"identity": identity, "sha256": digest}))
+                partial.replace(note)
     if section.sha256 not in (None, digest):
         raise BundleError(
             f"{section.path}: the section at byte {section.offset} has SHA-256 {digest[:16]}..., the table records "

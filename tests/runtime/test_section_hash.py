@@ -1,5 +1,6 @@
 """Digests of sections: remembered while a file stays the same, and a damaged bundle refused before it runs."""
 
+import errno
 import os
 import shutil
 import time
@@ -46,6 +47,26 @@ def test_the_digest_is_remembered_while_the_file_stays(
         note.write_text('{"half a no')
     section_sha256(place, tmp_path)
     assert len(hashed) == 3
+
+
+def test_packed_weights_are_used_where_nothing_can_be_written(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image of a container: the files are there, and are other files to a note."""
+    sections = DecoderSections.of(Bundle.open(bundle))
+    LitertExecutor(sections, 1, tmp_path).close()
+    for note in tmp_path.glob("*.json"):
+        note.unlink()
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(section_hash, "_RACY_NS", -1)
+    executor = LitertExecutor(sections, 1, tmp_path)
+    assert executor.weight_cache_path is not None
+    executor.close()
+    assert list(tmp_path.glob("*.json")) == []
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(bundle: Path, tmp_path: Path) -> None:
