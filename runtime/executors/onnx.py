@@ -4,6 +4,7 @@ Past and present of every layer are one buffer, which GroupQueryAttention then u
 the current length, so nothing need be zeroed, and rewinding is forgetting, as far as sliding layers have the rows.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +54,15 @@ class OnnxExecutor:
         self._kept = caches(graph)
         packed = None if cache_dir is None else packed_graph(directory, cache_dir, threads)
         self.weight_cache_path = None if packed is None else packed.with_name(f"{packed.name}_data")
-        self._session: onnxruntime.InferenceSession | None = _load(self._path, graph, packed, threads)
+        self._session: onnxruntime.InferenceSession | None
+        try:
+            self._session = _load(self._path, graph, packed, threads)
+        except ExecutorError:
+            if cache_dir is None or packed is None:
+                raise
+            shutil.rmtree(packed.parent)  # damaged: packed again, once, as for LiteRT
+            packed = packed_graph(directory, cache_dir, threads)
+            self._session = _load(self._path, graph, packed, threads)
         inputs = {node.name: node for node in self._session.get_inputs()}
         self._tables = {
             name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
@@ -149,11 +158,14 @@ class OnnxExecutor:
             _bind_input(self._binding, "input_ids", self._ids[:, :count])
         _bind_input(self._binding, "position_ids", self._positions[:, start : start + count])
         _bind_input(self._binding, "attention_mask", self._mask[:, : start + count])
+        # A run that fails or is interrupted may have moved the rows of sliding layers: then nothing is held.
+        held, self._tokens = self._tokens, []
         self._session.run_with_iobinding(self._binding)
         if self.weight_cache_path is not None and not self._was_run:  # which read all weights, in large pieces
             read_single_pages(self.weights)
         self._was_run = True
-        self._tokens.extend(token_ids)
+        held.extend(token_ids)
+        self._tokens = held
 
     def _check(self, token_ids: Sequence[int]) -> None:
         self._check_open()

@@ -126,6 +126,27 @@ def test_a_snapshot_reaches_back_further(
     )
 
 
+def test_an_interrupted_run_leaves_nothing_that_is_relied_on(
+    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C arrives when ONNX Runtime returns: sliding layers have dropped rows by then."""
+    executor.prefill(text[:150])
+    session = executor._session
+
+    class Interrupted:
+        def run_with_iobinding(self, binding: object) -> None:
+            assert session is not None
+            session.run_with_iobinding(binding)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor, "_session", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        executor.prefill(text[150:250])
+    monkeypatch.undo()
+    executor.prefill(text[executor.position : 250])
+    check_next(executor, text, expected)
+
+
 def test_ids_and_calls_that_make_no_sense(executor: OnnxExecutor, directory: Path) -> None:
     vocab_size = executor.vocab_size
     with pytest.raises(ExecutorError) as caught:
@@ -150,14 +171,17 @@ def test_weights_that_onnx_runtime_refuses(directory: Path, tmp_path: Path) -> N
         OnnxExecutor(opened, 1, tmp_path, 16)
 
 
-@pytest.mark.parametrize("damage", ["shortened", "without its sizes"])
+@pytest.mark.parametrize("damage", ["shortened", "without its sizes", "of the same length"])
 def test_a_damaged_weight_cache_is_made_again(directory: Path, tmp_path: Path, text: list[int], damage: str) -> None:
     executor = OnnxExecutor(OnnxDirectory.open(directory), 1, tmp_path, 16)
     expected = executor.decode(text[0])
     assert executor.weight_cache_path is not None
     executor.close()
     whole = executor.weight_cache_path.stat().st_size
-    if damage == "shortened":
+    if damage == "of the same length":
+        graph = executor.weight_cache_path.with_name("decoder.onnx")
+        graph.write_bytes(b"\xff" * graph.stat().st_size)
+    elif damage == "shortened":
         executor.weight_cache_path.write_bytes(executor.weight_cache_path.read_bytes()[:-1])
     else:
         executor.weight_cache_path.with_name("sizes.json").write_text("{")
