@@ -92,7 +92,13 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--checkpoint", help="Directory or hub id; default: the official repository of that size."),
         click.option("--profile", help="Device profile, by name or file; refuse what does not fit it."),
         click.option("--context", type=int, help="Context in tokens.  [default: 4096, or the model's maximum]"),
-        click.option("--prefill", type=Lengths(), default="16,128", show_default=True, help="Prefill chunk lengths."),
+        click.option(
+            "--prefill",
+            type=Lengths(),
+            default="16,128",
+            show_default=True,
+            help="Prefill chunk lengths; an ONNX graph takes any.",
+        ),
         click.option(
             "--format", type=click.Choice(FORMATS), default="litertlm", show_default=True, help="Bundle kind."
         ),

@@ -118,7 +118,7 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     target.recipe.check_names(specs)
     converted = [prefix for tower in model.towers for prefix in tower.prefixes]
     ignored = [prefix for prefix in TOWERS if prefix not in converted]
-    unconverted = checkpoint.match(specs.values(), (*ignored, *_unused(model)))
+    unconverted = checkpoint.match(specs.values(), (*ignored, *unused(model)))
     layout = cache_layout(target, model)
     graphs = _graphs(model, target)
     tensors = tuple(
@@ -157,11 +157,11 @@ def _planned(spec: TensorSpec, target: Target, section: str) -> PlannedTensor:
         is_table = Placement.of(spec.role) is Placement.OFFLOADED
         nbytes = onnx_data.stored_bytes(spec.shape, storage.encoding, is_table)
     except EncodingError as error:
-        raise RecipeError(f"{spec.name}: {error} (recipe {target.recipe.name}, roles.{spec.role})") from error
+        raise RecipeError(f"{spec.name}: {error} (recipe {target.recipe.name}, {target.recipe.key(spec)})") from error
     return PlannedTensor(spec, storage, section, nbytes)
 
 
-def _unused(model: Model) -> Iterator[str]:
+def unused(model: Model) -> Iterator[str]:
     """What official 3n checkpoints store although no layer reads it: keys and values of layers that share KV."""
     if isinstance(model.config, gemma3n.Config):
         for layer in range(model.config.kv_layers, len(model.config.attention)):

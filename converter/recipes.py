@@ -228,8 +228,12 @@ class Recipe:
         try:
             storage.encoding.check(spec.shape)
         except EncodingError as error:
-            raise RecipeError(f"{spec.name}: {error} (recipe {self.name}, roles.{spec.role})") from error
+            raise RecipeError(f"{spec.name}: {error} (recipe {self.name}, {self.key(spec)})") from error
         return storage
+
+    def key(self, spec: TensorSpec) -> str:
+        """Where the decision for `spec` stands, for messages."""
+        return f"tensors.{spec.name}" if spec.name in self.tensors else f"roles.{spec.role}"
 
     def check_names(self, specs: Mapping[str, TensorSpec]) -> None:
         """Raises RecipeError for a tensor of [tensors] that is not a matrix of `specs`, or cannot have blocks."""

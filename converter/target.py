@@ -88,11 +88,11 @@ class Target:
 
     size: a key of SIZES, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
-    prefill_tokens: chunk lengths of the prefill signatures. fit: where the profile is too small, take the nearest
-    request that fits instead of refusing. modalities: what the model is to take, text among it; None means all that the
-    checkpoint has and the profile can bear. calibration: what weights are rounded for; None rounds each for itself.
-    max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those of the recipe.
-    lora: directory of a PEFT adapter to merge.
+    prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. fit: where the profile is too
+    small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
+    None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
+    rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
+    of the recipe. lora: directory of a PEFT adapter to merge.
     """
 
     size: str
@@ -161,7 +161,7 @@ class Target:
             raise TargetError(
                 f"context {context}: this model takes up to {longest} tokens; give --context {longest} or less"
             )
-        if self.prefill_tokens[-1] > context:
+        if self.prefill_tokens[-1] > context and self.format is not Format.ONNX:
             raise TargetError(
                 f"prefill {self.prefill_tokens[-1]}: longer than the context of {context} tokens; "
                 f"give chunk lengths up to {context}"

@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot write ({error.strerror}); choose a directory you may write to") from error
     with os.fdopen(fd, "w+b") as file:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(path, fd)
             yield file
             file.flush()
             os.fsync(fd)
@@ -82,7 +82,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot write ({error.strerror}); choose a directory you may write to") from error
     fd = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(path, fd)
         yield partial
         os.fsync(fd)
         partial.replace(target)
@@ -102,6 +102,13 @@ def require_space(path: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(Path(path).resolve().parent).free
     if free_bytes < needed_bytes:
         raise OutputError(_disk_full(path, f"{needed_bytes / 2**20:,.0f} MiB needed, ", free_bytes))
+
+
+def _lock(path: Path, fd: int) -> None:
+    """From now on the partial is a living run's."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    if not os.fstat(fd).st_nlink:  # until now it was not, and another run for the same target has tidied it up
+        raise OutputError(f"{path}: another process has begun to write it; wait, or choose another output")
 
 
 def _resolved(path: Path) -> Path:

@@ -14,6 +14,7 @@ All integers are symmetric: value = integer * scale, no zero point. A scale serv
 `BlockwiseQuantization`). Rows are the first dimension.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -65,7 +66,7 @@ class Encoding:
     def parse(cls, text: str) -> Self:
         """The encoding called `text`: "fp32", "fp16", "int8", "int4", "int2" or "int4-b32" (blocks of 32 columns)."""
         plain, dash, block = text.partition("-b")
-        if plain not in _PLAIN or (dash and not block.isdecimal()) or (dash and int(block) == 0):
+        if plain not in _PLAIN or (dash and not re.fullmatch("[1-9][0-9]{0,8}", block)):
             raise EncodingError(f"found encoding {text!r}, expected one of {_choices()}")
         kind, bits = _PLAIN[plain]
         return cls(kind, bits, int(block) if dash else 0)  # type: ignore[arg-type]  # kind comes from the table

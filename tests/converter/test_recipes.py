@@ -163,6 +163,13 @@ def test_a_shape_that_the_encoding_cannot_hold_is_refused_by_tensor(tmp_path: Pa
     )
 
 
+def test_a_tensor_of_its_own_is_refused_by_its_own_key(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, f'[roles]\n{INT8}\n[tensors]\n"layers.3.q" = "int4-b256"')
+    with pytest.raises(RecipeError) as refused:
+        Recipe.load(path).encoding(spec(Role.FFN, 64, 1152))
+    assert str(refused.value).endswith(f"use 32, 64 or 128 (recipe {path}, tensors.layers.3.q)")
+
+
 def test_one_role_overridden() -> None:
     recipe = Recipe.named("int8").overridden("head=int4").overridden("ffn=int4-b32")
     assert recipe.name == "int8, head=int4, ffn=int4-b32"

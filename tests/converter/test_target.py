@@ -142,6 +142,11 @@ def test_a_prefill_longer_than_the_context(model: Model) -> None:
     )  # fmt: skip
 
 
+def test_an_onnx_graph_has_no_chunks_to_fit_in(model: Model) -> None:
+    """The default --prefill, which such a graph does not look at, is no reason to refuse a short context."""
+    assert make_target("custom-int4", context=64, format="onnx").context_for(model) == 64
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_named_size_takes_its_own_shape_only(size: str) -> None:
     for other, config in OFFICIAL.items():

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -141,6 +142,28 @@ def test_unwritable_directory(tmp_path: Path, mode: int) -> None:
             pass
     finally:
         os.seteuid(uid)
+
+
+@pytest.mark.parametrize("open_output", [atomic_file, atomic_directory])
+def test_another_run_that_begins_at_the_same_moment(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    open_output: Callable[[Path], AbstractContextManager[object]],
+) -> None:
+    """It finds the partial before this run has locked it, takes it for a dead one's and removes it."""
+    flock = fcntl.flock
+
+    def tidied_up_just_before(fd: int, operation: int) -> None:
+        [partial] = tmp_path.iterdir()
+        partial.rmdir() if partial.is_dir() else partial.unlink()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", tidied_up_just_before)
+    with (
+        pytest.raises(OutputError, match=r"model: another process has begun to write it; wait, or choose another"),
+        open_output(tmp_path / "model"),
+    ):
+        pytest.fail("an output that nobody will see")
 
 
 def test_the_same_file_twice_in_one_process(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_sizes_are_known_from_the_shape_alone() -> None:
     assert Encoding.parse("fp16").nbytes(shape) == 262_144 * 7_680 * 2
 
 
-@pytest.mark.parametrize("text", ["", "int5", "fp8", "int4-b", "int4-b0", "int4-bx", "int4-c32", "INT4"])
+@pytest.mark.parametrize(
+    "text", ["", "int5", "fp8", "int4-b", "int4-b0", "int4-bx", "int4-c32", "INT4", "int4-b" + "1" * 5000]
+)
 def test_parse_refuses_by_listing_what_exists(text: str) -> None:
     with pytest.raises(EncodingError) as refused:
         Encoding.parse(text)
