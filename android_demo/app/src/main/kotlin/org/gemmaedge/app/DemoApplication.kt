@@ -33,7 +33,7 @@ class DemoApplication : Application() {
         super.onCreate()
         preferences = Preferences(getSharedPreferences("demo", MODE_PRIVATE))
         val catalogue = assets.open("catalogue.json").use { Catalogue.parse(it.reader().readText()) }
-        bundles = BundleStore(File(filesDir, "models"), PUSHED_FOLDER, catalogue)
+        bundles = BundleStore(File(filesDir, "models"), PUSHED_FOLDER, cacheDir, catalogue)
         work = BundleWork(bundles, scope)
         attachments = AttachmentStore(this)
         draft = Draft(attachments, scope)

@@ -16,7 +16,6 @@ import android.widget.ListView
 import android.widget.ProgressBar
 import android.widget.TextView
 import android.widget.Toast
-import java.io.File
 import java.net.MalformedURLException
 import java.net.URL
 import kotlinx.coroutines.Dispatchers
@@ -59,6 +58,7 @@ class ModelsActivity : Activity() {
     override fun onStart() {
         super.onStart()
         watching = scope.launch {
+            launch { list() } // a copy may run for minutes before the collector lists
             app.work.state.collect { state ->
                 render(state)
                 if (state is WorkState.Running) delay(PAUSE_MS) else list() // a copy reports every 256 KiB
@@ -98,7 +98,8 @@ class ModelsActivity : Activity() {
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
         val listed = models.getItem((info as AdapterContextMenuInfo).position)
-        if (listed !is Listed.Offered) menu.add(R.string.delete).setOnMenuItemClickListener { delete(listed) }
+        // A copy that runs is not to lose its file.
+        if (listed !is Listed.Offered && !app.work.isRunning) menu.add(R.string.delete).setOnMenuItemClickListener { delete(listed) }
     }
 
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
@@ -154,7 +155,7 @@ class ModelsActivity : Activity() {
 
     private fun webAddress(text: String): URL? =
         try {
-            URL(text).takeIf { it.protocol == "https" && it.host.isNotEmpty() && File(it.path).name.isNotEmpty() }
+            URL(text).takeIf { it.protocol == "https" && it.host.isNotEmpty() && it.path.substringAfterLast('/').isNotEmpty() }
         } catch (_: MalformedURLException) {
             null
         }
@@ -165,6 +166,7 @@ class ModelsActivity : Activity() {
             is Listed.Here -> if (listed.stored.isVerified) prompt.ask(listed.stored) else app.work.verify(listed.stored)
             is Listed.Offered -> app.work.download(listed.entry)
             is Listed.Damaged -> Toast.makeText(this, listed.message, Toast.LENGTH_LONG).show()
+            is Listed.Unfinished -> Toast.makeText(this, R.string.model_unfinished_what_to_do, Toast.LENGTH_LONG).show()
         }
     }
 
@@ -172,6 +174,7 @@ class ModelsActivity : Activity() {
         val (file, isPushed) = when (listed) {
             is Listed.Here -> listed.stored.file to listed.stored.isPushed
             is Listed.Damaged -> listed.file to listed.isPushed
+            is Listed.Unfinished -> listed.file to false
             is Listed.Offered -> return false
         }
         val dialog = AlertDialog.Builder(this).setNegativeButton(R.string.close, null)
@@ -179,7 +182,7 @@ class ModelsActivity : Activity() {
             dialog.setMessage(getString(R.string.delete_pushed, file.path))
         } else {
             dialog.setMessage(getString(R.string.delete_question, file.name)).setPositiveButton(R.string.delete) { _, _ ->
-                app.bundles.delete(file)
+                if (listed is Listed.Unfinished) app.bundles.delete(listed) else app.bundles.delete(file)
                 scope.launch { list() }
             }
         }
@@ -190,7 +193,10 @@ class ModelsActivity : Activity() {
     private suspend fun list() = models.show(withContext(Dispatchers.IO) { app.bundles.list() })
 
     private fun render(state: WorkState) {
-        view<View>(R.id.work).visibility = visibleIf(state != WorkState.Idle)
+        view<View>(R.id.work).apply {
+            visibility = visibleIf(state != WorkState.Idle)
+            keepScreenOn = state is WorkState.Running // a phone that sleeps copies nothing
+        }
         view<TextView>(R.id.work_text).apply {
             // TalkBack reads the outcome, not every step on the way.
             accessibilityLiveRegion =

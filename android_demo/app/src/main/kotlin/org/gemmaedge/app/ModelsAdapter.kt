@@ -36,6 +36,7 @@ class ModelsAdapter(private val context: Context) : BaseAdapter() {
     private fun titleOf(listed: Listed): String = when (listed) {
         is Listed.Here -> listed.stored.name
         is Listed.Damaged -> listed.file.name
+        is Listed.Unfinished -> listed.name
         is Listed.Offered -> listed.entry.title
     }
 
@@ -45,6 +46,7 @@ class ModelsAdapter(private val context: Context) : BaseAdapter() {
             if (listed.stored.isPushed) context.getString(R.string.model_pushed, facts) else facts
         }
         is Listed.Damaged -> context.getString(R.string.model_damaged, listed.message)
+        is Listed.Unfinished -> context.getString(R.string.model_unfinished, formatBytes(listed.file.length()))
         is Listed.Offered -> context.getString(R.string.model_offered, formatBytes(listed.entry.report.sizeBytes))
     }
 

@@ -8,6 +8,7 @@ import org.gemmaedge.core.bundle.Bundle
 import org.gemmaedge.core.bundle.BundleReport
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.catalogue.ModelEntry
+import org.gemmaedge.core.transfer.Transfer
 
 /**
  * A bundle on this device. [report] is null where none came with it; [isPushed]: it lies where adb put it;
@@ -28,24 +29,34 @@ sealed interface Listed {
 
     data class Damaged(val file: File, val message: String, val isPushed: Boolean) : Listed
 
+    /** What an interrupted copy left of [name]; the same import or download goes on from it. */
+    data class Unfinished(val file: File) : Listed {
+        val name: String get() = file.name.removeSuffix(Transfer.PARTIAL_SUFFIX)
+    }
+
     /** By the catalogue, with an address to download it from. */
     data class Offered(val entry: ModelEntry) : Listed
 }
 
 /**
  * The bundles on this device: those that the app brought to [folder], and those that a developer pushed into
- * [pushedFolder], which the app can only read and uses where they are.
+ * [pushedFolder], which the app can only read and uses where they are. In [cacheFolder] the engine keeps repacked weights.
  *
  * Functions that touch files are not for the main thread.
  */
-class BundleStore(val folder: File, private val pushedFolder: File, private val catalogue: Catalogue) {
+class BundleStore(
+    val folder: File,
+    private val pushedFolder: File,
+    private val cacheFolder: File,
+    private val catalogue: Catalogue,
+) {
     private val verified = File(folder, "verified.txt")
 
     init {
         folder.mkdirs()
     }
 
-    /** Bundles by name, then what the catalogue offers besides. */
+    /** Bundles by name, then what is not whole, then what the catalogue offers besides. */
     fun list(): List<Listed> {
         val files = listOf(folder, pushedFolder)
             .flatMap { it.listFiles().orEmpty().toList() }
@@ -53,7 +64,8 @@ class BundleStore(val folder: File, private val pushedFolder: File, private val 
             .sortedBy { it.name }
         val names = files.map { it.name }
         val offered = catalogue.models.filter { it.url != null && it.report.fileName !in names }
-        return files.map(::listed) + offered.map { Listed.Offered(it) }
+        val unfinished = folder.listFiles().orEmpty().filter { it.name.endsWith(Transfer.PARTIAL_SUFFIX) }.sortedBy { it.name }
+        return files.map(::listed) + unfinished.map { Listed.Unfinished(it) } + offered.map { Listed.Offered(it) }
     }
 
     /** Throws [DemoException]: what [Bundle.open] throws, NOT_A_REPORT or STORAGE. */
@@ -86,10 +98,17 @@ class BundleStore(val folder: File, private val pushedFolder: File, private val 
         verified.writeText((current + Mark.of(bundle.file, report)).distinct().joinToString("\n"))
     }
 
+    fun deleteReport(bundle: File) = reportFile(bundle).delete()
+
+    /** With its report and with what LiteRT-LM keeps under its name (NAME_TIME_SIZE.xnnpack_cache): it may take a gigabyte. */
     fun delete(bundle: File) {
         bundle.delete()
-        reportFile(bundle).delete()
+        deleteReport(bundle)
+        cacheFolder.listFiles().orEmpty().filter { it.name.startsWith(bundle.name) }.forEach { it.delete() }
     }
+
+    /** What no copy is to go on from. */
+    fun delete(unfinished: Listed.Unfinished) = Transfer(folder).discard(unfinished.name)
 
     private fun listed(file: File): Listed =
         try {

@@ -91,10 +91,10 @@ class BundleWork(private val store: BundleStore, private val scope: CoroutineSco
         }
     }
 
-    /** [text]: of the report, where it is to be kept. */
+    /** [text]: of the report, where it is to be kept. One that a former bundle of this name left behind is not. */
     private suspend fun arrived(bundle: Bundle, report: BundleReport?, text: String?): WorkState =
         withContext(Dispatchers.IO) {
-            if (text != null) store.saveReport(bundle.file, text)
+            if (text != null) store.saveReport(bundle.file, text) else store.deleteReport(bundle.file)
             store.markVerified(bundle, report)
             WorkState.Done(store.open(bundle.file), wasHere = false)
         }

@@ -25,19 +25,23 @@ class HttpSource(private val url: URL, private val timeoutMs: Int = DEFAULT_TIME
             connection.setRequestProperty("If-Range", identity)
         }
         try {
-            return opened(connection, offset)
+            return opened(connection, offset, identity)
         } catch (error: Throwable) {
             connection.disconnect()
             throw error
         }
     }
 
-    private fun opened(connection: HttpURLConnection, offset: Long): Opened {
+    private fun opened(connection: HttpURLConnection, offset: Long, wanted: String?): Opened {
         // Only a strong ETag says that bytes are equal; a date is one where a second is enough to tell versions apart.
         val identity = connection.getHeaderField("ETag")?.takeUnless { it.startsWith("W/") } ?: connection.getHeaderField("Last-Modified")
         return when (val status = connection.responseCode) {
             HttpURLConnection.HTTP_OK -> Opened(connection.inputStream, 0, length(connection), identity)
             HttpURLConnection.HTTP_PARTIAL -> {
+                if (wanted != null && identity != null && identity != wanted) { // a server without If-Range, of other bytes
+                    connection.disconnect()
+                    return open(0, null)
+                }
                 val range = CONTENT_RANGE.matchEntire(connection.getHeaderField("Content-Range").orEmpty())
                 if (range == null || range.groupValues[1].toLong() != offset) {
                     throw refused("answered ${connection.getHeaderField("Content-Range")} to a request from byte $offset")

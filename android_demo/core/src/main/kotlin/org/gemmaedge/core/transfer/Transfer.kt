@@ -3,6 +3,7 @@ package org.gemmaedge.core.transfer
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.delay
@@ -54,9 +55,10 @@ class Transfer(
     suspend fun run(source: ByteSource, name: String, report: BundleReport?): Bundle =
         withContext(Dispatchers.IO) {
             require(name.isNotEmpty() && File(name).name == name) { "a file name, not \"$name\"" }
-            val partial = Partial(File(folder, "$name.partial"), File(folder, "$name.partial.source"))
+            val partial = partialOf(name)
             copyWithRetries(source, partial, report?.sizeBytes)
             val verified = verify(partial, report)
+            ensureActive() // a caller that was stopped will not save the report that belongs to it
             val target = File(folder, name)
             if (!partial.file.renameTo(target)) {
                 throw DemoException(Problem.STORAGE, "$name: cannot replace it; remove it and copy again")
@@ -66,7 +68,9 @@ class Transfer(
         }
 
     /** Forget what an interrupted transfer left behind. */
-    fun discard(name: String) = Partial(File(folder, "$name.partial"), File(folder, "$name.partial.source")).delete()
+    fun discard(name: String) = partialOf(name).delete()
+
+    private fun partialOf(name: String) = File(folder, name + PARTIAL_SUFFIX).let { Partial(it, File("${it.path}.source")) }
 
     private suspend fun copyWithRetries(source: ByteSource, partial: Partial, expectedBytes: Long?) {
         var failures = 0
@@ -133,17 +137,22 @@ class Transfer(
         }
     }
 
-    private fun verify(partial: Partial, report: BundleReport?): Bundle =
+    private fun CoroutineScope.verify(partial: Partial, report: BundleReport?): Bundle =
         try {
-            Verifier { onProgress(TransferProgress(TransferProgress.Step.VERIFYING, it)) }.verify(partial.file, report)
+            val verifier = Verifier { progress ->
+                ensureActive()
+                onProgress(TransferProgress(TransferProgress.Step.VERIFYING, progress))
+            }
+            verifier.verify(partial.file, report)
         } catch (error: DemoException) {
             partial.delete() // to go on from wrong bytes would only bring them back
             throw error
         }
 
-    private companion object {
-        const val CHUNK_BYTES = 1 shl 18
-        const val RESERVE_BYTES = 64L shl 20 // Android degrades badly on a full disk
+    companion object {
+        const val PARTIAL_SUFFIX = ".partial"
+        private const val CHUNK_BYTES = 1 shl 18
+        private const val RESERVE_BYTES = 64L shl 20 // Android degrades badly on a full disk
     }
 }
 

@@ -21,10 +21,11 @@ class BundleStoreTest {
     private val good = Vectors.bytes("small.litertlm")
     private val report = reportOf(good)
     private val pushed by lazy { temporary.newFolder("pushed") }
+    private val caches by lazy { temporary.newFolder("cache") }
     private val folder by lazy { File(temporary.root, "models") }
 
     private fun store(vararg entries: String) =
-        BundleStore(folder, pushed, Catalogue.parse("""{"models": [${entries.joinToString()}]}"""))
+        BundleStore(folder, pushed, caches, Catalogue.parse("""{"models": [${entries.joinToString()}]}"""))
 
     private fun write(file: File, bytes: ByteArray, report: String? = null): File {
         file.writeBytes(bytes)
@@ -113,12 +114,27 @@ class BundleStoreTest {
     }
 
     @Test
-    fun `what is deleted takes its report along`() {
+    fun `what an interrupted copy left can be seen and deleted`() {
+        val store = store("""{"title": "Away", "url": "https://example.org/a.litertlm", "report": ${named("a.litertlm")}}""")
+        write(File(folder, "m.litertlm.partial"), good)
+        File(folder, "m.litertlm.partial.source").writeText("1")
+        val (unfinished, offered) = store.list()
+        assertEquals("m.litertlm", (unfinished as Listed.Unfinished).name)
+        assertTrue(offered is Listed.Offered)
+        store.delete(unfinished)
+        assertEquals(emptyList<String>(), folder.list()!!.toList())
+    }
+
+    @Test
+    fun `what is deleted takes its report and its repacked weights along`() {
         val store = store()
         val file = write(File(folder, "m.litertlm"), good, report)
+        val ofOther = write(File(caches, "m2.litertlm_1_2.xnnpack_cache"), good)
+        for (name in listOf("m.litertlm_1_2.xnnpack_cache", "m.litertlm.vision_encoder.xnnpack_cache")) write(File(caches, name), good)
         store.delete(file)
         assertEquals(emptyList<Listed>(), store.list())
         assertFalse(File("${file.path}.json").exists())
+        assertEquals(listOf(ofOther), caches.listFiles()!!.toList())
     }
 
     private fun named(name: String) = report.replace("small.litertlm", name)

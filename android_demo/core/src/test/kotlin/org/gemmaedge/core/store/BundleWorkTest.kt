@@ -38,7 +38,7 @@ class BundleWorkTest {
     private val good = Vectors.bytes("small.litertlm")
     private val report = reportOf(good)
     private val folder by lazy { File(temporary.root, "models") }
-    private val store by lazy { BundleStore(folder, temporary.newFolder("pushed"), Catalogue(emptyList())) }
+    private val store by lazy { BundleStore(folder, temporary.newFolder("pushed"), temporary.newFolder("cache"), Catalogue(emptyList())) }
 
     private fun test(action: suspend CoroutineScope.(BundleWork) -> Unit) = runBlocking {
         withTimeout(60_000) { action(BundleWork(store, this)) }
@@ -86,6 +86,16 @@ class BundleWorkTest {
         work.copyHere(Document("bad.litertlm", good.copyOf().also { it[33_000] = (it[33_000] + 1).toByte() }), null)
         assertEquals(Problem.DAMAGED, failure(work.outcome()))
         assertFalse(File(folder, "bad.litertlm").exists())
+    }
+
+    @Test
+    fun `a bundle without a report does not take over a former one's`() = test { work ->
+        work.copyHere(Document("small.litertlm", good), reportDocument)
+        assertTrue(work.outcome() is WorkState.Done)
+        work.copyHere(Document("small.litertlm", good + 0), null)
+        val done = work.outcome() as WorkState.Done
+        assertNull(done.stored.report)
+        assertTrue(done.stored.isVerified)
     }
 
     @Test

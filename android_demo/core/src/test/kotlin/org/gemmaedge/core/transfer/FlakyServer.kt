@@ -24,6 +24,9 @@ sealed interface Behaviour {
     /** As though Range were unknown. */
     data object IgnoreRange : Behaviour
 
+    /** As though If-Range were unknown. */
+    data object IgnoreIfRange : Behaviour
+
     /** Answer 206 from a byte that was not asked for. */
     data object WrongRange : Behaviour
 }
@@ -60,7 +63,7 @@ class FlakyServer(@Volatile var content: ByteArray, vararg behaviours: Behaviour
         val range = headers["range"].orEmpty()
         ranges += range
         val behaviour = queue.poll() ?: Behaviour.Serve
-        val isSame = headers["if-range"].let { it == null || it == etag }
+        val isSame = behaviour == Behaviour.IgnoreIfRange || headers["if-range"].let { it == null || it == etag }
         var begin = if (isSame) range.removePrefix("bytes=").substringBefore('-').toIntOrNull() ?: 0 else 0
         if (behaviour == Behaviour.IgnoreRange) begin = 0
         if (behaviour == Behaviour.WrongRange) begin += 1

@@ -125,6 +125,14 @@ class TransferTest {
             server.etag = "\"2\""
             assertArrived(fetch(HttpSource(server.url)))
         }
+        val otherFirst = arrayOf(Behaviour.Drop(4000), Behaviour.IgnoreIfRange)
+        FlakyServer(other, *otherFirst).use { server ->
+            problem(Problem.NETWORK) { fetch(HttpSource(server.url)) }
+            server.content = good
+            server.etag = "\"2\""
+            assertArrived(fetch(HttpSource(server.url)))
+            assertEquals(listOf("", "bytes=4000-", ""), server.ranges)
+        }
     }
 
     @Test
@@ -211,6 +219,22 @@ class TransferTest {
         assertTrue(partial.exists())
         assertFalse(File(folder.root, "m.litertlm").exists())
         assertArrived(fetch(source))
+    }
+
+    @Test
+    fun `cancelling the verification leaves no bundle without its report`() {
+        FlakyServer(good).use { server ->
+            runBlocking {
+                val job = async(Dispatchers.Default) {
+                    Transfer(folder.root, { plenty }, Retries(0)) { if (it.step == TransferProgress.Step.VERIFYING) cancel() }
+                        .run(HttpSource(server.url), "m.litertlm", report)
+                }
+                assertThrows(CancellationException::class.java) { runBlocking { job.await() } }
+            }
+            assertTrue(partial.exists())
+            assertFalse(File(folder.root, "m.litertlm").exists())
+            assertArrived(fetch(HttpSource(server.url)))
+        }
     }
 
     @Test
