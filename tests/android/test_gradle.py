@@ -249,6 +249,19 @@ def test_layouts_speak_the_users_language_and_to_talkback(resources: Path) -> No
     assert fields <= labels
 
 
+def test_buttons_side_by_side_share_the_width(resources: Path) -> None:
+    """As wide as its text, a button with a long name or large type leaves the next one no room."""
+    rows = [
+        buttons
+        for file in resources.glob("layout/*.xml")
+        for row in ElementTree.parse(file).getroot().iter("LinearLayout")
+        if row.attrib[f"{ANDROID}orientation"] == "horizontal" and len(buttons := row.findall("Button")) > 1
+    ]
+    assert rows
+    widths = {button.attrib[f"{ANDROID}layout_width"] for buttons in rows for button in buttons}
+    assert widths == {"0dp"}
+
+
 def test_texts_take_the_values_they_are_given(demo: Path, resources: Path) -> None:
     """getString(R.string.x, a, b): as many values as places, or the app ends with an exception when it speaks."""
     strings = {

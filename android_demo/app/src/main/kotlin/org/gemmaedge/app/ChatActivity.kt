@@ -5,6 +5,7 @@ import android.content.ClipData
 import android.content.ClipboardManager
 import android.content.Intent
 import android.content.pm.PackageManager
+import android.os.Build
 import android.os.Bundle
 import android.view.ContextMenu
 import android.view.Menu
@@ -51,7 +52,7 @@ class ChatActivity : Activity() {
         list.adapter = messages
         list.emptyView = view(R.id.empty)
         registerForContextMenu(list)
-        composer = Composer(this, scope)
+        composer = Composer(this)
         prompt = LoadPrompt(this, scope, onLoading = {})
         view<View>(R.id.notice).setOnClickListener { app.chat.noticeRead() }
         view<View>(R.id.choose_model).setOnClickListener { showModels() }
@@ -137,7 +138,8 @@ class ChatActivity : Activity() {
 
     private fun copy(text: String): Boolean {
         getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(getString(R.string.app_name), text))
-        Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
+        // Android 13 and newer show by themselves what was copied.
+        if (Build.VERSION.SDK_INT < API_SHOWS_COPIES) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
         return true
     }
 
@@ -181,6 +183,8 @@ class ChatActivity : Activity() {
             visibility = visibleIf(last != null)
             text = last?.let { getString(R.string.load_again, nameOf(it)) }
         }
+        // A phone that sleeps neither loads nor writes.
+        view<View>(R.id.status).keepScreenOn = isLoading || state.phase == Phase.GENERATING
         view<TextView>(R.id.empty).setText(if (state.loaded == null) R.string.chat_empty else R.string.chat_ready)
         val status = statusOf(state)
         view<TextView>(R.id.status).apply { if (text.toString() != status) text = status }
@@ -209,5 +213,6 @@ class ChatActivity : Activity() {
 
     private companion object {
         const val FRAME_MS = 50L
+        const val API_SHOWS_COPIES = 33
     }
 }

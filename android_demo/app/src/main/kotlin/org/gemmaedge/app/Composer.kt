@@ -12,7 +12,6 @@ import android.widget.ImageButton
 import android.widget.TextView
 import android.widget.Toast
 import java.io.File
-import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
@@ -20,7 +19,7 @@ import org.gemmaedge.core.chat.Attachment
 import org.gemmaedge.core.chat.ChatState
 
 /** Where the next message is written, spoken and illustrated; its button sends it, or stops the answer. */
-class Composer(private val activity: Activity, private val scope: CoroutineScope) {
+class Composer(private val activity: Activity) {
     private val app = activity.application as DemoApplication
     private val input: EditText = activity.view(R.id.input)
     private val send: ImageButton = activity.view(R.id.send)
@@ -71,7 +70,7 @@ class Composer(private val activity: Activity, private val scope: CoroutineScope
     }
 
     fun onPicked(request: Int, uri: Uri) {
-        scope.launch {
+        app.scope.launch { // as the draft, it outlives the screen
             try {
                 val added = withContext(Dispatchers.IO) {
                     if (request == PICK_IMAGE) app.attachments.addImage(uri) else app.attachments.addAudio(uri)

@@ -37,7 +37,11 @@ class Draft(private val store: AttachmentStore, private val scope: CoroutineScop
 
     /** The permission to record has been granted. */
     fun startRecording() {
-        val file = store.newRecording()
+        val file = try {
+            store.newRecording()
+        } catch (_: IOException) { // the storage is full
+            return states.update { it.copy(hasFailed = true) }
+        }
         isKept = true
         states.update { it.copy(isRecording = true, hasFailed = false) }
         val job = scope.launch {
