@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gemma_edge.profiles.schema import Architecture, DeviceProfile, Isa, ProfileError
+from gemma_edge.profiles.schema import Architecture, DeviceProfile, Isa, ProfileError, shown
 from gemma_edge.profiles.sizes import parse_size
 
 _SOURCES = "sources"
@@ -52,13 +52,13 @@ def _fields(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise ProfileError(key, _shown(value), "a string")
+        raise ProfileError(key, shown(value), "a string")
     return value
 
 
 def _count(key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ProfileError(key, _shown(value), "an integer")
+        raise ProfileError(key, shown(value), "an integer")
     return value
 
 
@@ -67,35 +67,35 @@ def _size(key: str, value: object) -> int:
         return value
     expected = 'a size such as "2 GiB" or "17 GB", or an integer number of bytes'
     if not isinstance(value, str):
-        raise ProfileError(key, _shown(value), expected)
+        raise ProfileError(key, shown(value), expected)
     try:
         return parse_size(value)
     except ValueError:
-        raise ProfileError(key, _shown(value), expected) from None
+        raise ProfileError(key, shown(value), expected) from None
 
 
 def _architecture(key: str, value: object) -> Architecture:
     try:
         return Architecture(_text(key, value))
     except ValueError:
-        raise ProfileError(key, _shown(value), f"one of {', '.join(Architecture)}") from None
+        raise ProfileError(key, shown(value), f"one of {', '.join(Architecture)}") from None
 
 
 def _isa(key: str, value: object) -> tuple[Isa, ...]:
     if not isinstance(value, list):
-        raise ProfileError(key, _shown(value), 'a list such as ["neon", "dotprod"]')
+        raise ProfileError(key, shown(value), 'a list such as ["neon", "dotprod"]')
     features = []
     for item in value:
         try:
             features.append(Isa(item))
         except ValueError:
-            raise ProfileError(key, _shown(item), f"names out of {', '.join(Isa)}") from None
+            raise ProfileError(key, shown(item), f"names out of {', '.join(Isa)}") from None
     return tuple(features)
 
 
 def _sources(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ProfileError(_SOURCES, _shown(value), "a table [sources] of key = where its value comes from")
+        raise ProfileError(_SOURCES, shown(value), "a table [sources] of key = where its value comes from")
     for key, source in value.items():
         if key not in _READERS:
             raise ProfileError(f"{_SOURCES}.{key}", "an unknown key", f"one of {', '.join(_READERS)}")
@@ -113,10 +113,6 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "memory_bytes_per_s": _size,
     "storage_bytes_per_s": _size,
 }
-
-
-def _shown(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def _line_of(text: str, key: str) -> int | None:

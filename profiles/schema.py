@@ -1,5 +1,6 @@
 """The shape of a device profile and the bounds of its numbers. profiles/FORMAT.md says what each key means."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -74,6 +75,8 @@ class DeviceProfile:
         """Raises ProfileError on the first value that cannot be."""
         if not self.name:
             raise ProfileError("name", "an empty string", 'a short name such as "my-phone"')
+        if not self.description.strip() or len(self.description.splitlines()) > 1:
+            raise ProfileError("description", shown(self.description), "one line of text")
         for feature in self.isa:
             if feature not in ISA_BY_ARCHITECTURE[self.architecture]:
                 names = ", ".join(sorted(ISA_BY_ARCHITECTURE[self.architecture]))
@@ -88,6 +91,11 @@ class DeviceProfile:
     @property
     def budget(self) -> MemoryBudget:
         return MemoryBudget(self.budget_bytes)
+
+
+def shown(value: object) -> str:
+    """A value as TOML writes it, on one line."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _check_size(key: str, value: int, least: int, most: int, most_name: str = "") -> None:

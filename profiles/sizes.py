@@ -1,5 +1,6 @@
 """Sizes as people write them: "2 GiB", "512 MiB", "17 GB", or a plain number of bytes."""
 
+import math
 import re
 
 UNIT_BYTES = {
@@ -27,7 +28,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or match["unit"] not in UNIT_BYTES:
         raise ValueError(text)
-    return round(float(match["number"]) * UNIT_BYTES[match["unit"]])
+    size_bytes = float(match["number"]) * UNIT_BYTES[match["unit"]]
+    if math.isinf(size_bytes):  # hundreds of digits
+        raise ValueError(text)
+    return round(size_bytes)
 
 
 def format_bytes(size_bytes: int) -> str:

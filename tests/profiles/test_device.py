@@ -138,6 +138,9 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
         ("cores = 4", "cores = true", 4, "cores: found True; expected an integer"),
         ("cores = 4", "cores = 0", 4, "cores: found 0; expected 1 to 256"),
         ('"a test board"', "7", 1, "description: found 7; expected a string"),
+        ('"a test board"', '" "', 1, 'description: found " "; expected one line of text'),
+        ('"a test board"', '"two\\nlines"', 1, 'description: found "two\\nlines"; expected one line of text'),
+        ('"aarch64"', '"two\\nlines"', 2, 'architecture: found "two\\nlines"; expected one of aarch64, x86_64'),
         ('"aarch64"', '"arm64"', 2, 'architecture: found "arm64"; expected one of aarch64, x86_64'),
         ('["neon", "dotprod"]', '"neon"', 3, 'isa: found "neon"; expected a list such as ["neon", "dotprod"]'),
         ('"dotprod"', '"sdot"', 3, 'isa: found "sdot"; expected names out of neon, lse, '),
@@ -145,6 +148,7 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
         ('"4 GiB"', '"4 gigs"', 5, 'ram_bytes: found "4 gigs"; expected a size such as "2 GiB" or "17 GB", or an '),
         ('"4 GiB"', '"4"', 5, 'ram_bytes: found "4"; expected a size such as "2 GiB"'),
         ('"4 GiB"', "4.5", 5, 'ram_bytes: found 4.5; expected a size such as "2 GiB"'),
+        ('"4 GiB"', f'"{"9" * 400} GiB"', 5, 'ram_bytes: found "999'),
         ('"4 GiB"', '"4 PiB"', 5, 'ram_bytes: found "4 PiB"; expected a size'),
         ('"4 GiB"', '"4000 GiB"', 5, "ram_bytes: found 4294967296000 (4000.00 GiB); expected 256 MiB to 1024.00 GiB"),
         (
