@@ -290,7 +290,7 @@ class LitertExecutor:
         if self._model is not None:
             self._model.close()
             self._model = None
-        self.__dict__.pop("_caches", None)
+        self._caches = {}
 
 
 def _table(section: FileRange, notes: Path | None) -> EmbeddingTable:

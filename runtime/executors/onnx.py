@@ -229,8 +229,8 @@ class OnnxExecutor:
 
     def close(self) -> None:
         self._session = None
-        for name in ("_binding", "_caches", "_tables"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("_binding", None)
+        self._caches, self._tables = {}, {}
 
 
 def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -> onnxruntime.InferenceSession:

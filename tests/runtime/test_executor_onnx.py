@@ -157,6 +157,7 @@ def test_ids_and_calls_that_make_no_sense(executor: OnnxExecutor, directory: Pat
     closed = OnnxExecutor(OnnxDirectory.open(directory), 1, None, 16)
     closed.close()
     closed.close()
+    assert (closed.kv_cache_bytes, closed.row_tables) == (0, {})
     with pytest.raises(ExecutorError, match="the executor is closed; create a new engine"):
         closed.decode(5)
 

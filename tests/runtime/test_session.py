@@ -362,3 +362,4 @@ def test_closing_in_any_order(tiny_bundle: TinyBundle, cache_dir: Path) -> None:
         next(stream)
     session.close()
     engine.close()
+    assert engine.memory().kv_cache_bytes == 0
