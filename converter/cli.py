@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
 from gemma_edge.profiles.errors import GemmaEdgeError
 
@@ -77,7 +78,7 @@ class Commands(click.Group):
         except GemmaEdgeError as error:
             if isinstance(error, OverBudget):
                 Console(stderr=True).print(*refusal_tables(error))
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {printable(str(error))}", err=True)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gemma_edge"):
                 raise

@@ -7,9 +7,9 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
 
@@ -32,23 +32,31 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
 
 def print_inspection(values: dict[str, Any], console: Console) -> None:
     """The same for people."""
-    console.print(f"[bold]{escape(values['file'])}[/]  {format_bytes(values['bytes'])}, version {values['version']}")
+    console.print(f"[bold]{as_it_is(values['file'])}[/]  {format_bytes(values['bytes'])}, version {values['version']}")
     for section in values["sections"]:
-        console.print(f"\n[bold]{escape(section['name'])}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
+        console.print(f"\n[bold]{as_it_is(section['name'])}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
         recorded = section["sha256_recorded"]
-        verdict = "" if recorded is None else ", as recorded" if recorded == section["sha256"] else f", NOT {recorded}"
+        verdict = (
+            ""
+            if recorded is None
+            else ", as recorded"
+            if recorded == section["sha256"]
+            else f", NOT {printable(recorded)}"
+        )
         console.print(f"sha256 {section['sha256']}{verdict}", highlight=False, markup=False)
         for signature in section.get("signatures", ()):
-            table = Table(escape(signature["name"]), "tensor", "shape", "type", title_justify="left")
+            table = Table(as_it_is(signature["name"]), "tensor", "shape", "type", title_justify="left")
             for direction in ("inputs", "outputs"):
                 for tensor in signature[direction]:
-                    table.add_row(direction[:-1], escape(tensor["name"]), str(tensor["shape"]), tensor["type"])
+                    table.add_row(direction[:-1], as_it_is(tensor["name"]), str(tensor["shape"]), tensor["type"])
             console.print(table)
         if section.get("weights"):
             table = Table("weight", "shape", "encoding")
             table.add_column("bytes", justify="right")
             for weight in section["weights"]:
-                table.add_row(escape(weight["name"]), str(weight["shape"]), weight["encoding"], f"{weight['bytes']:,}")
+                table.add_row(
+                    as_it_is(weight["name"]), str(weight["shape"]), weight["encoding"], f"{weight['bytes']:,}"
+                )
             console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)

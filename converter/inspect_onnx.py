@@ -7,9 +7,9 @@ from typing import Any
 import onnx_ir
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from gemma_edge.converter.printing import as_it_is
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
@@ -34,21 +34,21 @@ def inspect_directory(path: Path) -> dict[str, Any]:
 
 def print_directory(values: dict[str, Any], console: Console) -> None:
     """The same for people."""
-    console.print(f"[bold]{escape(values['directory'])}[/]  {format_bytes(values['bytes'])}, {values['dtype']}")
+    console.print(f"[bold]{as_it_is(values['directory'])}[/]  {format_bytes(values['bytes'])}, {values['dtype']}")
     files = Table("file", "bytes", "sha256")
     for file in values["files"]:
-        files.add_row(escape(file["name"]), f"{file['bytes']:,}", file["sha256"])
+        files.add_row(as_it_is(file["name"]), f"{file['bytes']:,}", file["sha256"])
     console.print(files)
     for graph in values["graphs"]:
-        table = Table(escape(graph["file"]), "tensor", "shape", "type", title_justify="left")
+        table = Table(as_it_is(graph["file"]), "tensor", "shape", "type", title_justify="left")
         for direction in ("inputs", "outputs"):
             for tensor in graph[direction]:
-                table.add_row(direction[:-1], escape(tensor["name"]), escape(str(tensor["shape"])), tensor["type"])
+                table.add_row(direction[:-1], as_it_is(tensor["name"]), as_it_is(str(tensor["shape"])), tensor["type"])
         console.print(table)
         table = Table("weight", "shape", "encoding", "data file")
         table.add_column("bytes", justify="right")
         for weight in graph["weights"]:
-            name, file = escape(weight["name"]), escape(weight["file"])
+            name, file = as_it_is(weight["name"]), as_it_is(weight["file"])
             table.add_row(name, str(weight["shape"]), weight["encoding"], file, f"{weight['bytes']:,}")
         console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.plan import Plan
+from gemma_edge.converter.printing import as_it_is
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.recipes import TOWER_ROLES, Placement
 from gemma_edge.converter.target import Target
@@ -54,7 +54,7 @@ class Report:
     def print(self, console: Console) -> None:
         """The same for people."""
         values = self.values
-        console.print(f"[bold]{escape(values['output']['file'])}[/]  {format_bytes(values['output']['bytes'])}")
+        console.print(f"[bold]{as_it_is(values['output']['file'])}[/]  {format_bytes(values['output']['bytes'])}")
         console.print(f"sha256 {values['output']['sha256']}", highlight=False)
         print_plan(self.plan, console)
         table = Table("tensor", "encoding", title="largest quantization errors", title_justify="left")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.progress import bars
@@ -221,6 +223,17 @@ def test_an_output_that_cannot_be(tiny_gemma3n: Path, tmp_path: Path) -> None:
 def test_a_name_that_is_too_long() -> None:
     name = "x" * 300
     assert error_of("inspect", name) == f"{name}: cannot read (File name too long); check the path"
+
+
+def test_what_a_file_says_is_no_command_to_the_terminal(tiny_gemma3n: Path, tmp_path: Path) -> None:
+    """A message is one line, whatever a checkpoint calls its tensors."""
+    checkpoint = Path(shutil.copytree(tiny_gemma3n, tmp_path / "checkpoint"))
+    tensors = load_file(checkpoint / "model.safetensors")
+    save_file(tensors | {"\x1b[2J\nerror: none": tensors["model.norm.weight"]}, checkpoint / "model.safetensors")
+    assert error_of("plan", *SMALL, "--checkpoint", checkpoint) == (
+        f"{checkpoint}: \\x1b[2J\\nerror: none is not part of this model; "
+        "convert the checkpoint that config.json describes"
+    )
 
 
 def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
