@@ -201,7 +201,7 @@ class _Wrapped:
             return BenchmarkInfo(**dataclasses.asdict(self._inner.get_benchmark_info()))
 
     def cancel_process(self) -> None:
-        """End the call that is running in another thread."""
+        """End the call that is running in another thread. litert_lm 0.18.1 answers nothing here afterwards."""
         self._inner.cancel_process()
 
     def close(self) -> None:
@@ -255,7 +255,7 @@ class LitertLmConversation(_Wrapped):
             return Message.from_json(self._inner.send_message(normalize_message(message), **self._options(options)))
 
     def send_message_async(self, message: Sendable, **options: Any) -> Generator[Message, None, None]:
-        """As `Conversation.send_message_async`, with the same options."""
+        """As `Conversation.send_message_async`, with the same options, but leaving the loop early ends no reply."""
         with _errors("sending a message"):
             for chunk in self._inner.send_message_async(normalize_message(message), **self._options(options)):
                 yield Message.from_json(chunk)
