@@ -31,13 +31,19 @@ class Baseline:
 
     def judge(self, key: str, peak_bytes: int) -> str | None:
         """What is wrong with this peak, or None. Raises BaselineError: the file cannot be read as a baseline."""
-        if self.update:
-            self._write(key, peak_bytes)
-            return None
-        accepted = self._read(self.path.read_text() if self.path.exists() else "{}").get(key)
+        try:
+            if self.update:
+                self._write(key, peak_bytes)
+                return None
+            accepted = self._read(self.path.read_bytes() if self.path.exists() else b"{}").get(key)
+        except OSError as error:
+            raise BaselineError(
+                f"{self.path}: {error.strerror}, expected a file of accepted peaks; name another with "
+                "--memory-budget-baseline"
+            ) from error
         if accepted is None:
             return f"{self.path} has no baseline of {key}; run once with --memory-budget-update and commit the file"
-        accepted_bytes = int(accepted["peak_bytes"])
+        accepted_bytes: int = accepted["peak_bytes"]
         if peak_bytes <= accepted_bytes * (1 + self.growth_percent / 100):
             return None
         grown = peak_bytes / accepted_bytes - 1
@@ -49,19 +55,20 @@ class Baseline:
 
     def _write(self, key: str, peak_bytes: int) -> None:
         """Several test processes may write: the lock makes each keep what the others wrote."""
-        with self.path.open("a+") as file:
+        with self.path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            entries = self._read(file.read() or "{}")
+            entries = self._read(file.read() or b"{}")
             entries[key] = {"peak_bytes": peak_bytes}
             file.truncate(0)
-            file.write(json.dumps(entries, indent=2, sort_keys=True) + "\n")
+            file.write(f"{json.dumps(entries, indent=2, sort_keys=True)}\n".encode())
 
-    def _read(self, text: str) -> dict[str, Any]:
+    def _read(self, text: bytes) -> dict[str, Any]:
         try:
             entries = json.loads(text)
             for entry in entries.values():
-                int(entry["peak_bytes"])
+                if not isinstance(entry["peak_bytes"], int) or entry["peak_bytes"] < 1:
+                    raise ValueError(entry)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BaselineError(
                 f'{self.path}: found no JSON of {{"KEY": {{"peak_bytes": N}}}}; delete it and run with '

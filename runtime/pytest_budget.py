@@ -6,7 +6,7 @@ import pytest
 
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.runtime.bench import Benchmark
-from gemma_edge.runtime.budget_baseline import Baseline
+from gemma_edge.runtime.budget_baseline import Baseline, BaselineError
 from gemma_edge.runtime.budget_bench import Method, measure_budget
 from gemma_edge.runtime.budget_report import LEAST_SPEED, BudgetReport
 from gemma_edge.runtime.config import CPU
@@ -38,8 +38,11 @@ def baseline_of(config: pytest.Config) -> Baseline | None:
     path = config.invocation_params.dir / named if named else config.rootpath / config.getini("memory_budget_baseline")
     if path == config.rootpath:
         return None
-    growth = config.getoption("memory_budget_growth")
-    percent = float(config.getini("memory_budget_growth")) if growth is None else growth
+    growth, setting = config.getoption("memory_budget_growth"), config.getini("memory_budget_growth")
+    try:
+        percent = float(setting) if growth is None else growth
+    except ValueError as error:
+        raise BaselineError(f"memory_budget_growth: found {setting!r}, expected a percentage such as 10") from error
     return Baseline(path, percent, config.getoption("memory_budget_update"))
 
 

@@ -40,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "memory_budget(profile): run the test in a process of its own that may use no more memory than the profile's "
         "budget; with the fixture memory_budget, the profile of its checks",
     )
+    for option in ("update", "growth"):
+        is_given = config.getoption(f"memory_budget_{option}") not in (None, False)
+        if is_given and not (config.getoption("memory_budget_baseline") or config.getini("memory_budget_baseline")):
+            raise pytest.UsageError(
+                f"--memory-budget-{option}: found no baseline file; name one with --memory-budget-baseline, or in the "
+                "setting memory_budget_baseline"
+            )
     if path := os.environ.get(REPORTS):
         config.pluginmanager.register(_ReportWriter(config, Path(path)))
 

@@ -36,14 +36,29 @@ def test_writers_keep_what_others_wrote(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {f"test {number}": {"peak_bytes": 100 * MIB} for number in range(20)}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": {"peak_bytes": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{", '{"a": 1}', '{"a": {"peak_bytes": "x"}}', '{"a": {"peak_bytes": 0}}', "\xff"),
+        *('{"a": {"peak_bytes": -1}}', '{"a": {"peak_bytes": Infinity}}', '{"a": {"peak_bytes": "100"}}'),
+    ],
+)
 def test_a_file_that_holds_something_else(tmp_path: Path, text: str) -> None:
     path = tmp_path / "peaks.json"
-    path.write_text(text)
+    path.write_text(text, "latin-1")
     with pytest.raises(BaselineError) as caught:
         Baseline(path, 10, update=False).judge("a", 1)
     assert str(caught.value) == (
         f'{path}: found no JSON of {{"KEY": {{"peak_bytes": N}}}}; delete it and run with --memory-budget-update'
+    )
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_a_file_that_cannot_be_opened(tmp_path: Path, update: bool) -> None:
+    with pytest.raises(BaselineError) as caught:
+        Baseline(tmp_path, 10, update).judge("a", 1)
+    assert str(caught.value) == (
+        f"{tmp_path}: Is a directory, expected a file of accepted peaks; name another with --memory-budget-baseline"
     )
 
 

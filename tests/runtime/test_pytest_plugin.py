@@ -204,6 +204,24 @@ def test_growth_over_the_baseline_fails(pytester: pytest.Pytester, sampled: Run)
     sampled("--memory-budget-growth=500").assert_outcomes(passed=1)
 
 
+def test_options_of_a_baseline_without_one_are_refused(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_nothing(): ...")
+    for option in ("--memory-budget-update", "--memory-budget-growth=5"):
+        result = pytester.runpytest_subprocess(option)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(
+            [f"ERROR: {option.partition('=')[0]}: found no baseline file; name one with --memory-budget-baseline, or *"]
+        )
+
+
+def test_a_growth_that_is_no_number(pytester: pytest.Pytester, sampled: Run) -> None:
+    pytester.makeini("[pytest]\nmemory_budget_baseline = peaks.json\nmemory_budget_growth = ten\n")
+    pytester.makepyfile(BIG.format(size=MIB))
+    result = sampled()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["memory_budget_growth: found 'ten', expected a percentage such as 10"])
+
+
 def test_every_property_reaches_junit_even_from_a_killed_test(pytester: pytest.Pytester, run: Run, method: str) -> None:
     pytester.makepyfile(BIG.format(size=2 * BUDGET_BYTES))
     junit = pytester.path / "junit.xml"
