@@ -8,7 +8,7 @@ Shapes: as in the graph, but with the batch of windows where the graph has 1: [B
 of every op alone except in attention, so the graph's last-token op lets all of them pass.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Final
@@ -134,7 +134,30 @@ class StreamingModel:
             for op, finished in zip(self._tail, self._last_reads[len(self._body) :], strict=True):
                 machine.step(op)
                 machine.forget(finished)
-            yield first, machine.values.pop(self.graph.outputs["logits"])[0]
+            yield first, machine.values[self.graph.outputs["logits"]][0]
+
+    def logit_columns(
+        self, runs: Sequence[tuple[Float32, Hooks]], on_bytes: OnBytes | None = None
+    ) -> Iterator[tuple[int, Iterator[Float32]]]:
+        """Yield (first token id, logits [N, n] of each run in turn) for one stretch of the vocabulary after another.
+
+        runs: rows of `hidden` [N, D], and what to put in place of the head's weights. The head is read once for all.
+        """
+        machine = _Machine(self._checkpoint, NO_HOOKS, tokens=1)
+
+        def columns(first: int, rows: Float32) -> Iterator[Float32]:
+            for hidden, hooks in runs:
+                used = rows if hooks.weights is None else hooks.weights(self._head.weight.name, first, rows)
+                machine.values = {self._head.out: hidden @ used.T}
+                for op in self._tail[1:]:
+                    assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone
+                    machine.step(op)
+                yield machine.values[self.graph.outputs["logits"]]
+
+        for first, rows in machine.rows(self._head.weight):
+            yield first, columns(first, rows)
+            if on_bytes is not None:
+                on_bytes(2 * rows.size)
 
     @property
     def _head(self) -> ir.Linear:
@@ -262,7 +285,7 @@ class _Machine:
         self._report(values)
         return values if self._hooks.weights is None else self._hooks.weights(spec.name, 0, values)
 
-    def _rows(self, spec: TensorSpec, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float32]]:
+    def rows(self, spec: TensorSpec, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float32]]:
         for first, stored in self._checkpoint.rows(spec.source, _WEIGHT_BLOCK_BYTES, start, stop):
             rows = spec.fold(stored)
             yield first, rows if self._hooks.weights is None else self._hooks.weights(spec.name, first, rows)
@@ -277,7 +300,7 @@ class _Machine:
         if self._hooks.on_linear is not None:
             self._hooks.on_linear(op.weight.name, flat)
         out = np.empty((len(flat), op.weight.shape[0]), np.float32)
-        for first, rows in self._rows(op.weight):
+        for first, rows in self.rows(op.weight):
             np.matmul(flat, rows.T, out=out[:, first : first + len(rows)])
             self._report(rows)
         return out.reshape(*x.shape[:-1], -1)
@@ -287,7 +310,7 @@ class _Machine:
         ids = np.where((ids >= 0) & (ids < op.table.shape[0]), ids, 0)
         out = np.empty((*ids.shape, op.table.shape[1]), np.float32)
         for token in np.unique(ids).tolist():
-            [(_, rows)] = ((first, rows.copy()) for first, rows in self._rows(op.table, token, token + 1))
+            [(_, rows)] = ((first, rows.copy()) for first, rows in self.rows(op.table, token, token + 1))
             out[ids == token] = rows
         return out
 

@@ -41,7 +41,7 @@ def automatic_recipe(
             "give at least that, or take a smaller model"
         )
     streaming = StreamingModel(checkpoint, model)
-    on_bytes = stage("measure", sensitivity.read_bytes(streaming, windows.size, parts))
+    on_bytes = stage("measure", sensitivity.read_bytes(streaming, parts))
     losses = sensitivity.losses(checkpoint, streaming, windows, parts, recipe, on_bytes)
     choices = [
         [Choice(part.nbytes(recipe, option), losses[part.name, option]) for option in part.options] for part in parts

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import Hooks, StreamingModel, Substitute
+from gemma_edge.converter.evaluate import NO_HOOKS, Hooks, StreamingModel, Substitute
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.recipes import Storage
 from gemma_edge.converter.stream import NO_ROUNDS, Round
@@ -56,27 +56,57 @@ def divergences(
 ) -> list[Divergence]:
     """Of what the head makes of each of `found`, hidden [N, D] and the hooks it runs with, against `exact` [N, D].
 
-    In blocks of rows, so that logits of `exact` are worked out once, and those of two runs are in memory.
+    KL is a sum over the vocabulary, taken stretch by stretch: no row of logits is ever whole, the head is read once.
+    on_bytes: `model.head_bytes(1)` in total.
     """
-    sums = np.zeros((len(found), 2))
-    runs = [model.logits(hidden, hooks) for hidden, hooks in found]
-    for _, logits in model.logits(exact, Hooks(on_bytes=on_bytes)):
-        top, expected = logits.argmax(-1), _log_probabilities(logits)
-        weights = np.exp(expected)
-        for i, run in enumerate(runs):
-            _, change = next(run)
-            same = change.argmax(-1) == top
-            np.subtract(expected, _log_probabilities(change), out=change)
-            change *= weights
-            sums[i] += change.sum(dtype=np.float64), same.sum()
-    return [Divergence(float(kl), float(same)) for kl, same in sums / len(exact)]
+    expected, *others = (_Softmax.of_nothing(len(exact)) for _ in range(1 + len(found)))
+    drifts = np.zeros((len(found), len(exact)))  # sum of exp(a) (a - b), for logits a as expected and b as found
+    for first, columns in model.logit_columns([(exact, NO_HOOKS), *found], on_bytes):
+        logits = next(columns)
+        shrunk, weights = expected.add(first, logits)
+        drifts *= shrunk
+        for i, (other, found_logits) in enumerate(zip(others, columns, strict=True)):
+            other.add(first, found_logits)
+            drifts[i] += np.einsum("nv,nv->n", weights, logits - found_logits)
+    kl = [drift / expected.total + other.log - expected.log for drift, other in zip(drifts, others, strict=True)]
+    return [
+        Divergence(float(each.mean()), float((other.top == expected.top).mean()))
+        for each, other in zip(kl, others, strict=True)
+    ]
 
 
-def _log_probabilities(logits: Float32) -> Float32:
-    """Of logits [n, V], in place."""
-    logits -= logits.max(-1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-    return logits
+@dataclass
+class _Softmax:
+    """The largest logit of each row so far, which it is, and the sum of exp(logit - largest), all [N].
+
+    Milakov and Gimelshein, arXiv 1805.02867.
+    """
+
+    largest: NDArray[np.float32]
+    top: NDArray[np.intp]
+    total: NDArray[np.float64]
+
+    @classmethod
+    def of_nothing(cls, rows: int) -> Self:
+        return cls(np.full(rows, -np.inf, np.float32), np.zeros(rows, np.intp), np.zeros(rows))
+
+    def add(self, first: int, logits: Float32) -> tuple[Float32, Float32]:
+        """Of logits [N, n] from token `first` on. Returns what earlier sums shrink by, and exp(logit - largest)."""
+        best = logits.argmax(-1)
+        value = logits[np.arange(len(logits)), best]
+        self.top = np.where(value > self.largest, first + best, self.top)
+        largest = np.maximum(value, self.largest)
+        shrunk = np.exp(self.largest - largest)
+        weights: Float32 = np.exp(logits - largest[:, np.newaxis])
+        self.total = self.total * shrunk + weights.sum(-1, dtype=np.float64)
+        self.largest = largest
+        return shrunk, weights
+
+    @property
+    def log(self) -> NDArray[np.float64]:
+        """The logarithm of the sum of exp(logit)."""
+        log: NDArray[np.float64] = self.largest + np.log(self.total)
+        return log
 
 
 @dataclass

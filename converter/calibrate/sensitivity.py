@@ -91,11 +91,10 @@ def losses(
     return {name: each.kl for name, each in zip(names, divergence, strict=True)}
 
 
-def read_bytes(model: StreamingModel, tokens: int, parts: Sequence[Group]) -> int:
+def read_bytes(model: StreamingModel, parts: Sequence[Group]) -> int:
     """What `losses` reports."""
     walks = sum(len(part.options) * model.rest_bytes(position or 0) for position, part in _in_order(model, parts))
-    runs = 1 + sum(len(part.options) for part in parts)
-    return model.body_bytes + walks + runs * model.head_bytes(tokens)
+    return model.body_bytes + walks + model.head_bytes(1)
 
 
 def _in_order(model: StreamingModel, parts: Sequence[Group]) -> list[tuple[int | None, Group]]:
