@@ -10,10 +10,12 @@ change of the constants in profiles/costs.py does without measuring again.
 """
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,11 +24,13 @@ import click
 from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.footprint import ModelNeeds
 from gemma_edge.converter.models.official import official_model
+from gemma_edge.converter.target import Format
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.memory import MemoryPeak, PeakSampler, process_tree
-from tools.fill_context import ENGINES
 
 RECORDS = Path(__file__).with_suffix(".json")
+ENGINES = {Format.LITERTLM: ("litert", "litert_lm"), Format.ONNX: ("onnx",)}
+"""Of fill_context, by what they load."""
 MIB = 1 << 20
 
 
@@ -69,30 +73,40 @@ def save_records(records: Iterable[Record], path: Path = RECORDS) -> None:
     path.write_text(json.dumps([asdict(record) for record in sorted(newest.values())], indent=1) + "\n")
 
 
-def measure(case: Case, checkpoint: Path, work: Path) -> list[Record]:
-    """Convert, run twice in each engine (the first run packs the weights), delete."""
-    bundle, cache = work / f"{case.target}.litertlm", work / "cache"
+def measure(target: str, contexts: Sequence[int], output_format: Format, checkpoint: Path, work: Path) -> list[Record]:
+    """Convert once, run twice in each engine and context (the first run packs the weights), delete.
+
+    contexts: of LiteRT one, which the bundle is made for; the context of an ONNX directory is chosen when it is loaded.
+    """
+    bundle, cache = work / f"{target}.{output_format}", work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    convert = [sys.executable, "-m", "gemma_edge.converter", "convert", "--target", case.target]
-    options = ["--checkpoint", str(checkpoint), "--context", str(case.context_tokens), "--out", str(bundle)]
+    convert = [sys.executable, "-m", "gemma_edge.converter", "convert", "--target", target, "--format", output_format]
+    options = ["--checkpoint", str(checkpoint), "--context", str(max(contexts)), "--out", str(bundle)]
     subprocess.run([*convert, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return [_run(case, engine, bundle, cache) for engine in ENGINES]
+        cases = [Case(target, context) for context in contexts]
+        return [_run(case, engine, bundle, cache) for case in cases for engine in ENGINES[output_format]]
     finally:
-        for file in (bundle, bundle.with_name(bundle.name + ".json"), *cache.iterdir()):
-            file.unlink()
+        for path in (bundle, bundle.with_name(f"{bundle.name}.json"), cache):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _run(case: Case, engine: str, bundle: Path, cache: Path) -> Record:
-    peaks = [_peak(engine, bundle, cache) for _ in range(2)]
+    peaks = [_peak(case, engine, bundle, cache) for _ in range(2)]
     if engine == "litert_lm":  # its cache is of no use to the next
         for file in cache.glob(f"{bundle.name}*"):
             file.unlink()
-    return Record(case, engine, peaks[-1].anon_bytes, peaks[-1].file_bytes)
+    record = Record(case, engine, peaks[-1].anon_bytes, peaks[-1].file_bytes)
+    click.echo(
+        f"{case.target} {case.context_tokens:6} {engine:10} {record.anon_bytes / MIB:7.0f} MiB anonymous"
+        f" {record.file_bytes / MIB:7.0f} MiB mapped"
+    )
+    return record
 
 
-def _peak(engine: str, bundle: Path, cache: Path) -> MemoryPeak:
+def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
     command = [sys.executable, "-m", "tools.fill_context", str(bundle), "--engine", engine, "--cache-dir", str(cache)]
+    command += ["--context", str(case.context_tokens)]
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child,
         PeakSampler(lambda: process_tree(child.pid)) as sampler,
@@ -103,26 +117,27 @@ def _peak(engine: str, bundle: Path, cache: Path) -> MemoryPeak:
     return sampler.peak
 
 
-def planned(case: Case) -> Footprint:
+def planned(case: Case, output_format: Format) -> Footprint:
     """What the planner says of the official model."""
-    target = make_target(case.target, context=case.context_tokens)
+    target = make_target(case.target, context=case.context_tokens, format=output_format)
     return ModelNeeds.of(official_model(case.size)).needs(target).footprint
 
 
 def table(records: Iterable[Record]) -> str:
-    """Markdown: MiB of peak anonymous memory, and how far the plan is from the engine it is furthest from."""
+    """Markdown: MiB of peak anonymous memory, and how far each format's plan is from the engine it is furthest from."""
     measured: dict[Case, dict[str, int]] = {}
     for record in sorted(records):
         measured.setdefault(record.case, {})[record.engine] = record.anon_bytes
-    lines = [
-        f"| target | context | planned | {' | '.join(f'`{engine}`' for engine in ENGINES)} | difference |",
-        f"|---|---|---|{'---|' * len(ENGINES)}---|",
-    ]
+    titles = ("target", "context", "planned", "`litert`", "`litert_lm`", "difference", "ONNX", "`onnx`", "difference")
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for case, by_engine in measured.items():
-        plan = planned(case).anon_bytes
-        worst = max((plan / found - 1 for found in by_engine.values()), key=abs)
-        cells = [f"{by_engine[engine] / MIB:.0f}" if engine in by_engine else "" for engine in ENGINES]
-        row = (case.target, str(case.context_tokens), f"{plan / MIB:.0f}", *cells, f"{worst:+.1%}")
+        row = [case.target, str(case.context_tokens)]
+        for output_format, engines in ENGINES.items():
+            plan = planned(case, output_format).anon_bytes
+            differences = [plan / by_engine[engine] - 1 for engine in engines if engine in by_engine]
+            found = [f"{by_engine[engine] / MIB:.0f}" if engine in by_engine else "" for engine in engines]
+            worst = f"{max(differences, key=abs):+.1%}" if differences else ""
+            row += [f"{plan / MIB:.0f}", *found, worst]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -135,17 +150,19 @@ def main() -> None:
 @main.command("measure")
 @click.option("--checkpoints", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Scratch space for bundles and caches.")
+@click.option(
+    "--format", "formats", type=click.Choice([*map(str, ENGINES)]), multiple=True, default=[*map(str, ENGINES)]
+)
 @click.argument("cases", nargs=-1, required=True)
-def measure_main(checkpoints: Path, work: Path, cases: tuple[str, ...]) -> None:
+def measure_main(checkpoints: Path, work: Path, formats: tuple[str, ...], cases: tuple[str, ...]) -> None:
     """Measure CASES, such as e2b-int4@4096, with the checkpoints in DIR/1b, DIR/e2b, DIR/e4b."""
+    contexts: dict[str, list[int]] = {}
     for case in map(Case.parse, cases):
-        found = measure(case, checkpoints / case.size, work)
-        for record in found:
-            click.echo(
-                f"{case.target} {case.context_tokens:6} {record.engine:10} {record.anon_bytes / MIB:7.0f} MiB anonymous"
-                f" {record.file_bytes / MIB:7.0f} MiB mapped"
-            )
-        save_records([*load_records(), *found])
+        contexts.setdefault(case.target, []).append(case.context_tokens)
+    for output_format, (target, wanted) in product(map(Format, formats or ENGINES), contexts.items()):
+        for together in [wanted] if output_format is Format.ONNX else [[context] for context in wanted]:
+            found = measure(target, together, output_format, checkpoints / Case(target, 0).size, work)
+            save_records([*load_records(), *found])
 
 
 @main.command("table")
