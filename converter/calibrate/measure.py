@@ -105,7 +105,7 @@ class _Softmax:
     @property
     def log(self) -> NDArray[np.float64]:
         """The logarithm of the sum of exp(logit)."""
-        log: NDArray[np.float64] = self.largest + np.log(self.total)
+        log: NDArray[np.float64] = np.log(self.total) + self.largest.astype(np.float64)
         return log
 
 
