@@ -1,7 +1,8 @@
 """What running an ONNX directory in our executor costs; costs.py is the same for LiteRT.
 
-Measured with onnxruntime 1.31.1 on x86-64, Gemma 3n E2B and (mapped weights only) E4B, int4, context 4096, packed
-weights from the cache, every page of the KV cache written. So other sizes are less certain than LiteRT's.
+Measured with onnxruntime 1.31.1 on x86-64, packed weights from the cache, every page of the KV cache written; the
+constants with Gemma 3n E2B and (mapped weights) E4B in int4 at 4096 tokens. tools/plan_vs_measured.json holds runs of
+other sizes, precisions and contexts, and a test compares them with what is computed here.
 """
 
 from gemma_edge.profiles.costs import (
