@@ -228,6 +228,8 @@ def bench_main(
         sys.exit(_bench_budget(benchmark, profile, method, runs, plot, as_json))
     if plot is not None:
         raise click.UsageError("--plot shows a budget; add --profile")
+    if method != "auto":
+        raise click.UsageError("--method is how a budget is tested; add --profile")
     measured = [measure(benchmark) for _ in range(runs)]
     divided, encoders = _partitions(benchmark), _encoders(benchmark)
     if as_json:

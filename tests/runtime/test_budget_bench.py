@@ -214,3 +214,6 @@ def test_measuring_on_the_command_line(bundle: Path, greedy_bundle: Path, cache:
     misused = gemma_edge("bench", bundle, "--plot", picture)
     assert misused.returncode == 2
     assert "--plot shows a budget; add --profile" in misused.stderr
+    misused = gemma_edge("bench", bundle, "--method", "sampling")
+    assert misused.returncode == 2
+    assert "--method is how a budget is tested; add --profile" in misused.stderr
