@@ -67,14 +67,7 @@ class MergedCheckpoint(Checkpoint):
         Raises LoraError by the module's name, and CheckpointError.
         """
         specs, ignored = list(specs), tuple(ignored)
-        unread = tuple(prefix for prefix in ignored if prefix.startswith("layers."))
-        missing = [module for module in self.absent if not _source(module).startswith(unread)]
-        if missing:
-            raise LoraError(
-                f"{self.adapter.path}: {listed(missing)} not in {self.path}; the adapter belongs to another model"
-                f"{_trained_on(self.adapter)}"
-            )
-        self._check_complete(specs)
+        self.check_adapter(specs, ignored)
         unconverted = super().match(specs, ignored)
         changed = {*self.changes, *(name for name, tensor in self.tensors.items() if tensor.file in self.adapter.files)}
         lost = [
@@ -89,6 +82,20 @@ class MergedCheckpoint(Checkpoint):
                 "convert its modality as well, or train an adapter without it"
             )
         return unconverted
+
+    def check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
+        """That the checkpoint has what the adapter changes, and the adapter all that it should; as for `match`.
+
+        Raises LoraError by the module's name.
+        """
+        unread = tuple(prefix for prefix in ignored if prefix.startswith("layers."))
+        missing = [module for module in self.absent if not _source(module).startswith(unread)]
+        if missing:
+            raise LoraError(
+                f"{self.adapter.path}: {listed(missing)} not in {self.path}; the adapter belongs to another model"
+                f"{_trained_on(self.adapter)}"
+            )
+        self._check_complete(specs)
 
     def _check_complete(self, specs: Iterable[TensorSpec]) -> None:
         """An adapter for 30 layers must not pass for one of 35: every module that is a target has weights."""

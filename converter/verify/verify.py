@@ -7,7 +7,9 @@ from pathlib import Path
 
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.lora import merged
+from gemma_edge.converter.lora import MergedCheckpoint, merged
+from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan import TOWERS, unused
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.verify.bootstrap import Resampling
 from gemma_edge.converter.verify.dissect import dissect
@@ -63,6 +65,7 @@ def verify(
         base = Checkpoint.open(Path(checkpoint))
         source = base if lora is None else merged(base, lora)
         model = StreamingModel.open(source)
+        _check_source(source, model.model)
         paths = [Path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
@@ -102,6 +105,14 @@ def verify(
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )
+
+
+def _check_source(source: Checkpoint, model: Model) -> None:
+    """That the text model is all there and the adapter, if there is one, is its own; what changes encoders may stay."""
+    specs, ignored = model.tensors.values(), (*TOWERS, *unused(model))
+    if isinstance(source, MergedCheckpoint):
+        source.check_adapter(specs, ignored)
+    Checkpoint.match(source, specs, ignored)
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:

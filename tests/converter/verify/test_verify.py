@@ -26,6 +26,7 @@ from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.compare import Cost, compare
 from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
 from gemma_edge.runtime.formats.litertlm import Bundle
+from tests.converter.adapters import edit, pair, write_adapter
 from tests.converter.verify.wrong import bundle_of, copied, verified
 
 
@@ -255,6 +256,28 @@ def test_what_cannot_be_verified_is_refused(
         "tiny-int4.litertlm: a vocabulary of 2080 tokens, the checkpoint has 2048; give the checkpoint that"
     )
     assert "not a directory" in message(CheckpointError, checkpoint=tmp_path / "absent")
+
+
+def test_a_checkpoint_or_an_adapter_of_another_model_is_refused(
+    tiny_gemma3: Path, val_bin: Path, tmp_path: Path
+) -> None:
+    """What is not read would not be missed: the bundle is compared with the model without it."""
+
+    def message(checkpoint: Path, lora: Path | None = None) -> str:
+        with pytest.raises(GemmaEdgeError) as caught:
+            verified(bundle, checkpoint, val_bin, lora=lora)
+        return str(caught.value)
+
+    bundle = bundle_of(copied(tiny_gemma3, tmp_path / "right"))
+    deeper = write_adapter(tmp_path / "deeper", tiny_gemma3)
+    edit(deeper, **pair("model.layers.9.mlp.up_proj", 512, 128))
+    assert message(tiny_gemma3, deeper).startswith(f"{deeper}: model.layers.9.mlp.up_proj not in {tiny_gemma3}; the")
+    shallower = write_adapter(tmp_path / "shallower", tiny_gemma3)
+    layer = "layers.5.mlp.up_proj"
+    edit(shallower, remove=(f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"))
+    assert message(tiny_gemma3, shallower).startswith(f"{shallower}: no weights for model.{layer}, which target_modul")
+    wide = copied(tiny_gemma3, tmp_path / "wide", intermediate_size=256)
+    assert message(wide).startswith("model.layers.0.mlp.gate_proj.weight: shape [512, 128], expected [256, 128]")
 
 
 def test_a_page_without_a_folder_is_refused_at_once(int4: Path, checkpoint: Path, tmp_path: Path) -> None:
