@@ -4,10 +4,12 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from gemma_edge.converter.cache_layout import CacheLayout
+from gemma_edge.converter.emit.onnx_data import scale_count
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.family import Model
@@ -19,6 +21,10 @@ from gemma_edge.profiles.costs import ActivationShape, litert_footprint
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.costs_onnx import PREFILL_TOKENS, onnx_footprint
 from gemma_edge.profiles.footprint import Footprint
+from gemma_edge.runtime.formats.encoding import Encoding
+
+Size: TypeAlias = Callable[[Encoding, tuple[int, ...]], int]
+"""Of a tensor in an encoding: bytes, say."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,15 @@ class ModelNeeds:
     def needs(self, target: Target) -> Needs:
         """Raises TargetError where the target's context is not one of this model's, RecipeError as the recipe does."""
         layout = cache_layout(target, self.model)
-        by_role = _bytes_by_role(self.kinds, self.model.tensors, target.recipe_as_stored)
-        resident = sum(n for role, n in by_role.items() if Placement.of(role) is Placement.RESIDENT)
+        by_role = self._sums(target)
+        resident = _resident(by_role)
         embedder_bytes, ple_bytes = by_role.get(Role.EMBEDDING, 0), by_role.get(Role.PLE, 0)
         shape = self._activations(layout.context_tokens)
         if target.format is Format.ONNX:
             kv_bytes = self._onnx_kv_bytes(layout.context_tokens)
             footprint = onnx_footprint(
-                weights_bytes=resident,
+                values_bytes=_resident(self._sums(target, Encoding.data_bytes)),
+                scales=_resident(self._sums(target, scale_count)),
                 embedder_bytes=embedder_bytes,
                 ple_bytes=ple_bytes,
                 kv_bytes=kv_bytes,
@@ -76,11 +83,14 @@ class ModelNeeds:
             )
         return Needs(with_encoders(footprint, self._encoders(target)), resident + kv_bytes)
 
+    def _sums(self, target: Target, size: Size = Encoding.nbytes) -> dict[Role, int]:
+        return _sums(self.kinds, self.model.tensors, target.recipe_as_stored, size)
+
     def _encoders(self, target: Target) -> Iterator[EncoderShape]:
         """Of the modalities that the target takes."""
         for tower in self.model.with_modalities(target.modalities or ()).towers:
             kinds = self.towers[tower.modality]
-            sizes = _bytes_by_role(kinds, tower.tensors, target.recipe_as_stored)
+            sizes = _sums(kinds, tower.tensors, target.recipe_as_stored)
             yield EncoderShape(EncoderKind[tower.modality.name], sum(sizes.values()), tower.inputs)
 
     @property
@@ -129,18 +139,21 @@ def _kinds(specs: Collection[TensorSpec]) -> dict[TensorSpec, int]:
     return {last[kind]: count for kind, count in counts.items()}
 
 
-def _bytes_by_role(
-    kinds: Mapping[TensorSpec, int], tensors: Mapping[str, TensorSpec], recipe: Recipe
+def _sums(
+    kinds: Mapping[TensorSpec, int], tensors: Mapping[str, TensorSpec], recipe: Recipe, size: Size = Encoding.nbytes
 ) -> dict[Role, int]:
-    """kinds: of `tensors`, which have names, in case the recipe goes by them."""
-    sizes: dict[Role, int] = {}
+    """By role. kinds: of `tensors`, which have names, in case the recipe goes by them."""
+    sums: dict[Role, int] = {}
     by_role = replace(recipe, tensors={})
     for spec, count in kinds.items():
-        nbytes = by_role.encoding(spec).nbytes(spec.shape)
-        sizes[spec.role] = sizes.get(spec.role, 0) + count * nbytes
+        sums[spec.role] = sums.get(spec.role, 0) + count * size(by_role.encoding(spec), spec.shape)
     for spec in (tensors[name] for name in recipe.tensors if name in tensors):
-        sizes[spec.role] += recipe.encoding(spec).nbytes(spec.shape) - by_role.encoding(spec).nbytes(spec.shape)
-    return sizes
+        sums[spec.role] += size(recipe.encoding(spec), spec.shape) - size(by_role.encoding(spec), spec.shape)
+    return sums
+
+
+def _resident(sums: Mapping[Role, int]) -> int:
+    return sum(n for role, n in sums.items() if Placement.of(role) is Placement.RESIDENT)
 
 
 def cache_layout(target: Target, model: Model) -> CacheLayout:

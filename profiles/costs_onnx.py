@@ -20,10 +20,11 @@ from gemma_edge.profiles.footprint import Footprint, Part
 PREFILL_TOKENS = 128
 """Rows of one call at most (runtime/onnx_graph.py; a test holds the two together)."""
 
-# In blocks of 256, mapped where memory just holds what is used: 1546 MiB for 1466 MiB of E2B's weights, 2588 for E4B's
-# 2471. MatMulNBits reads what was packed, with a float32 scale and sum for each block: 1.28 in blocks of 32.
-PACKED_FACTOR = 1.06
-PACKED_SOURCE = "measured: packed weights and the rest, 1.06 times the weights as stored"
+# MatMulNBits reads what was packed: values, scales, and a sum beside each scale. Where memory just holds what is used,
+# 1546 MiB for 1466 MiB of E2B's weights in blocks of 256, 2588 MiB for E4B's 2471; in blocks of 32, 1.28 times as much.
+PACKED_FACTOR = 1.01
+PACKED_BYTES_PER_SCALE = 9
+PACKED_SOURCE = "measured: packed weights and the rest, 1.01 times the values and 9 bytes for each scale"
 
 # RssAnon: onnxruntime, onnx_ir and numpy imported 67 MiB, directory opened 9, session 17, first decode 4.
 RUNTIME_ANON_BYTES = 102_000_000
@@ -38,16 +39,21 @@ ARENA_SOURCE = "computed for 128 rows, times 2.35 (47 MiB measured for E2B)"
 
 
 def onnx_footprint(
-    *, weights_bytes: int, embedder_bytes: int, ple_bytes: int, kv_bytes: int, shape: ActivationShape
+    *, values_bytes: int, scales: int, embedder_bytes: int, ple_bytes: int, kv_bytes: int, shape: ActivationShape
 ) -> Footprint:
-    """The peak of a run with packed weights from the cache; the parameters are `litert_footprint`'s."""
+    """The peak of a run with packed weights from the cache.
+
+    values_bytes: the decoder's weights without their scales, of which there are `scales`, one for each block of columns
+    as the graph has them. The others are `litert_footprint`'s.
+    """
+    packed_bytes = round(PACKED_FACTOR * values_bytes) + PACKED_BYTES_PER_SCALE * scales
     context_tokens = shape.context_tokens
     values_per_row = 2 * shape.ffn_width + 2 * shape.altup_inputs * shape.model_width + shape.ple_values
     arena_bytes = round(ARENA_FACTOR * PREFILL_TOKENS * values_per_row * FLOAT_BYTES)
     embedding_bytes = min(embedder_bytes, context_tokens * EMBEDDER_FILE_BYTES_PER_TOKEN)
     return Footprint.of(
         (
-            Part("decoder weights", 0, round(PACKED_FACTOR * weights_bytes), PACKED_SOURCE),
+            Part("decoder weights", 0, packed_bytes, PACKED_SOURCE),
             Part("embedding rows", 0, embedding_bytes, EMBEDDER_SOURCE),
             Part("PLE rows", 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
             Part("KV cache", kv_bytes, 0, "computed: rings, but for the cache that other layers share"),

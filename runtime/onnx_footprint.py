@@ -29,6 +29,7 @@ class OnnxPlan:
     """The sizes a footprint depends on; used as BundlePlan is."""
 
     weights_bytes: int
+    scales: int
     embedder_bytes: int
     ple_bytes: int
     caches: tuple[Cache, ...]
@@ -48,6 +49,7 @@ class OnnxPlan:
         inner_bytes = 0 if directory.is_split else rows_bytes["inputs_embeds"]
         return cls(
             _stored_bytes(decoder) - inner_bytes,
+            _scales(decoder),
             rows_bytes["inputs_embeds"],
             rows_bytes.get("per_layer_inputs", 0),
             kept,
@@ -64,7 +66,8 @@ class OnnxPlan:
         """The peak of a run; parameters as BundlePlan's."""
         context = context_tokens or self.context_tokens
         planned = onnx_footprint(
-            weights_bytes=self.weights_bytes,
+            values_bytes=self.weights_bytes - self.scales * np.dtype(np.float32).itemsize,
+            scales=self.scales,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(_cache_bytes(cache, context) for cache in self.caches),
@@ -100,6 +103,13 @@ def _stored_bytes(model: ir.Model) -> int:
     """Of all weights beside the graph."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+
+
+def _scales(model: ir.Model) -> int:
+    """Of all matrices of integers that the decoder multiplies by."""
+    scales = (node.inputs[2] for node in model.graph if node.op_type == "MatMulNBits")
+    tensors = (value.const_value for value in scales if value is not None)
+    return sum(tensor.size for tensor in tensors if tensor is not None)
 
 
 def _activations(directory: OnnxDirectory, kept: tuple[Cache, ...]) -> ActivationShape:

@@ -91,13 +91,22 @@ def scale_block(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> i
         return 0
     columns = shape[1]
     largest = columns if is_table else LARGEST_MATMUL_BLOCK
-    block = encoding.block or min(columns & -columns, largest)  # the largest power of two that divides columns
+    block = _block(columns, encoding, largest)
     if block < _SMALLEST_BLOCK:
         raise EncodingError(
             f"{columns} columns do not split into blocks of {_SMALLEST_BLOCK}, as {encoding.name} in ONNX does; "
             "use fp16 or fp32"
         )
     return block
+
+
+def _block(columns: int, encoding: Encoding, largest: int) -> int:
+    return encoding.block or min(columns & -columns, largest)  # the largest power of two that divides columns
+
+
+def scale_count(encoding: Encoding, shape: tuple[int, ...]) -> int:
+    """Scales of a matrix to multiply by, whether or not a block size fits; 0 of floats."""
+    return 0 if encoding.kind == "float" else math.prod(shape) // _block(shape[1], encoding, LARGEST_MATMUL_BLOCK)
 
 
 def stored_bytes(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> int:

@@ -23,9 +23,16 @@ E2B = ActivationShape(
 KV_BYTES = (15 * 640 + 5 * 4096) * 2 * 512 * 4  # 15 rings, 4 full layers, and one sliding layer that others share
 
 
-def e2b(shape: ActivationShape = E2B, weights_bytes: int = 1466 * MIB) -> Footprint:
+def e2b(shape: ActivationShape = E2B, weights_bytes: int = 1466 * MIB, block: int = 256) -> Footprint:
+    """weights_bytes: of int4 in blocks with a float32 scale each."""
+    scales = weights_bytes // (block // 2 + 4)
     return onnx_footprint(
-        weights_bytes=weights_bytes, embedder_bytes=540_000_000, ple_bytes=10**9, kv_bytes=KV_BYTES, shape=shape
+        values_bytes=weights_bytes - 4 * scales,
+        scales=scales,
+        embedder_bytes=540_000_000,
+        ple_bytes=10**9,
+        kv_bytes=KV_BYTES,
+        shape=shape,
     )
 
 
@@ -38,6 +45,12 @@ def test_mapped_memory_is_the_measured_one(weights_mib: int, measured_mib: int) 
     footprint = e2b(weights_bytes=weights_mib * MIB)
     read = [part.file_bytes for part in footprint.parts if part.name in ("decoder weights", "libraries")]
     assert sum(read) / MIB == pytest.approx(measured_mib, rel=0.02)
+
+
+def test_small_blocks_take_more_when_packed() -> None:
+    """1.28 times the weights as stored, measured in blocks of 32."""
+    packed = e2b(block=32).parts[0]
+    assert packed.file_bytes / (1466 * MIB) == pytest.approx(1.28, rel=0.02)
 
 
 def test_activations_do_not_grow_with_the_context() -> None:
