@@ -14,7 +14,6 @@ from gemma_edge.converter.emit.stored import StoredWeight, row_slices
 from gemma_edge.runtime.formats.encoding import Encoding
 
 F32, F16, U8, BOOL = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8, ir.DataType.BOOL
-I8 = ir.DataType.INT8
 I32, I64 = ir.DataType.INT32, ir.DataType.INT64
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators; also those of its web build
 OPSETS = {"": 21, MICROSOFT: 1}
@@ -117,17 +116,18 @@ class OnnxFile:
         """A whole int8 matrix by MatMulInteger, with many rows 2 to 4 times faster than MatMulNBits.
 
         Each row of x is rounded to int8 with a scale of its own, as XNNPACK does; DynamicQuantizeLinear has one scale
-        for all. MatMulInteger is fastest with x unsigned and signed weights [K, N]: those are made once, at load.
+        for all. Both sides are unsigned: with signed weights ONNX Runtime's kernel for AVX2 adds pairs of products in
+        16 bits, which saturate (its documentation of quantization, "S8S8, U8U8 and U8S8"). Weights are turned to [K, N]
+        once, at load.
         """
         data = self._external(placed, "", U8, placed.weight.shape, placed.data_offset)
-        signed = self.op("Cast", self.op("BitwiseXor", data, self.constant(0x80, np.uint8)), to=I8)
         first = (self.constant([bound], np.int64) for bound in (0, 1, 1))  # a row's blocks all carry the row's scale
         scales = self.op("Slice", self._scales(placed, 0, placed.weight.shape[0]), *first)  # [N, 1]
         last_axis, middle = self.constant([-1], np.int64), self.constant(128, np.uint8)
         largest = self.op("ReduceMax", self.op("Abs", x), last_axis, keepdims=1)  # [..., 1]
         to_integers = self.op("Div", self.constant(127.0), self.op("Max", largest, self.constant(_SMALLEST)))
         rounded = self.op("QuantizeLinear", self.op("Mul", x, to_integers), self.constant(1.0), middle)
-        y = self.op("MatMulInteger", rounded, self.op("Transpose", signed, perm=(1, 0)), middle)
+        y = self.op("MatMulInteger", rounded, self.op("Transpose", data, perm=(1, 0)), middle, middle)
         y = self.op("Mul", self.op("Cast", y, to=F32), self.op("Reshape", scales, last_axis))
         return self.op("Div", y, to_integers)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import pytest
 from numpy.typing import NDArray
 
@@ -123,7 +124,8 @@ def test_linear_with_many_rows_is_a_product_of_integers(tmp_path: Path) -> None:
     g = Graph("linear", TOKENS, {"w": spec("w", ROWS, COLUMNS)})
     g.output("y", g.linear(g.input("x", (1, TOKENS, COLUMNS)), "w"))
     filled = fill(g, {"w": normal(ROWS, COLUMNS)}, {"w": "int8"}, tmp_path, many_rows=True)
-    assert b"MatMulInteger" in filled.path.read_bytes()
+    [product] = (node for node in onnx_ir.load(filled.path).graph if node.op_type == "MatMulInteger")
+    assert len(product.inputs) == 4  # unsigned weights and where their middle is: signed ones saturate on some machines
     x = exact_activations(1, TOKENS, COLUMNS)
     x[:, 1] *= 2.0**-20
     x[:, 2] = 0
