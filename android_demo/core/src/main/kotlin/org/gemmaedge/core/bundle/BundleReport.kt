@@ -58,12 +58,19 @@ data class BundleReport(
             )
         }
 
-        private fun footprint(report: Json) = Footprint(
-            anonBytes = report["footprint"]["anon_bytes"].long,
-            fileBytes = report["footprint"]["file_bytes"].long,
-            contextTokens = report["context_tokens"].int,
-            shortestContextTokens = report["prefill_tokens"].items.maxOf { it.int },
-            caches = report["kv"]["layers"].items.map { KvCache(it["slots"].int, it["nbytes"].long) },
-        )
+        private fun footprint(report: Json): Footprint {
+            val prefills = report["prefill_tokens"].items.map { it.int }
+            return try {
+                Footprint(
+                    anonBytes = report["footprint"]["anon_bytes"].long,
+                    fileBytes = report["footprint"]["file_bytes"].long,
+                    contextTokens = report["context_tokens"].int,
+                    shortestContextTokens = prefills.maxOrNull() ?: throw JsonException("prefill_tokens: found none, expected one"),
+                    caches = report["kv"]["layers"].items.map { KvCache(it["slots"].int, it["nbytes"].long) },
+                )
+            } catch (error: IllegalArgumentException) {
+                throw JsonException("footprint: ${error.message}")
+            }
+        }
     }
 }

@@ -1,7 +1,11 @@
 package org.gemmaedge.core.memory
 
 /** The keys and values of one layer; [slots] positions, fewer than the context where the layer is a ring. */
-data class KvCache(val slots: Int, val sizeBytes: Long)
+data class KvCache(val slots: Int, val sizeBytes: Long) {
+    init {
+        require(slots >= 1) { "a cache of $slots slots" }
+    }
+}
 
 /**
  * What the converter planned for the full context.

@@ -34,6 +34,10 @@ class BundleReportTest {
             text.replace("\"sha256\": \"", "\"sha256\": \"x") to
                 "output.sha256: found \"x${BundleReport.parse(text).sha256}\", expected 64 hexadecimal digits",
             text.replace("\"context_tokens\"", "\"context\"") to "context_tokens: found nothing, expected an integer",
+            text.replace("\"context_tokens\": 2048", "\"context_tokens\": 64") to "footprint: a prefill of 128 in a context of 64",
+            text.replace(Regex("\"prefill_tokens\": \\[[^]]*]"), "\"prefill_tokens\": []") to
+                "prefill_tokens: found none, expected one",
+            text.replace("\"slots\": 192", "\"slots\": 0") to "footprint: a cache of 0 slots",
         )
         for ((wrong, what) in cases) {
             assertEquals(
