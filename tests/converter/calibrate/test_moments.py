@@ -20,13 +20,14 @@ def test_the_target_is_least_squares_held_to_the_weights(tokens: int) -> None:
         moments = Moments.of(found, exact)
         moments.scale(divisors)
         x, e, w = (found / divisors).astype(float), (exact / divisors).astype(float), rows.astype(float)
-        ridge = tokens * RIDGE * np.square(x).mean()
+        ridge = (tokens * RIDGE + 64) * np.square(x).mean()
         expected = np.linalg.solve(x.T @ x + ridge * np.eye(64), (w @ (e.T @ x) + ridge * w).T).T
         np.testing.assert_allclose(moments.target(rows), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("tokens", [FEW, MANY])
-def test_the_target_brings_outputs_closer_and_can_be_taken_in_pieces(tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "left"), [(FEW, 0.3), (MANY, 0.1)])
+def test_the_target_brings_outputs_closer_and_can_be_taken_in_pieces(tokens: int, left: float) -> None:
+    """Fewer tokens say less, so weights are held more."""
     rng = np.random.default_rng(3)
     exact = rng.standard_normal((tokens, 64), np.float32)
     found = exact + 0.3 * exact[:, ::-1] + 0.05 * rng.standard_normal((tokens, 64), np.float32)  # a systematic error
@@ -35,7 +36,7 @@ def test_the_target_brings_outputs_closer_and_can_be_taken_in_pieces(tokens: int
     target = moments.target(rows)
     as_they_are = np.square(found @ rows.T - exact @ rows.T).mean()
     moved = np.square(found @ target.T - exact @ rows.T).mean()
-    assert moved < 0.1 * as_they_are
+    assert moved < left * as_they_are
     np.testing.assert_allclose(rows @ moments.move(), target, rtol=1e-3, atol=1e-4)
 
 
