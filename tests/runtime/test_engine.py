@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -204,15 +205,38 @@ def cycle_bytes(model_path: str, cache_dir: str) -> float:
     return slope_bytes(cycle, warm_up=5, steps=60, every=1)  # memory swings by 1 MiB: 20 are too few to see 64 KiB
 
 
-def test_opening_and_closing_leaves_memory_flat(
-    tiny_bundle: TinyBundle, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a process of its own with one heap: in that of many tests, cycles fill what others left free."""
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        found = process.submit(cycle_bytes, str(tiny_bundle("gemma3n", "int4")), str(cache_dir)).result()
+def turn_bytes(model_path: str, cache_dir: str) -> float:
+    """What a turn leaves behind in this process, where every tenth begins a new session."""
+    with Engine(model_path, cache_dir=cache_dir) as engine:
+        turns = count()
+        session: Session | None = None
+
+        def turn() -> None:
+            nonlocal session
+            number = next(turns)
+            if session is None or number % 10 == 0:
+                session = engine.create_session(sampler_config=GREEDY, max_output_tokens=10)
+            session.run_prefill([f"In the beginning {number}"])
+            session.run_decode()
+
+        return slope_bytes(turn, warm_up=20, steps=200, every=10)
+
+
+def alone(measure: Callable[[str, str], float], *arguments: str) -> float:
+    """`measure` in a process of its own with one heap: in that of many tests, steps fill what others left free."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        patch.setenv("MALLOC_ARENA_MAX", "1")
+        return process.submit(measure, *arguments).result()
+
+
+def test_opening_and_closing_leaves_memory_flat(tiny_bundle: TinyBundle, cache_dir: Path) -> None:
     # One engine holds some 3 MiB: a leak of any of its buffers would show.
-    assert found < 64 * KIB
+    assert alone(cycle_bytes, str(tiny_bundle("gemma3n", "int4")), str(cache_dir)) < 64 * KIB
+
+
+def test_200_turns_leave_memory_flat(tiny_bundle: TinyBundle, cache_dir: Path) -> None:
+    # A turn's logits are 8 KiB a token, its keys and values 4 KiB.
+    assert alone(turn_bytes, str(tiny_bundle("gemma3n", "int4")), str(cache_dir)) < 2 * KIB
 
 
 def test_open_files_stay_few(open_engine: Callable[..., Engine]) -> None:
@@ -222,18 +246,3 @@ def test_open_files_stay_few(open_engine: Callable[..., Engine]) -> None:
         open_engine().close()
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_200_turns_leave_memory_flat(open_engine: Callable[..., Engine]) -> None:
-    with open_engine() as engine:
-        sessions: list[Session] = []
-
-        def turn() -> None:
-            if len(sessions) % 10 == 0:
-                sessions.append(engine.create_session(sampler_config=GREEDY, max_output_tokens=10))
-            else:
-                sessions.append(sessions[-1])
-            sessions[-1].run_prefill([f"In the beginning {len(sessions)}"])
-            sessions[-1].run_decode()
-
-        assert slope_bytes(turn, warm_up=20, steps=200, every=10) < 2 * KIB
