@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter import reference
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import operands
+from gemma_edge.converter.evaluate_machine import operands
 from gemma_edge.converter.graph import Graph
 from gemma_edge.converter.graph_values import Operand, Value
 from gemma_edge.converter.tensors import TensorSpec

@@ -25,7 +25,8 @@ from gemma_edge.converter.calibrate.measure import Divergence, StoredWeights, Ya
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_text, calibration_windows
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.quantize import Search
 from gemma_edge.converter.recipes import Recipe, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec

@@ -19,7 +19,8 @@ from gemma_edge.converter.calibrate.scaling import Place, chosen_scales, places
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.quantize import Quantized, error_of
 from gemma_edge.converter.recipes import Storage

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import NO_HOOKS, Hooks, StreamingModel, Substitute
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks, Substitute
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.recipes import Storage
 from gemma_edge.converter.stream import NO_ROUNDS, Round

@@ -77,7 +77,7 @@ class Rounder:
     def cost(self, rows: Float32) -> float:
         """How much storing `rows` changes the outputs: the mean square, summed over rows."""
         state = self._rounded(rows)
-        return float(np.einsum("kn,kn->n", state.errors, self.gram @ state.errors).sum(dtype=np.float64))
+        return float(np.einsum("kn,kn->n", state.errors, state.slope).sum(dtype=np.float64))
 
     def _rounded(self, rows: Float32) -> "Rows":
         state = Rows.of(rows, self)
@@ -94,12 +94,15 @@ class Rows:
 
     values: what is to be stored. integers: as float32. errors: values - integers * scales.
     scales: [groups, n]. columns: by group, where its columns are.
+    slope, pull: gram @ errors and gram @ values, kept up to date as each takes as long as a sweep does.
     """
 
     rounder: Rounder
     values: Float32
     integers: Float32
     errors: Float32
+    slope: Float32
+    pull: Float32
     scales: Float32
     columns: list[NDArray[np.intp]]
 
@@ -116,7 +119,8 @@ class Rows:
         if scales is None:
             power = rounder.gram.diagonal()
             scales = np.stack([_search(values[where], power[where], encoding) for where in columns])
-        return cls(rounder, values, np.zeros_like(values), values.copy(), scales, columns)
+        pull = rounder.gram @ values
+        return cls(rounder, values, np.zeros_like(values), values.copy(), pull.copy(), pull, scales, columns)
 
     def choose_integers(self) -> None:
         """Step 2: a column's integers are those of its values after the feedback of the errors of all earlier ones."""
@@ -128,21 +132,21 @@ class Rows:
             for j in range(first, last):
                 wanted_j = wanted[j - first] + within[j - first, : j - first] @ self.errors[first:j]
                 self._store(j, wanted_j, scale_of[j])
+        self.slope = self.rounder.gram @ self.errors
 
     def scale_terms(self) -> tuple[Float32, Float32]:
         """How fast the cost falls along each scale, and how fast that slows down: their quotient is the best change.
 
         Both [groups, n], each group taken as if it were the only one.
         """
-        gram = self.rounder.gram
-        slope = gram @ self.errors
+        if len(self.columns) == 1:  # the gram @ (integers * scales) is pull - slope
+            falls = np.einsum("kn,kn->n", self.integers, self.slope)[np.newaxis]
+            return falls, np.einsum("kn,kn->n", self.integers, self.pull - self.slope) / self.scales
         terms = np.empty((2, *self.scales.shape), np.float32)
         for group, where in enumerate(self.columns):
-            own, integers, down = gram, self.integers, slope
-            if len(self.columns) > 1:
-                own, integers, down = gram[np.ix_(where, where)], integers[where], down[where]
-            np.einsum("kn,kn->n", integers, down, out=terms[0, group])
-            np.einsum("kn,kn->n", integers, own @ integers, out=terms[1, group])
+            gram, integers = self.rounder.gram[np.ix_(where, where)], self.integers[where]
+            np.einsum("kn,kn->n", integers, self.slope[where], out=terms[0, group])
+            np.einsum("kn,kn->n", integers, gram @ integers, out=terms[1, group])
         return terms[0], terms[1]
 
     def fit_scales(self) -> None:
@@ -157,24 +161,28 @@ class Rows:
 
     def set_scales(self, wanted: Float32) -> None:
         """Take the nearest scales that can be stored; one that is not positive stays what it was."""
-        self.scales = storable_scales(np.where(wanted > 0, wanted, self.scales), self.rounder.encoding)
+        before = self.scales
+        self.scales = storable_scales(np.where(wanted > 0, wanted, before), self.rounder.encoding)
         self.errors = self.values - self.integers * self.scales[self._group_of]
+        if len(self.columns) > 1:
+            self.slope = self.rounder.gram @ self.errors
+        else:
+            self.slope = self.pull - (self.pull - self.slope) * (self.scales / before)
 
     def improve_integers(self) -> None:
         """Step 4: one pass over the columns."""
         gram, scale_of = self.rounder.gram, self._scale_of
         power = gram.diagonal()
-        slope = gram @ self.errors
         for first in range(0, len(self.values), _BLOCK):
             last = min(first + _BLOCK, len(self.values))
             before = self.errors[first:last].copy()
             change = np.zeros_like(before)  # of the errors
             for j in range(first, last):
-                slope_j = slope[j] + gram[j, first:j] @ change[: j - first]
+                slope_j = self.slope[j] + gram[j, first:j] @ change[: j - first]
                 wanted_j = self.values[j] - self.errors[j] + slope_j / power[j]
                 self._store(j, wanted_j, scale_of[j])
                 np.subtract(self.errors[j], before[j - first], out=change[j - first])
-            slope[last:] += gram[last:, first:last] @ change
+            self.slope += gram[:, first:last] @ change
 
     def stored(self) -> Quantized:
         """The result, in the order and form that it is stored in."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter import graph as ir
 from gemma_edge.converter.calibrate.moments import divide_both_ways
 from gemma_edge.converter.calibrate.rounding import Rounder
-from gemma_edge.converter.evaluate import operands
+from gemma_edge.converter.evaluate_machine import operands
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.calibrate.disk_arrays import arrays_in
 from gemma_edge.converter.calibrate.layers import calibrate, is_calibrated
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.checkpoint import Checkpoint
@@ -27,8 +28,8 @@ WINDOW_TOKENS: Final = 256
 LARGEST_TOKENS: Final = 16_384
 MEASURING_TOKENS: Final = 1024
 MEASURING_WINDOW_TOKENS: Final = 128
-ACTIVATION_BYTES: Final = 1280 << 20
-"""What the activations of both runs may take together. With E2B's widest moments it stays below 3 GiB."""
+ACTIVATION_BYTES: Final = 4 << 30
+"""What the activations of both runs may take together, on disk."""
 
 
 def calibration_text(choice: str | Path) -> CalibrationText:
@@ -43,23 +44,22 @@ def calibration_text(choice: str | Path) -> CalibrationText:
 def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) -> Iterator[Mapping[str, Round]]:
     """How to round, by tensor name, while the block runs; nothing special where no text was asked for.
 
-    directory: takes a temporary file of `spool_bytes`.
+    directory: takes temporary files of `spool_bytes`.
     """
     text = plan.target.calibration
     if text is None:
         yield NO_ROUNDS
         return
     windows = calibration_windows(text, plan.model, source)
-    model = StreamingModel.open(source)
+    model = StreamingModel.open(source, arrays_in(directory))
     with TemporaryFile(dir=directory) as file:
         on_bytes = stage("calibrate", 2 * model.read_bytes(0))
         yield calibrate(source, model, plan.storages, windows, Spool(file), on_bytes)
 
 
 def calibration_windows(text: CalibrationText, model: Model, source: Checkpoint) -> NDArray[np.integer[Any]]:
-    """As much of a text as memory allows, [B, WINDOW_TOKENS]."""
-    tokens = min(LARGEST_TOKENS, ACTIVATION_BYTES // activation_bytes_per_token(model))
-    return _windows(text, model, source, WINDOW_TOKENS, max(1, tokens // WINDOW_TOKENS))
+    """As much of a text as its activations leave room for, [B, WINDOW_TOKENS]."""
+    return _windows(text, model, source, WINDOW_TOKENS, _calibration_tokens(model) // WINDOW_TOKENS)
 
 
 def measuring_windows(request: Target, model: Model, source: Checkpoint) -> NDArray[np.integer[Any]]:
@@ -73,6 +73,12 @@ def _windows(
 ) -> NDArray[np.integer[Any]]:
     vocabulary = model.config.vocab_size
     return token_windows(text.content, text.name, source.path, vocabulary, tokens=tokens, count=count)
+
+
+def _calibration_tokens(model: Model) -> int:
+    """At most; whole windows."""
+    tokens = min(LARGEST_TOKENS, ACTIVATION_BYTES // activation_bytes_per_token(model))
+    return max(1, tokens // WINDOW_TOKENS) * WINDOW_TOKENS
 
 
 def activation_bytes_per_token(model: Model) -> int:
@@ -91,4 +97,5 @@ def spool_bytes(plan: Plan) -> int:
     if plan.target.calibration is None:
         return 0
     layers = {tensor.spec.name: tensor for tensor in plan.tensors if tensor.spec.role not in (Role.PLE, Role.HEAD)}
-    return sum(tensor.nbytes for tensor in layers.values() if is_calibrated(tensor.storage))
+    weight_bytes = sum(tensor.nbytes for tensor in layers.values() if is_calibrated(tensor.storage))
+    return weight_bytes + _calibration_tokens(plan.model) * activation_bytes_per_token(plan.model)

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.verify.faults import GRAPH_FAULTS, WRONG_NORMS, Fault, Finding

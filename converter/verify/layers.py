@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.converter.verify.likeness import Likeness, LikenessSums

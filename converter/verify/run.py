@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.verify.diagnose import Sample
 from gemma_edge.converter.verify.report import Prediction, WorstToken

@@ -9,9 +9,11 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from gemma_edge.converter import evaluate
+from gemma_edge.converter import evaluate, evaluate_machine
+from gemma_edge.converter.calibrate.disk_arrays import arrays_in
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks
 from gemma_edge.converter.tensors import Role
 from tools.tiny import write_tiny
 
@@ -21,7 +23,7 @@ TOLERANCE = 1e-3
 WINDOWS, TOKENS = 3, 49  # beyond every sliding window
 
 
-def _logits(model: StreamingModel, windows: NDArray[np.int64], hooks: Hooks = evaluate.NO_HOOKS) -> NDArray[np.float32]:
+def _logits(model: StreamingModel, windows: NDArray[np.int64], hooks: Hooks = NO_HOOKS) -> NDArray[np.float32]:
     """All of them, [B, T, V]."""
     return np.concatenate([block.copy() for _, block in model.run(windows, hooks)]).reshape(*windows.shape, -1)
 
@@ -66,6 +68,21 @@ def test_blocks_of_logits_are_the_same_as_all_at_once(tiny_gemma3n: Path, monkey
     np.testing.assert_allclose(
         np.concatenate([block for _, block in blocks]), whole.reshape(-1, whole.shape[-1]), rtol=1e-6, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-gemma3n"])
+def test_some_windows_at_a_time_are_the_same_as_all(
+    name: str, val_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.open(val_bin.parent / name)
+    model = StreamingModel.open(checkpoint)
+    windows = _random_windows(model)
+    whole = model.hidden(windows)
+    read: list[int] = []
+    monkeypatch.setattr(evaluate_machine, "_BATCH_TOKENS", 2 * TOKENS)  # the last batch is one window
+    in_batches = StreamingModel.open(checkpoint, arrays_in(tmp_path)).hidden(windows, Hooks(on_bytes=read.append))
+    np.testing.assert_array_equal(in_batches, whole)
+    assert sum(read) == model.body_bytes
 
 
 @pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-gemma3n"])

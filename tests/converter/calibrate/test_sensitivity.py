@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
 from gemma_edge.converter.calibrate.sensitivity import groups, losses, read_bytes
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import NO_HOOKS, Hooks, StreamingModel
+from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks
 from gemma_edge.converter.recipes import Recipe
 
 
