@@ -111,7 +111,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--kv", type=click.Choice(KV_TYPES), default="fp32", show_default=True, help="KV cache type."),
         click.option("--recipe", type=click.Path(path_type=Path), help="TOML file: role -> encoding; or auto."),
         click.option(
-            "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 1.6GB."
+            "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 2.6GB."
         ),
         click.option("--encoding", multiple=True, metavar="ROLE=ENCODING", help="Override the recipe; repeatable."),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),

@@ -67,7 +67,7 @@ def convert(
     profile: a device profile's name or file; the conversion is refused if the plan does not fit it, or, with fit, the
     nearest one that does is made. context, prefill: tokens. encoding: "ROLE=ENCODING" for roles in which the recipe is
     overridden. calibrate: a text file, or "built-in", that layers are rounded for. recipe "auto" measures which
-    encodings lose least in a bundle of max_bytes ("1.6GB"). lora: a PEFT adapter's directory, merged on the way.
+    encodings lose least in a bundle of max_bytes ("2.6GB"). lora: a PEFT adapter's directory, merged on the way.
     Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
     Raises GemmaEdgeError, with one line to print, for anything the caller can mend.
     """
@@ -115,7 +115,7 @@ def make_target(
     size, precision = Target.split_name(target)
     is_automatic = str(recipe) == AUTO
     if is_automatic != (max_bytes is not None):
-        raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 1.6GB")
+        raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
     base = Recipe.named(precision) if recipe is None or is_automatic else Recipe.load(Path(recipe))
     return Target(
         size=size,
@@ -145,7 +145,7 @@ def _bytes(text: str) -> int:
     try:
         return parse_size(text)
     except ValueError:
-        raise TargetError(f"max-bytes {text!r}: expected a number with its unit, such as 1.6GB or 900MiB") from None
+        raise TargetError(f"max-bytes {text!r}: expected a number with its unit, such as 2.6GB or 900MiB") from None
 
 
 def _modalities(names: Sequence[str]) -> tuple[Modality, ...]:

@@ -69,14 +69,29 @@ class Subject:
             )
 
     def score(self, token_ids: Sequence[int]) -> Iterator[Float32]:
-        """The logits [V] after each token of a text of its own, decoded one by one."""
+        """The logits [V] after each token of a text of its own, decoded one by one.
+
+        Raises VerifyError where they are no numbers, with the layer that shows it first.
+        """
         self._executor.reset()
-        for token in token_ids:
-            yield self._executor.decode(int(token))
+        for position, token in enumerate(token_ids):
+            logits = self._executor.decode(int(token))
+            if not np.isfinite(logits).all():
+                raise VerifyError(
+                    f"{self.name}: the logits after {position + 1} tokens are not finite, {self._first_not_finite()}; "
+                    "convert the checkpoint again, to a higher precision if the checkpoint verifies"
+                )
+            yield logits
 
     def cached_rows(self) -> CachedRows:
         """What the layers wrote into their caches for the text scored last: intermediate values of what really ran."""
         return self._executor.cached_rows()
+
+    def _first_not_finite(self) -> str:
+        for layer, rows in sorted(self.cached_rows().items()):
+            if not all(np.isfinite(part).all() for part in rows):
+                return f"nor are keys or values from layer {layer} on: it overflows there or in the layer before"
+        return "though all keys and values are: it overflows behind the last layer that has them"
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""

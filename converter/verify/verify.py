@@ -13,7 +13,7 @@ from gemma_edge.converter.plan import TOWERS, unused
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.verify.bootstrap import Resampling
 from gemma_edge.converter.verify.dissect import dissect
-from gemma_edge.converter.verify.encoders import score_encoders
+from gemma_edge.converter.verify.encoders import encoder_findings, score_encoders
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.gates import judge, parse_gates
 from gemma_edge.converter.verify.prompting import prompting_faults
@@ -79,7 +79,8 @@ def verify(
         answers = run_tasks(tasks, lambda prompt: subjects[0].reply(prompt, REPLY_TOKENS))
         dissection = dissect(source, model, subjects[0], reading, stage)
         encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
-        findings = (*dissection.findings, *prompting_faults(source, vocab_size, subjects[0].text_model))
+        prompting = prompting_faults(source, vocab_size, subjects[0].text_model)
+        findings = (*dissection.findings, *encoder_findings(encoders), *prompting)
     resampling = Resampling.of(len(windows), windows.shape[1], seed)
     scores = [
         BundleScores(name, found.metrics(resampling), tuple(found.kl.tolist()))

@@ -28,7 +28,7 @@ def test_they_are_no_anonymous_memory(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device|File too large"):
+    with pytest.raises(OSError, match=r"No space left on device|File too large"):
         arrays_in(tmp_path)((1 << 24, 1 << 24))
     assert not list(tmp_path.iterdir())
 

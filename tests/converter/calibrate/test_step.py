@@ -96,12 +96,12 @@ def test_a_budget_that_nothing_fits_is_refused(tiny_gemma3: Path, tmp_path: Path
 
 
 def test_requests_that_make_no_sense_are_refused() -> None:
-    for recipe, max_bytes in (("auto", None), (None, "1.6GB")):
+    for recipe, max_bytes in (("auto", None), (None, "2.6GB")):
         with pytest.raises(TargetError) as refused:
             make_target("e2b-int4", recipe=recipe, max_bytes=max_bytes)
         assert str(refused.value) == (
-            "recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 1.6GB"
+            "recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB"
         )
     with pytest.raises(TargetError) as refused:
         make_target("e2b-int4", recipe="auto", max_bytes="much")
-    assert str(refused.value) == "max-bytes 'much': expected a number with its unit, such as 1.6GB or 900MiB"
+    assert str(refused.value) == "max-bytes 'much': expected a number with its unit, such as 2.6GB or 900MiB"

@@ -1,5 +1,6 @@
 """What verification says of encoders: near nothing of float32, little of int8, much of a mistake."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.tower import Modality
-from gemma_edge.converter.verify.encoders import EncoderScore, score_encoders
+from gemma_edge.converter.verify.encoders import EncoderScore, encoder_findings, score_encoders
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
@@ -64,3 +65,29 @@ def test_layers_in_the_wrong_order_are_seen(checkpoint: Checkpoint, tmp_path: Pa
         other = name.replace(".conformer.0.", ".conformer.1.")
         tensors[name], tensors[other] = tensors[other], tensors[name]
     assert scores(replace(checkpoint, tensors=tensors), bundle, tmp_path)[Modality.AUDIO].relative_error > 0.1
+
+
+def mixed_up(checkpoint: Checkpoint) -> Checkpoint:
+    """With the tensors of a shape in another order, within the encoders."""
+    tensors = dict(checkpoint.tensors)
+    groups: dict[object, list[str]] = {}
+    for name, info in tensors.items():
+        if "_tower." in name:
+            groups.setdefault((info.dtype, info.shape), []).append(name)
+    for names in groups.values():
+        tensors |= {name: checkpoint.tensors[other] for name, other in zip(names, names[1:] + names[:1], strict=True)}
+    return replace(checkpoint, tensors=tensors)
+
+
+def test_encoders_of_another_model_are_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    bundle = tmp_path / "model.litertlm"
+    convert("custom-int8", checkpoint.path, bundle, modalities=BOTH, **OPTIONS)
+    right = scores(checkpoint, bundle, tmp_path)
+    assert not list(encoder_findings(list(right.values())))
+    mixed = scores(mixed_up(checkpoint), bundle, tmp_path)
+    assert [finding.name for finding in encoder_findings(list(mixed.values()))] == [
+        "wrong vision encoder",
+        "wrong audio encoder",
+    ]
+    [nonsense] = encoder_findings([EncoderScore(Modality.AUDIO, 12, math.nan, math.nan)])
+    assert nonsense.evidence == "over 12 embeddings the relative error is nan, the worst cosine nan"

@@ -1,6 +1,7 @@
 """Every silent failure is built into a bundle and named; a right bundle has none."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gemma_edge.converter.graph import Graph, KVCache, Value
 from gemma_edge.converter.models import blocks, gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.verify import dissect
+from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.html import html_report
 from tests.converter.adapters import write_adapter
 from tests.converter.verify.wrong import CONTEXT_TOKENS, Tensors, bundle_of, copied, faults, rewritten, verified
@@ -252,3 +254,28 @@ def test_a_checkpoints_own_template_is_what_counts(tiny_gemma3n: Path, val_bin: 
     assert faults(verified(bundle_of(fine_tuned), fine_tuned, val_bin)) == []
     report = verified(bundle_of(copied(tiny_gemma3n, tmp_path / "plain")), fine_tuned, val_bin)
     assert faults(report) == ["wrong chat template"]
+
+
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
+@pytest.mark.parametrize(
+    ("large", "told"),
+    [  # values of layer 3 can just be held; what its o_proj makes of them cannot
+        (
+            "layers.3.self_attn.v_proj.weight",
+            "nor are keys or values from layer 4 on: it overflows there or in the",
+        ),
+        ("norm.weight", "though all keys and values are: it overflows behind the last layer that has them"),
+    ],
+)
+def test_a_layer_that_overflows_is_named(
+    large: str, told: str, container: str, tiny_gemma3: Path, val_bin: Path, tmp_path: Path
+) -> None:
+    def overflowing(tensors: Tensors) -> Tensors:
+        return tensors | {large: tensors[large] * np.float32(1e38)}
+
+    bundle = bundle_of(rewritten(tiny_gemma3, tmp_path / "wrong", overflowing), "fp32", container)
+    with pytest.raises(VerifyError) as refused:
+        verified(bundle, tiny_gemma3, val_bin)
+    message = str(refused.value)
+    assert re.match(rf"{bundle.name}: the logits after \d+ tokens are not finite, {told}", message)
+    assert message.endswith("; convert the checkpoint again, to a higher precision if the checkpoint verifies")
