@@ -113,7 +113,7 @@ def make_target(
 ) -> Target:
     """The request as one checked value. Raises TargetError, RecipeError, TextError or ProfileError."""
     size, precision = Target.split_name(target)
-    is_automatic = str(recipe) == AUTO
+    is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
     if is_automatic != (max_bytes is not None):
         raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
     base = Recipe.named(precision) if recipe is None or is_automatic else Recipe.load(Path(recipe))

@@ -236,7 +236,7 @@ class Recipe:
         return f"tensors.{spec.name}" if spec.name in self.tensors else f"roles.{spec.role}"
 
     def check_names(self, specs: Mapping[str, TensorSpec]) -> None:
-        """Raises RecipeError for a tensor of [tensors] that is not a matrix of `specs`, or cannot have blocks."""
+        """Raises RecipeError for a tensor of [tensors] that is not a matrix of `specs`, or cannot be stored so."""
         for name, storage in self.tensors.items():
             where = f"{self.name}: tensors.{name}"
             spec = specs.get(name)
@@ -246,6 +246,11 @@ class Recipe:
                 raise RecipeError(
                     f"{where}: found {storage.encoding.name}, expected one scale per row; "
                     "LiteRT looks embeddings up per row only, use int4 or int8"
+                )
+            if storage.encoding != _FP32 and not self.floor.admits(spec.shape):
+                raise RecipeError(
+                    f"{where}: found {storage.encoding.name}, expected fp32; {spec.shape} is below the floor, "
+                    "lower that or remove the line"
                 )
 
     def encoding(self, spec: TensorSpec) -> Encoding:

@@ -79,3 +79,22 @@ def test_what_cannot_be_is_refused(tiny_gemma3: Path, tensors: str, message: str
     with pytest.raises(RecipeError) as refused:
         plan_for(make_target("custom-int4", recipe=path, **SMALL), tiny_gemma3)
     assert str(refused.value) == f"{path}: {message}"
+
+
+def test_a_matrix_below_the_floor_is_refused_but_as_what_it_is(tiny_gemma3n: Path, tmp_path: Path) -> None:
+    name = "layers.0.laurel.linear_left.weight"
+    path = recipe(tmp_path, f'"{name}" = "int8"')
+    with pytest.raises(RecipeError) as refused:
+        plan_for(make_target("custom-int4", recipe=path, **SMALL), tiny_gemma3n)
+    assert str(refused.value) == (
+        f"{path}: tensors.{name}: found int8, expected fp32; (16, 128) is below the floor, "
+        "lower that or remove the line"
+    )
+    plan_for(make_target("custom-int4", recipe=recipe(tmp_path, f'"{name}" = "fp32"'), **SMALL), tiny_gemma3n)
+
+
+def test_a_file_may_be_called_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe(tmp_path, "").rename(tmp_path / "auto")
+    monkeypatch.chdir(tmp_path)
+    for own in ("./auto", Path("auto")):
+        assert make_target("custom-int4", recipe=own).recipe.name == "auto"

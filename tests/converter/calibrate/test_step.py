@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from gemma_edge.converter.convert import convert, make_target
 from gemma_edge.converter.recipes import RecipeError
 from gemma_edge.converter.target import TargetError
 from gemma_edge.converter.windows import TextError
+from gemma_edge.runtime.formats.atomic import OutputError
 
 SMALL: dict[str, Any] = {"context": 256, "prefill": (16,)}
 
@@ -65,6 +68,17 @@ def test_a_text_that_cannot_be_read_is_named(tiny_gemma3: Path, tmp_path: Path) 
     (tmp_path / "short.txt").write_text("And it was so.")
     with pytest.raises(TextError, match=r"^short.txt: found \d tokens, expected at least 16; give a longer text$"):
         convert("custom-int4", tiny_gemma3, tmp_path / "out", calibrate=tmp_path / "short.txt", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_activations_do_not_fit_is_refused(
+    tiny_gemma3: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes = 64 << 20
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    convert("custom-int4", tiny_gemma3, tmp_path / "plain", **SMALL)
+    with pytest.raises(OutputError, match=r"out: disk full, 2\d\d MiB needed, 64 MiB free;"):
+        convert("custom-int4", tiny_gemma3, tmp_path / "out", calibrate=text, **SMALL)
     assert not (tmp_path / "out").exists()
 
 
