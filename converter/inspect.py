@@ -112,8 +112,9 @@ def _weights(model: Any) -> Iterator[dict[str, Any]]:
     seen = set()
     for i in range(model.SubgraphsLength()):
         subgraph = model.Subgraphs(i)
-        for k in range(subgraph.TensorsLength()):
-            tensor = subgraph.Tensors(k)
+        tensors = [subgraph.Tensors(k) for k in range(subgraph.TensorsLength())]
+        blocks = {tensor.Name().removesuffix(b".scale"): tensor.Shape(1) for tensor in tensors if _is_scale(tensor)}
+        for tensor in tensors:
             buffer = model.Buffers(tensor.Buffer())
             if not buffer.Size() or tensor.Buffer() in seen:
                 continue
@@ -121,7 +122,7 @@ def _weights(model: Any) -> Iterator[dict[str, Any]]:
             yield {
                 "name": tensor.Name().decode(),
                 "shape": _shape(tensor),
-                "encoding": _encoding(tensor),
+                "encoding": _encoding(tensor, blocks.get(tensor.Name(), 0)),
                 "offset": buffer.Offset(),
                 "bytes": buffer.Size(),
             }
@@ -132,7 +133,12 @@ def _shape(tensor: Any) -> list[int]:
     return [] if tensor.ShapeIsNone() else [int(size) for size in tensor.ShapeAsNumpy()]
 
 
-def _encoding(tensor: Any) -> str:
+def _is_scale(tensor: Any) -> bool:
+    return (tensor.Name() or b"").endswith(b".scale") and tensor.ShapeLength() == 2
+
+
+def _encoding(tensor: Any, blocks: int) -> str:
+    """blocks: of a row of a table, if their scales are a tensor beside it."""
     kind: str = _TYPE_NAMES[tensor.Type()]
     if kind not in _QUANTIZED:
         return {"FLOAT32": "fp32", "FLOAT16": "fp16"}.get(kind, kind.lower())
@@ -141,4 +147,4 @@ def _encoding(tensor: Any) -> str:
         details = schema.BlockwiseQuantization()
         details.Init(quantization.Details().Bytes, quantization.Details().Pos)
         return f"{kind.lower()}-b{details.BlockSize()}"
-    return kind.lower()
+    return kind.lower() + (f"-b{tensor.Shape(1) // blocks}" if blocks else "")

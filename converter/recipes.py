@@ -26,7 +26,8 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     columns_multiple_of = 32
 
 The two embedding tables are read one row per token: they are offloaded to a section of their own, which is mapped and
-never resident. Everything else is read in full for every token, so it is resident.
+never resident. Everything else is read in full for every token, so it is resident. A row of Gemma 3n's per-layer
+embeddings in int4 has a scale for each layer's part of it, where that is as wide as a block may be.
 """
 
 import tomllib
@@ -45,7 +46,7 @@ from gemma_edge.converter.quantize import Quantized, Search, quantize_rows
 from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
 from gemma_edge.converter.trained_grid import Grid
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
+from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 """The recipes that come with the package; the precision part of a target ("e2b-int4") is one of them."""
@@ -208,8 +209,8 @@ class Recipe:
     def storage(self, spec: TensorSpec) -> Storage:
         """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
 
-        What shall be int4 and was trained on a grid of int4 blocks keeps these blocks. Tables that are read by row, and
-        so have no blocks, cannot.
+        What shall be int4 and was trained on a grid of int4 blocks keeps these blocks; tables that are read by row
+        cannot.
         Raises RecipeError, with the tensor's name, if the encoding cannot hold its shape or its role has none.
         """
         if spec.role not in self.roles:
@@ -222,14 +223,21 @@ class Recipe:
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and storage.encoding.bits == 4 and spec.fold == AS_STORED:
             return Storage(trained_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
-        if storage.encoding == _INT4 and is_resident:
-            fitting = (block for block in self.int4_blocks if spec.shape[1] % block == 0)
-            storage = replace(storage, encoding=Encoding("int", 4, next(fitting, 0)))
+        if storage.encoding == _INT4:
+            storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
         try:
             storage.encoding.check(spec.shape)
         except EncodingError as error:
             raise RecipeError(f"{spec.name}: {error} (recipe {self.name}, {self.key(spec)})") from error
         return storage
+
+    def _int4_block(self, spec: TensorSpec) -> int:
+        """Columns that share a scale where the recipe says int4; 0: all of a row."""
+        part = spec.shape[1] // spec.parts
+        if spec.parts > 1:
+            return part if part in BLOCKS else 0
+        blocks = self.int4_blocks if Placement.of(spec.role) is Placement.RESIDENT else ()
+        return next((block for block in blocks if spec.shape[1] % block == 0), 0)
 
     def key(self, spec: TensorSpec) -> str:
         """Where the decision for `spec` stands, for messages."""

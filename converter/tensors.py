@@ -91,6 +91,7 @@ class TensorSpec:
     stored_shape: in the checkpoint, where it differs: [rows, columns, 1, 1] of a 1 x 1 convolution.
     derivation: how the values follow from stored ones; None where they are the stored ones, folded.
     overlays: rows that replace the stored ones.
+    parts: equal stretches of columns with a use of their own: of a row of per-layer embeddings, one for each layer.
     grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to that (see trained_grid).
     """
 
@@ -103,6 +104,7 @@ class TensorSpec:
     overlays: tuple[Overlay, ...] = ()
     stored_shape: tuple[int, ...] | None = None
     grid: str | None = None
+    parts: int = 1
 
     @classmethod
     def derived(cls, name: str, shape: tuple[int, ...], role: Role, derivation: Derivation) -> "TensorSpec":

@@ -25,7 +25,12 @@ _LOOKUP_OPS = {
     schema.BuiltinOperator.LESS,
     schema.BuiltinOperator.MAXIMUM,
     schema.BuiltinOperator.SELECT_V2,
+    # Scales of blocks are looked up beside their integers.
+    schema.BuiltinOperator.GATHER,
+    schema.BuiltinOperator.CAST,
+    schema.BuiltinOperator.MUL,
 }
+_SCALES = b".scale"  # ends the name of a table of scales, which begins with the name of its table
 
 # Both values of an int4 byte, low nibble first, as two int8 in one uint16: one table look-up unpacks two columns.
 _NIBBLES = np.array([[(byte << 4) & 0xF0, byte & 0xF0] for byte in range(256)], np.uint8).view(np.int8) >> 4
@@ -75,7 +80,12 @@ class EmbeddingTable:
                 f"{self.width} need {expected}; convert the checkpoint again"
             )
         self._table = np.frombuffer(mapped, dtype, self.rows * columns, offset).reshape(self.rows, columns)
-        self._scales = _row_scales(tensor, self.rows, section)
+        blocks = _named(graph, tensor.Name() + _SCALES)
+        if blocks is None:
+            self._scales = _row_scales(tensor, self.rows, section)
+        else:
+            offset, found = _buffer_span(model.Buffers(blocks.Buffer()), mapped, start)
+            self._scales = np.frombuffer(mapped, "<f2", found // 2, offset).reshape(self.rows, -1)
 
     def lookup(self, token_ids: Sequence[int], out: NDArray[np.float32]) -> None:
         """Write the rows of `token_ids` to `out`, float32 [len(token_ids), width].
@@ -90,8 +100,10 @@ class EmbeddingTable:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
         if self._scales is None:
             out[...] = values
-        else:
-            np.multiply(values, self._scales[ids, None], out=out)
+            return
+        scales = self._scales[ids].astype(np.float32)
+        groups = (*scales.shape, -1)  # [n, blocks, block]
+        np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
 
 
 def _only_graph(model: Any, section: FileRange) -> Any:
@@ -115,7 +127,7 @@ def _table_tensor(graph: Any, section: FileRange) -> Any:
         for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength()))
         if tensor.ShapeLength() == 2 and (tensor.Type() in _FLOATS or tensor.Type() in _INTEGERS) and tensor.Buffer()
     ]
-    tables = [tensor for tensor in tables if tensor.Shape(0) > 1]
+    tables = [tensor for tensor in tables if tensor.Shape(0) > 1 and not tensor.Name().endswith(_SCALES)]
     if len(tables) != 1:
         raise BundleMismatchError(
             f"{section.path}: found {len(tables)} embedding tables of int4, int8, fp16 or fp32, expected 1; "
@@ -135,8 +147,13 @@ def _buffer_span(buffer: Any, mapped: mmap.mmap, start: int) -> tuple[int, int]:
     return int(data.ctypes.data - base), int(data.nbytes)
 
 
+def _named(graph: Any, name: bytes) -> Any | None:
+    tensors = (graph.Tensors(i) for i in range(graph.TensorsLength()))
+    return next((tensor for tensor in tensors if tensor.Name() == name), None)
+
+
 def _row_scales(tensor: Any, rows: int, section: FileRange) -> NDArray[np.float32] | None:
-    """One scale per row, or None for a table of floats."""
+    """One scale per row, [rows, 1], or None for a table of floats."""
     if tensor.Type() in _FLOATS:
         return None
     quantization = tensor.Quantization()
@@ -146,4 +163,4 @@ def _row_scales(tensor: Any, rows: int, section: FileRange) -> NDArray[np.float3
             f"{section.path}: embedding table of {rows} rows has {np.size(scales)} scales, expected one per row; "
             "convert with a per-row encoding for embedding and ple"
         )
-    return np.asarray(scales, np.float32)
+    return np.asarray(scales, np.float32)[:, None]

@@ -9,9 +9,9 @@ the norm divides by. Its mean square over tokens is e H e^T with
 so that a row of the table can be rounded like a row of a matrix, with one gram per layer (see rounding.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from gemma_edge.converter.quantize import QuantError, Quantized
 from gemma_edge.converter.recipes import Storage
 
 Float32 = NDArray[np.float32]
+Float16 = NDArray[np.float16]
 
 
 @dataclass
@@ -99,13 +100,25 @@ class TableRounder:
         return cls(storage, tuple(rounders))
 
     def round(self, _first: int, rows: Float32) -> Quantized:
-        """Rows [n, L * P]; one scale serves a whole row."""
-        scales = self.storage.store(rows).scales
+        """Rows [n, L * P]. One scale serves a layer's part of a row, or the whole row."""
+        layers = np.split(rows, len(self.rounders), axis=1)
+        if self.storage.encoding.block:
+            parts = [rounder.round(layer) for rounder, layer in zip(self.rounders, layers, strict=True)]
+        else:
+            parts = self._with_one_scale(layers, self.storage.store(rows).scales)
+        scales: list[Any] = [part.scales for part in parts]
+        return Quantized(
+            np.concatenate([part.data for part in parts], axis=1),
+            np.concatenate(scales, axis=1) if self.storage.encoding.block else scales[0],
+            sum((part.error for part in parts), QuantError()),
+        )
+
+    def _with_one_scale(self, layers: Sequence[Float32], scales: Float32 | Float16 | None) -> list[Quantized]:
+        """Rounded together; all have the scales of the rows, which are searched for from `scales` on."""
         assert scales is not None
-        width = rows.shape[1] // len(self.rounders)
         parts = [
-            Rows.of(rows[:, layer * width : (layer + 1) * width], rounder, scales.astype(np.float32)[np.newaxis])
-            for layer, rounder in enumerate(self.rounders)
+            Rows.of(layer, rounder, scales.astype(np.float32)[np.newaxis])
+            for rounder, layer in zip(self.rounders, layers, strict=True)
         ]
         for part in parts:
             part.choose_integers()
@@ -114,6 +127,4 @@ class TableRounder:
             for part in parts:
                 part.set_scales(part.scales + gain / np.maximum(curvature, np.float32(1e-30)))
                 part.improve_integers()
-        stored = [part.stored() for part in parts]
-        error = sum((part.error for part in stored), QuantError())
-        return Quantized(np.concatenate([part.data for part in stored], axis=1), stored[0].scales, error)
+        return [part.stored() for part in parts]

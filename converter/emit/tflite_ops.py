@@ -242,14 +242,35 @@ class Subgraph:
         return self._op(Opcode.BATCH_MATMUL, [a, b], shape, F32, Options.BatchMatMulOptions, options)
 
     def embedding_lookup(self, ids: Tensor, table: StoredWeight) -> Tensor:
-        """ids [n] -> [n, N]. EMBEDDING_LOOKUP has no float16 kernel, so those tables go through GATHER."""
+        """ids [n] -> [n, N]. EMBEDDING_LOOKUP has no float16 kernel, so those tables go through GATHER.
+
+        Nor does it know blocks: their integers and their scales are looked up, then multiplied.
+        """
         shape = (*ids.shape, table.shape[1])
+        if table.encoding.block:
+            integers, scales = self._integers_and_scales(table)
+            factors = self.cast(self.gather(scales, ids, 0, Stage.BODY), F32, Stage.BODY)  # [n, blocks]
+            blocks = (*factors.shape, table.encoding.block)
+            rows = self.reshape(self._op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
+            return self.reshape(self.mul(rows, self.reshape(factors, (*factors.shape, 1))), shape)
         rows = self.weight(table)
         if rows.type == F16:
             return self.cast(self.gather(rows, ids, 0, Stage.BODY), F32, Stage.BODY)
         return self._op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
 
     # --- inside
+
+    def _integers_and_scales(self, table: StoredWeight) -> tuple[Tensor, Tensor]:
+        """[V, N] int4 with a scale of 1, and [V, blocks] float16."""
+        placed = self._file.place(table)
+        nbytes = table.encoding.data_bytes(table.shape), table.encoding.scale_bytes(table.shape)
+        one = schema.QuantizationParametersT(scale=np.ones(1, np.float32), zeroPoint=np.zeros(1, np.int64))
+        integers = self._file.region(placed, 0, nbytes[0])
+        scales = self._file.region(placed, 0, nbytes[1], scales=True)
+        return (
+            self._tensor(table.shape, placed.tensor_type, integers, table.name, one),
+            self._tensor(table.encoding.scale_shape(table.shape), F16, scales, f"{table.name}.scale"),
+        )
 
     def _weight_rows(self, weight: StoredWeight, first: int, last: int) -> Tensor:
         key = (weight.name, first)

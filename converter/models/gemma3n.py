@@ -4,7 +4,7 @@ Source: transformers models/gemma3n/modeling_gemma3n.py. AltUp: arXiv 2301.13310
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -126,7 +126,8 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     all_ple = len(c.attention) * ple
     coefficient = Fold(clip=c.altup_clip)
     yield from blocks.vocabulary_tensors(c.vocab_size, width, c.tied_head)
-    yield blocks.matrix("embed_tokens_per_layer.weight", c.ple_vocab_size, all_ple, Role.PLE, Fold(mul=ple**0.5))
+    table = blocks.matrix("embed_tokens_per_layer.weight", c.ple_vocab_size, all_ple, Role.PLE, Fold(mul=ple**0.5))
+    yield replace(table, parts=len(c.attention))
     yield blocks.matrix("per_layer_model_projection.weight", all_ple, width, Role.ALTUP)
     yield blocks.vector("per_layer_projection_norm.weight", ple)
     for k in range(n - 1):

@@ -155,12 +155,16 @@ def _tensors(
 
 def _scales(model: Any, graph: Any, tensor: Any, content: NDArray[np.uint8]) -> NDArray[Any]:
     quantization = tensor.Quantization()
-    if quantization.DetailsType() != schema.QuantizationDetails.BlockwiseQuantization:
-        per_row: NDArray[Any] = np.array(quantization.ScaleAsNumpy(), np.float32)[:, None]
-        return per_row
-    details = schema.BlockwiseQuantization()
-    details.Init(quantization.Details().Bytes, quantization.Details().Pos)
-    scales = graph.Tensors(details.Scales())
+    if quantization.DetailsType() == schema.QuantizationDetails.BlockwiseQuantization:
+        details = schema.BlockwiseQuantization()
+        details.Init(quantization.Details().Bytes, quantization.Details().Pos)
+        scales = graph.Tensors(details.Scales())
+    else:  # a table's scales of blocks are a table themselves
+        tensors = (graph.Tensors(k) for k in range(graph.TensorsLength()))
+        scales = next((other for other in tensors if other.Name() == tensor.Name() + b".scale"), None)
+        if scales is None:
+            per_row: NDArray[Any] = np.array(quantization.ScaleAsNumpy(), np.float32)[:, None]
+            return per_row
     buffer = model.Buffers(scales.Buffer())
     stored = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
     return stored.view("<f2").reshape(scales.ShapeAsNumpy().tolist())
