@@ -143,8 +143,8 @@ class Recipe:
         for role, storage in self.roles.items():
             if storage.encoding.block and Placement.of(role) is Placement.OFFLOADED:
                 raise RecipeError(
-                    f"{self.name}: roles.{role}.encoding: found {storage.encoding.name}, expected one scale per row; "
-                    "LiteRT looks embeddings up per row only, use int4 or int8"
+                    f"{self.name}: roles.{role}.encoding: found {storage.encoding.name}, expected no blocks; "
+                    "in int4, tables have a scale per layer or row; use int4 or int8"
                 )
 
     @classmethod
@@ -252,8 +252,8 @@ class Recipe:
                 raise RecipeError(f"{where}: expected the name of a matrix of this model; `inspect` lists a bundle's")
             if storage.encoding.block and Placement.of(spec.role) is Placement.OFFLOADED:
                 raise RecipeError(
-                    f"{where}: found {storage.encoding.name}, expected one scale per row; "
-                    "LiteRT looks embeddings up per row only, use int4 or int8"
+                    f"{where}: found {storage.encoding.name}, expected no blocks; "
+                    "in int4, tables have a scale per layer or row; use int4 or int8"
                 )
             if storage.encoding != _FP32 and not self.floor.admits(spec.shape):
                 raise RecipeError(

@@ -109,34 +109,38 @@ class Comparison:
         model = StreamingModel.open(checkpoint)
         return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4"))
 
-    def storages(self, block: int, search: Search) -> dict[str, Storage]:
-        """Our int4 recipe, with scales per block where the matrix is compared and may have them."""
+    def storages(self, block: int, search: Search, with_layers: bool = True) -> dict[str, Storage]:
+        """Our int4 recipe, with scales per block where the matrix is compared and may have them.
+
+        with_layers: also for each layer's part of a row of per-layer embeddings, as bundles have them.
+        """
         recipe = self.recipe.with_blocks(block) if block else self.recipe
-        storages = {spec.name: recipe.storage(spec) for spec in self._specs}
-        return {name: replace(storage, search=search) for name, storage in storages.items()}
+        specs = self._specs if with_layers else [replace(spec, parts=1) for spec in self._specs]
+        return {spec.name: replace(recipe.storage(spec), search=search) for spec in specs}
 
     def nbytes(self, storages: dict[str, Storage]) -> int:
         """Of all tensors."""
         return sum(storages[spec.name].encoding.nbytes(spec.shape) for spec in self._specs)
 
-    def ours(self, block: int, search: Search) -> Iterator[tuple[str, int, Divergence]]:
+    def ours(self, block: int, search: Search, with_layers: bool) -> Iterator[tuple[str, int, Divergence]]:
         """Each value rounded for itself."""
-        storages = self.storages(block, search)
+        storages = self.storages(block, search, with_layers)
         name = "round to nearest" if search is Search.ABSMAX else "least squared error"
         weights = StoredWeights(self.checkpoint, self.model, storages)
-        yield f"ours, {name}{_blocks(block)}", self.nbytes(storages), self.yardstick.divergence(weights)
+        yield f"ours, {name}{_blocks(block, with_layers)}", self.nbytes(storages), self.yardstick.divergence(weights)
 
-    def calibrated(self, block: int) -> Iterator[tuple[str, int, Divergence]]:
+    def calibrated(self, block: int, with_layers: bool) -> Iterator[tuple[str, int, Divergence]]:
         """--calibrate with its built-in text."""
-        storages = self.storages(block, Search.MSE)
+        storages = self.storages(block, Search.MSE, with_layers)
         with TemporaryFile() as file:
             rounds = calibrate(self.checkpoint, self.model, storages, self._text(), Spool(file), lambda _n: None)
             weights = StoredWeights(self.checkpoint, self.model, storages, rounds)
-            yield f"ours, calibrated{_blocks(block)}", self.nbytes(storages), self.yardstick.divergence(weights)
+            name = f"ours, calibrated{_blocks(block, with_layers)}"
+            yield name, self.nbytes(storages), self.yardstick.divergence(weights)
 
     def foreign(self, theirs: Foreign) -> Iterator[tuple[str, int, Divergence]]:
         """Another project's rounding of the compared roles, ours of the rest."""
-        storages = self.storages(0, Search.MSE)
+        storages = self.storages(0, Search.MSE, with_layers=False)
         compared = {spec.name: spec for spec in self._specs if spec.role in COMPARED}
         own = StoredWeights(self.checkpoint, self.model, storages)
 
@@ -167,21 +171,22 @@ class Comparison:
         return list(self.model.model.tensors.values())
 
 
-def _blocks(block: int) -> str:
-    return f", blocks of {block}" if block else ", a scale per row"
+def _blocks(block: int, with_layers: bool = False) -> str:
+    return f", blocks of {block}" if block else ", a scale per row" + " and layer" * with_layers
 
 
 def rows(comparison: Comparison) -> Iterator[tuple[str, int, Divergence]]:
     """The lines of the table, one size after another."""
     grams = comparison.grams()
     for block in (0, 32):
-        yield from comparison.ours(block, Search.ABSMAX)
+        yield from comparison.ours(block, Search.ABSMAX, with_layers=bool(block))
         for algorithm in ("naive_min_max_quantize", "octav", *CALIBRATED_ALGORITHMS):
             yield from comparison.foreign(ai_edge(algorithm, block, grams))
         if block:
             yield from comparison.foreign(llama_cpp("Q4_0"))
-        yield from comparison.ours(block, Search.MSE)
-        yield from comparison.calibrated(block)
+        for with_layers in (True,) if block else (False, True):
+            yield from comparison.ours(block, Search.MSE, with_layers)
+            yield from comparison.calibrated(block, with_layers)
     yield from comparison.foreign(llama_cpp("Q4_1"))
     yield from comparison.foreign(llama_cpp("Q5_0"))
 

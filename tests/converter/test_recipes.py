@@ -100,8 +100,8 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
          "roles.ffn.search: found 'best', expected one of absmax, mse; use one of these"),
         ('ple = "int8"', 'ple = { encoding = "int4", placement = "resident" }',
          "roles.ple: found key 'placement', expected encoding, search; rename or remove it"),
-        ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected one scale per row; "
-         "LiteRT looks embeddings up per row only, use int4 or int8"),
+        ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected no blocks; "
+         "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
         ("[roles]", "roles = 3\n[other]", "found key 'other', expected search, roles, tensors, floor; "
          "rename or remove it"),
@@ -132,6 +132,16 @@ def test_a_recipe_for_text_does_for_text_and_not_for_towers(tmp_path: Path) -> N
         recipe.encoding(spec(Role.VISION, 64, 1152))
     assert str(refused.value) == f"{path}: roles: vision missing; add a line for it, or leave layers.3.q out"
     assert recipe.overridden("vision=int8").encoding(spec(Role.VISION, 64, 1152)).name == "int8"
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "expected"), [(30, 256, "int4-b256"), (8, 32, "int4-b32"), (8, 48, "int4"), (1, 32, "int4")]
+)
+def test_each_layers_part_of_a_table_has_its_own_scale(layers: int, width: int, expected: str) -> None:
+    name = "embed_tokens_per_layer.weight"
+    spec = TensorSpec(name, name, (1000, layers * width), Role.PLE, parts=layers)
+    assert Recipe.named("int4").encoding(spec).name == expected
+    assert Recipe.named("int8").encoding(spec).name == "int8"
 
 
 def test_kernels_are_floats_whatever_their_shape() -> None:

@@ -1,6 +1,7 @@
 """Mapped embedding rows against LiteRT running the same section, bit for bit."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.liblitert import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.litert import DecoderSections
+from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.ple import EmbeddingTable
 
 ROWS, WIDTH = 300, 64
@@ -108,12 +111,12 @@ def in_bundle(tmp_path: Path, section: bytes) -> FileRange:
     return FileRange(path, offset, len(section))
 
 
-def run_section(place: FileRange, token_id: int) -> NDArray[np.float32]:
+def run_section(place: FileRange, token_id: int, name: str = "embedder") -> NDArray[np.float32]:
     model = CompiledSection(place, 1, None)
-    signature = model.signatures["embedder"]
+    signature = model.signatures[name]
     arrays = {name: aligned_zeros(tensor) for name, tensor in {**signature.inputs, **signature.outputs}.items()}
     arrays["token_ids"][...] = token_id
-    model.bind("embedder", arrays)()
+    model.bind(name, arrays)()
     row: NDArray[np.float32] = arrays["embeddings"].reshape(-1).copy()
     model.close()
     return row
@@ -135,6 +138,22 @@ def test_rows_are_bit_equal_to_running_the_section(tmp_path: Path, encoding: str
     table.lookup(ids, rows)
     for token_id, row in zip(ids, rows, strict=True):
         np.testing.assert_array_equal(row, run_section(place, token_id))
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp16"])
+def test_rows_of_a_converted_table_are_bit_equal_to_running_its_section(
+    precision: str, tiny_bundle: Callable[[str, str], Path]
+) -> None:
+    """In int4 each layer's part of a row has a scale of its own."""
+    place = DecoderSections.of(Bundle.open(tiny_bundle("gemma3n", precision))).per_layer_embedder
+    assert place is not None
+    table = EmbeddingTable(place)
+    ids = [0, 1, 700, table.rows - 1, table.rows]
+    rows = np.empty((len(ids), table.width), np.float32)
+    table.lookup(ids, rows)
+    assert rows[1:4].any(axis=1).all()  # row 0, padding, is zeros
+    for token_id, row in zip(ids, rows, strict=True):
+        np.testing.assert_array_equal(row, run_section(place, token_id, "per_layer_embedder"))
 
 
 def test_rows_of_half_floats(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_a_bundle_is_written_as_named(tiny_gemma3: Path, tmp_path: Path) -> None
         ),
         (
             '"embed_tokens.weight" = "int4-b32"',
-            "tensors.embed_tokens.weight: found int4-b32, expected one scale per row; "
-            "LiteRT looks embeddings up per row only, use int4 or int8",
+            "tensors.embed_tokens.weight: found int4-b32, expected no blocks; "
+            "in int4, tables have a scale per layer or row; use int4 or int8",
         ),
     ],
 )

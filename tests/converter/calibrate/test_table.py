@@ -39,12 +39,14 @@ def test_each_layer_is_seen_once_per_token(watched: tuple[Checkpoint, StreamingM
     assert [gate.weight for gate in moments.gates] == [f"layers.{i}.per_layer_projection.weight" for i in range(8)]
 
 
+@pytest.mark.parametrize("encoding", ["int4", "int4-b32"])
 def test_rows_change_the_layers_less_than_each_value_rounded_for_itself(
-    watched: tuple[Checkpoint, StreamingModel, GateMoments],
+    encoding: str, watched: tuple[Checkpoint, StreamingModel, GateMoments]
 ) -> None:
+    """With a scale per row, and with one for each layer's part of it."""
     checkpoint, model, moments = watched
     specs = model.model.tensors
-    storage = Storage(Encoding("int", 4))
+    storage = Storage(Encoding.parse(encoding))
 
     def read(name: str) -> NDArray[np.float32]:
         return specs[name].fold(checkpoint.read(specs[name].source))
