@@ -21,7 +21,7 @@ close to the end of the context, where a padded large chunk would not fit."""
 
 ONNX_INT4_BLOCKS = (256, 128, 64, 32)
 """ONNX Runtime stores a scale per block anyway, so there each int4 block gets its own, the larger the better: E4B has
-room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.54e-3 instead of 1.66e-3 of
+room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.28e-3 instead of 1.39e-3 of
 128 on tiny-gemma3n, see int4.toml), for two fifths more bytes to read per token."""
 
 
