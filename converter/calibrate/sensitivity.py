@@ -39,6 +39,11 @@ class Group:
         admitted = (spec for spec in self.specs if recipe.floor.admits(spec.shape))
         return {spec.name: Storage(encoding, recipe.roles[spec.role].search) for spec in admitted}
 
+    def storages(self, recipe: Recipe, encoding: Encoding) -> dict[str, Storage]:
+        """What becomes of these tensors then; a table's int4 has a scale per layer, say."""
+        chosen = replace(recipe, tensors=self.recipe(recipe, encoding))
+        return {spec.name: chosen.storage(spec) for spec in self.specs if spec.name in chosen.tensors}
+
     def nbytes(self, recipe: Recipe, encoding: Encoding) -> int:
         """Of all its tensors."""
         chosen = replace(recipe, tensors=self.recipe(recipe, encoding))
@@ -82,9 +87,7 @@ def losses(
     for position, part in _in_order(model, parts):
         exact.advance(position or 0)
         for encoding in part.options:
-            chosen = replace(recipe, tensors=part.recipe(recipe, encoding))
-            storages = {spec.name: chosen.storage(spec) for spec in part.specs if spec.name in chosen.tensors}
-            hooks = Hooks(None, StoredWeights(checkpoint, model, storages), on_bytes)
+            hooks = Hooks(None, StoredWeights(checkpoint, model, part.storages(recipe, encoding)), on_bytes)
             walk = exact.fork(hooks) if position is not None else model.begin(windows, hooks)
             names.append((part.name, encoding))
             found.append((walk.finish(), hooks))

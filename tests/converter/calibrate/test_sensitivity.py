@@ -32,7 +32,7 @@ def test_a_run_that_goes_on_from_another_finds_what_a_whole_one_does(
     yardstick = Yardstick.of(model, windows)
     for part in parts:
         for encoding in part.options:
-            weights = StoredWeights(checkpoint, model, part.recipe(recipe, encoding))
+            weights = StoredWeights(checkpoint, model, part.storages(recipe, encoding))
             stored = log_probabilities(model, windows, Hooks(weights=weights))
             expected = (np.exp(exact) * (exact - stored)).sum(-1).mean()
             assert found[part.name, encoding] == pytest.approx(expected, rel=1e-3, abs=1e-7), part.name

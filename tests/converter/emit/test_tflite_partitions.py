@@ -71,11 +71,12 @@ def test_gemma3_is_one_partition(tiny_gemma3: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["int4", "int8", "fp32"])
 def test_tables_are_looked_up_by_litert(precision: str, tiny_gemma3n: Path) -> None:
-    """XNNPACK would pack a copy of a table; EMBEDDING_LOOKUP reads the row where it lies in the file."""
+    """XNNPACK would pack a copy of a table; EMBEDDING_LOOKUP and GATHER read rows where they lie in the file."""
     found = delegations(plan_of(tiny_gemma3n, precision))
-    for name in ("embedder", "per_layer_embedder"):
-        assert dict(found[name].outside) == LOOKUP | {"EMBEDDING_LOOKUP": 1}
-        assert set(found[name].inside) == {"RESHAPE"}
+    scales = ({"GATHER": 1, "CAST": 1}, {"MUL"}) if precision == "int4" else ({}, set())  # of each layer's part
+    for name, (looked_up, multiplied) in {"embedder": ({}, set()), "per_layer_embedder": scales}.items():
+        assert dict(found[name].outside) == LOOKUP | {"EMBEDDING_LOOKUP": 1} | looked_up
+        assert set(found[name].inside) == {"RESHAPE"} | multiplied
 
 
 def test_float16_tables_are_gathered(tiny_gemma3n: Path) -> None:
