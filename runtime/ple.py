@@ -25,10 +25,9 @@ _LOOKUP_OPS = {
     schema.BuiltinOperator.LESS,
     schema.BuiltinOperator.MAXIMUM,
     schema.BuiltinOperator.SELECT_V2,
-    # Scales of blocks are looked up beside their integers.
+    # Tables and scales of float16 are looked up by these two.
     schema.BuiltinOperator.GATHER,
     schema.BuiltinOperator.CAST,
-    schema.BuiltinOperator.MUL,
 }
 _SCALES = b".scale"  # ends the name of a table of scales, which begins with the name of its table
 
@@ -108,12 +107,19 @@ class EmbeddingTable:
 
 def _only_graph(model: Any, section: FileRange) -> Any:
     codes = {_builtin_code(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())}
-    if model.SubgraphsLength() < 1 or not codes <= _LOOKUP_OPS:
+    # A product is scales with their integers, or what a look-up in the table alone would leave out.
+    allowed = _LOOKUP_OPS | {schema.BuiltinOperator.MUL} if _has_scales(model) else _LOOKUP_OPS
+    if model.SubgraphsLength() < 1 or not codes <= allowed:
         raise BundleMismatchError(
             f"{section.path}: the embedder section computes more than a row look-up (operators {sorted(codes)}); "
             "convert the checkpoint with gemma-edge"
         )
     return model.Subgraphs(0)
+
+
+def _has_scales(model: Any) -> bool:
+    graphs = [model.Subgraphs(i) for i in range(min(1, model.SubgraphsLength()))]
+    return any(graph.Tensors(i).Name().endswith(_SCALES) for graph in graphs for i in range(graph.TensorsLength()))
 
 
 def _builtin_code(operator_code: Any) -> int:

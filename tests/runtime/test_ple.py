@@ -36,7 +36,11 @@ def table_bytes(encoding: str, rows: int = ROWS) -> bytes:
 
 
 def embedder(
-    encoding: str, data: bytes, scales: NDArray[np.float32] | None, behind_root: bool = True, extra_op: bool = False
+    encoding: str,
+    data: bytes,
+    scales: NDArray[np.float32] | None,
+    behind_root: bool = True,
+    extra_op: int | None = None,
 ) -> bytes:
     """A section as the converter writes it: token_ids i32 [1,1] -> EMBEDDING_LOOKUP -> RESHAPE -> f32 [1,1,WIDTH]."""
 
@@ -72,8 +76,8 @@ def embedder(
         outputs=np.array([6], np.int32),
         operators=[operator(1, [0, 4], 1), operator(0, [1, 2], 3), operator(1, [3, 5], 6)],
     )
-    if extra_op:
-        codes.append(schema.BuiltinOperator.TANH)
+    if extra_op is not None:
+        codes.append(extra_op)
     buffers = [schema.BufferT() for _ in range(4)]
     buffers[2].data = np.frombuffer(shape_1.tobytes(), np.uint8)
     buffers[3].data = np.frombuffer(shape_3.tobytes(), np.uint8)
@@ -180,9 +184,12 @@ def test_ids_outside_the_table_read_row_0(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[2], rows[0])
 
 
-def test_a_section_that_computes_more(tmp_path: Path) -> None:
-    section = embedder("fp32", table_bytes("fp32"), None, extra_op=True)
-    with pytest.raises(BundleMismatchError, match=r"more than a row look-up \(operators \[7, 22, 28\]\); convert"):
+@pytest.mark.parametrize("extra_op", [schema.BuiltinOperator.TANH, schema.BuiltinOperator.MUL])
+def test_a_section_that_computes_more(tmp_path: Path, extra_op: int) -> None:
+    """A product too, unless it is one of scales and integers: others' embedders multiply rows by sqrt(D)."""
+    section = embedder("fp32", table_bytes("fp32"), None, extra_op=extra_op)
+    told = ", ".join(map(str, sorted((7, 22, extra_op))))
+    with pytest.raises(BundleMismatchError, match=rf"more than a row look-up \(operators \[{told}\]\); convert"):
         EmbeddingTable(in_bundle(tmp_path, section))
 
 
