@@ -10,7 +10,7 @@ of every op alone except in attention, so the graph's last-token op lets all of 
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -108,7 +108,7 @@ class StreamingModel:
         """Yield (first row, logits [n, V]) for rows of `hidden` [N, D]; the head is read once for every block."""
         if hooks.on_linear is not None:
             hooks.on_linear(self._head.weight.name, hidden)
-            hooks = Hooks(None, hooks.weights, hooks.on_bytes)
+            hooks = replace(hooks, on_linear=None)
         for first in range(0, len(hidden), self.logit_rows):
             machine = Machine(self._checkpoint, hooks, tokens=1)
             machine.values[self._head.x] = hidden[None, first : first + self.logit_rows]
@@ -125,10 +125,12 @@ class StreamingModel:
         runs: rows of `hidden` [N, D], and what to put in place of the head's weights. The head is read once for all.
         """
         machine = Machine(self._checkpoint, NO_HOOKS, tokens=1)
+        name = self._head.weight.name
+        runs = [(x if hooks.inputs is None else hooks.inputs(name, x), hooks) for x, hooks in runs]
 
         def columns(first: int, rows: Float32) -> Iterator[Float32]:
             for hidden, hooks in runs:
-                used = rows if hooks.weights is None else hooks.weights(self._head.weight.name, first, rows)
+                used = rows if hooks.weights is None else hooks.weights(name, first, rows)
                 machine.values = {self._head.out: hidden @ used.T}
                 for op in self._tail[1:]:
                     assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone

@@ -28,6 +28,9 @@ Substitute = Callable[[str, int, Float32], Float32]
 
 The memory of the rows is reused for the next block: copy what shall last."""
 
+Inputs = Callable[[str, Float32], Float32]
+"""(a linear layer's weight name, its inputs [N, K]) -> what it multiplies in their place, of the same shape."""
+
 Allocate = Callable[[tuple[int, ...]], Float32]
 """Gives an array of that shape for the values of all tokens, whatever is in it."""
 
@@ -47,6 +50,7 @@ class Hooks:
     on_linear: OnLinear | None = None
     weights: Substitute | None = None
     on_bytes: OnBytes | None = None  # after every n bytes of weights, as in progress.Stage
+    inputs: Inputs | None = None  # such as activations.round_tokens, where kernels take int8
 
 
 NO_HOOKS = Hooks()
@@ -101,6 +105,8 @@ class Machine:
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])  # [B * T, K]
         if self._hooks.on_linear is not None:
             self._hooks.on_linear(op.weight.name, flat)
+        if self._hooks.inputs is not None:
+            flat = self._hooks.inputs(op.weight.name, flat)
         out = self._allocate((len(flat), op.weight.shape[0]))
         for first, rows in self.rows(op.weight):
             np.matmul(flat, rows.T, out=out[:, first : first + len(rows)])
