@@ -23,8 +23,9 @@ from gemma_edge.converter.graph_values import ANY, DType, Operand, Shape, Value
 from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = [
-    "ANY", "OPS", "Attention", "Binary", "Concat", "DType", "Embed", "Graph", "KVCache", "LastToken", "Linear",
-    "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice", "Unary", "Value",
+    "ANY", "OPS", "Attention", "Binary", "Concat", "DType", "Embed", "Graph", "Hadamard", "KVCache", "LastToken",
+    "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice", "Unary",
+    "Value",
 ]  # fmt: skip
 
 
@@ -66,6 +67,14 @@ class Linear:
 
     x: Value
     weight: TensorSpec
+    out: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Hadamard:
+    """x [..., K] with every 64 columns turned by the Hadamard matrix, see runtime/formats/hadamard.py."""
+
+    x: Value
     out: Value
 
 
@@ -183,7 +192,7 @@ class Concat:
 
 Op = (
     Linear | Embed | RmsNorm | RopeRotate | Attention | MatMul | Binary | Unary | Mean | Reshape | Slice | Concat
-    | LastToken | graph_audio.Op | graph_conv.Op
+    | LastToken | Hadamard | graph_audio.Op | graph_conv.Op
 )  # fmt: skip
 OPS: tuple[type, ...] = get_args(Op)
 
@@ -205,6 +214,7 @@ class Graph:
         self.caches: dict[int, KVCache] = {}  # by owning layer
         self.layers: dict[int, Value] = {}  # what each layer hands on, for those who look inside
         self.used: dict[str, TensorSpec] = {}
+        self._turned: dict[Value, Value] = {}
 
     def input(self, name: str, shape: Shape, dtype: DType = "float32") -> Value:
         """Declare something the caller provides at each run."""
@@ -227,9 +237,11 @@ class Graph:
         return self.caches[layer]
 
     def linear(self, x: Value, weight: str) -> Value:
-        """[..., K] -> [..., N]."""
+        """[..., K] -> [..., N]. Inputs of a weight whose columns are turned are turned first, once for all weights."""
         spec = self.weight(weight)
         assert x.shape[-1] == spec.shape[1], (weight, x.shape, spec.shape)
+        if spec.fold.hadamard:
+            x = self.hadamard(x)
         out = Value((*x.shape[:-1], spec.shape[0]))
         self.ops.append(Linear(x, spec, out))
         return out
@@ -239,7 +251,14 @@ class Graph:
         spec = self.weight(table)
         out = Value((*ids.shape, spec.shape[1]))
         self.ops.append(Embed(ids, spec, out))
-        return out
+        return self.hadamard(out) if spec.fold.hadamard else out
+
+    def hadamard(self, x: Value) -> Value:
+        """Same shape; the same value where x was turned before."""
+        if x not in self._turned:
+            self._turned[x] = Value(x.shape)
+            self.ops.append(Hadamard(x, self._turned[x]))
+        return self._turned[x]
 
     def rms_norm(self, x: Value, weight: str | None, eps: float) -> Value:
         """Same shape."""

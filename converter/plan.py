@@ -14,6 +14,7 @@ from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.recipes import Placement, RecipeError, Storage
 from gemma_edge.converter.target import Format, Target
 from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.converter.turning import with_turned_columns
 from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.formats.encoding import EncodingError
@@ -113,7 +114,9 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
 
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
-    target, model = settled.target, settled.model
+    target = settled.target
+    model = with_turned_columns(settled.model, target.recipe_as_stored)
+    settled = replace(settled, model=model)
     specs = _specs(model)
     target.recipe.check_names(specs)
     converted = [prefix for tower in model.towers for prefix in tower.prefixes]

@@ -2,6 +2,7 @@
 
 A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loads any other:
 
+    hadamard = ["attention", "ffn"]     # matrices that are turned before rounding, see turning.py. Default: none
     search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
 
     [roles]                             # all of them, so that nothing is decided out of sight
@@ -116,6 +117,7 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
+    hadamard: roles whose matrices are turned, see turning.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
     """
 
@@ -125,6 +127,7 @@ class Recipe:
     int4_blocks: tuple[int, ...] = ()
     tensors: Mapping[str, Storage] = field(default_factory=dict)
     negative_scales: bool = False
+    hadamard: frozenset[Role] = frozenset()
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *TOWER_ROLES)]
@@ -193,7 +196,7 @@ class Recipe:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{name}: not TOML ({error}); use a TOML file with [roles]") from error
-        _only_keys(name, table, ("search", "roles", "tensors", "floor"))
+        _only_keys(name, table, ("search", "hadamard", "roles", "tensors", "floor"))
         search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
         roles = _table(f"{name}: roles", table.get("roles", {}))
         storages = {
@@ -204,7 +207,10 @@ class Recipe:
             tensor: _storage(f"{name}: tensors.{tensor}", value, search)
             for tensor, value in _table(f"{name}: tensors", table.get("tensors", {})).items()
         }
-        return cls(name, storages, _floor(f"{name}: floor", table.get("floor", {})), tensors=tensors)
+        floor = _floor(f"{name}: floor", table.get("floor", {}))
+        return cls(
+            name, storages, floor, tensors=tensors, hadamard=_roles(f"{name}: hadamard", table.get("hadamard", []))
+        )
 
     def storage(self, spec: TensorSpec) -> Storage:
         """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
@@ -277,6 +283,12 @@ def _storage(where: str, value: Any, search: Search) -> Storage:
     except EncodingError as error:
         raise RecipeError(f"{where}.encoding: {error}") from error
     return Storage(encoding, _one_of(f"{where}.search", table.get("search", search.value), Search))
+
+
+def _roles(where: str, value: Any) -> frozenset[Role]:
+    if not isinstance(value, list):
+        raise RecipeError(f'{where}: found {value!r}, expected a list of roles; use one such as ["attention", "ffn"]')
+    return frozenset(_one_of(where, role, Role) for role in value)
 
 
 def _floor(where: str, value: Any) -> Floor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter import graph as ir
 from gemma_edge.converter import reference_audio, reference_conv
+from gemma_edge.runtime.formats import hadamard
 
 Array = NDArray[np.floating[Any]]
 Past = dict[int, tuple[Array, Array]]
@@ -138,6 +139,7 @@ RUN: dict[type, Callable[[_Machine, Any], Array]] = {
     ir.Mean: lambda m, op: np.mean(m[op.x], axis=-1, keepdims=True),
     ir.Reshape: lambda m, op: m[op.x].reshape(op.out.shape),
     ir.Slice: _slice,
+    ir.Hadamard: lambda m, op: hadamard.turn(m[op.x]),
     ir.LastToken: lambda m, op: m[op.x][:, -1:],
     ir.Concat: lambda m, op: np.concatenate([m[part] for part in op.parts], op.axis),
     **reference_audio.RUN,

@@ -19,6 +19,7 @@ from gemma_edge.converter.emit.stored import Placed
 from gemma_edge.converter.quantize import QuantError, Quantized, QuantizeError
 from gemma_edge.converter.recipes import Storage
 from gemma_edge.converter.tensors import Derivation, TensorSpec
+from gemma_edge.runtime.formats import hadamard
 
 _CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
 _ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with rounds, which work column by column and want many rows at a time
@@ -88,7 +89,7 @@ class Stream:
             for first in range(begin, end, step):
                 yield self._folded(spec, first, min(first + step, end))
         for overlay in spec.overlays:
-            yield self._derived(overlay.first_row, overlay.derivation)
+            yield self._derived(overlay.first_row, overlay.derivation, is_turned=spec.fold.hadamard)
 
     def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
         chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.rounds else _CHUNK_BYTES
@@ -98,8 +99,9 @@ class Stream:
     def _whole(self, spec: TensorSpec) -> Chunks:
         yield 0, spec.fold(self.checkpoint.read(spec.source))
 
-    def _derived(self, first_row: int, derivation: Derivation) -> Chunks:
-        yield first_row, self.checkpoint.derive(derivation)
+    def _derived(self, first_row: int, derivation: Derivation, is_turned: bool = False) -> Chunks:
+        rows = self.checkpoint.derive(derivation)
+        yield first_row, hadamard.turn_exactly(rows) if is_turned else rows
 
     def _write_rows(self, placed: Placed, chunks: Chunks, on_bytes: Callable[[int], None]) -> QuantError:
         spec = self.specs[placed.weight.name]

@@ -12,6 +12,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.runtime.formats import hadamard
+
 
 class Role(StrEnum):
     """What a tensor does; the only thing a recipe may look at besides the shape."""
@@ -32,11 +34,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Fold:
-    """What is done once, at conversion, to a stored weight, in float32: clip to [-clip, clip], then (w + add) * mul."""
+    """What is done once, at conversion, to a stored weight, in float32: clip to [-clip, clip], then (w + add) * mul.
+
+    hadamard: whether blocks of columns are turned after that; whoever multiplies by it turns its inputs as well.
+    """
 
     add: float = 0.0
     mul: float = 1.0
     clip: float | None = None
+    hadamard: bool = False
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fold in place and return `rows` (any shape); an identity fold touches nothing."""
@@ -46,7 +52,7 @@ class Fold:
             np.add(rows, np.float32(self.add), out=rows)
         if self.mul != 1.0:
             np.multiply(rows, np.float32(self.mul), out=rows)
-        return rows
+        return hadamard.turn_exactly(rows) if self.hadamard else rows
 
 
 AS_STORED = Fold()
@@ -92,6 +98,7 @@ class TensorSpec:
     derivation: how the values follow from stored ones; None where they are the stored ones, folded.
     overlays: rows that replace the stored ones.
     parts: equal stretches of columns with a use of their own: of a row of per-layer embeddings, one for each layer.
+    sparse_inputs: whether most of what a matrix is multiplied with is zero.
     grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to that (see trained_grid).
     """
 
@@ -105,6 +112,7 @@ class TensorSpec:
     stored_shape: tuple[int, ...] | None = None
     grid: str | None = None
     parts: int = 1
+    sparse_inputs: bool = False
 
     @classmethod
     def derived(cls, name: str, shape: tuple[int, ...], role: Role, derivation: Derivation) -> "TensorSpec":

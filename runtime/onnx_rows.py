@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats import hadamard
 
 _LOOK_UPS = ("Gather", "GatherBlockQuantized")
-_VIEWS = ("Reshape", "Cast")  # between a look-up and its output
+_VIEWS = ("Reshape", "Cast", "MatMul")  # between a look-up and its output
 # Both values of an int4 byte, low nibble first, less the zero point 8, as two int8 in one uint16.
 _NIBBLES = np.array([[(byte & 15) - 8, (byte >> 4) - 8] for byte in range(256)], np.int8)
 _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)
@@ -44,6 +45,7 @@ class OnnxTable:
             mapped = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=start)
         mapped.madvise(mmap.MADV_RANDOM)
         self._table = _array(mapped, table, start)
+        self._is_turned = str(table.name).endswith(hadamard.SUFFIX)
         self.rows = int(self._table.shape[0])
         self._scales: NDArray[np.float32] | None = None
         self._bits = 0
@@ -63,11 +65,13 @@ class OnnxTable:
         stored: NDArray[Any] = self._table[ids]
         if self._scales is None:
             out[...] = stored
-            return
-        values = _INT4_PAIRS[stored].view(np.int8) if self._bits == 4 else (stored ^ np.uint8(0x80)).view(np.int8)
-        scales = self._scales[ids]
-        groups = (*scales.shape, -1)  # [n, blocks, block]
-        np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
+        else:
+            values = _INT4_PAIRS[stored].view(np.int8) if self._bits == 4 else (stored ^ np.uint8(0x80)).view(np.int8)
+            scales = self._scales[ids]
+            groups = (*scales.shape, -1)  # [n, blocks, block]
+            np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
+        if self._is_turned:
+            out[...] = hadamard.turn(out)
 
     def _look_up(self, model: ir.Model, output: str) -> ir.Node:
         found = next((value for value in model.graph.outputs if value.name == output), None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats import hadamard
 
 _FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT4)
@@ -67,6 +68,7 @@ class EmbeddingTable:
         model = schema.Model.GetRootAs(mapped, start)
         graph = _only_graph(model, section)
         tensor = _table_tensor(graph, section)
+        self._is_turned = tensor.Name().endswith(hadamard.SUFFIX.encode())
         self.rows, self.width = (int(size) for size in tensor.ShapeAsNumpy())
         self._is_int4 = tensor.Type() == schema.TensorType.INT4
         dtype = np.dtype(_FLOATS.get(tensor.Type(), np.uint8 if self._is_int4 else np.int8))
@@ -99,16 +101,22 @@ class EmbeddingTable:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
         if self._scales is None:
             out[...] = values
-            return
-        scales = self._scales[ids].astype(np.float32)
-        groups = (*scales.shape, -1)  # [n, blocks, block]
-        np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
+        else:
+            scales = self._scales[ids].astype(np.float32)
+            groups = (*scales.shape, -1)  # [n, blocks, block]
+            np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
+        if self._is_turned:
+            out[...] = hadamard.turn(out)
 
 
 def _only_graph(model: Any, section: FileRange) -> Any:
     codes = {_builtin_code(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())}
-    # A product is scales with their integers, or what a look-up in the table alone would leave out.
-    allowed = _LOOKUP_OPS | {schema.BuiltinOperator.MUL} if _has_scales(model) else _LOOKUP_OPS
+    # A product is scales with their integers, or columns turned back; else what a look-up alone would leave out.
+    allowed = set(_LOOKUP_OPS)
+    if _has_name(model, _SCALES):
+        allowed.add(schema.BuiltinOperator.MUL)
+    if _has_name(model, hadamard.SUFFIX.encode()):
+        allowed.add(schema.BuiltinOperator.FULLY_CONNECTED)
     if model.SubgraphsLength() < 1 or not codes <= allowed:
         raise BundleMismatchError(
             f"{section.path}: the embedder section computes more than a row look-up (operators {sorted(codes)}); "
@@ -117,9 +125,9 @@ def _only_graph(model: Any, section: FileRange) -> Any:
     return model.Subgraphs(0)
 
 
-def _has_scales(model: Any) -> bool:
+def _has_name(model: Any, ending: bytes) -> bool:
     graphs = [model.Subgraphs(i) for i in range(min(1, model.SubgraphsLength()))]
-    return any(graph.Tensors(i).Name().endswith(_SCALES) for graph in graphs for i in range(graph.TensorsLength()))
+    return any(graph.Tensors(i).Name().endswith(ending) for graph in graphs for i in range(graph.TensorsLength()))
 
 
 def _builtin_code(operator_code: Any) -> int:
@@ -134,6 +142,8 @@ def _table_tensor(graph: Any, section: FileRange) -> Any:
         if tensor.ShapeLength() == 2 and (tensor.Type() in _FLOATS or tensor.Type() in _INTEGERS) and tensor.Buffer()
     ]
     tables = [tensor for tensor in tables if tensor.Shape(0) > 1 and not tensor.Name().endswith(_SCALES)]
+    if len(tables) > 1:  # the small matrix that turns columns is one as well
+        tables = [tensor for tensor in tables if tensor.Name().endswith(hadamard.SUFFIX.encode())]
     if len(tables) != 1:
         raise BundleMismatchError(
             f"{section.path}: found {len(tables)} embedding tables of int4, int8, fp16 or fp32, expected 1; "

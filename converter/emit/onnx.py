@@ -16,6 +16,7 @@ from gemma_edge.converter.emit import onnx_audio, onnx_conv
 from gemma_edge.converter.emit.onnx_file import F32, I32, I64, MICROSOFT, OnnxFile
 from gemma_edge.converter.emit.stored import StoredWeight
 from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.encoding import Encoding
 
 BATCH, TOKENS = "batch_size", "sequence_length"  # transformers.js looks for the first by name
@@ -62,7 +63,7 @@ class Lowering:
 
     def stored(self, spec: TensorSpec) -> StoredWeight:
         """The weight as the recipe wants it stored."""
-        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name])
+        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
 
     def flat(self, x: ir.Value) -> onnx_ir.Value:
         """[B, T, H, E] -> [B, T, H*E]."""
@@ -171,6 +172,13 @@ def _attention(s: Lowering, op: ir.Attention) -> onnx_ir.Value:
     return s.file.op("Reshape", out, s.file.constant([0, 0, *op.out.shape[2:]], np.int64))
 
 
+def _hadamard(s: Lowering, op: ir.Hadamard) -> onnx_ir.Value:
+    *rows, columns = op.x.shape
+    blocks = s.file.constant([*[0] * len(rows), columns // hadamard.BLOCK, hadamard.BLOCK], np.int64)
+    turned = s.file.op("MatMul", s.file.op("Reshape", s[op.x], blocks), s.file.constant(hadamard.matrix()))
+    return s.file.op("Reshape", turned, s.file.constant([*[0] * len(rows), columns], np.int64))
+
+
 def _matmul(s: Lowering, op: ir.MatMul) -> onnx_ir.Value:
     return s.file.op("MatMul", s[op.a], s[op.b])
 
@@ -223,6 +231,7 @@ LOWER: dict[type, Callable[[Lowering, Any], onnx_ir.Value]] = {
     ir.Reshape: _reshape,
     ir.Slice: _slice,
     ir.Concat: _concat,
+    ir.Hadamard: _hadamard,
     ir.LastToken: _last_token,
     **onnx_audio.LOWER,
     **onnx_conv.LOWER,

@@ -166,7 +166,7 @@ class OnnxFile:
     def _external(
         self, placed: PlacedWeight, suffix: str, kind: ir.DataType, shape: Sequence[int], offset: int
     ) -> ir.Value:
-        name = placed.weight.name + suffix
+        name = placed.weight.label + suffix
         if name not in self._tensors:
             nbytes = math.prod(shape) * (kind.bitwidth // 8)
             tensor = ir.ExternalTensor(placed.file, offset, nbytes, kind, shape=ir.Shape(shape), name=name)

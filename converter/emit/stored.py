@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from gemma_edge.converter.quantize import Quantized
+from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.encoding import Encoding
 
 SPLIT_BYTES = 32 << 20  # matrices above this are multiplied in row slices: it bounds what a kernel packs at once
@@ -22,6 +23,12 @@ class StoredWeight:
     name: str
     shape: tuple[int, ...]
     encoding: Encoding
+    turned: bool = False  # see runtime/formats/hadamard.py
+
+    @property
+    def label(self) -> str:
+        """Its name in the file."""
+        return self.name + hadamard.SUFFIX * self.turned
 
     @property
     def row_bytes(self) -> int:

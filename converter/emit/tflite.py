@@ -62,7 +62,7 @@ class Signature:
 
     def stored(self, spec: TensorSpec) -> StoredWeight:
         """The weight as the recipe wants it stored."""
-        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name])
+        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
 
     def cache(self, cache: ir.KVCache) -> CacheTensors:
         """The tensors of one layer's cache, shared by all who read it."""
@@ -115,6 +115,10 @@ def _rotate(s: Signature, op: ir.RopeRotate) -> Tensor:
 
 def _attention(s: Signature, op: ir.Attention) -> Tensor:
     return attention(s.sub, s[op.q], s.cache(op.cache), op.cache.window, s.positions)
+
+
+def _hadamard(s: Signature, op: ir.Hadamard) -> Tensor:
+    return s.sub.hadamard(s[op.x])
 
 
 def _matmul(s: Signature, op: ir.MatMul) -> Tensor:
@@ -174,6 +178,7 @@ LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
     ir.Slice: _slice,
     ir.Concat: _concat,
     ir.LastToken: _last_token,
+    ir.Hadamard: _hadamard,
     **tflite_audio.LOWER,
     **tflite_conv.LOWER,
 }

@@ -4,6 +4,7 @@ Op names and options are those of the TFLite schema. Everything float is written
 RELU_0_TO_1, for one, is not delegated, MINIMUM of RELU is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from gemma_edge.converter.emit.stored import StoredWeight, row_slices
 from gemma_edge.converter.emit.tflite_file import Opcode, Stage, Tensor, Tensors, TfliteFile, numpy_type
+from gemma_edge.runtime.formats import hadamard
 
 Options = schema.BuiltinOptions
 F32, F16, I32, BOOL = Tensors.FLOAT32, Tensors.FLOAT16, Tensors.INT32, Tensors.BOOL
@@ -209,6 +211,16 @@ class Subgraph:
             )
         return self.concat(parts, -1)
 
+    def hadamard(self, x: Tensor) -> Tensor:
+        """[..., K], every 64 columns turned: rows of 64 times one small matrix, which all layers share."""
+        blocks = self.reshape(x, (1, math.prod(x.shape) // hadamard.BLOCK, hadamard.BLOCK))
+        options = schema.FullyConnectedOptionsT(keepNumDims=True)
+        operands = [blocks, self.constant(hadamard.matrix()), None]
+        turned = self._op(
+            Opcode.FULLY_CONNECTED, operands, blocks.shape, F32, Options.FullyConnectedOptions, options
+        )  # fmt: skip
+        return self.reshape(turned, x.shape)
+
     def conv2d(
         self, x: Tensor, kernel: Tensor, bias: Tensor, stride: tuple[int, int], same: bool, shape: Sequence[int]
     ) -> Tensor:
@@ -268,8 +280,8 @@ class Subgraph:
         integers = self._file.region(placed, 0, nbytes[0])
         scales = self._file.region(placed, 0, nbytes[1], scales=True)
         return (
-            self._tensor(table.shape, placed.tensor_type, integers, table.name, one),
-            self._tensor(table.encoding.scale_shape(table.shape), F16, scales, f"{table.name}.scale"),
+            self._tensor(table.shape, placed.tensor_type, integers, table.label, one),
+            self._tensor(table.encoding.scale_shape(table.shape), F16, scales, f"{table.label}.scale"),
         )
 
     def _weight_rows(self, weight: StoredWeight, first: int, last: int) -> Tensor:
@@ -288,7 +300,7 @@ class Subgraph:
                     (last - first, blocks),
                     F16,
                     buffer=self._file.region(placed, first * scale_bytes, (last - first) * scale_bytes, scales=True),
-                    name=f"{weight.name}.scale",
+                    name=f"{weight.label}.scale",
                 )
                 details = schema.BlockwiseQuantizationT(
                     scales=scales.index, zeroPoints=-1, blockSize=weight.encoding.block
@@ -304,7 +316,7 @@ class Subgraph:
                     zeroPoint=np.zeros(last - first, np.int64),
                     quantizedDimension=0,
                 )
-            self._weights[key] = self._tensor(shape, placed.tensor_type, buffer, weight.name, quantization)
+            self._weights[key] = self._tensor(shape, placed.tensor_type, buffer, weight.label, quantization)
         return self._weights[key]
 
     def _tensor(

@@ -4,7 +4,7 @@ Source: transformers models/gemma3/modeling_gemma3.py and models/gemma3n/modelin
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gemma_edge.converter.graph import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models.fields import ConfigError
@@ -60,11 +60,11 @@ def attention_tensors(
     yield matrix(p + "o_proj.weight", width, heads.query * heads.size, Role.ATTENTION)
 
 
-def mlp_tensors(layer: str, width: int, hidden: int) -> Iterator[TensorSpec]:
-    """gate, up, down."""
+def mlp_tensors(layer: str, width: int, hidden: int, is_sparse: bool = False) -> Iterator[TensorSpec]:
+    """gate, up, down. is_sparse: most of what the gates let through is zero."""
     yield matrix(layer + "mlp.gate_proj.weight", hidden, width, Role.FFN)
     yield matrix(layer + "mlp.up_proj.weight", hidden, width, Role.FFN)
-    yield matrix(layer + "mlp.down_proj.weight", width, hidden, Role.FFN)
+    yield replace(matrix(layer + "mlp.down_proj.weight", width, hidden, Role.FFN), sparse_inputs=is_sparse)
 
 
 def vocabulary_tensors(vocab_size: int, width: int, tied: bool) -> Iterator[TensorSpec]:

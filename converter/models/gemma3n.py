@@ -137,7 +137,7 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
         for norm in NORMS:
             yield blocks.vector(f"{layer}{norm}.weight", width)
         yield from blocks.attention_tensors(layer, width, c.heads, i < c.kv_layers, AS_STORED, AS_STORED)
-        yield from blocks.mlp_tensors(layer, width, c.hidden[i])
+        yield from blocks.mlp_tensors(layer, width, c.hidden[i], is_sparse=c.sparsity[i] > 0.5)
         yield blocks.matrix(layer + "laurel.linear_left.weight", c.laurel_rank, width, Role.SMALL)
         yield blocks.matrix(layer + "laurel.linear_right.weight", width, c.laurel_rank, Role.SMALL)
         yield blocks.matrix(layer + "per_layer_input_gate.weight", ple, width, Role.SMALL)

@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.encoding import Encoding
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, SectionKind
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
@@ -142,7 +143,7 @@ def _tensors(
         for k in range(graph.TensorsLength()):
             tensor = graph.Tensors(k)
             buffer = model.Buffers(tensor.Buffer())
-            name = tensor.Name().decode()
+            name = tensor.Name().decode().removesuffix(hadamard.SUFFIX)
             if name not in specs or not buffer.Size() or tensor.Buffer() in seen or tensor.Type() not in _PLAIN:
                 continue
             seen.add(tensor.Buffer())
