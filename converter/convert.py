@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gemma_edge.converter.calibrate.auto import automatic_recipe
-from gemma_edge.converter.calibrate.step import calibrated, calibration_text, measuring_windows, spool_bytes
+from gemma_edge.converter.calibrate.step import (
+    balanced_plan,
+    calibrated,
+    calibration_text,
+    measuring_windows,
+    spool_bytes,
+)
 from gemma_edge.converter.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.fit import settle
 from gemma_edge.converter.hub import resolve_checkpoint
@@ -82,6 +88,7 @@ def convert(
     with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
         source, plan = plan_for(request, checkpoint, stage)
         _spare_inputs(source, out)
+        plan = balanced_plan(plan, source, stage)
         with _hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))

@@ -97,7 +97,7 @@ class Machine:
     def rows(self, spec: TensorSpec, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, folded rows [n, K]) for rows [start, stop) of a weight, or what stands in its place."""
         for first, stored in self._checkpoint.rows(spec.source, _WEIGHT_BLOCK_BYTES, start, stop):
-            rows = spec.fold(stored)
+            rows = spec.fold(stored, first)
             yield first, rows if self._hooks.weights is None else self._hooks.weights(spec.name, first, rows)
 
     def _linear(self, op: ir.Linear) -> Float32:

@@ -57,6 +57,12 @@ class Plan:
     caches: tuple[PlannedCache, ...]
     unconverted: Unconverted
 
+    def with_folds(self, model: Model) -> "Plan":
+        """The same plan of weights that are folded as in `model`, which differs in nothing else."""
+        folds = {name: spec.fold for name, spec in model.tensors.items()}
+        specs = {name: replace(spec, fold=folds.get(name, spec.fold)) for name, spec in self.specs.items()}
+        return replace(self, settled=replace(self.settled, model=model), specs=specs)
+
     @property
     def target(self) -> Target:
         """The request that is carried out."""

@@ -3,6 +3,7 @@
 A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loads any other:
 
     hadamard = ["attention", "ffn"]     # matrices that are turned before rounding, see turning.py. Default: none
+    balance = true                      # scale columns by how large inputs are, see balance.py. Default: false
     search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
 
     [roles]                             # all of them, so that nothing is decided out of sight
@@ -117,7 +118,7 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
-    hadamard: roles whose matrices are turned, see turning.py.
+    hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
     """
 
@@ -128,6 +129,7 @@ class Recipe:
     tensors: Mapping[str, Storage] = field(default_factory=dict)
     negative_scales: bool = False
     hadamard: frozenset[Role] = frozenset()
+    balance: bool = False
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *TOWER_ROLES)]
@@ -196,7 +198,7 @@ class Recipe:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{name}: not TOML ({error}); use a TOML file with [roles]") from error
-        _only_keys(name, table, ("search", "hadamard", "roles", "tensors", "floor"))
+        _only_keys(name, table, ("search", "hadamard", "balance", "roles", "tensors", "floor"))
         search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
         roles = _table(f"{name}: roles", table.get("roles", {}))
         storages = {
@@ -207,9 +209,17 @@ class Recipe:
             tensor: _storage(f"{name}: tensors.{tensor}", value, search)
             for tensor, value in _table(f"{name}: tensors", table.get("tensors", {})).items()
         }
+        balance = table.get("balance", False)
+        if not isinstance(balance, bool):
+            raise RecipeError(f"{name}: balance: found {balance!r}, expected true or false; use one of these")
         floor = _floor(f"{name}: floor", table.get("floor", {}))
         return cls(
-            name, storages, floor, tensors=tensors, hadamard=_roles(f"{name}: hadamard", table.get("hadamard", []))
+            name,
+            storages,
+            floor,
+            tensors=tensors,
+            hadamard=_roles(f"{name}: hadamard", table.get("hadamard", [])),
+            balance=balance,
         )
 
     def storage(self, spec: TensorSpec) -> Storage:

@@ -94,7 +94,7 @@ class Stream:
     def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
         chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.rounds else _CHUNK_BYTES
         for row, values in self.checkpoint.rows(spec.source, chunk_bytes, first, last):
-            yield row, spec.fold(values)
+            yield row, spec.fold(values, row)
 
     def _whole(self, spec: TensorSpec) -> Chunks:
         yield 0, spec.fold(self.checkpoint.read(spec.source))

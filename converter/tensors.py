@@ -32,26 +32,41 @@ class Role(StrEnum):
     KERNEL = "kernel"  # kernels of both towers' convolutions: small, and kept as floats
 
 
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What each row, or each column, is multiplied by: powers of two, so that no bit is lost. values: float32 [n]."""
+
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Fold:
     """What is done once, at conversion, to a stored weight, in float32: clip to [-clip, clip], then (w + add) * mul.
 
-    hadamard: whether blocks of columns are turned after that; whoever multiplies by it turns its inputs as well.
+    rows, columns: after that, factors that other weights make up for (see balance.py); a vector's values are rows.
+    hadamard: whether blocks of columns are turned at last; whoever multiplies by it turns its inputs as well.
     """
 
     add: float = 0.0
     mul: float = 1.0
     clip: float | None = None
+    rows: Factors | None = None
+    columns: Factors | None = None
     hadamard: bool = False
 
-    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fold in place and return `rows` (any shape); an identity fold touches nothing."""
+    def __call__(self, rows: NDArray[np.float32], first: int = 0) -> NDArray[np.float32]:
+        """Fold in place and return `rows` (any shape), from row `first` on; an identity fold touches nothing."""
         if self.clip is not None:
             np.clip(rows, -self.clip, self.clip, out=rows)
         if self.add != 0.0:
             np.add(rows, np.float32(self.add), out=rows)
         if self.mul != 1.0:
             np.multiply(rows, np.float32(self.mul), out=rows)
+        if self.rows is not None:
+            part = self.rows.values[first : first + len(rows)]
+            np.multiply(rows, part.reshape(-1, *[1] * (rows.ndim - 1)), out=rows)
+        if self.columns is not None:
+            np.multiply(rows, self.columns.values, out=rows)
         return hadamard.turn_exactly(rows) if self.hadamard else rows
 
 

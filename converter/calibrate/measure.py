@@ -136,7 +136,10 @@ class StoredWeights:
         if self._table is None or self._table[0] != begin:
             spec = self.model.model.tensors[name]
             end = min(begin + _TABLE_ROWS, spec.shape[0])
-            parts = [spec.fold(rows.copy()) for _, rows in self.checkpoint.rows(spec.source, start=begin, stop=end)]
+            parts = [
+                spec.fold(rows.copy(), first)
+                for first, rows in self.checkpoint.rows(spec.source, start=begin, stop=end)
+            ]
             self._table = begin, self._restored(name, begin, np.concatenate(parts))
         restored: Float32 = self._table[1][row - begin][np.newaxis]
         return restored

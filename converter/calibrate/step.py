@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.balance import balanced
 from gemma_edge.converter.calibrate.disk_arrays import arrays_in
 from gemma_edge.converter.calibrate.layers import calibrate, is_calibrated
 from gemma_edge.converter.calibrate.spool import Spool
@@ -28,6 +29,8 @@ WINDOW_TOKENS: Final = 256
 LARGEST_TOKENS: Final = 16_384
 MEASURING_TOKENS: Final = 1024
 MEASURING_WINDOW_TOKENS: Final = 128
+BALANCING_WINDOWS: Final = 2
+BALANCING_WINDOW_TOKENS: Final = 128
 ACTIVATION_BYTES: Final = 4 << 30
 """What the activations of both runs may take together, on disk."""
 
@@ -51,7 +54,7 @@ def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) ->
         yield NO_ROUNDS
         return
     windows = calibration_windows(text, plan.model, source)
-    model = StreamingModel.open(source, arrays_in(directory))
+    model = StreamingModel(source, plan.model, arrays_in(directory))
     with TemporaryFile(dir=directory) as file:
         on_bytes = stage("calibrate", 2 * model.read_bytes(0))
         yield calibrate(source, model, plan.storages, windows, Spool(file), on_bytes)
@@ -66,6 +69,16 @@ def measuring_windows(request: Target, model: Model, source: Checkpoint) -> NDAr
     """What the loss of an encoding is measured on: some of the calibration text, or of the built-in one."""
     text = request.calibration or calibration_text(BUILT_IN_TEXT)
     return _windows(text, model, source, MEASURING_WINDOW_TOKENS, MEASURING_TOKENS // MEASURING_WINDOW_TOKENS)
+
+
+def balanced_plan(plan: Plan, source: Checkpoint, stage: Stage) -> Plan:
+    """With columns scaled, where the recipe says so; it takes one run of a short text through the checkpoint."""
+    if not plan.target.recipe.balance:
+        return plan
+    integers = {name: s.encoding.kind == "int" and s.grid is None for name, s in plan.storages.items()}
+    windows = _windows(calibration_text(BUILT_IN_TEXT), plan.model, source, BALANCING_WINDOW_TOKENS, BALANCING_WINDOWS)
+    on_bytes = stage("balance", StreamingModel(source, plan.model).body_bytes)
+    return plan.with_folds(balanced(source, plan.model, integers, windows, on_bytes))
 
 
 def _windows(
