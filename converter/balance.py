@@ -12,7 +12,7 @@ The p_j come from a short text that the checkpoint is run on.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.evaluate_machine import Hooks, operands
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import OnBytes
-from gemma_edge.converter.tensors import Factors, TensorSpec
+from gemma_edge.converter.tensors import Factors, Role, TensorSpec
 
 Float32 = NDArray[np.float32]
 
@@ -79,16 +79,16 @@ def balanced(
     streaming = StreamingModel(checkpoint, plain)
     seen = _Seen()
     streaming.hidden(windows, Hooks(seen.note_inputs, seen.note_weights, on_bytes))
-    found = {}
+    found = []
     for place in places(streaming.graph):
-        if all(integers.get(name, False) for name in place.linears) and _can_be_divided(model, place.source, integers):
-            powers = seen.power[place.linears[0]] / np.float32(windows.size)
+        if _is_free(place, model, integers):
+            power = seen.power[place.linears[0]] / np.float32(windows.size)
             squares = [seen.squares[name] / np.float32(model.tensors[name].shape[0]) for name in place.linears]
-            found[place.source] = place, exponents(powers, squares, place.rows)
-    return with_factors(model, found.values())
+            found.append((place, exponents(power, squares, place.rows)))
+    return with_factors(model, found)
 
 
-def with_factors(model: Model, found: "Sequence[tuple[Place, NDArray[np.int8]]] | Any") -> Model:
+def with_factors(model: Model, found: Iterable[tuple[Place, NDArray[np.int8]]]) -> Model:
     """`model` with 2^exponents on the columns of each place's linear layers, and 2^-exponents on its source's rows."""
     specs = dict(model.tensors)
     for place, wanted in found:
@@ -168,8 +168,12 @@ def _plain(spec: TensorSpec) -> TensorSpec:
     return replace(spec, fold=replace(spec.fold, hadamard=False))
 
 
-def _can_be_divided(model: Model, source: str, integers: Mapping[str, bool]) -> bool:
-    return len(model.tensors[source].shape) == 1 or integers.get(source, False)
+def _is_free(place: Place, model: Model, integers: Mapping[str, bool]) -> bool:
+    """The head is left out: it loses little, and would have to be read once more."""
+    readers, source = (model.tensors[name] for name in place.linears), model.tensors[place.source]
+    if any(not integers[spec.name] or spec.role is Role.HEAD for spec in readers):
+        return False
+    return len(source.shape) == 1 or integers[source.name]
 
 
 def _floor(values: NDArray[np.floating]) -> float:
