@@ -209,15 +209,15 @@ def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
         case Format.LITERTLM:
             from gemma_edge.converter.litert_bundle import LitertBundle
 
-            return LitertBundle.lay_out(plan, source.path)
+            return LitertBundle.lay_out(plan, source.side_path)
         case Format.TASK:
             from gemma_edge.converter.task_bundle import TaskBundle
 
-            return TaskBundle.lay_out(plan, source.path)
+            return TaskBundle.lay_out(plan, source.side_path)
         case Format.ONNX:
             from gemma_edge.converter.onnx_bundle import OnnxBundle
 
-            return OnnxBundle.lay_out(plan, source.path)
+            return OnnxBundle.lay_out(plan, source.side_path)
 
 
 def _spare_inputs(source: Checkpoint, out: Path) -> None:
