@@ -156,7 +156,7 @@ def _facts(model: _Model) -> dict[str, Any]:
     """What the report says of the file."""
     metadata = model.metadata
     types = Counter(tensor.type for tensor in model.stored)
-    matrices = {tensor.type for tensor in model.stored if len(tensor.shape) > 1}
+    matrices = {tensor.type for tensor in model.stored if len(tensor.shape) > 1} - {"F32"}  # small ones often stay F32
     imatrix = {key.removeprefix(_IMATRIX): value for key, value in metadata.items() if key.startswith(_IMATRIX)}
     return {
         "architecture": metadata["general.architecture"],

@@ -39,7 +39,7 @@ _KNOWN: Final = frozenset(
     (
         "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
         "attention.layer_norm_rms_epsilon", "attention.sliding_window", "attention.sliding_window_pattern",
-        "attention.shared_kv_layers", "rope.freq_base", "rope.freq_base_swa", "rope.scaling.type",
+        "attention.shared_kv_layers", "attention.causal", "rope.freq_base", "rope.freq_base_swa", "rope.scaling.type",
         "rope.dimension_count", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned",
         "altup.active_idx", "altup.num_inputs", "activation_sparsity_scale", "feed_forward_length",
         "final_logit_softcapping", "attn_logit_softcapping",
@@ -61,6 +61,8 @@ def derived_config(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str
         raise keys.refusal("attention.value_length", f"{head_size}, as attention.key_length")
     if keys.integer("rope.dimension_count", head_size) != head_size:
         raise keys.refusal("rope.dimension_count", f"{head_size}, as attention.key_length")
+    if keys.get("attention.causal", True) is not True:
+        raise keys.refusal("attention.causal", "true")
     width, window = keys.integer("embedding_length"), keys.integer("attention.sliding_window", 0)
     config = {
         "model_type": f"{architecture}_text",

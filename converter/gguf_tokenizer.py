@@ -7,7 +7,9 @@ to. So a tokenizer.json is made: the pairs that spell a piece follow each other,
 With scores that differ, both merge the same neighbours first, whatever the text; equal ones are refused.
 
 Tokens of the types control and user-defined are cut out of a text before, so they are added tokens. llama.cpp writes a
-space in these where SentencePiece has U+2581. Unused ones at the end only fill up the embedding table.
+space in these where SentencePiece has U+2581. Of runs of spaces tokenizer.json makes tokens by merging, as added tokens
+are looked for in the text itself; their pairs come first there, the longest before all (google/gemma-3-*). Unused
+tokens at the end only fill up the embedding table.
 """
 
 import json
@@ -139,13 +141,14 @@ def _vocabulary(file: Path, metadata: Mapping[str, Any]) -> _Vocabulary:
 
 
 def _merges(file: Path, vocabulary: _Vocabulary, ids: Mapping[str, int]) -> Iterator[list[str]]:
-    """Every pair of tokens that spells a normal one, those of the highest score first."""
+    """Every pair of tokens that spells a run of spaces, then a normal one, those of the highest score first."""
+    runs = (text for text, kind in zip(vocabulary.texts, vocabulary.types, strict=True) if kind in _ADDED)
+    pairs = [pair for text in runs if not text.strip(SPACE) for pair in _splits(text, ids)]
+    yield from (list(pair) for pair in sorted(pairs, key=lambda pair: (-len(pair[0]), -len(pair[1]))))
     normal = [number for number, kind in enumerate(vocabulary.types) if kind == _NORMAL]
     made = []
     for number in sorted(normal, key=lambda number: -vocabulary.scores[number]):
-        text = vocabulary.texts[number]
-        splits = [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in ids and text[i:] in ids]
-        if splits:
+        if splits := _splits(vocabulary.texts[number], ids):
             made.append(number)
             # As transformers' converter orders the pairs of one piece.
             yield from (list(pair) for pair in sorted(splits, key=lambda pair: (ids[pair[0]], ids[pair[1]])))
@@ -155,6 +158,11 @@ def _merges(file: Path, vocabulary: _Vocabulary, ids: Mapping[str, int]) -> Iter
                 f"{file}: the tokens {vocabulary.texts[before]!r} and {vocabulary.texts[after]!r} have the score "
                 f"{vocabulary.scores[after]:g}, so which is merged first is unknown; expected different scores"
             )
+
+
+def _splits(text: str, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Every pair of tokens that spells `text`."""
+    return [(text[:i], text[i:]) for i in range(1, len(text)) if text[:i] in ids and text[i:] in ids]
 
 
 def _post_processor(adds_bos: bool) -> dict[str, Any] | None:

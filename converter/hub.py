@@ -55,7 +55,7 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     match = _REPOSITORY.fullmatch(checkpoint)
     if match is None or match["repository"].endswith(SUFFIX):
         raise HubError(
-            f"{checkpoint}: neither a directory or GGUF file nor a repository org/name[@revision][:FILE.gguf]"
+            f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
         )
     repository, revision, gguf = match["repository"], match["revision"], match["gguf"]
     if gguf is not None:

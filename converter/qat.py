@@ -40,7 +40,7 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
 def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
     """The stored dtype if sampled rows lie on a grid."""
     tensor = checkpoint.resolve(spec.source)
-    if spec.derivation or tensor is None or tensor.shape != spec.shape or tensor.dtype not in DTYPES:
+    if spec.derivation or tensor is None or tensor.shape != spec.shape or tensor.dtype not in (*DTYPES, Q4_0):
         return None
     if spec.shape[1] % BLOCK:
         return None

@@ -30,10 +30,9 @@ Float32 = NDArray[np.float32]
 
 BLOCK: Final = 32
 ENCODING: Final = Encoding("int", 4, BLOCK)
-FLOATS: Final = ("BF16", "F16", "F32")
+DTYPES: Final = ("BF16", "F16", "F32")
 Q4_0: Final = "Q4_0"
 """A GGUF's type: 32 levels and a float16 step, so that the values, as float32, are on a grid, and to the last bit."""
-DTYPES: Final = (*FLOATS, Q4_0)
 
 _LOWEST, _HIGHEST = -8, 7
 _NEAR = np.float32(1 / 16)
@@ -53,7 +52,7 @@ _SPARE_BITS = {"BF16": 45, "F16": 42, "F32": 29}
 class Grid:
     """That a tensor's integers are those it was trained with.
 
-    dtype: of the checkpoint, one of DTYPES: to its last bit values are kept. negative_steps: kernels take them.
+    dtype: of the checkpoint, one of DTYPES or Q4_0: to its last bit values are kept. negative_steps: kernels take them.
     """
 
     dtype: str
@@ -64,7 +63,7 @@ def lies_on_grid(rows: Float32) -> bool:
     """Whether sampled `rows` [n, k], k a multiple of 32, were trained on such a grid: nearly all of their blocks."""
     values = _blocks(rows)
     values = values[:, values.any(axis=0)]
-    levels, found = _find_levels(values, FLOATS[0])
+    levels, found = _find_levels(values, DTYPES[0])
     if np.count_nonzero(found) <= 0.9 * found.size:
         return False
     present = np.bitwise_or.reduce(1 << (levels[:, found].astype(np.int64) - _LOWEST), axis=0)
