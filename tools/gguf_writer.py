@@ -23,6 +23,7 @@ from gemma_edge.converter.chat_template import checkpoint_template
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan import TOWERS
 from gemma_edge.converter.tokenizer import SPACE, sentencepiece_model
 from tools.gguf_oracle import gguf_name, name_table
 
@@ -47,7 +48,7 @@ def write_gguf(
 
     kind: of matrices; embedding_kind: of the embedding tables, `kind` if None; kept_kind: of those that llama-quantize
     leaves alone. metadata: further texts and integers by key.
-    Raises NotImplementedError for a type that gguf cannot quantize.
+    Raises NotImplementedError for a type that gguf cannot quantize, ValueError for what llama.cpp has no word for.
     """
     checkpoint = Checkpoint.open(directory)
     model = Model.from_json(checkpoint.text_config)
@@ -78,6 +79,8 @@ def write_gguf(
 def _add_hyperparameters(writer: Any, model: Model) -> None:
     c = model.config
     layers = len(c.attention)
+    if isinstance(c, gemma3.Config) and c.query_scale != c.heads.size**-0.5:
+        raise ValueError("query_pre_attn_scalar: llama.cpp scales by the size of a head")
     writer.add_type("model")
     writer.add_name("tiny")
     writer.add_context_length(c.max_context_tokens)
@@ -91,6 +94,9 @@ def _add_hyperparameters(writer: Any, model: Model) -> None:
     writer.add_layer_norm_rms_eps(c.eps)
     full = next(layer.rope for layer in c.attention if layer.window is None)
     writer.add_rope_freq_base(full.theta)
+    writer.add_rope_freq_base_swa(next(layer.rope for layer in c.attention if layer.window is not None).theta)
+    if c.softcap is not None:
+        writer.add_final_logit_softcapping(c.softcap)
     if full.factor != 1.0:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(full.factor)
@@ -147,8 +153,8 @@ def _tensors(checkpoint: Checkpoint, model: Model, tokens: int) -> Iterator[tupl
     table = name_table(model)
     stacks: dict[str, list[Float32]] = {}
     for stored in checkpoint.tensors.values():
-        source = stored.name.removeprefix(checkpoint.prefix)
-        if source.endswith("lm_head.weight") and c.tied_head:
+        source = stored.name.removeprefix(checkpoint.prefix).removeprefix("model.")
+        if source.startswith(TOWERS) or (source.endswith("lm_head.weight") and c.tied_head):
             continue
         values = checkpoint.read("lm_head.weight" if source.endswith("lm_head.weight") else source)
         if source.startswith("altup_"):
