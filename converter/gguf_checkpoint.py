@@ -124,27 +124,32 @@ def _check_parts(files: tuple[GgufFile, ...]) -> None:
     """split.* of each part, as llama-gguf-split writes it: its number, how many there are, and how many tensors."""
     if len(files) == 1 and files[0].metadata.get("split.count", 0) in (0, 1):
         return
-    found = sum(len(file.tensors) for file in files)
-    for number, file in enumerate(files):
-        expected = {"split.no": number, "split.count": len(files)}
-        if number == 0:
-            expected["split.tensors.count"] = found
-        for key, value in expected.items():
-            if file.metadata.get(key) != value:
-                raise CheckpointError(
-                    f"{file.path}: {key} is {str(file.metadata.get(key))[:40]}, expected {value} in part "
-                    f"{number + 1} of {len(files)}; keep the parts' names, and download all of them again"
-                )
+    expected = [(file, key, value) for no, file in enumerate(files) for key, value in _split_keys(no, len(files))]
+    expected.append((files[0], "split.tensors.count", sum(len(file.tensors) for file in files)))
+    for file, key, value in expected:
+        if file.metadata.get(key) != value:
+            raise CheckpointError(
+                f"{file.path}: {key} is {str(file.metadata.get(key))[:40]}, expected {value} in part "
+                f"{files.index(file) + 1} of {len(files)}; keep the parts' names, and download all of them again"
+            )
+
+
+def _split_keys(number: int, count: int) -> tuple[tuple[str, int], ...]:
+    return ("split.no", number), ("split.count", count)
 
 
 def _side_files(path: Path, contents: Mapping[str, bytes]) -> Path:
     """A temporary directory of the GGUF's name with these files in it."""
+    base = None
     try:
-        directory = Path(tempfile.mkdtemp(prefix="gemma-edge-")) / path.name
+        base = tempfile.mkdtemp(prefix="gemma-edge-")
+        directory = Path(base) / path.name
         directory.mkdir()
         for name, content in contents.items():
             (directory / name).write_bytes(content)
     except OSError as error:
+        if base is not None:
+            shutil.rmtree(base, ignore_errors=True)
         raise CheckpointError(
             f"{tempfile.gettempdir()}: cannot hold the tokenizer of {path.name} ({error.strerror}); free 40 MB, "
             "or set TMPDIR"

@@ -63,7 +63,7 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     snapshot = _download(repository, revision, _WANTED, _UNWANTED)
     if any(snapshot.glob("*.safetensors")):
         return snapshot
-    match choose(_files(repository, revision, snapshot)):
+    match choose(_files(repository, snapshot)):
         case str(name):
             return _download_gguf(repository, revision, name)
         case [first, *rest]:
@@ -79,21 +79,21 @@ def _download_gguf(repository: str, revision: str | None, name: str) -> Path:
     names = [str(PurePosixPath(name).with_name(part)) for part in parts_of(PurePosixPath(name).name)]
     snapshot = _download(repository, revision, names, [])
     if not all((snapshot / part).is_file() for part in names):
-        others = [other for other in _files(repository, revision, snapshot) if other.endswith(SUFFIX)]
+        others = [other for other in _files(repository, snapshot) if other.endswith(SUFFIX)]
         raise HubError(f"{repository}: has no {name}, or not all its parts; found {listed(others) or 'no GGUF file'}")
     return snapshot / name
 
 
-def _files(repository: str, revision: str | None, snapshot: Path) -> list[str]:
+def _files(repository: str, snapshot: Path) -> list[str]:
     """Names of the files at the top of a repository, or, where it cannot be asked, of those downloaded before."""
     from huggingface_hub import HfApi
 
     try:
-        siblings = HfApi().model_info(repository, revision=revision).siblings or []
+        siblings = HfApi().model_info(repository, revision=snapshot.name).siblings or []
         names = [sibling.rfilename for sibling in siblings]
     except Exception:  # offline: what there is of it has been downloaded before
-        names = [file.name for file in snapshot.iterdir()]
-    return [name for name in names if "/" not in name]
+        names = [file.name for file in snapshot.iterdir()] if snapshot.is_dir() else []
+    return sorted(name for name in names if "/" not in name)
 
 
 def _download(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:

@@ -1,6 +1,8 @@
 """A GGUF's values under Hugging Face's names, by gguf's own reader, names and dequantizer: what ours must equal."""
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.models.family import Model
+from tools.shards import Stored, write_shards
 
 Float32 = NDArray[np.float32]
 
+SIDE_FILES = ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _ARCHITECTURES = {"gemma3": gguf.MODEL_ARCH.GEMMA3, "gemma3n": gguf.MODEL_ARCH.GEMMA3N}
 
 
@@ -45,3 +49,21 @@ def hugging_face_values(path: Path, model: Model) -> Iterator[tuple[str, Float32
         if model.family == "gemma3" and source.endswith("norm.weight"):
             values = values - np.float32(1)
         yield source if source.startswith("lm_head") else f"model.{source}", values
+
+
+def write_float32_directory(path: Path, side: Path, out: Path, files: Iterable[str] = SIDE_FILES) -> Model:
+    """A Hugging Face directory of the GGUF's values, unrounded; returns its model.
+
+    side: where config.json and `files` are taken from; the vocabulary is cut to the GGUF's, as llama.cpp cuts it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in files:
+        if (side / name).exists():
+            shutil.copy(side / name, out)
+    config = json.loads((side / "config.json").read_bytes())
+    tensors = dict(hugging_face_values(path, Model.from_json(config)))
+    config["vocab_size"] = len(tensors["model.embed_tokens.weight"])
+    (out / "config.json").write_text(json.dumps(config, indent=2))
+    stored = {name: Stored("F32", values.shape) for name, values in tensors.items()}
+    write_shards(out, stored, lambda name: [np.ascontiguousarray(tensors[name]).data.cast("B")], 1)
+    return Model.from_json(config)

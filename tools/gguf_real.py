@@ -10,7 +10,6 @@ texts of every script that Unicode has letters of. Exits with 1 where they diffe
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,10 @@ import sentencepiece
 import tokenizers
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.tokenizer import SPACE
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
-from tools.gguf_oracle import hugging_face_values
+from tools.gguf_oracle import write_float32_directory
 from tools.script_texts import texts
-from tools.shards import Stored, write_shards
-
-SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-
-
-def write_directory(model: Path, side: Path, out: Path) -> None:
-    """A Hugging Face directory of the GGUF's values as float32."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in SIDE_FILES:
-        if (side / name).exists():
-            shutil.copy(side / name, out)
-    family = Model.from_json(json.loads((side / "config.json").read_bytes()))
-    tensors = dict(hugging_face_values(model, family))
-    stored = {name: Stored("F32", values.shape) for name, values in tensors.items()}
-    write_shards(out, stored, lambda name: [np.ascontiguousarray(tensors[name]).data.cast("B")], 1)
 
 
 def different_bytes(one: Path, other: Path) -> dict[str, int]:
@@ -88,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     copy = options.work / "float32"
     if not (copy / "model.safetensors").exists():
-        write_directory(options.model, options.directory, copy)
+        write_float32_directory(options.model, options.directory, copy)
     reports = {}
     for name, source in (("gguf", options.model), ("directory", copy)):
         reports[name] = convert(options.target, source, options.work / f"{name}.litertlm").values
