@@ -143,7 +143,7 @@ def main() -> None:
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 def convert_main(as_json: bool, **request: Any) -> None:
-    """Convert a Hugging Face checkpoint into one bundle, streaming: memory stays flat however large the model."""
+    """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model."""
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
 

@@ -25,6 +25,7 @@ from gemma_edge.converter.tokenizer import CONTROL, SPACE, UNKNOWN
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # gguf constants.py, TokenType
 _ADDED: Final = (_UNKNOWN, _CONTROL, _USER_DEFINED)
 _IDS: Final = {"bos": "<bos>", "unknown": "<unk>", "padding": "<pad>"}
+_TURNS: Final = ("<start_of_turn>", "<end_of_turn>")
 _TEMPLATE: Final = "tokenizer.chat_template"
 
 
@@ -133,11 +134,12 @@ def _vocabulary(file: Path, metadata: Mapping[str, Any]) -> _Vocabulary:
                 f"{file}: token {number} is of type {kind}, expected a used one of {_NORMAL} to {_BYTE}; "
                 "not a Gemma tokenizer"
             )
+    # Some files call them normal; llama.cpp overrides that as well (llama-vocab.cpp, "control-looking token").
+    types = [_CONTROL if text in _TURNS else kind for text, kind in zip(texts[:used], types[:used], strict=True)]
     spelled = [
-        text.replace(" ", SPACE) if kind in _ADDED else text
-        for text, kind in zip(texts[:used], types[:used], strict=True)
+        text.replace(" ", SPACE) if kind in _ADDED else text for text, kind in zip(texts[:used], types, strict=True)
     ]
-    return _Vocabulary(spelled, scores[:used], types[:used])
+    return _Vocabulary(spelled, scores[:used], types)
 
 
 def _merges(file: Path, vocabulary: _Vocabulary, ids: Mapping[str, int]) -> Iterator[list[str]]:

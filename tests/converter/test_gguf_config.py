@@ -34,7 +34,7 @@ TENSORS = {
 
 def metadata(architecture: str = "gemma3", **changes: Any) -> dict[str, Any]:
     """The keys that llama.cpp's converter writes; a change of None takes one away, __ stands for a dot."""
-    values = {
+    values: dict[str, Any] = {
         "block_count": 7, "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 16,
         "attention.value_length": 16, "embedding_length": 64, "feed_forward_length": 128, "context_length": 512,
         "attention.layer_norm_rms_epsilon": 9.999999974752427e-07, "rope.freq_base": 1e6,
@@ -123,7 +123,8 @@ def test_a_head_of_its_own() -> None:
 @pytest.mark.parametrize("key", ["block_count", "attention.head_count", "attention.key_length", "embedding_length",
     "feed_forward_length", "context_length", "attention.layer_norm_rms_epsilon", "rope.freq_base"])  # fmt: skip
 def test_what_cannot_be_known_is_refused_by_name(key: str) -> None:
-    assert one_line(lambda: derived(**{key.replace(".", "__"): None})) == (
+    missing: dict[str, Any] = {key.replace(".", "__"): None}
+    assert one_line(lambda: derived(**missing)) == (
         f"a.gguf: has no gemma3.{key}, which the model's config.json follows from; "
         "convert the model anew with llama.cpp"
     )
@@ -179,7 +180,8 @@ def test_a_rope_scaling_that_is_not_computed() -> None:
 
 @pytest.mark.parametrize("key", ["attention.temperature_scale", "rope.global.freq_base", "expert_count"])
 def test_a_key_that_may_change_the_arithmetic(key: str) -> None:
-    assert one_line(lambda: derived(**{key.replace(".", "__"): 8})) == (
+    unknown: dict[str, Any] = {key.replace(".", "__"): 8}
+    assert one_line(lambda: derived(**unknown)) == (
         f"a.gguf: gemma3.{key} is 8, which no model here knows; convert the original safetensors checkpoint"
     )
     assert derived(vision__block_count=27)  # a description of what lies in another file

@@ -68,6 +68,13 @@ def test_unused_tokens_at_the_end_are_no_tokens(metadata: dict[str, Any]) -> Non
     assert derived_tokenizer(FILE, metadata) == expected
 
 
+def test_turn_markers_are_tokens_whatever_their_type(metadata: dict[str, Any]) -> None:
+    expected = derived_tokenizer(FILE, metadata)
+    for text in ("<start_of_turn>", "<end_of_turn>"):
+        metadata[TYPE][metadata["tokenizer.ggml.tokens"].index(text)] = 1
+    assert derived_tokenizer(FILE, metadata) == expected
+
+
 def test_without_a_start_token_nothing_is_put_before_a_text(metadata: dict[str, Any]) -> None:
     assert derived_tokenizer(FILE, metadata | {"tokenizer.ggml.add_bos_token": False})["post_processor"] is None
 
