@@ -166,11 +166,23 @@ def _facts(model: _Model) -> dict[str, Any]:
     return {
         "architecture": metadata["general.architecture"],
         "name": metadata.get("general.name"),
+        "file_type": _file_type(metadata.get("general.file_type")),
         "parts": len(model.files),
         "tensors_by_type": dict(sorted(types.items())),
         "mixed_quantization": len(matrices) > 1,
         "importance_matrix": imatrix or None,
     }
+
+
+def _file_type(number: Any) -> str | None:
+    """llama.cpp's name of the quantization as a whole, "Q4_K_M"; the number where the package gguf is absent."""
+    try:
+        from gguf import LlamaFileType
+
+        name: str = LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (ImportError, ValueError):
+        return None if number is None else str(number)[:40]
+    return name
 
 
 def facts_line(facts: Mapping[str, Any]) -> str:
@@ -181,4 +193,4 @@ def facts_line(facts: Mapping[str, Any]) -> str:
     weighed = "no importance matrix named"
     if imatrix:
         weighed = f"weighed by an importance matrix ({', '.join(f'{key} {imatrix[key]}' for key in sorted(imatrix))})"
-    return f"from a GGUF: {types} tensors, {mixed}, {weighed}"
+    return f"from a GGUF, {facts['file_type'] or 'type not named'}: {types} tensors, {mixed}, {weighed}"

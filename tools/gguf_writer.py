@@ -55,7 +55,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(out, model.family, split_max_tensors=split_tensors)
     _add_hyperparameters(writer, model)
     tokens = _add_tokenizer(writer, directory, model)
-    writer.add_file_type(gguf.LlamaFileType.GUESSED)
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"])
     for key, value in (metadata or {}).items():
         writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
     for name, values in _tensors(checkpoint, model, tokens):

@@ -242,7 +242,7 @@ def test_the_report_names_the_file_its_types_and_its_importance_matrix(gguf3n: P
     report.print(Console(file=text, width=300))
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["tensors_by_type"].items()))
     assert (
-        f"from a GGUF: {kinds} tensors, a mixed quantization, weighed by an importance matrix (chunks_count 7, "
+        f"from a GGUF, Q8_0: {kinds} tensors, a mixed quantization, weighed by an importance matrix (chunks_count 7, "
         "dataset wiki.txt, entries_count 42, file calibration/imatrix.dat)\n"
     ) in text.getvalue()
 
@@ -251,9 +251,15 @@ def test_one_type_and_no_importance_matrix(tmp_path: Path) -> None:
     write_gguf(FIXTURES / "tiny-gemma3", tmp_path / "a.gguf", "Q8_0")
     facts = Checkpoint.open(tmp_path / "a.gguf").provenance["gguf"]
     assert facts["importance_matrix"] is None
+    assert gguf_checkpoint.facts_line(facts | {"file_type": None}).startswith("from a GGUF, type not named: 37 F32, ")
     assert gguf_checkpoint.facts_line(facts) == (
-        "from a GGUF: 37 F32, 43 Q8_0 tensors, one type of matrix, no importance matrix named"
+        "from a GGUF, Q8_0: 37 F32, 43 Q8_0 tensors, one type of matrix, no importance matrix named"
     )
+
+
+@pytest.mark.parametrize(("number", "name"), [(15, "Q4_K_M"), (0, "F32"), (999, "999"), (None, None)])
+def test_the_quantization_by_its_name(number: int | None, name: str | None) -> None:
+    assert gguf_checkpoint._file_type(number) == name
 
 
 def test_a_revision_is_that_of_the_snapshot(gguf3n: Path, tmp_path: Path) -> None:
