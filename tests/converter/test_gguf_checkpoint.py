@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.gguf_file import read_gguf
 from gemma_edge.converter.gguf_values import TYPES
 from gemma_edge.converter.lora import merged
+from gemma_edge.converter.tokenizer import SAMPLES
 from gemma_edge.converter.verify.cli import verify_main
 from gemma_edge.runtime.formats.atomic import OutputError
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
@@ -291,12 +293,18 @@ def test_calibration(gguf3n: Path, tmp_path: Path) -> None:
     assert report.values["calibration"]["text"] == "built-in"
 
 
-def test_onnx_has_a_tokenizer_of_its_own(gguf3n: Path, tmp_path: Path) -> None:
-    convert("custom-int8", gguf3n, tmp_path / "out", format="onnx", **SMALL)
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+def test_onnx_has_a_tokenizer_of_its_own(family: str, tmp_path: Path) -> None:
+    write_gguf(FIXTURES / f"tiny-{family}", tmp_path / "a.gguf", "Q8_0")
+    convert("custom-int8", tmp_path / "a.gguf", tmp_path / "out", format="onnx", **SMALL)
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= names
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["text_config"]["model_type"] == "gemma3n_text"
+    assert config.get("text_config", config)["model_type"] == f"{family}_text"
+    original = tokenizers.Tokenizer.from_file(str(FIXTURES / f"tiny-{family}" / "tokenizer.json"))
+    found = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    for text in SAMPLES:
+        assert found.encode(text).ids == original.encode(text).ids
 
 
 def test_an_adapter_is_merged_as_into_a_directory(tmp_path: Path) -> None:
