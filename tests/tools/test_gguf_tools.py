@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.converter.convert import convert
-from tools import gguf_real, gguf_writer
+from gemma_edge.converter.models.family import Model
+from tools import gguf_oracle, gguf_real, gguf_writer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -42,3 +43,10 @@ def test_bundles_that_differ(tmp_path: Path) -> None:
     assert gguf_real.different_bytes(tmp_path / "one", tmp_path / "one") == {}
     assert "file size" in gguf_real.different_bytes(tmp_path / "one", tmp_path / "other")
     assert gguf_real.different_bytes(tmp_path / "one", tmp_path / "longer")
+
+
+def test_a_tensor_that_gguf_has_no_name_for(tiny_gemma3: Path) -> None:
+    table = gguf_oracle.name_table(Model.from_json(json.loads((tiny_gemma3 / "config.json").read_bytes())))
+    assert gguf_oracle.gguf_name(table, "layers.0.mlp.up_proj.weight") == "blk.0.ffn_up.weight"
+    with pytest.raises(ValueError, match=r"^layers\.0\.mlp\.new\.weight: gguf has no name for it$"):
+        gguf_oracle.gguf_name(table, "layers.0.mlp.new.weight")
