@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.gguf_choice import gguf_at
 from gemma_edge.converter.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
+from gemma_edge.converter.stored_values import FLOATS, READABLE, read_values
 from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
 from gemma_edge.runtime.formats.direct import DirectReader
 
@@ -35,10 +37,6 @@ _TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")  # 
 
 # Buffers that older transformers saved although they follow from config.json.
 _LEFTOVER = re.compile(r"\.rotary_emb(_local)?\.inv_freq$")
-
-# Bit pattern of +infinity: with the sign bit cleared, everything from here on is Inf or NaN.
-_INFINITY_BITS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F80_0000}
-_BITS_TYPE: dict[str, type[np.unsignedinteger[Any]]] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 
 # What besides the weights decides the output, where present.
 _SIDE_FILES = (
@@ -61,10 +59,23 @@ class Unconverted:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint directory. Holds no file open and no values: reading is safe from many threads.
+class Origin:
+    """What a checkpoint that is no directory brings in place of one (see gguf_checkpoint).
 
-    path: the directory.
+    files: everything that is read. side_path: a directory with what is made of them: config.json, tokenizer.json and
+    so on. facts: for the report.
+    """
+
+    files: tuple[Path, ...]
+    side_path: Path
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint directory, or GGUF. Holds no file open and no values: reading is safe from many threads.
+
+    path: the directory; of a GGUF, its file.
     config: config.json as it is.
     tensors: every tensor of every shard, by name as stored.
     prefix: what stands before a decoder tensor's source name, "model.language_model.".
@@ -74,14 +85,20 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     prefix: str
+    origin: Origin | None = field(default=None, kw_only=True)
 
     @classmethod
     def open(cls, path: Path) -> "Checkpoint":
         """Read config.json, the index and the headers, and check that they agree with each other and the files.
 
+        path: a directory, or a GGUF file.
         Raises:
             CheckpointError: naming the file or the tensor.
         """
+        if (gguf := gguf_at(path)) is not None:
+            from gemma_edge.converter.gguf_checkpoint import open_gguf  # which makes a Checkpoint
+
+            return open_gguf(gguf)
         config = _read_config(path)
         tensors = _read_headers(path)
         for prefix in DECODER_PREFIXES:
@@ -101,13 +118,21 @@ class Checkpoint:
     def revision(self) -> str | None:
         """The commit, where the directory is a snapshot in the Hugging Face cache (.../snapshots/<commit>)."""
         path = self.path.absolute()
-        is_snapshot = path.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", path.name)
-        return path.name if is_snapshot else None
+        for place in (path, *path.parents)[: 1 if self.origin is None else None]:
+            if place.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", place.name):
+                return place.name
+        return None
+
+    @property
+    def side_path(self) -> Path:
+        """Where config.json, tokenizer and chat template lie: the directory itself, unless it is none."""
+        return self.path if self.origin is None else self.origin.side_path
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the weights came from, for the report."""
-        return {"checkpoint": self.path.name, "revision": self.revision}
+        gguf = {} if self.origin is None else {"gguf": dict(self.origin.facts)}
+        return {"checkpoint": self.path.name, "revision": self.revision} | gguf
 
     def resolve(self, source: str) -> TensorInfo | None:
         """The stored tensor behind a source name ("layers.0.mlp.up_proj.weight", "lm_head.weight"), if there is one."""
@@ -183,7 +208,7 @@ class Checkpoint:
         tensor = self._require(source)
         values = np.empty(tensor.shape, np.float32)
         with _reading(tensor.file) as file:
-            _read_values(file, tensor, 0, values.reshape(-1))
+            read_values(file, tensor, 0, values.reshape(-1))
         return values
 
     def rows(
@@ -202,12 +227,13 @@ class Checkpoint:
         stop = row_count if stop is None else stop
         if not 0 <= start <= stop <= row_count:
             raise ValueError(f"rows {start}:{stop} of {row_count}")
-        rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, tensor.nbytes)))
+        full_bytes = max(tensor.nbytes, 2 * row_count * columns)  # what is stored in fewer bits takes no more memory
+        rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, full_bytes)))
         values = np.empty((rows_per_chunk, columns), np.float32)
         with _reading(tensor.file) as file:
             for first in range(start, stop, rows_per_chunk):
                 chunk = values[: min(rows_per_chunk, stop - first)]
-                _read_values(file, tensor, first * columns, chunk.reshape(-1))
+                read_values(file, tensor, first * columns, chunk.reshape(-1))
                 yield first, chunk
 
     def derive(self, derivation: Derivation) -> Float32:
@@ -222,6 +248,8 @@ class Checkpoint:
 
     def input_files(self) -> list[Path]:
         """Every file that can influence the output: configuration, tokenizer, index and the shards in use."""
+        if self.origin is not None:
+            return list(self.origin.files)
         side_files = [self.path / name for name in _SIDE_FILES]
         shards = sorted({tensor.file for tensor in self.tensors.values()})
         return [file for file in side_files if file.is_file()] + shards
@@ -232,10 +260,14 @@ class Checkpoint:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """config.json of a directory whose weights stay closed; its text_config, if any, is an object.
+    """config.json of a directory whose weights stay closed, or of a GGUF; its text_config, if any, is an object.
 
     Raises CheckpointError.
     """
+    if (gguf := gguf_at(path)) is not None:
+        from gemma_edge.converter.gguf_checkpoint import gguf_config
+
+        return gguf_config(gguf)
     config = _read_config(path)
     _text_config(path, config)
     return config
@@ -293,7 +325,6 @@ def _why_no_weights(path: Path) -> str:
         return f"{path}: a LoRA adapter, not a model; merge it into its base model first (peft: merge_and_unload)"
     for suffix, advice in (
         (".safetensors", "download model.safetensors.index.json, which says which tensor is in which file"),
-        (".gguf", "GGUF is already quantised; use the original safetensors checkpoint"),
         (".bin", "load it with transformers and save_pretrained() it, which writes safetensors"),
         (".pth", "load it with transformers and save_pretrained() it, which writes safetensors"),
     ):
@@ -317,10 +348,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _check_tensor(tensor: TensorInfo, expected: Stored) -> None:
-    if tensor.dtype not in _INFINITY_BITS:
+    if tensor.dtype not in READABLE:
         raise CheckpointError(
-            f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(_INFINITY_BITS)}; "
-            "use the checkpoint before quantisation"
+            f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
         )
     if tensor.shape != expected.shape:
         raise CheckpointError(
@@ -345,24 +375,6 @@ def _reading(path: Path) -> Iterator[DirectReader]:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def _read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
-    """Fill `values` (flat) with the tensor's values from number `first` on."""
-    dtype = np.dtype(_BITS_TYPE[tensor.dtype])
-    stored = file.read(tensor.offset + first * dtype.itemsize, values.size * dtype.itemsize)
-    if len(stored) < values.size * dtype.itemsize:
-        raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
-    bits: NDArray[np.unsignedinteger[Any]] = np.frombuffer(stored, dtype)
-    # Of the bit patterns, the signed maximum finds positive Inf and NaN, the unsigned one negative: no temporaries.
-    infinity = _INFINITY_BITS[tensor.dtype]
-    sign = 1 << (8 * bits.itemsize - 1)
-    if bits.size and (bits.view(f"i{bits.itemsize}").max() >= infinity or bits.max() >= sign + infinity):
-        raise CheckpointError(f"{tensor.name}: holds NaN or Inf, expected finite values; the checkpoint is damaged")
-    if tensor.dtype == "BF16":  # the upper half of a float32
-        np.left_shift(bits, 16, out=values.view(np.uint32), dtype=np.uint32)
-    else:
-        values[:] = bits.view(f"f{bits.itemsize}")
 
 
 def _same_values(a: TensorInfo, b: TensorInfo) -> bool:

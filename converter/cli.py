@@ -90,7 +90,10 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
         click.option("--target", required=True, help="{e2b,e4b,1b,custom}-{int4,int8,fp16,fp32}."),
-        click.option("--checkpoint", help="Directory or hub id; default: the official repository of that size."),
+        click.option(
+            "--checkpoint",
+            help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
+        ),
         click.option("--profile", help="Device profile, by name or file; refuse what does not fit it."),
         click.option("--context", type=int, help="Context in tokens.  [default: 4096, or the model's maximum]"),
         click.option(
@@ -140,7 +143,7 @@ def main() -> None:
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 def convert_main(as_json: bool, **request: Any) -> None:
-    """Convert a Hugging Face checkpoint into one bundle, streaming: memory stays flat however large the model."""
+    """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model."""
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
 

@@ -66,9 +66,10 @@ def convert(
     lora: str | Path | None = None,
     stage: Stage = silent,
 ) -> Report:
-    """Convert a Hugging Face checkpoint; the parameters are those of the command line.
+    """Convert a checkpoint; the parameters are those of the command line.
 
-    target: "e2b-int4" and so on. checkpoint: a directory or a hub id; None downloads the official one of that size.
+    target: "e2b-int4" and so on. checkpoint: a directory, a GGUF file or a hub id; None downloads the official one of
+    that size.
     modalities: of "text", "vision" and "audio"; None is all that the checkpoint has and the profile can bear.
     profile: a device profile's name or file; the conversion is refused if the plan does not fit it, or, with fit, the
     nearest one that does is made. context, prefill: tokens. encoding: "ROLE=ENCODING" for roles in which the recipe is
@@ -216,15 +217,15 @@ def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
         case Format.LITERTLM:
             from gemma_edge.converter.litert_bundle import LitertBundle
 
-            return LitertBundle.lay_out(plan, source.path)
+            return LitertBundle.lay_out(plan, source.side_path)
         case Format.TASK:
             from gemma_edge.converter.task_bundle import TaskBundle
 
-            return TaskBundle.lay_out(plan, source.path)
+            return TaskBundle.lay_out(plan, source.side_path)
         case Format.ONNX:
             from gemma_edge.converter.onnx_bundle import OnnxBundle
 
-            return OnnxBundle.lay_out(plan, source.path)
+            return OnnxBundle.lay_out(plan, source.side_path)
 
 
 def _spare_inputs(source: Checkpoint, out: Path) -> None:

@@ -191,6 +191,7 @@ def merged(base: Checkpoint, path: Path) -> MergedCheckpoint:
         adapter,
         MappingProxyType(changes),
         tuple(absent),
+        origin=base.origin,
     )
 
 

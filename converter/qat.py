@@ -1,4 +1,6 @@
-"""Which tensors of a checkpoint were trained on a 4-bit grid (see trained_grid): a fact, found in a few rows of each.
+"""Which tensors of a checkpoint lie on a 4-bit grid (see trained_grid): a fact, found in a few rows of each.
+
+Training put them there, or a GGUF has them as Q4_0, which is such a grid.
 
 The sample only decides how many bytes a tensor gets. Whether its blocks really lie on a grid is seen block by block
 while they are stored, and the report says how many values were kept to the last bit.
@@ -11,7 +13,7 @@ from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.recipes import Recipe
 from gemma_edge.converter.tensors import TensorSpec
-from gemma_edge.converter.trained_grid import BLOCK, DTYPES, lies_on_grid
+from gemma_edge.converter.trained_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid
 
 _SAMPLED_ROWS: Final = 4
 
@@ -38,12 +40,14 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
 def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
     """The stored dtype if sampled rows lie on a grid."""
     tensor = checkpoint.resolve(spec.source)
-    if spec.derivation or tensor is None or tensor.shape != spec.shape or tensor.dtype not in DTYPES:
+    if spec.derivation or tensor is None or tensor.shape != spec.shape or tensor.dtype not in (*DTYPES, Q4_0):
         return None
     if spec.shape[1] % BLOCK:
         return None
     for row in sampled_rows(spec.shape[0]):
         [(_, values)] = checkpoint.rows(spec.source, start=row, stop=row + 1)
-        if not lies_on_grid(values):  # most checkpoints end here, at the first row
+        # What is Q4_0 in a GGUF no longer is where an adapter was merged into it.
+        is_on_grid = is_q4_0(values) if tensor.dtype == Q4_0 else lies_on_grid(values)
+        if not is_on_grid:  # most checkpoints end here, at the first row
             return None
     return tensor.dtype

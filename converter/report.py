@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.gguf_checkpoint import facts_line
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.printing import as_it_is
 from gemma_edge.converter.quantize import QuantError
@@ -64,6 +65,8 @@ class Report:
             table.add_row(row["tensor"], row["encoding"], f"{row['relative_rms']:.4f}", f"{row['snr_db']:.1f}")
         if values["worst_errors"]:
             console.print(table)
+        if "gguf" in values["source"]:
+            console.print(facts_line(values["source"]["gguf"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:

@@ -37,7 +37,10 @@ class CheckpointError(GemmaEdgeError):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16"."""
+    """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
+
+    shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf_names).
+    """
 
     name: str
     dtype: str
@@ -45,6 +48,7 @@ class TensorInfo:
     file: Path
     offset: int
     nbytes: int
+    shift: float = 0.0
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

@@ -31,6 +31,8 @@ Float32 = NDArray[np.float32]
 BLOCK: Final = 32
 ENCODING: Final = Encoding("int", 4, BLOCK)
 DTYPES: Final = ("BF16", "F16", "F32")
+Q4_0: Final = "Q4_0"
+"""A GGUF's type: 32 levels and a float16 step, so that the values, as float32, are on a grid, and to the last bit."""
 
 _LOWEST, _HIGHEST = -8, 7
 _NEAR = np.float32(1 / 16)
@@ -50,7 +52,7 @@ _SPARE_BITS = {"BF16": 45, "F16": 42, "F32": 29}
 class Grid:
     """That a tensor's integers are those it was trained with.
 
-    dtype: of the checkpoint, safetensors' name: to its last bit values are kept. negative_steps: kernels take them.
+    dtype: of the checkpoint, one of DTYPES or Q4_0: to its last bit values are kept. negative_steps: kernels take them.
     """
 
     dtype: str
@@ -61,11 +63,16 @@ def lies_on_grid(rows: Float32) -> bool:
     """Whether sampled `rows` [n, k], k a multiple of 32, were trained on such a grid: nearly all of their blocks."""
     values = _blocks(rows)
     values = values[:, values.any(axis=0)]
-    levels, found = _find_levels(values)
+    levels, found = _find_levels(values, DTYPES[0])
     if np.count_nonzero(found) <= 0.9 * found.size:
         return False
     present = np.bitwise_or.reduce(1 << (levels[:, found].astype(np.int64) - _LOWEST), axis=0)
     return bool(np.median(np.bitwise_count(present)) >= _FEWEST_LEVELS)
+
+
+def is_q4_0(rows: Float32) -> bool:
+    """Whether all blocks of `rows` [n, k], k a multiple of 32, are what Q4_0 can hold."""
+    return bool(_find_levels(_blocks(rows), Q4_0)[1].all())
 
 
 def keep_grid(rows: Float32, grid: Grid, search: Search) -> Quantized:
@@ -88,7 +95,7 @@ def keep_grid(rows: Float32, grid: Grid, search: Search) -> Quantized:
 def _keep(groups: Float32, grid: Grid, search: Search, levels: NDArray[np.int8], steps: Float32) -> QuantError:
     """One batch, `groups` [b, 32], into `levels` [b, 32] and `steps` [b]."""
     values = _blocks(groups)
-    found_levels, found = _find_levels(values)
+    found_levels, found = _find_levels(values, grid.dtype)
     found_steps = _find_steps(values, found_levels, grid.dtype)
     found &= np.isfinite(found_steps)
     turned = (found_levels.max(axis=0) > _HIGHEST) & (found_levels.min(axis=0) > _LOWEST)
@@ -113,8 +120,11 @@ def _blocks(rows: Float32) -> Float32:
     return np.ascontiguousarray(rows.reshape(-1, BLOCK).T)
 
 
-def _find_levels(values: Float32) -> tuple[Float32, NDArray[np.bool_]]:
-    """Whole numbers from -8 to 8 that `values` [32, b] are multiples of one step of, and for which blocks there are."""
+def _find_levels(values: Float32, dtype: str) -> tuple[Float32, NDArray[np.bool_]]:
+    """Whole numbers from -8 to 8 that `values` [32, b] are multiples of one step of, and for which blocks there are.
+
+    For Q4_0 the step is one that float16 holds, and the multiples are exact: a block of 3, 0 and -3 has the step 1.
+    """
     largest = np.abs(values).max(axis=0)
     per_step = np.arange(1, 1 - _LOWEST, dtype=np.float32)[:, np.newaxis] / np.where(largest > 0, largest, 1)  # [8, b]
     likely = np.stack([_distance(values[:_PROBE] * row) <= _NEAR for row in per_step])
@@ -125,11 +135,21 @@ def _find_levels(values: Float32) -> tuple[Float32, NDArray[np.bool_]]:
         top = likely[:, pending].argmax(axis=0)  # the first that is likely
         scaled = np.take(values, pending, axis=1) * per_step[top, pending]
         fits = _distance(scaled) <= _NEAR
+        if dtype == Q4_0:
+            fits &= _is_exact(np.take(values, pending, axis=1), scaled, largest[pending] / (top + 1))
         levels[:, pending[fits]] = np.rint(scaled[:, fits])
         found[pending[fits]] = True
         likely[top, pending] = False
         pending = pending[~fits]
     return levels, found
+
+
+def _is_exact(values: Float32, scaled: Float32, steps: Float32) -> NDArray[np.bool_]:
+    """Whether `values` [32, b] are whole multiples, `scaled` being those, of `steps` [b] that float16 holds; [b]."""
+    with np.errstate(over="ignore"):
+        is_half = steps.astype(np.float32).astype(np.float16).astype(np.float32) == steps
+    exact: NDArray[np.bool_] = is_half & (np.rint(scaled) * steps.astype(np.float32) == values).all(axis=0)
+    return exact
 
 
 def _distance(scaled: Float32) -> Float32:
@@ -157,6 +177,8 @@ def _find_steps(values: Float32, levels: Float32, dtype: str) -> Float32:
 
 def _rounding_interval(magnitudes: Float32, dtype: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The smallest and the largest number that round to each of `magnitudes`, which are of `dtype` and not negative."""
+    if dtype == Q4_0:  # it is exact, whatever it is
+        return magnitudes.astype(np.float64), magnitudes.astype(np.float64)
     bits = magnitudes.astype(np.float64).view(np.int64)
     half = 1 << (_SPARE_BITS[dtype] - 1)
     reach = half - ((bits >> _SPARE_BITS[dtype]) & 1)  # what lies half way belongs to the even neighbour
@@ -169,7 +191,7 @@ def _rounding_interval(magnitudes: Float32, dtype: str) -> tuple[NDArray[np.floa
 
 def _rounded(values: Float32, dtype: str) -> Float32:
     """`values` as float32 after a stay in `dtype`: nearest, ties to even."""
-    if dtype == "F32":
+    if dtype in ("F32", Q4_0):
         return values
     if dtype == "F16":
         return values.astype(np.float16).astype(np.float32)

@@ -17,6 +17,7 @@ LAYERS = ("profiles", "runtime", "converter")
 EXTRAS_MODULES = (
     "ai_edge_litert",
     "flatbuffers",
+    "gguf",
     "google",
     "litert_lm",
     "litert_lm_builder",

@@ -85,7 +85,7 @@ def _windows(
     text: CalibrationText, model: Model, source: Checkpoint, tokens: int, count: int
 ) -> NDArray[np.integer[Any]]:
     vocabulary = model.config.vocab_size
-    return token_windows(text.content, text.name, source.path, vocabulary, tokens=tokens, count=count)
+    return token_windows(text.content, text.name, source.side_path, vocabulary, tokens=tokens, count=count)
 
 
 def _calibration_tokens(model: Model) -> int:

@@ -15,7 +15,9 @@ class ReportError(GemmaEdgeError):
 
 @click.command("verify")
 @click.argument("bundle", type=click.Path())
-@click.option("--checkpoint", required=True, type=click.Path(), help="The Hugging Face directory it was made from.")
+@click.option(
+    "--checkpoint", required=True, type=click.Path(), help="The Hugging Face directory or GGUF file it was made from."
+)
 @click.option("--text", type=click.Path(path_type=Path), help="A text file to read.  [default: a built-in text]")
 @click.option(
     "--tokens", type=click.Path(path_type=Path), help="Token ids to read: little-endian uint16 (.u32: uint32)."

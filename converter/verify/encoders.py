@@ -60,7 +60,7 @@ def score_encoders(
     present = {Modality.VISION: encoders.vision is not None, Modality.AUDIO: encoders.audio is not None}
     if not any(present.values()):
         return
-    for tower in towers(checkpoint.config, image_pixels(checkpoint.path)):
+    for tower in towers(checkpoint.config, image_pixels(checkpoint.side_path)):
         if present[tower.modality]:
             expected, found = _vision(tower, checkpoint, encoders) or _audio(tower, checkpoint, encoders)
             encoders.release()

@@ -19,7 +19,7 @@ from gemma_edge.runtime.model import TextModel
 
 def prompting_faults(checkpoint: Checkpoint, vocab_size: int, model: TextModel) -> list[Finding]:
     """Where the bundle's answers differ from the checkpoint's own files. Raises as reading those does."""
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(checkpoint.path, vocab_size))
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(checkpoint.side_path, vocab_size))
     return [
         *_template(checkpoint, model),
         *_stop_tokens(checkpoint, pieces, model),
@@ -30,7 +30,7 @@ def prompting_faults(checkpoint: Checkpoint, vocab_size: int, model: TextModel) 
 
 def _template(checkpoint: Checkpoint, model: TextModel) -> Iterator[Finding]:
     meaning = "prompts must look as in training: compare the bundle's template with the checkpoint's chat template"
-    right = checkpoint_template(checkpoint.path) or gemma_template()
+    right = checkpoint_template(checkpoint.side_path) or gemma_template()
     found = model.metadata.jinja_prompt_template
     for messages in PROBES:
         try:
@@ -54,7 +54,7 @@ def _template(checkpoint: Checkpoint, model: TextModel) -> Iterator[Finding]:
 def _stop_tokens(
     checkpoint: Checkpoint, pieces: sentencepiece.SentencePieceProcessor, model: TextModel
 ) -> Iterator[Finding]:
-    expected = {(number,) for number in stop_token_ids(checkpoint.path, pieces)}
+    expected = {(number,) for number in stop_token_ids(checkpoint.side_path, pieces)}
     found = {tuple(ids) for ids in model.eos_token_ids}
     if expected != found:
         parts = [

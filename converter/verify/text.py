@@ -25,7 +25,7 @@ def text_windows(path: Path | None, checkpoint: Checkpoint, vocab_size: int, lim
     """
     text, name = (builtin_text(), "the built-in text") if path is None else (read_text(path), str(path))
     window = _checked(window, limit)
-    ids = token_windows(text, name, checkpoint.path, vocab_size, tokens=window, count=limit // window)
+    ids = token_windows(text, name, checkpoint.side_path, vocab_size, tokens=window, count=limit // window)
     return ids.astype(np.int64)
 
 

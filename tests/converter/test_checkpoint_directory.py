@@ -52,8 +52,6 @@ class TestDirectory:
             ("adapter_model.safetensors", "a LoRA adapter, not a model; merge it into its base model first"),
             ("model-1-of-2.safetensors", "found model-1-of-2.safetensors, expected model.safetensors or "
              "model.safetensors.index.json; download model.safetensors.index.json"),
-            ("gemma.Q4_K.gguf", "found gemma.Q4_K.gguf, expected model.safetensors or model.safetensors.index.json; "
-             "GGUF is already quantised; use the original safetensors checkpoint"),
             ("pytorch_model.bin", "found pytorch_model.bin, expected model.safetensors or "
              "model.safetensors.index.json; load it with transformers and save_pretrained() it"),
             ("consolidated.pth", "found consolidated.pth, expected model.safetensors or "

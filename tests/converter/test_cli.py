@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_shape(tiny_gemma3: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert error_of("plan", *SMALL, "--checkpoint", missing) == (
-        f"{missing}: neither a directory nor a repository org/name[@revision] on the hub"
+        f"{missing}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
     )
     assert error_of("plan", *SMALL, "--checkpoint", tmp_path) == (
         f"{tmp_path}: no config.json; expected a checkpoint in Hugging Face format"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint import Checkpoint, CheckpointError
 from gemma_edge.converter.hub import OFFICIAL, HubError, resolve_checkpoint
 from tests.converter.hub_server import COMMIT, Hub, serve
 
@@ -111,6 +111,68 @@ def test_dropped_connection_resumes_where_it_broke(tmp_path: Path) -> None:
     (resumed,) = {range_ for _, _, range_ in hub.requests if range_}
     assert 10_000_000 <= int(resumed.removeprefix("bytes=").removesuffix("-")) <= 15_000_000
     assert (Path(path) / "model.safetensors").read_bytes() == weights
+
+
+GGUF_ONLY = {"README.md": b"#", "config.json": b"{}", "mmproj-model-f16.gguf": b"GGUF"}
+
+
+def test_a_repository_with_one_gguf(tmp_path: Path) -> None:
+    hub = Hub("google/gemma-3-1b-it-qat-q4_0-gguf", GGUF_ONLY | {"gemma-3-1b-it-q4_0.gguf": b"GGUF model"})
+    with serve(hub):
+        kind, path = resolve(hub.endpoint, tmp_path, hub.repository, "custom")
+        assert kind == "path", path
+        assert hub.fetched() == {"config.json", "gemma-3-1b-it-q4_0.gguf"}
+    assert Path(path).name == "gemma-3-1b-it-q4_0.gguf"
+    assert Path(path).read_bytes() == b"GGUF model"
+    # The hub out of reach, what has been downloaded is found again.
+    assert resolve(hub.endpoint, tmp_path, hub.repository, HF_HUB_OFFLINE="1") == ("path", path)
+
+
+def test_a_repository_with_several_ggufs(tmp_path: Path) -> None:
+    parts = {f"big-0000{i}-of-00002.gguf": b"GGUF" + bytes([i]) for i in (1, 2)}
+    hub = Hub("org/many", GGUF_ONLY | {"m-Q4_0.gguf": b"GGUF4", "m-Q8_0.gguf": b"GGUF8"} | parts)
+    with serve(hub):
+        assert resolve(hub.endpoint, tmp_path, "org/many") == (
+            "error",
+            "org/many: holds 3 GGUF files (big-00001-of-00002.gguf, m-Q4_0.gguf, m-Q8_0.gguf), expected one; "
+            "name it: org/many:big-00001-of-00002.gguf",
+        )
+        kind, path = resolve(hub.endpoint, tmp_path, "org/many@main:m-Q8_0.gguf")
+        assert (kind, Path(path).read_bytes()) == ("path", b"GGUF8")
+        kind, path = resolve(hub.endpoint, tmp_path, "org/many:big-00001-of-00002.gguf")
+        assert (kind, Path(path).name) == ("path", "big-00001-of-00002.gguf")
+        assert Path(path).with_name("big-00002-of-00002.gguf").read_bytes() == b"GGUF\2"
+        assert resolve(hub.endpoint, tmp_path, "org/many:other.gguf") == (
+            "error",
+            "org/many: has no other.gguf, or not all its parts; found big-00001-of-00002.gguf, "
+            "big-00002-of-00002.gguf, m-Q4_0.gguf and 2 more",
+        )
+
+
+def test_a_gguf_asked_of_a_repository_without_any(tmp_path: Path) -> None:
+    with serve(Hub("org/none", {"config.json": b"{}"})) as hub:
+        assert resolve(hub.endpoint, tmp_path, "org/none:a.gguf") == (
+            "error", "org/none: has no a.gguf, or not all its parts; found no GGUF file",
+        )  # fmt: skip
+
+
+def test_a_gguf_file_or_a_directory_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    assert resolve_checkpoint(str(path), "custom") == path
+    assert resolve_checkpoint(str(tmp_path), "custom") == path
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"holds 2 GGUF files \(model\.gguf, other\.gguf\), expected one"):
+        resolve_checkpoint(str(tmp_path), "custom")
+
+
+@pytest.mark.parametrize("text", ["missing/model.gguf", "model.gguf", "org/name:weights.bin", "org/name:*.gguf"])
+def test_what_only_looks_like_a_gguf(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        HubError, match=r": neither a directory nor a repository org/name\[@revision\]\[:FILE\.gguf\], "
+    ):
+        resolve_checkpoint(text, "1b")
 
 
 def test_gated_repository_says_where_to_accept_the_licence(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Weights trained on a 4-bit grid come back from their bundle to the last bit of the checkpoint's dtype."""
 
+from typing import Any
+
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from gemma_edge.converter.quantize import QuantError, Quantized, QuantizeError, Search, quantize_rows
-from gemma_edge.converter.trained_grid import BLOCK, DTYPES, ENCODING, Grid, keep_grid, lies_on_grid
+from gemma_edge.converter.trained_grid import BLOCK, DTYPES, ENCODING, Q4_0, Grid, is_q4_0, keep_grid, lies_on_grid
 from tests.runtime.formats.test_encoding_kernels import COLUMNS, RESOLVERS, ROWS, OneOp
 
 Float32 = NDArray[np.float32]
@@ -167,3 +170,54 @@ def test_xnnpack_refuses_negative_steps() -> None:
     model = OneOp(ENCODING, kept.data, kept.scales)
     with pytest.raises(RuntimeError, match="unsupported scale value"):
         model.multiplied(127 * np.eye(COLUMNS, dtype=np.float32), RESOLVERS["xnnpack"])
+
+
+# ---------------------------------------------------------------- Q4_0 of a GGUF
+
+
+def q4_0_blocks(levels: NDArray[np.integer[Any]], steps: NDArray[np.float16]) -> Float32:
+    """Values as gguf dequantizes a block: (nibble - 8) * d, d of either sign. levels: [b, 32]; steps: [b]."""
+    blocks = np.empty((len(levels), 18), np.uint8)
+    blocks[:, :2] = steps.astype("<f2")[:, np.newaxis].view(np.uint8)
+    nibbles = (levels + 8).astype(np.uint8)
+    blocks[:, 2:] = nibbles[:, :16] | nibbles[:, 16:] << 4
+    values: Float32 = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_0)
+    return values
+
+
+def test_every_block_that_q4_0_can_hold_is_kept() -> None:
+    """Of any levels and any finite float16 step, subnormal ones and zero among them."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 1 << 16, 4000, np.uint16).view(np.float16)
+    steps = np.where(np.abs(steps) < 8000, steps, np.float16(0))  # 8 * step is to be a float16 as well; NaN are zero
+    levels = rng.integers(-8, 8, (4000, BLOCK)) * rng.integers(0, 2, (4000, 1)) ** rng.integers(0, 2, (4000, BLOCK))
+    rows = q4_0_blocks(levels, steps)
+    assert is_q4_0(rows)
+    kept = keep_grid(rows, Grid(Q4_0, negative_steps=True), Search.MSE)
+    np.testing.assert_array_equal(restored(kept, rows.shape), rows)
+    assert kept.error.exact == rows.size
+
+
+def test_a_step_is_one_that_float16_holds() -> None:
+    """Multiples of 3 of a step with 11 bits: three times the step would need 13."""
+    step = np.float16(1 + 2**-10)
+    rows = q4_0_blocks(np.resize([3, 0, -3, 6, -6], (1, BLOCK)), np.array([step]))
+    for negative_steps in (False, True):
+        kept = keep_grid(rows, Grid(Q4_0, negative_steps), Search.MSE)
+        np.testing.assert_array_equal(restored(kept, rows.shape), rows)
+
+
+def test_without_negative_steps_eight_becomes_seven_and_is_counted() -> None:
+    rows = q4_0_blocks(np.resize([-8, 7, 0, 1], (1, BLOCK)), np.array([-0.5], np.float16))
+    kept = keep_grid(rows, Grid(Q4_0), Search.MSE)
+    found = restored(kept, rows.shape)
+    assert kept.error.exact == BLOCK - 8
+    np.testing.assert_array_equal(found[rows != 4], rows[rows != 4])
+    assert set(found[rows == 4]) == {3.5}
+
+
+def test_what_is_not_q4_0() -> None:
+    rows = q4_0_blocks(np.resize(np.arange(-8, 8), (2, BLOCK)), np.array([0.5, 0.25], np.float16))
+    assert is_q4_0(rows)
+    rows[1, 5] *= np.float32(1 + 2**-20)
+    assert not is_q4_0(rows)
