@@ -30,7 +30,7 @@ LARGEST_TOKENS: Final = 16_384
 MEASURING_TOKENS: Final = 1024
 MEASURING_WINDOW_TOKENS: Final = 128
 BALANCING_WINDOWS: Final = 2
-BALANCING_WINDOW_TOKENS: Final = 128
+BALANCING_WINDOW_TOKENS: Final = 64
 ACTIVATION_BYTES: Final = 4 << 30
 """What the activations of both runs may take together, on disk."""
 
