@@ -83,6 +83,11 @@ class RealModel:
     checkpoint: Path
     gguf: Path
 
+    @classmethod
+    def within(cls, folder: Path) -> "RealModel":
+        """Apart, so that neither directory holds two models."""
+        return cls(folder / "checkpoint", folder / "gguf" / "gemma-3-270m-q4_k_m.gguf")
+
 
 def real_model(folder: Path | None = None) -> RealModel:
     """The model in `folder` (by default the user's cache), fetched and assembled where it is missing or damaged.
@@ -92,7 +97,7 @@ def real_model(folder: Path | None = None) -> RealModel:
     those pinned.
     """
     folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemma-edge/real-gemma-3-270m"
-    model = RealModel(folder / "checkpoint", folder / "gguf" / "gemma-3-270m-q4_k_m.gguf")
+    model = RealModel.within(folder)
     model.checkpoint.mkdir(parents=True, exist_ok=True)
     model.gguf.parent.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:

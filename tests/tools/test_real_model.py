@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import shutil
 import subprocess
 import tarfile
@@ -124,23 +123,27 @@ def test_the_two_forms_are_apart(offline: RealModel) -> None:
 
 
 def test_what_is_damaged_is_noticed_and_made_again(
-    offline: RealModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    offline: RealModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights and what says their shape; of the rest, links are enough."""
-    (tmp_path / "gguf").mkdir()
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "gguf" / offline.gguf.name).symlink_to(offline.gguf)
+    """Links are enough here. Assembling is held by the SHA-256 of what it wrote, which every call looks at."""
+    there, weights, config = RealModel.within(tmp_path), "model.safetensors", "config.json"
+    there.gguf.parent.mkdir()
+    there.checkpoint.mkdir()
+    there.gguf.symlink_to(offline.gguf)
     for name in tool.TOKENIZER_FILES:
-        (tmp_path / "checkpoint" / name).symlink_to(offline.checkpoint / name)
-    weights, config = (tmp_path / "checkpoint" / name for name in ("model.safetensors", "config.json"))
-    weights.write_bytes(b"half of it")
-    config.write_text("{}")
-    repaired = tool.real_model(tmp_path)
+        (there.checkpoint / name).symlink_to(offline.checkpoint / name)
+    (there.checkpoint / weights).write_bytes(b"half of it")
+    (there.checkpoint / config).write_text("{}")
+
+    def assemble(gguf: Path, directory: Path) -> None:
+        assert gguf == there.gguf
+        (directory / weights).unlink()
+        (directory / weights).symlink_to(offline.checkpoint / weights)
+
+    monkeypatch.setattr(tool, "_assemble", assemble)
+    assert tool.real_model(tmp_path) == there
     said = capsys.readouterr().err.splitlines()
-    assert f"{weights}: damaged; it is made again" in said
-    assert f"{config}: damaged; it is made again" in said
-    assert json.loads(config.read_text())["num_hidden_layers"] == 18
-    assert weights.stat().st_size == (offline.checkpoint / weights.name).stat().st_size
-    assert tool.real_model(tmp_path) == repaired
+    assert said == [f"{there.checkpoint / name}: damaged; it is made again" for name in (config, weights)]
+    assert (there.checkpoint / config).read_bytes() == (offline.checkpoint / config).read_bytes()
+    assert tool.real_model(tmp_path) == there
     assert not capsys.readouterr().err
-    weights.unlink()  # half a gigabyte
