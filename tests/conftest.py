@@ -3,8 +3,12 @@
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tools.real_model import RealModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FIXTURES = REPOSITORY / "tests" / "fixtures"
@@ -43,6 +47,30 @@ def timm() -> None:
         load_timm()
     except TimmMissingError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def real_model() -> "RealModel":
+    """google/gemma-3-270m, trained, fetched once into the user's cache folder. Skips where that is impossible."""
+    from tools.real_model import RealModelMissingError
+    from tools.real_model import real_model as fetched
+
+    try:
+        return fetched()
+    except RealModelMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def real_checkpoint(real_model: "RealModel") -> Path:
+    """Its Hugging Face directory, in bfloat16."""
+    return real_model.checkpoint
+
+
+@pytest.fixture(scope="session")
+def real_gguf(real_model: "RealModel") -> Path:
+    """llama.cpp's file that the directory was made from: Q4_K_M."""
+    return real_model.gguf
 
 
 def _fail_a_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.demo_real import PROMPTS
+
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -35,23 +37,42 @@ def _documented(program: str) -> list[list[str]]:
 
 def test_make_targets_exist(repository: Path) -> None:
     targets = {target for words in _documented("make") for target in words[1:] if "=" not in target}
-    assert {"demo", "test"} <= targets
+    assert {"demo", "demo-real", "test"} <= targets
     for target in targets:
         # Dry: `make test` runs this very test.
         made = subprocess.run(["make", "-n", target], cwd=repository, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
 
 
-def test_the_demo_prints_text(repository: Path, tmp_path: Path) -> None:
-    """`make demo` in this environment: its set-up is taken as done (-o), all else runs as a reader runs it."""
+def _make(target: str, extra: str, repository: Path, build: Path) -> str:
+    """What `make` prints in this environment: its set-up is taken as done (-o), all else runs as a reader runs it."""
     environment = f"BIN={Path(sys.executable).parent}"
-    command = ["make", "-o", ".venv/.installed-litert", "demo", environment, f"BUILD={tmp_path}"]
+    command = ["make", "-o", f".venv/.installed-{extra}", target, environment, f"BUILD={build}"]
     ran = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_demo_prints_text(repository: Path, tmp_path: Path) -> None:
+    printed = _make("demo", "litert", repository, tmp_path)
     assert (tmp_path / "tiny.litertlm").is_file()
-    _, prompt, text = ran.stdout.partition("And God said unto")
+    _, prompt, text = printed.partition("And God said unto")
     assert prompt
     assert "the" in text.split()  # the checkpoint learned its most common word
+
+
+@pytest.mark.usefixtures("real_checkpoint")
+def test_the_real_demo_measures_and_prints_text(repository: Path, tmp_path: Path) -> None:
+    printed = _make("demo-real", "real", repository, tmp_path)
+    assert (tmp_path / "real.litertlm").is_file()
+    for wanted in ("budget", "perplexity ratio", *(f"\n{prompt} -> " for prompt in PROMPTS)):
+        assert wanted in printed, wanted
+
+
+def test_the_printed_sample_has_every_sentence_of_the_real_demo(repository: Path) -> None:
+    """In the README, and no other."""
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^(.+?) -> ", text, flags=re.MULTILINE) == list(PROMPTS)
 
 
 @pytest.mark.parametrize("words", [*_documented("convert"), *_documented("gemma-edge")], ids=" ".join)

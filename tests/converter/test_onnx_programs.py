@@ -21,13 +21,15 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.executors.onnx import OnnxExecutor
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.media_files import photograph, speech
+from tests.near_ties import settled_tokens
 from tests.runtime.media.towers import Towers
 
 PACKAGE, VERSION = "@huggingface/transformers", "4.3.1"
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
-MESSAGE = "He went to the house"  # no near ties in the replies: the best logit leads by 0.01 and more
+MESSAGE = "He went to the house"
 NEW_TOKENS = 32
+TOLERANCE = 1e-3  # of logits, besides what float32 explains (tests/oracles.py)
 
 ConvertedFixture = Callable[[str, str], Path]
 
@@ -69,15 +71,18 @@ def converted(
     return make
 
 
-def greedy(directory: Path, prompt: list[int]) -> list[int]:
-    """Our runtime's reply."""
+def check_same_reply(found: list[int], directory: Path, prompt: list[int], precision: str) -> None:
+    """That another program's greedy reply is our runtime's, or differs from the first near tie on."""
     executor = OnnxExecutor(OnnxDirectory.open(directory), 2, None, 512)
     executor.prefill(prompt[:-1])
-    reply = prompt[-1:]
+    reply, logits = prompt[-1:], []
     for _ in range(NEW_TOKENS):
-        reply.append(int(executor.decode(reply[-1]).argmax()))
+        logits.append(executor.decode(reply[-1]).copy())
+        reply.append(int(logits[-1].argmax()))
     executor.close()
-    return reply[1:]
+    ours = reply[1:]
+    settled = len(ours) if found == ours else settled_tokens(logits, ours, precision)
+    assert found[:settled] == ours[:settled]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -95,7 +100,7 @@ def test_transformers_js_gives_our_tokens(
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert found["prompt"] == expected
     assert len(found["reply"]) == NEW_TOKENS
-    assert found["reply"] == greedy(directory, expected)
+    check_same_reply(found["reply"], directory, expected, precision)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_transformers_js_sees_and_hears(towers: Towers, transformers_js: Path, n
     assert ran.returncode == 0, ran.stderr
     reply = json.loads(ran.stdout)
     assert len(reply) == MEDIA_NEW_TOKENS
-    assert reply == towers.logits(inputs, reply).argmax(axis=1).tolist()
+    towers.expected(inputs, reply).check_greedy(reply, TOLERANCE)
 
 
 def _as_json(inputs: Mapping[str, Any]) -> str:
@@ -159,4 +164,4 @@ def test_onnxruntime_genai_gives_our_tokens(converted: ConvertedFixture, val_bin
     for _ in range(NEW_TOKENS):
         generator.generate_next_token()
         found.append(int(generator.get_next_tokens()[0]))
-    assert found == greedy(directory, prompt.tolist())
+    check_same_reply(found, directory, prompt.tolist(), precision)

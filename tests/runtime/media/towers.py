@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import soundfile
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.messages import Content, Contents
+from tests.oracles import Expected, Oracle
 from tools.tiny_towers import CLIP_TOKENS, IMAGE_PIXELS, IMAGE_TOKENS, write_tiny_towers
 
 MEDIA_INPUTS = ("pixel_values", "input_features", "input_features_mask")
@@ -22,7 +20,7 @@ MEDIA_INPUTS = ("pixel_values", "input_features", "input_features_mask")
 class Towers:
     """A checkpoint with all towers: as transformers sees it, as a bundle and as an ONNX directory."""
 
-    oracle: Any
+    oracle: Oracle
     processor: Any
     bundle: Path
     onnx: Path
@@ -30,7 +28,7 @@ class Towers:
     @classmethod
     def write(cls, folder: Path, context_tokens: int) -> "Towers":
         """Make all of it."""
-        oracle = write_tiny_towers(folder / "checkpoint")
+        oracle = Oracle(write_tiny_towers(folder / "checkpoint"))
         bundle, onnx = folder / "towers.litertlm", folder / "towers"
         options: dict[str, Any] = {"context": context_tokens, "modalities": ("text", "vision", "audio")}
         convert("custom-fp32", folder / "checkpoint", bundle, prefill=(8, 32), **options)
@@ -47,14 +45,10 @@ class Towers:
         ]
         return self.processor(text=text, images=[images] if images else None, audio=clips or None, return_tensors="pt")
 
-    def logits(self, inputs: Any, reply: list[int]) -> NDArray[np.float32]:
-        """transformers' logits for each token of a reply to a prompt, [len(reply), V]."""
-        ids = torch.cat([inputs["input_ids"], torch.tensor([reply])], dim=1)
+    def expected(self, inputs: Any, reply: list[int]) -> Expected:
+        """transformers' logits for each token of a reply to a prompt."""
         media = {key: value for key, value in inputs.items() if key in MEDIA_INPUTS}
-        with torch.no_grad():
-            logits = self.oracle(input_ids=ids[:, :-1], **media).logits[0]
-        rows: NDArray[np.float32] = logits[-len(reply) :].numpy()
-        return rows
+        return self.oracle.expected([*inputs["input_ids"][0].tolist(), *reply[:-1]], **media).last(len(reply))
 
 
 def _processor(checkpoint: Path) -> Any:
