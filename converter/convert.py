@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import reduce
@@ -20,6 +20,7 @@ from gemma_edge.converter.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.fit import settle
 from gemma_edge.converter.hub import resolve_checkpoint
 from gemma_edge.converter.lora import merged
+from gemma_edge.converter.measure import Measurement, measuring
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.models.tower import Modality
@@ -29,6 +30,7 @@ from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.qat import with_grids
 from gemma_edge.converter.recipes import Recipe
 from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
+from gemma_edge.converter.stream import Round
 from gemma_edge.converter.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
@@ -58,6 +60,9 @@ def convert(
     calibrate: str | Path | None = None,
     max_bytes: str | None = None,
     lora: str | Path | None = None,
+    gate: str = "",
+    measure: bool = True,
+    accept_loss: bool = False,
     stage: Stage = silent,
 ) -> Report:
     """Convert a Hugging Face checkpoint; the parameters are those of the command line.
@@ -85,15 +90,27 @@ def convert(
         with _hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))
-            with calibrated(plan, source, out.parent, stage) as rounds:
+            with (
+                calibrated(plan, source, out.parent, stage) as rounds,
+                _measuring(measure, bundle, source, rounds, stage) as measurement,
+            ):
                 on_read = stage("convert", sum(tensor.spec.values * 2 for tensor in plan.tensors))
-                errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds)
+                look = None if measurement is None else measurement.look
+                errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds, look)
+                compared = None if measurement is None else measurement.result()
             inputs_sha256 = hashes.result()
         output_sha256 = _digest_and_sync(output)
         seconds = time.monotonic() - started
         report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds)
+        print(compared and compared.quality)
         report.save(report_file)
     return report
+
+
+def _measuring(
+    is_wanted: bool, bundle: Bundle, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
+) -> AbstractContextManager[Measurement | None]:
+    return measuring(bundle.plan, bundle.tokenizer, source, rounds, stage) if is_wanted else nullcontext()
 
 
 def make_target(

@@ -7,7 +7,7 @@ always go on.
 """
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,9 +29,12 @@ class TapClosedError(Exception):
 
 @dataclass
 class Tap:
-    """`put` is called by those who store, `pairs` by the one who reads. storages: of the matrices that it wants."""
+    """`put` is called by those who store, `pairs` by the one who reads, in the order of the file.
 
-    wanted: Collection[str]
+    readings: how often each matrix is read, by name; one that is read again (a router of Gemma 3n) stays until then.
+    """
+
+    readings: dict[str, int]
     storages: Mapping[str, Storage]
     _held: dict[tuple[str, int], tuple[Float32, Float32]] = field(default_factory=dict)
     _held_bytes: int = 0
@@ -41,7 +44,7 @@ class Tap:
 
     def put(self, name: str, first: int, rows: Float32, stored: Quantized) -> None:
         """Rows [n, K] from `first` on, as they are and as they are stored. Waits for room."""
-        if name not in self.wanted or self._is_closed:
+        if name not in self.readings or self._is_closed:
             return
         pair = rows.copy(), self.storages[name].encoding.dequantize(stored.data, stored.scales, rows.shape)
         nbytes = sum(part.nbytes for part in pair)
@@ -55,6 +58,7 @@ class Tap:
 
     def pairs(self, spec: TensorSpec) -> Iterator[tuple[int, Float32, Float32]]:
         """See side_by_side.Pairs. Raises TapClosedError where nobody stores any more."""
+        self.readings[spec.name] -= 1
         first = 0
         while first < spec.shape[0]:
             rows, stored = self._take(spec.name, first)
@@ -74,7 +78,9 @@ class Tap:
             self._changed.wait_for(lambda: self._is_closed or self._next in self._held)
             if (name, first) not in self._held:
                 raise TapClosedError
-            pair = self._held.pop((name, first))
-            self._held_bytes -= sum(part.nbytes for part in pair)
-            self._changed.notify_all()
+            pair = self._held[name, first]
+            if not self.readings[name]:
+                del self._held[name, first]
+                self._held_bytes -= sum(part.nbytes for part in pair)
+                self._changed.notify_all()
             return pair
