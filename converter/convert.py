@@ -14,13 +14,20 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gemma_edge.converter.acceptance import Acceptance
 from gemma_edge.converter.calibrate.auto import automatic_recipe
-from gemma_edge.converter.calibrate.step import calibrated, calibration_text, measuring_windows, spool_bytes
+from gemma_edge.converter.calibrate.step import (
+    calibrated,
+    calibration_text,
+    check_calibration,
+    measuring_windows,
+    spool_bytes,
+)
 from gemma_edge.converter.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.fit import settle
 from gemma_edge.converter.hub import resolve_checkpoint
 from gemma_edge.converter.lora import merged
-from gemma_edge.converter.measure import Measurement, measuring
+from gemma_edge.converter.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.models.tower import Modality
@@ -29,6 +36,7 @@ from gemma_edge.converter.processor import image_pixels
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.qat import with_grids
 from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.refusal import refuse_loss
 from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
 from gemma_edge.converter.stream import Round
 from gemma_edge.converter.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
@@ -73,10 +81,14 @@ def convert(
     nearest one that does is made. context, prefill: tokens. encoding: "ROLE=ENCODING" for roles in which the recipe is
     overridden. calibrate: a text file, or "built-in", that layers are rounded for. recipe "auto" measures which
     encodings lose least in a bundle of max_bytes ("2.6GB"). lora: a PEFT adapter's directory, merged on the way.
+    measure: whether to measure what is lost. gate: bounds that it must keep, "kl<=0.05,ppl<=1.1". accept_loss: write
+    what is not usable, too.
     Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
-    Raises GemmaEdgeError, with one line to print, for anything the caller can mend.
+    Raises GemmaEdgeError, with one line to print, for anything the caller can mend; of these QualityError for a bundle
+    that loses too much.
     """
     started = time.monotonic()
+    acceptance = Acceptance.of(gate, measure, accept_loss)
     out = Path(out)
     if out.name in ("", ".."):  # "." has a name, too, and the report goes beside it
         out = out.resolve()
@@ -86,6 +98,7 @@ def convert(
     # An output that cannot be written is refused before a download. The report appears after its bundle.
     with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
         source, plan = plan_for(request, checkpoint, stage)
+        check_calibration(plan)
         _spare_inputs(source, out)
         with _hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
@@ -98,11 +111,13 @@ def convert(
                 look = None if measurement is None else measurement.look
                 errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds, look)
                 compared = None if measurement is None else measurement.result()
+            if measurement is not None and compared is not None:
+                refuse_loss(acceptance, plan, source, measurement.windows, compared, out.parent, stage)
             inputs_sha256 = hashes.result()
         output_sha256 = _digest_and_sync(output)
         seconds = time.monotonic() - started
-        report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds)
-        print(compared and compared.quality)
+        quality = acceptance.values(None if compared is None else compared.quality, TEXT)
+        report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds, quality)
         report.save(report_file)
     return report
 

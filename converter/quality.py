@@ -5,7 +5,7 @@ Shapes: N tokens in all windows, n of the vocabulary in a stretch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from gemma_edge.converter.verdict import Verdict, verdict_of
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-_DIGITS = 6  # in a report: what is left is the order in which sums were taken
+METRICS: Final = ("kl", "kl_p99", "kl_max", "top1", "ppl")
+"""What gates may bound."""
+
+_DIGITS: Final = 6  # in a report: what is left is the order in which sums were taken
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,8 @@ class Quality:
     @property
     def metrics(self) -> Mapping[str, float]:
         """By the names that gates know."""
-        return {
-            "kl": self.kl,
-            "kl_p99": self.kl_p99,
-            "kl_max": self.kl_max,
-            "top1": self.top1,
-            "ppl": self.perplexity_ratio,
-        }
+        figures = (self.kl, self.kl_p99, self.kl_max, self.top1, self.perplexity_ratio)
+        return dict(zip(METRICS, figures, strict=True))
 
     def values(self) -> dict[str, Any]:
         """As JSON, which knows no infinity: what is infinite is null."""

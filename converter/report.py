@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
+from gemma_edge.converter.acceptance import quality_line
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.printing import as_it_is
@@ -69,6 +70,7 @@ class Report:
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        console.print(quality_line(values["quality"]), highlight=False, markup=False)
         console.print(f"{values['seconds']:.1f} s, peak RSS {format_bytes(values['peak_rss_bytes'])}")
 
 
@@ -83,6 +85,7 @@ def make_report(
     output: tuple[Path, str],
     errors: Mapping[str, QuantError],
     seconds: float,
+    quality: Mapping[str, Any],
 ) -> Report:
     """Put together what is known after the last byte. output: path and SHA-256 of the finished file."""
     plan = bundle.plan
@@ -92,6 +95,7 @@ def make_report(
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
         **_exact(plan, errors),
+        "quality": dict(quality),
         "worst_errors": _worst(plan, errors),
         "output": {"file": path.name, "bytes": bundle.nbytes, "sha256": sha256},
         "seconds": round(seconds, 3),
