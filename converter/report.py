@@ -14,12 +14,13 @@ from rich.table import Table
 from gemma_edge.converter.acceptance import quality_line
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.plan import Plan
-from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.recipes import TOWER_ROLES, Placement
 from gemma_edge.converter.target import Target
 from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.trained_grid import ENCODING
+from gemma_edge.converter.verdict import Verdict
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
@@ -70,13 +71,30 @@ class Report:
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
-        console.print(quality_line(values["quality"]), highlight=False, markup=False)
+        print_quality(values["quality"], console)
         console.print(f"{values['seconds']:.1f} s, peak RSS {format_bytes(values['peak_rss_bytes'])}")
 
 
 def report_path(bundle: Path) -> Path:
     """model.litertlm -> model.litertlm.json."""
     return bundle.parent / f"{bundle.name}.json"
+
+
+def quality_beside(bundle: Path, nbytes: int) -> dict[str, Any] | None:
+    """What the report beside a bundle of that size says of its quality; None where it has none."""
+    try:
+        values = json.loads(report_path(bundle).read_bytes())
+        quality: dict[str, Any] = values["quality"]
+        return quality if values["output"]["bytes"] == nbytes and quality_line(quality) else None
+    except (OSError, ValueError, LookupError, TypeError):  # whatever else lies there under that name
+        return None
+
+
+def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
+    """In one line, in red where the bundle is not usable; nothing where nothing is known."""
+    if quality is not None:
+        style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
+        console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style)
 
 
 def make_report(
