@@ -19,7 +19,7 @@ from gemma_edge.converter.tensors import Role
 Float32 = NDArray[np.float32]
 
 _TABLE_ROWS = 512
-"""Rows of a table that are rounded at once: the evaluator asks for one at a time."""
+"""Rows of a table that are rounded at once: the evaluator asks for few at a time."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StoredWeights:
         if name not in self.storages:
             return rows
         if name in self.rounds and self.model.model.tensors[name].role is Role.PLE:
-            return self._table_row(name, first)
+            return np.concatenate([self._table_row(name, row) for row in range(first, first + len(rows))])
         return self._restored(name, first, rows)
 
     def _table_row(self, name: str, row: int) -> Float32:
