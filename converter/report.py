@@ -94,7 +94,7 @@ def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
     """In one line, in red where the bundle is not usable; nothing where nothing is known."""
     if quality is not None:
         style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
-        console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style)
+        console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style, soft_wrap=True)
 
 
 def make_report(
