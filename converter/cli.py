@@ -57,7 +57,7 @@ class Commands(click.Group):
     """Its own commands and those registered under the entry point group `gemma_edge.commands`.
 
     The other layers' commands come that way: the converter does not import the runtime. A GemmaEdgeError of any command
-    is printed as its one line, without a traceback, and the exit status is 1.
+    is printed as its one line, without a traceback, and the exit status is the error's own, mostly 1.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -73,17 +73,19 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see the class."""
+        status = 1
         try:
             return super().invoke(ctx)
         except GemmaEdgeError as error:
             if isinstance(error, OverBudget):
                 Console(stderr=True).print(*refusal_tables(error))
             click.echo(f"error: {printable(str(error))}", err=True)
+            status = error.exit_status
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gemma_edge"):
                 raise
             click.echo(f"error: this needs the package {error.name}; pip install 'gemma-edge[litert]'", err=True)
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(status)
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -141,9 +143,15 @@ def main() -> None:
     metavar="[FILE]",
     help="Round layers for what they are given on a text: a file, or without one a built-in text.",
 )
+@click.option("--gate", default="", metavar="GATES", help="Bounds to keep, such as kl<=0.05,ppl<=1.1.")
+@click.option("--accept-loss", is_flag=True, help="Write a bundle that is measured to be not usable, too.")
+@click.option("--no-measure", "measure", flag_value=False, default=True, help="Do not measure what is lost.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
 def convert_main(as_json: bool, **request: Any) -> None:
-    """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model."""
+    """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model.
+
+    What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate is not kept.
+    """
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
 

@@ -7,18 +7,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gemma_edge.converter.acceptance import Acceptance
 from gemma_edge.converter.calibrate.auto import automatic_recipe
 from gemma_edge.converter.calibrate.step import (
     balanced_plan,
     calibrated,
     calibration_text,
+    check_calibration,
     measuring_windows,
     spool_bytes,
 )
@@ -26,6 +28,7 @@ from gemma_edge.converter.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.fit import settle
 from gemma_edge.converter.hub import resolve_checkpoint
 from gemma_edge.converter.lora import merged
+from gemma_edge.converter.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.models.tower import Modality
@@ -34,7 +37,9 @@ from gemma_edge.converter.processor import image_pixels
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.qat import with_grids
 from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.refusal import refuse_loss
 from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
+from gemma_edge.converter.stream import Round
 from gemma_edge.converter.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
@@ -64,6 +69,9 @@ def convert(
     calibrate: str | Path | None = None,
     max_bytes: str | None = None,
     lora: str | Path | None = None,
+    gate: str = "",
+    measure: bool = True,
+    accept_loss: bool = False,
     stage: Stage = silent,
 ) -> Report:
     """Convert a checkpoint; the parameters are those of the command line.
@@ -75,10 +83,14 @@ def convert(
     nearest one that does is made. context, prefill: tokens. encoding: "ROLE=ENCODING" for roles in which the recipe is
     overridden. calibrate: a text file, or "built-in", that layers are rounded for. recipe "auto" measures which
     encodings lose least in a bundle of max_bytes ("2.6GB"). lora: a PEFT adapter's directory, merged on the way.
+    measure: whether to measure what is lost. gate: bounds that it must keep, "kl<=0.05,ppl<=1.1". accept_loss: write
+    what is not usable, too.
     Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
-    Raises GemmaEdgeError, with one line to print, for anything the caller can mend.
+    Raises GemmaEdgeError, with one line to print, for anything the caller can mend; of these QualityError for a bundle
+    that loses too much.
     """
     started = time.monotonic()
+    acceptance = Acceptance.of(gate, measure, accept_loss)
     out = Path(out)
     if out.name in ("", ".."):  # "." has a name, too, and the report goes beside it
         out = out.resolve()
@@ -88,20 +100,35 @@ def convert(
     # An output that cannot be written is refused before a download. The report appears after its bundle.
     with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
         source, plan = plan_for(request, checkpoint, stage)
+        check_calibration(plan)
         _spare_inputs(source, out)
         plan = balanced_plan(plan, source, stage)
         with _hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))
-            with calibrated(plan, source, out.parent, stage) as rounds:
+            with (
+                calibrated(plan, source, out.parent, stage) as rounds,
+                _measuring(measure, bundle, source, rounds, stage) as measurement,
+            ):
                 on_read = stage("convert", sum(tensor.spec.values * 2 for tensor in plan.tensors))
-                errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds)
+                look = None if measurement is None else measurement.look
+                errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds, look)
+                compared = None if measurement is None else measurement.result()
+            if measurement is not None and compared is not None:
+                refuse_loss(acceptance, plan, source, measurement.windows, compared, out.parent, stage)
             inputs_sha256 = hashes.result()
         output_sha256 = _digest_and_sync(output)
         seconds = time.monotonic() - started
-        report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds)
+        quality = acceptance.values(None if compared is None else compared.quality, TEXT)
+        report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds, quality)
         report.save(report_file)
     return report
+
+
+def _measuring(
+    is_wanted: bool, bundle: Bundle, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
+) -> AbstractContextManager[Measurement | None]:
+    return measuring(bundle.plan, bundle.tokenizer, source, rounds, stage) if is_wanted else nullcontext()
 
 
 def make_target(

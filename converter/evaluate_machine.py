@@ -35,6 +35,7 @@ Allocate = Callable[[tuple[int, ...]], Float32]
 """Gives an array of that shape for the values of all tokens, whatever is in it."""
 
 _BATCH_TOKENS: Final = 1024
+_SPARSEST_READ: Final = 16  # rows of a table that are read for one that is wanted
 _WEIGHT_BLOCK_BYTES: Final = 8 << 20  # stored bytes, 16 MiB as float32
 
 
@@ -117,9 +118,10 @@ class Machine:
         ids: NDArray[Any] = self.values[op.ids]
         ids = np.where((ids >= 0) & (ids < op.table.shape[0]), ids, 0)
         out = self._allocate((*ids.shape, op.table.shape[1]))
-        for token in np.unique(ids).tolist():
-            [(_, rows)] = ((first, rows.copy()) for first, rows in self.rows(op.table, token, token + 1))
-            out[ids == token] = rows
+        for first, stop in _runs(np.unique(ids).tolist()):
+            for row, rows in self.rows(op.table, first, stop):
+                here = (ids >= row) & (ids < row + len(rows))
+                out[here] = rows[ids[here] - row]
         return out
 
     def _in_batches(self, op: ir.Op) -> Float32:
@@ -149,6 +151,17 @@ class Machine:
     def _report(self, values: Float32) -> None:
         if self._hooks.on_bytes is not None:
             self._hooks.on_bytes(2 * values.size)
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """[first, stop) ranges that hold all of these, which rise: few reads, of not much more than is asked for."""
+    first, count = rows[0], 0
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        count += 1
+        if following is None or following - first > _SPARSEST_READ * count:
+            yield first, row + 1
+            if following is not None:
+                first, count = following, 0
 
 
 def operands(op: ir.Op) -> Iterator[ir.Value]:

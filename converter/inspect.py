@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.printing import as_it_is, printable
+from gemma_edge.converter.report import print_quality, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
 
@@ -27,6 +28,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "system": dict(bundle.system),
         "sections": [_section(bundle, section) for section in bundle.sections],
         "metadata": MessageToDict(bundle.metadata(), preserving_proto_field_name=True),
+        "quality": quality_beside(path, bundle.nbytes),
     }
 
 
@@ -60,6 +62,7 @@ def print_inspection(values: dict[str, Any], console: Console) -> None:
             console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
+    print_quality(values["quality"], console)
 
 
 def _section(bundle: Bundle, section: Section) -> dict[str, Any]:

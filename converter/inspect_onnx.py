@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.report import print_quality, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
@@ -22,13 +23,15 @@ def inspect_directory(path: Path) -> dict[str, Any]:
     """Everything as JSON values; sizes in bytes. Raises OnnxDirectoryError for what is no ONNX model or is damaged."""
     directory = OnnxDirectory.open(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
+    nbytes = sum(file.stat().st_size for file in files)
     return {
         "directory": path.name,
-        "bytes": sum(file.stat().st_size for file in files),
+        "bytes": nbytes,
         "dtype": directory.dtype,
         "files": [_file(path, file) for file in files],
         "graphs": [_graph(graph) for graph in _graphs(directory)],
         "metadata": MessageToDict(directory.metadata(), preserving_proto_field_name=True),
+        "quality": quality_beside(path, nbytes),
     }
 
 
@@ -53,6 +56,7 @@ def print_directory(values: dict[str, Any], console: Console) -> None:
         console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
+    print_quality(values["quality"], console)
 
 
 def _graphs(directory: OnnxDirectory) -> list[Path]:

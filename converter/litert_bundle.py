@@ -15,7 +15,7 @@ from gemma_edge.converter.emit.tflite_file import TfliteFile
 from gemma_edge.converter.metadata import CacheBuffer, executor_metadata, llm_metadata
 from gemma_edge.converter.plan import DECODER, Plan
 from gemma_edge.converter.quantize import QuantError
-from gemma_edge.converter.stream import NO_ROUNDS, Round, Stream, write_at
+from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream, write_at
 from gemma_edge.converter.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
@@ -87,6 +87,11 @@ class LitertBundle:
         """Size of the finished file."""
         return self._layout().nbytes
 
+    @property
+    def tokenizer(self) -> bytes:
+        """A serialised SentencePiece model."""
+        return tokenizer_of(self.sections)
+
     def write(
         self,
         file: BinaryIO,
@@ -94,6 +99,7 @@ class LitertBundle:
         identity: Callable[[], str],
         on_bytes: Callable[[int], None],
         rounds: Mapping[str, Round] = NO_ROUNDS,
+        look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights, then everything else; returns the errors by tensor name.
 
@@ -105,7 +111,7 @@ class LitertBundle:
         with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
             for planned, section in zip(self.sections, self._layout().sections, strict=True):
                 if isinstance(planned.content, TfliteFile):
-                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, section.begin, rounds)
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, section.begin, rounds, look)
                     errors |= stream.write(planned.content.weights.values(), on_bytes)
                     stream.put(planned.content.root(), 0)  # last: it holds the scales measured
                 else:
@@ -124,6 +130,13 @@ class LitertBundle:
             for section, digest in zip(self.sections, digests, strict=True)
         ]
         return BundleLayout.of(specs, identity, _SYSTEM)
+
+
+def tokenizer_of(sections: Sequence[PlannedSection]) -> bytes:
+    """The SentencePiece model among them."""
+    [content] = (s.content for s in sections if s.spec.kind is SectionKind.SENTENCEPIECE_TOKENIZER)
+    assert isinstance(content, bytes)
+    return content
 
 
 def _bytes(kind: SectionKind, content: bytes) -> PlannedSection:

@@ -17,7 +17,7 @@ from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx_config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.plan import DECODER, Plan
 from gemma_edge.converter.quantize import QuantError
-from gemma_edge.converter.stream import NO_ROUNDS, Round, Stream
+from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream
 from gemma_edge.converter.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -75,6 +75,13 @@ class OnnxBundle:
         """Size of all files."""
         return sum(file.nbytes for file in self.sections)
 
+    @property
+    def tokenizer(self) -> bytes:
+        """A serialised SentencePiece model."""
+        [content] = (file.content for file in self.sections if file.name == onnx_dir.TOKENIZER)
+        assert isinstance(content, bytes)
+        return content
+
     def write(
         self,
         directory: Path,
@@ -82,6 +89,7 @@ class OnnxBundle:
         identity: Callable[[], str],  # noqa: ARG002  the directory carries no identifier
         on_bytes: Callable[[int], None],
         rounds: Mapping[str, Round] = NO_ROUNDS,
+        look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights, then everything else; returns the errors by tensor name."""
         (directory / onnx_dir.GRAPHS).mkdir()
@@ -90,7 +98,7 @@ class OnnxBundle:
             for name, nbytes in graph.data.sizes.items():
                 with (directory / onnx_dir.GRAPHS / name).open("wb") as file:
                     file.truncate(nbytes)
-                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, rounds)
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, rounds, look)
                     errors |= stream.write([w for w in graph.weights.values() if w.file == name], on_bytes)
                     os.fsync(file.fileno())
         for planned in self.sections:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
+from gemma_edge.converter.acceptance import quality_line
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.gguf_checkpoint import facts_line
 from gemma_edge.converter.plan import Plan
-from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.recipes import TOWER_ROLES, Placement
 from gemma_edge.converter.target import Target
 from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.trained_grid import ENCODING
+from gemma_edge.converter.verdict import Verdict
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
@@ -72,6 +74,7 @@ class Report:
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        print_quality(values["quality"], console)
         console.print(f"{values['seconds']:.1f} s, peak RSS {format_bytes(values['peak_rss_bytes'])}")
 
 
@@ -80,12 +83,30 @@ def report_path(bundle: Path) -> Path:
     return bundle.parent / f"{bundle.name}.json"
 
 
+def quality_beside(bundle: Path, nbytes: int) -> dict[str, Any] | None:
+    """What the report beside a bundle of that size says of its quality; None where it has none."""
+    try:
+        values = json.loads(report_path(bundle).read_bytes())
+        quality: dict[str, Any] = values["quality"]
+        return quality if values["output"]["bytes"] == nbytes and quality_line(quality) else None
+    except (OSError, ValueError, LookupError, TypeError):  # whatever else lies there under that name
+        return None
+
+
+def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
+    """In one line, in red where the bundle is not usable; nothing where nothing is known."""
+    if quality is not None:
+        style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
+        console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style, soft_wrap=True)
+
+
 def make_report(
     bundle: Bundle,
     source: Source,
     output: tuple[Path, str],
     errors: Mapping[str, QuantError],
     seconds: float,
+    quality: Mapping[str, Any],
 ) -> Report:
     """Put together what is known after the last byte. output: path and SHA-256 of the finished file."""
     plan = bundle.plan
@@ -95,6 +116,7 @@ def make_report(
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
         **_exact(plan, errors),
+        "quality": dict(quality),
         "worst_errors": _worst(plan, errors),
         "output": {"file": path.name, "bytes": bundle.nbytes, "sha256": sha256},
         "seconds": round(seconds, 3),

@@ -16,11 +16,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.tflite_file import TfliteFile
-from gemma_edge.converter.litert_bundle import LitertBundle, PlannedSection
+from gemma_edge.converter.litert_bundle import LitertBundle, PlannedSection, tokenizer_of
 from gemma_edge.converter.metadata import TURN_END, TURN_START, stop_token_ids
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.quantize import QuantError
-from gemma_edge.converter.stream import NO_ROUNDS, Round, Stream
+from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream
 from gemma_edge.runtime.formats import task
 from gemma_edge.runtime.formats.litertlm import SectionKind, SectionSpec
 
@@ -52,6 +52,11 @@ class TaskBundle:
         """Size of the finished file."""
         return self._layout.nbytes
 
+    @property
+    def tokenizer(self) -> bytes:
+        """A serialised SentencePiece model."""
+        return tokenizer_of(self.sections)
+
     def write(
         self,
         file: BinaryIO,
@@ -59,13 +64,14 @@ class TaskBundle:
         identity: Callable[[], str],  # noqa: ARG002  a .task carries no identifier
         on_bytes: Callable[[int], None],
         rounds: Mapping[str, Round] = NO_ROUNDS,
+        look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights, then everything else; returns the errors by tensor name."""
         errors: dict[str, QuantError] = {}
         file.truncate(self.nbytes)
         for section, entry in zip(self.sections, self._layout.entries, strict=True):
             if isinstance(section.content, TfliteFile):
-                stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, entry.begin, rounds)
+                stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, entry.begin, rounds, look)
                 errors |= stream.write(section.content.weights.values(), on_bytes)
                 stream.put(section.content.root(), 0)  # last: it holds the scales measured
             else:

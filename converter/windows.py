@@ -33,11 +33,16 @@ def token_windows(
     Raises TextError, naming the text by `name`, for one of fewer than SHORTEST_TOKENS tokens, TokenizerError as
     sentencepiece_model does.
     """
-    import sentencepiece  # both belong to the extra [litert]
-
     from gemma_edge.converter.tokenizer import sentencepiece_model
 
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(checkpoint, vocabulary_tokens))
+    return windows_of(text, name, sentencepiece_model(checkpoint, vocabulary_tokens), tokens=tokens, count=count)
+
+
+def windows_of(text: str, name: str, tokenizer: bytes, *, tokens: int, count: int) -> NDArray[np.int32]:
+    """The same by a serialised SentencePiece model. Raises TextError."""
+    import sentencepiece  # belongs to the extra [litert]
+
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     ids = np.array(pieces.encode(text), np.int32)
     if len(ids) < SHORTEST_TOKENS:
         raise TextError(f"{name}: found {len(ids)} tokens, expected at least {SHORTEST_TOKENS}; give a longer text")

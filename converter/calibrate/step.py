@@ -20,8 +20,9 @@ from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.recipes import TOWER_ROLES
 from gemma_edge.converter.stream import NO_ROUNDS, Round
-from gemma_edge.converter.target import BUILT_IN_TEXT, CalibrationText, Target
+from gemma_edge.converter.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError
 from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.windows import read_text, token_windows
 
@@ -58,6 +59,18 @@ def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) ->
     with TemporaryFile(dir=directory) as file:
         on_bytes = stage("calibrate", 2 * model.read_bytes(0))
         yield calibrate(source, model, plan.storages, windows, Spool(file), on_bytes)
+
+
+def check_calibration(plan: Plan) -> None:
+    """Raises TargetError where a text was given, and nothing would be rounded for it."""
+    if plan.target.calibration is None:
+        return
+    rounded = (t for t in plan.tensors if t.spec.role is not Role.EMBEDDING and t.spec.role not in TOWER_ROLES)
+    if not any(is_calibrated(tensor.storage) for tensor in rounded):
+        raise TargetError(
+            f"calibrate: recipe {plan.target.recipe.name} has no weights below 8 bits that could be rounded for a "
+            "text; leave --calibrate out"
+        )
 
 
 def calibration_windows(text: CalibrationText, model: Model, source: Checkpoint) -> NDArray[np.integer[Any]]:

@@ -76,9 +76,7 @@ def _column_gains(place: Place, model: Model, source: Checkpoint, stored: Stored
     return _gains(found.T, expected.T)
 
 
-def _some_rows(
-    spec: TensorSpec, source: Checkpoint, stored: StoredWeights
-) -> Iterator[tuple[Float32, Float32]]:
+def _some_rows(spec: TensorSpec, source: Checkpoint, stored: StoredWeights) -> Iterator[tuple[Float32, Float32]]:
     """(the bundle's, the checkpoint's) first rows."""
     stop = min(spec.shape[0], _SAMPLED_ROWS)
     for first, rows in source.rows(spec.source, start=0, stop=stop):

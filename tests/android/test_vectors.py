@@ -66,6 +66,7 @@ def test_the_stored_report_has_the_form_of_todays(tiny_gemma3n: Path, tmp_path: 
     assert old["output"]["file"] == today["output"]["file"] == "tiny.litertlm"
     assert len(old["output"]["sha256"]) == len(today["output"]["sha256"]) == 64
     assert old["footprint"].keys() == today["footprint"].keys()
+    assert old["quality"].keys() == today["quality"].keys()
 
 
 def test_a_shorter_context_needs_what_the_runtime_says(tiny_gemma3n: Path, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class ModelsAdapter(private val context: Context) : BaseAdapter() {
         val inputs = context.inputsOf(stored)
         val report = stored.report ?: return context.getString(R.string.model_detail_unreported, size, inputs)
         val memory = formatBytes(report.footprint.totalBytes)
-        return context.getString(R.string.model_detail, size, inputs, report.contextTokens, memory)
+        val facts = context.getString(R.string.model_detail, size, inputs, report.contextTokens, memory)
+        val quality = report.quality ?: return facts
+        return context.getString(R.string.model_quality, facts, quality.verdict, quality.meaning)
     }
 }

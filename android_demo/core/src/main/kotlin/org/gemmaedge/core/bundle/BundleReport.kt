@@ -7,10 +7,14 @@ import org.gemmaedge.core.json.JsonException
 import org.gemmaedge.core.memory.Footprint
 import org.gemmaedge.core.memory.KvCache
 
+/** What conversion did to the model: "usable", and what that means, in the converter's words (converter/verdict.py). */
+data class BundleQuality(val verdict: String, val meaning: String)
+
 /**
  * What the app uses of the report that convert writes beside a bundle (converter/report.py, `model.litertlm.json`).
  *
- * [profile] is the device profile that the bundle was planned for; [sectionBytes] are in the order of the file.
+ * [profile] is the device profile that the bundle was planned for; [sectionBytes] are in the order of the file;
+ * [quality] is null in a report of a converter that did not measure yet.
  */
 data class BundleReport(
     val target: String,
@@ -22,6 +26,7 @@ data class BundleReport(
     val fileName: String,
     val sizeBytes: Long,
     val sha256: String,
+    val quality: BundleQuality?,
 ) {
     val hasVision: Boolean get() = "tf_lite_vision_encoder" in sectionBytes
     val hasAudio: Boolean get() = "tf_lite_audio_encoder_hw" in sectionBytes
@@ -55,6 +60,7 @@ data class BundleReport(
                 fileName = output["file"].text,
                 sizeBytes = output["bytes"].long,
                 sha256 = sha256,
+                quality = report["quality"].optional { BundleQuality(this["verdict"].text, this["meaning"].text) },
             )
         }
 

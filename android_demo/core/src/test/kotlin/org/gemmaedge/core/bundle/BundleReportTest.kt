@@ -5,6 +5,7 @@ import org.gemmaedge.core.Vectors
 import org.gemmaedge.core.problem
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
+import org.junit.Assert.assertNull
 import org.junit.Test
 
 class BundleReportTest {
@@ -24,6 +25,12 @@ class BundleReportTest {
         assertEquals(json["kv"]["bytes"].long, report.footprint.caches.sumOf { it.sizeBytes })
         assertEquals(json["sections"].items.map { it["name"].text }, report.sectionBytes.keys.toList())
         assertFalse(report.hasVision || report.hasAudio)
+        assertEquals(BundleQuality("good", "replies are as good as the checkpoint's"), report.quality)
+    }
+
+    @Test
+    fun `a report of a converter that did not measure`() {
+        assertNull(BundleReport.parse(text.replace("\"quality\":", "\"another\":")).quality)
     }
 
     @Test
@@ -37,6 +44,7 @@ class BundleReportTest {
             text.replace("\"context_tokens\": 2048", "\"context_tokens\": 64") to "footprint: a prefill of 128 in a context of 64",
             text.replace(Regex("\"prefill_tokens\": \\[[^]]*]"), "\"prefill_tokens\": []") to
                 "prefill_tokens: found none, expected one",
+            text.replace("\"verdict\"", "\"judgement\"") to "quality.verdict: found nothing, expected text",
             text.replace("\"slots\": 192", "\"slots\": 0") to "footprint: a cache of 0 slots",
         )
         for ((wrong, what) in cases) {
