@@ -90,8 +90,11 @@ class Subject:
     def _first_not_finite(self) -> str:
         for layer, rows in sorted(self.cached_rows().items()):
             if not all(np.isfinite(part).all() for part in rows):
-                return f"nor are keys or values from layer {layer} on: it overflows there or in the layer before"
-        return "though all keys and values are: it overflows behind the last layer that has them"
+                before = f"{layer - 1} or {layer}" if layer else "0"
+                return (
+                    f"the first NaN or infinity in the KV cache is layer {layer}'s: the overflow is in layer {before}"
+                )
+        return "and the KV cache is finite: the overflow is after the last layer that has a cache"
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.hub import resolve_checkpoint
 from gemma_edge.converter.lora import MergedCheckpoint, merged
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan import TOWERS, unused
@@ -47,9 +48,9 @@ def verify(
 ) -> Report:
     """Measure what conversion did; the parameters are those of the command line.
 
-    bundle, against: .litertlm files or ONNX directories. lora: the adapter that was merged into the checkpoint. text,
-    tokens: what to read, at most one of them; neither reads the built-in text. limit, window: tokens in all, and in one
-    text.
+    bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
+    the adapter that was merged into the checkpoint. text, tokens: what to read, at most one of them; neither reads the
+    built-in text. limit, window: tokens in all, and in one text.
     Raises GemmaEdgeError, with one line to print, for what keeps it from being measured; a bad bundle is no error.
     """
     started = time.monotonic()
@@ -62,7 +63,7 @@ def verify(
     if text is not None and tokens is not None:
         raise VerifyError("found both a text and a file of tokens, expected one of them; leave one out")
     with PeakSampler(interval_ms=50) as memory, ExitStack() as stack:
-        base = Checkpoint.open(Path(checkpoint))
+        base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
         source = base if lora is None else merged(base, lora)
         model = StreamingModel.open(source)
         _check_source(source, model.model)
@@ -102,7 +103,7 @@ def verify(
         encoders=encoders,
         findings=findings,
         tasks=answers,
-        verdicts=judge(gates, values),
+        gates=judge(gates, values),
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )

@@ -262,9 +262,9 @@ def test_a_checkpoints_own_template_is_what_counts(tiny_gemma3n: Path, val_bin: 
     [  # values of layer 3 can just be held; what its o_proj makes of them cannot
         (
             "layers.3.self_attn.v_proj.weight",
-            "nor are keys or values from layer 4 on: it overflows there or in the",
+            "the first NaN or infinity in the KV cache is layer 4's: the overflow is in layer 3 or 4",
         ),
-        ("norm.weight", "though all keys and values are: it overflows behind the last layer that has them"),
+        ("norm.weight", "and the KV cache is finite: the overflow is after the last layer that has a cache"),
     ],
 )
 def test_a_layer_that_overflows_is_named(
