@@ -327,8 +327,8 @@ def test_the_verdict_is_the_last_word(report: Report, broken: Report) -> None:
     assert _printed(report).endswith("; no known fault found")
     assert _printed(broken) == (
         "not usable: replies are broken (KL 3.2 nats, the checkpoint's most likely token in 27% of positions, "
-        "perplexity x 27.1); no known fault explains it, so it is what storing the weights in so few bits costs: convert to a "
-        "higher precision, or with --calibrate"
+        "perplexity x 27.1); no known fault explains it, so it is what storing the weights in so few bits costs: "
+        "convert to a higher precision, or with --calibrate"
     )
     fault = Finding("wrong chat template", "as trained", "other")
     assert _printed(replace(broken, findings=(fault,))).startswith("1 fault found; not usable by its figures alone: KL")
