@@ -40,7 +40,7 @@ def expected_stops(
     for number in _turn_end(tokenizer, prompts):
         required.setdefault(number, "the chat template, after a reply")
     required = {number: source for number, source in required.items() if 0 <= number < vocab_size}
-    harmless = {tokenizer.added[text] for text in _HARMLESS if text in tokenizer.added}
+    harmless = {number for number in map(tokenizer.find, _HARMLESS) if number is not None}
     return ExpectedStops(required, frozenset(required) | harmless | frozenset(configured))
 
 

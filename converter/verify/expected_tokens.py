@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as proto
 
 from gemma_edge.converter.verify.checkpoint_files import read_object, special_tokens
 from gemma_edge.converter.verify.errors import VerifyError
@@ -69,6 +70,10 @@ class CheckpointTokenizer:
             named_id("eos_token", "<eos>"),
         )
 
+    def find(self, text: str) -> int | None:
+        """The id of a token by its text; None where there is none."""
+        return self.beside_ids.get(text, self.backend.find(text))
+
     def encode(self, text: str) -> list[int]:
         """Without start and end tokens, which a template writes itself."""
         return self.encode_all([text])[0]
@@ -120,9 +125,11 @@ class _Pieces:
             self._processor.Load(str(path))
         except (OSError, RuntimeError) as error:
             raise VerifyError(f"{path}: cannot be read as a SentencePiece model; download the file again") from error
-        numbers = [n for n in range(self._processor.get_piece_size()) if self._processor.is_control(n)]
-        self.added = {str(self._processor.id_to_piece(number)): number for number in numbers}
-        self._control = re.compile("(" + "|".join(map(re.escape, self.added)) + ")") if self.added else None
+        model = proto.ModelProto.FromString(self._processor.serialized_model_proto())
+        kinds = {proto.ModelProto.SentencePiece.CONTROL, proto.ModelProto.SentencePiece.USER_DEFINED}
+        self.added = {piece.piece: number for number, piece in enumerate(model.pieces) if piece.type in kinds}
+        controls = [re.escape(text) for text, number in self.added.items() if self._processor.is_control(number)]
+        self._control = re.compile(f"({'|'.join(controls)})") if controls else None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         if self._control is None:
