@@ -17,6 +17,7 @@ from gemma_edge.converter.verify import dissect
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.html import html_report
 from tests.converter.adapters import write_adapter
+from tests.converter.verify.tuned import CHATML, with_template
 from tests.converter.verify.wrong import CONTEXT_TOKENS, Tensors, bundle_of, copied, faults, rewritten, verified
 
 LAYERS = 8  # of tiny-gemma3n; the last three share keys and values
@@ -207,13 +208,7 @@ def test_an_adapter_that_was_not_merged_is_noticed(tiny_gemma3: Path, val_bin: P
 
 
 def _wrong_template(checkpoint: Path, directory: Path) -> Path:
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n"
-    )
-    wrong = copied(checkpoint, directory)
-    (wrong / "chat_template.jinja").write_text(template)
-    return wrong
+    return with_template(checkpoint, directory, CHATML)
 
 
 def _other_end(checkpoint: Path, directory: Path) -> Path:

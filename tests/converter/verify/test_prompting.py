@@ -204,10 +204,12 @@ def test_a_template_that_rewrites_the_past_is_named(
 
 def test_tools_are_tried_where_the_template_has_them(tiny_gemma3: Path, plain: Path, tmp_path: Path) -> None:
     tools = "{% for t in tools or [] %}{{ t['function']['name'] }}\n{% endfor %}" + GEMMA
-    [finding] = found(with_template(tiny_gemma3, tmp_path / "a", tools), plain)
+    [*_, finding] = found(with_template(tiny_gemma3, tmp_path / "a", tools), plain)
     assert finding.name == "wrong tool prompts"
-    assert finding.evidence.startswith("for tools, after '' the bundle writes '<start_of_turn>system\\ndef get_time(")
-    assert names(with_template(tiny_gemma3, tmp_path / "b", GEMMA), plain) == []
+    assert finding.evidence.startswith(
+        "for tools, after '' the bundle writes '<start_of_turn>system\\ndef get_ti', the c"
+    )
+    assert "wrong tool prompts" not in names(with_template(tiny_gemma3, tmp_path / "b", GEMMA), plain)
 
 
 # ------------------------------------------------------------ stop tokens
