@@ -3,6 +3,10 @@
 LiteRT's CPU kernels (XNNPACK's qd8-f32-qc8w, -qc4w and -qb4w) choose a scale and a zero point for each row of inputs,
 such that zero, the least and the largest value are among the 256 levels. Source: XNNPACK,
 `xnn_f32_qd8_asymmetric_quantization_params` in src/operator-utils.c.
+
+ONNX Runtime's MatMulNBits with accuracy level 4 (MLAS) has a scale for each block of a row, as wide as the weight's
+blocks, and no zero point: the largest absolute value becomes 127. Source: onnxruntime,
+`QuantizeARow_CompInt8` in core/mlas/lib/sqnbitgemm_kernel_*.
 """
 
 import numpy as np
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 
+_MATMUL_LARGEST = np.float32(127)
 _LOWEST, _HIGHEST = np.float32(-128), np.float32(127)
 
 
@@ -27,3 +32,14 @@ def round_tokens(x: Float32) -> Float32:
     np.clip(rounded, _LOWEST - zero, _HIGHEST - zero, out=rounded)
     rounded /= steps
     return rounded
+
+
+def round_blocks(x: Float32, block: int) -> Float32:
+    """`x` [N, K] as MatMulNBits sees it, a new array: each `block` columns of a row on 255 levels of their own."""
+    groups = x.reshape(-1, block)  # [N, K] -> [N * K / block, block]
+    largest = np.abs(groups).max(axis=1, keepdims=True)
+    steps = np.where(largest > 0, _MATMUL_LARGEST / np.maximum(largest, np.float32(1e-30)), np.float32(1))
+    rounded: Float32 = groups * steps
+    np.rint(rounded, out=rounded)
+    rounded /= steps
+    return rounded.reshape(x.shape)

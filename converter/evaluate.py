@@ -70,7 +70,7 @@ class StreamingModel:
 
     def head_bytes(self, tokens: int) -> int:
         """The share of `logits`."""
-        return 2 * -(-tokens // self.logit_rows) * self._head.weight.values
+        return 2 * -(-tokens // self.logit_rows) * self.head.weight.values
 
     def run(self, windows: NDArray[np.integer[Any]], hooks: Hooks = NO_HOOKS) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, logits float32 [n, V]) for the B * T rows of `windows` [B, T], each a text of its own."""
@@ -107,11 +107,11 @@ class StreamingModel:
     def logits(self, hidden: Float32, hooks: Hooks = NO_HOOKS) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, logits [n, V]) for rows of `hidden` [N, D]; the head is read once for every block."""
         if hooks.on_linear is not None:
-            hooks.on_linear(self._head.weight.name, hidden)
+            hooks.on_linear(self.head.weight.name, hidden)
             hooks = replace(hooks, on_linear=None)
         for first in range(0, len(hidden), self.logit_rows):
             machine = Machine(self._checkpoint, hooks, tokens=1)
-            machine.values[self._head.x] = hidden[None, first : first + self.logit_rows]
+            machine.values[self.head.x] = hidden[None, first : first + self.logit_rows]
             for op, finished in zip(self._tail, self._last_reads[len(self._body) :], strict=True):
                 machine.step(op)
                 machine.forget(finished)
@@ -125,25 +125,36 @@ class StreamingModel:
         runs: rows of `hidden` [N, D], and what to put in place of the head's weights. The head is read once for all.
         """
         machine = Machine(self._checkpoint, NO_HOOKS, tokens=1)
-        name = self._head.weight.name
+        name = self.head.weight.name
         runs = [(x if hooks.inputs is None else hooks.inputs(name, x), hooks) for x, hooks in runs]
 
         def columns(first: int, rows: Float32) -> Iterator[Float32]:
             for hidden, hooks in runs:
                 used = rows if hooks.weights is None else hooks.weights(name, first, rows)
-                machine.values = {self._head.out: hidden @ used.T}
-                for op in self._tail[1:]:
-                    assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone
-                    machine.step(op)
-                yield machine.values[self.graph.outputs["logits"]]
+                yield self.logits_of(hidden @ used.T)
 
-        for first, rows in machine.rows(self._head.weight):
+        for first, rows in machine.rows(self.head.weight):
             yield first, columns(first, rows)
             if on_bytes is not None:
                 on_bytes(2 * rows.size)
 
+    def logits_of(self, products: Float32) -> Float32:
+        """Logits [N, n] of some of the vocabulary, from what the head's rows of these tokens give."""
+        machine = Machine(self._checkpoint, NO_HOOKS, tokens=1)
+        machine.values = {self.head.out: products}
+        for op in self._tail[1:]:
+            assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone
+            machine.step(op)
+        return machine.values[self.graph.outputs["logits"]]
+
     @property
-    def _head(self) -> ir.Linear:
+    def linears(self) -> list[ir.Linear]:
+        """In the order in which a walk comes to them; the last is the head."""
+        return [op for op in (*self._body, self.head) if isinstance(op, ir.Linear)]
+
+    @property
+    def head(self) -> ir.Linear:
+        """What turns `hidden` into logits, but for a soft-cap."""
         head = self._tail[0]
         assert isinstance(head, ir.Linear)
         return head
@@ -185,14 +196,27 @@ class Walk:
         """Run one op; its value, [B, T, ...]."""
         op = self.model._body[self.position]
         result = self.machine.step(op)
+        self._go_on()
+        return op.out, result
+
+    @property
+    def next_op(self) -> ir.Op | None:
+        """What `step` would run; None where the head is next."""
+        return self.model._body[self.position] if self.position < len(self.model._body) else None
+
+    def give(self, result: Float32) -> None:
+        """Take what the next op gives, [B, T, ...], from somebody who has computed it."""
+        self.machine.values[self.model._body[self.position].out] = result
+        self._go_on()
+
+    def _go_on(self) -> None:
         self.machine.forget(self.model._last_reads[self.position])
         self.position += 1
-        return op.out, result
 
     def finish(self) -> Float32:
         """Run all ops that are left; what the head multiplies, [B * T, D]."""
         self.advance(len(self.model._body))
-        hidden: Float32 = self.machine.values[self.model._head.x]
+        hidden: Float32 = self.machine.values[self.model.head.x]
         return hidden.reshape(-1, hidden.shape[-1])
 
     def advance(self, position: int) -> None:

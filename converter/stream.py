@@ -31,6 +31,9 @@ Chunks: TypeAlias = Iterator[tuple[int, NDArray[np.float32]]]
 Round: TypeAlias = Callable[[int, NDArray[np.float32]], Quantized]
 """(first row, final float32 rows [n, k]) -> how they are stored. Called from several threads."""
 
+Look: TypeAlias = Callable[[str, int, NDArray[np.float32], Quantized], None]
+"""Called with (name, first row, final float32 rows, how they are stored) of every chunk, from several threads."""
+
 NO_ROUNDS: Mapping[str, Round] = MappingProxyType({})
 
 
@@ -38,7 +41,7 @@ NO_ROUNDS: Mapping[str, Round] = MappingProxyType({})
 class Stream:
     """Weights on their way into `file`, where what they belong to (a section, a data file) begins at byte `begin`.
 
-    rounds: by name, for tensors that are not rounded each value for itself; see calibrate/.
+    rounds: by name, for tensors that are not rounded each value for itself; see calibrate/. look: for whoever measures.
     """
 
     checkpoint: Checkpoint
@@ -47,6 +50,7 @@ class Stream:
     file: BinaryIO
     begin: int
     rounds: Mapping[str, Round] = field(default_factory=lambda: NO_ROUNDS)
+    look: Look | None = None
 
     def write(self, weights: Iterable[Placed], on_bytes: Callable[[int], None]) -> dict[str, QuantError]:
         """Write every weight; errors by tensor name.
@@ -110,6 +114,8 @@ class Stream:
             except QuantizeError as error:
                 raise QuantizeError(f"{spec.source}: {error}") from error
             placed.put(row, stored, self.put)
+            if self.look is not None:
+                self.look(spec.name, row, values, stored)
             total += stored.error
             on_bytes(values.size * 2)
         return total

@@ -12,6 +12,7 @@ from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks, Substitute
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.recipes import Storage
+from gemma_edge.converter.softmax_sums import SoftmaxSums
 from gemma_edge.converter.stream import NO_ROUNDS, Round
 from gemma_edge.converter.tensors import Role
 
@@ -60,7 +61,7 @@ def divergences(
     KL is a sum over the vocabulary, taken stretch by stretch: no row of logits is ever whole, the head is read once.
     on_bytes: `model.head_bytes(1)` in total.
     """
-    expected, *others = (_Softmax.of_nothing(len(exact)) for _ in range(1 + len(found)))
+    expected, *others = (SoftmaxSums.of_nothing(len(exact)) for _ in range(1 + len(found)))
     drifts = np.zeros((len(found), len(exact)))  # sum of exp(a) (a - b), for logits a as expected and b as found
     for first, columns in model.logit_columns([(exact, NO_HOOKS), *found], on_bytes):
         logits = next(columns)
@@ -74,40 +75,6 @@ def divergences(
         Divergence(float(each.mean()), float((other.top == expected.top).mean()))
         for each, other in zip(kl, others, strict=True)
     ]
-
-
-@dataclass
-class _Softmax:
-    """The largest logit of each row so far, which it is, and the sum of exp(logit - largest), all [N].
-
-    Milakov and Gimelshein, arXiv 1805.02867.
-    """
-
-    largest: NDArray[np.float32]
-    top: NDArray[np.intp]
-    total: NDArray[np.float64]
-
-    @classmethod
-    def of_nothing(cls, rows: int) -> Self:
-        return cls(np.full(rows, -np.inf, np.float32), np.zeros(rows, np.intp), np.zeros(rows))
-
-    def add(self, first: int, logits: Float32) -> tuple[Float32, Float32]:
-        """Of logits [N, n] from token `first` on. Returns what earlier sums shrink by, and exp(logit - largest)."""
-        best = logits.argmax(-1)
-        value = logits[np.arange(len(logits)), best]
-        self.top = np.where(value > self.largest, first + best, self.top)
-        largest = np.maximum(value, self.largest)
-        shrunk = np.exp(self.largest - largest)
-        weights: Float32 = np.exp(logits - largest[:, np.newaxis])
-        self.total = self.total * shrunk + weights.sum(-1, dtype=np.float64)
-        self.largest = largest
-        return shrunk, weights
-
-    @property
-    def log(self) -> NDArray[np.float64]:
-        """The logarithm of the sum of exp(logit)."""
-        log: NDArray[np.float64] = np.log(self.total) + self.largest.astype(np.float64)
-        return log
 
 
 @dataclass
