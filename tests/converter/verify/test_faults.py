@@ -13,7 +13,6 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.graph import Graph, KVCache, Value
 from gemma_edge.converter.models import blocks, gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
-from gemma_edge.converter.verify import dissect
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.html import html_report
 from tests.converter.adapters import write_adapter
@@ -116,7 +115,7 @@ def test_a_bundle_of_another_project_is_judged_by_its_logits(
     def shifted(tensors: Tensors) -> Tensors:
         return {key: values - np.float32(1) * key.endswith("norm.weight") for key, values in tensors.items()}
 
-    monkeypatch.setattr(dissect, "_readable", lambda _stored, _model: None)
+    monkeypatch.setattr("gemma_edge.converter.verify.verify.readable_weights", lambda _model, _subject: None)
     right = verified(bundle_of(copied(tiny_gemma3, tmp_path / "right")), tiny_gemma3, val_bin)
     assert (faults(right), right.tensors, right.weights_kl) == ([], (), None)
     assert all(layer.output is None and layer.keys is not None for layer in right.layers)
