@@ -29,7 +29,7 @@ class ReportError(GemmaEdgeError):
 @click.option("--gate", default="", metavar="GATES", help="Bounds, such as kl<=0.02,top1>=0.95,ppl<=1.02.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines: prompt, and expect or json.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the confidence intervals.")
-@click.option("--threads", type=int, help="Cores for the bundle.  [default: at most 4]")
+@click.option("--threads", type=int, help="Cores for the bundle.  [default: half of them, at most 4]")
 @click.option("--cache-dir", help="Folder for packed weights.  [default: ~/.cache/gemma-edge]")
 @click.option("--html", type=click.Path(path_type=Path), help="Write an HTML report with plots to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.verify.blas import spare_cores
 from gemma_edge.converter.verify.decoding import Decoding
 from gemma_edge.converter.verify.diagnose import Sample
 from gemma_edge.converter.verify.layers import Comparison, Meter, compare_layers, weights_kl
@@ -19,6 +20,7 @@ from gemma_edge.converter.verify.stored import StoredWeights
 from gemma_edge.converter.verify.subject import Subject
 from gemma_edge.converter.verify.text import Windows
 from gemma_edge.converter.verify.walks import Walks
+from gemma_edge.runtime.settings import usable_cores
 
 Float32 = NDArray[np.float32]
 
@@ -67,7 +69,11 @@ def read(
     sample = sample_tokens(windows, vocab_size)
     meter = None if stored is None else Meter(stored, model.graph.tensors)
     walks = Walks(source, model, meter, sample, on_bytes)
-    with Decoding(subjects, windows, len(sample), vocab_size, lambda: on_token(per_token)) as decoding:
+    taken = max(subject.decoder_threads for subject in subjects)
+    with (
+        Decoding(subjects, windows, len(sample), vocab_size, lambda: on_token(per_token)) as decoding,
+        spare_cores(usable_cores(), taken),
+    ):
         walked = walks.body(windows)
         sheets = _Sheets(windows, subjects)
         found = decoding.rows()

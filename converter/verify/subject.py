@@ -18,7 +18,7 @@ from gemma_edge.runtime.model import TextModel
 from gemma_edge.runtime.placement import cache_folder
 from gemma_edge.runtime.sampler import SamplerConfig
 from gemma_edge.runtime.sequence import TokenSequence
-from gemma_edge.runtime.settings import default_threads
+from gemma_edge.runtime.settings import default_threads, usable_cores
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.executors.onnx import OnnxExecutor
@@ -36,7 +36,8 @@ class Subject:
         self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
         self.text_model = TextModel(self.bundle)
         self.folder = folder = cache_folder(cache_dir, path, prefer_disk=True)  # of packed weights
-        self.threads = threads = threads or default_threads(None)
+        self.threads = threads or default_threads(None)
+        self.decoder_threads = threads = threads or max(1, min(self.threads, usable_cores() // 2))
         self._executor: LitertExecutor | OnnxExecutor
         if isinstance(self.bundle, OnnxDirectory):
             self._executor = _onnx_executor(self.bundle, threads, folder, self.text_model.metadata.max_num_tokens)
