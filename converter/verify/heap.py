@@ -19,8 +19,8 @@ _USUAL_BYTES: Final = 128 << 10  # mallopt(3)
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Until the end of the block; then all that is free goes back. Where malloc is not glibc's, nothing is done."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    libc = _glibc()
+    if libc is None:
         yield
         return
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST_BYTES)
@@ -31,3 +31,14 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, _USUAL_BYTES)
         libc.mallopt(_TRIM_THRESHOLD, _USUAL_BYTES)
         libc.malloc_trim(0)
+
+
+def give_back() -> None:
+    """What is free now: something large of another kind comes next."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -13,6 +13,7 @@ from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.verify.blas import spare_cores
 from gemma_edge.converter.verify.decoding import Decoding
 from gemma_edge.converter.verify.diagnose import Sample
+from gemma_edge.converter.verify.heap import give_back
 from gemma_edge.converter.verify.layers import Comparison, Meter, compare_layers, weights_kl
 from gemma_edge.converter.verify.report import Prediction, WorstToken
 from gemma_edge.converter.verify.scores import Scores, TokenScore, log_softmax, score_token, top_tokens
@@ -75,6 +76,7 @@ def read(
         spare_cores(usable_cores(), taken),
     ):
         walked = walks.body(windows)
+        give_back()  # a layer's activations: blocks of logits follow
         sheets = _Sheets(windows, subjects)
         found = decoding.rows()
         for first, logits, own in walks.head(walked, block):
