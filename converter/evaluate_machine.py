@@ -28,6 +28,9 @@ Substitute = Callable[[str, int, Float32], Float32]
 
 The memory of the rows is reused for the next block: copy what shall last."""
 
+Read = Callable[[TensorSpec, int, int | None], Iterator[tuple[int, Float32]]]
+"""(weight, first row, row after the last) -> as Machine.rows yields, or (0, vector [n]), in the checkpoint's stead."""
+
 Inputs = Callable[[str, Float32], Float32]
 """(a linear layer's weight name, its inputs [N, K]) -> what it multiplies in their place, of the same shape."""
 
@@ -52,6 +55,7 @@ class Hooks:
     weights: Substitute | None = None
     on_bytes: OnBytes | None = None  # after every n bytes of weights, as in progress.Stage
     inputs: Inputs | None = None  # such as activations.round_tokens, where kernels take int8
+    read: Read | None = None  # where the checkpoint's own values are not needed: it is not opened then
 
 
 NO_HOOKS = Hooks()
@@ -97,6 +101,9 @@ class Machine:
 
     def rows(self, spec: TensorSpec, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, folded rows [n, K]) for rows [start, stop) of a weight, or what stands in its place."""
+        if self._hooks.read is not None:
+            yield from self._hooks.read(spec, start, stop)
+            return
         for first, stored in self._checkpoint.rows(spec.source, _WEIGHT_BLOCK_BYTES, start, stop):
             rows = spec.fold(stored, first)
             yield first, rows if self._hooks.weights is None else self._hooks.weights(spec.name, first, rows)
@@ -144,6 +151,10 @@ class Machine:
         return result
 
     def _vector(self, spec: TensorSpec) -> Float32:
+        if self._hooks.read is not None:
+            [(_, values)] = self._hooks.read(spec, 0, None)
+            self._report(values)
+            return values
         values = spec.fold(self._checkpoint.read(spec.source))
         self._report(values)
         return values if self._hooks.weights is None else self._hooks.weights(spec.name, 0, values)

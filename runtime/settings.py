@@ -93,8 +93,9 @@ def _fit(
 
 def default_threads(device: DeviceProfile | None) -> int:
     """The cores this process may use and the device has, at most 4."""
-    return min(_DEFAULT_THREADS, _usable_cores(), *([device.cores] if device else []))
+    return min(_DEFAULT_THREADS, usable_cores(), *([device.cores] if device else []))
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

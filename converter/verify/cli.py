@@ -16,30 +16,34 @@ class ReportError(GemmaEdgeError):
 @click.command("verify")
 @click.argument("bundle", type=click.Path())
 @click.option(
-    "--checkpoint", required=True, type=click.Path(), help="The Hugging Face directory or GGUF file it was made from."
+    "--checkpoint",
+    required=True,
+    metavar="CHECKPOINT",
+    help="What it was made from: a directory, a GGUF file or a hub id.",
 )
 @click.option("--text", type=click.Path(path_type=Path), help="A text file to read.  [default: a built-in text]")
 @click.option(
     "--tokens", type=click.Path(path_type=Path), help="Token ids to read: little-endian uint16 (.u32: uint32)."
 )
-@click.option("--limit", default=1024, show_default=True, help="Tokens to read at most.")
-@click.option("--window", default=256, show_default=True, help="Tokens that are one text.")
+@click.option("--limit", default=1024, show_default=True, help="Tokens to read, at most.")
+@click.option("--window", default=256, show_default=True, help="Tokens per independent window.")
 @click.option("--against", type=click.Path(), help="A second bundle, measured on the same text.")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter that was merged into the checkpoint.")
-@click.option("--gate", default="", metavar="GATES", help="Bounds to keep, such as kl<=0.02,top1>=0.95,ppl<=1.02.")
+@click.option("--gate", default="", metavar="GATES", help="Bounds, such as kl<=0.02,top1>=0.95,ppl<=1.02.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines: prompt, and expect or json.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--threads", type=int, help="Cores for the bundle.  [default: at most 4]")
-@click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report with pictures there.")
+@click.option("--seed", default=0, show_default=True, help="Random seed for the confidence intervals.")
+@click.option("--threads", type=int, help="Cores for the bundle.  [default: half of them, at most 4]")
+@click.option("--cache-dir", help="Folder for packed weights.  [default: ~/.cache/gemma-edge]")
+@click.option("--html", type=click.Path(path_type=Path), help="Write an HTML report with plots to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
     """Measure what conversion did to a model, and name known faults.
 
-    The checkpoint is evaluated in numpy, one weight in memory at a time. Exit status 1: a gate is not kept, or a fault
-    was found.
+    The checkpoint is evaluated in numpy, one weight in memory at a time. Exit status 1: a fault was found, a gate
+    failed, or, where no gates are given, the bundle is not usable.
     """
     from gemma_edge.converter.progress import bars
+    from gemma_edge.converter.verdict import Verdict
     from gemma_edge.converter.verify.html import html_report
     from gemma_edge.converter.verify.verify import verify
 
@@ -55,9 +59,11 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
         report.print(Console())
     for finding in report.findings:
         click.echo(f"fault: {finding.name}: {finding.evidence}", err=True)
-    for verdict in report.verdicts:
-        if not verdict.holds:
-            click.echo(str(verdict), err=True)
+    for gate in report.gates:
+        if not gate.holds:
+            click.echo(str(gate), err=True)
+    if report.verdict is Verdict.NOT_USABLE and not report.gates:
+        click.echo(report.told, err=True)
     if html is not None:  # at the end: what was measured is told, whether the page can be written or not
         _write(html, html_report(report))
     if not report.passed:

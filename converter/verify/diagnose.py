@@ -1,6 +1,6 @@
 """Which known fault explains what the bundle computed: try each, and see whether the logits then agree."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,16 @@ class Sample:
     tokens: Sequence[int]
     logits: Float32
 
+    def distance(self, blocks: Iterable[tuple[int, Float32]]) -> float:
+        """Mean squared difference of logits, (first row, [n, V]) at a time, as a share of the bundle's mean square."""
+        total = size = 0.0
+        for first, logits in blocks:
+            for row, found in enumerate(logits, first):
+                difference = found - self.logits[row]
+                total += float(np.dot(difference, difference))
+                size += float(np.dot(self.logits[row], self.logits[row]))
+        return total / size
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -48,21 +58,20 @@ class Diagnosis:
         self._checkpoint = checkpoint
         self._stored = stored
         self._sample = sample
-        self._size = float(np.mean(np.square(sample.logits, dtype=np.float64)))
 
     @property
     def faults(self) -> tuple[Fault, ...]:
         """What is tried. With the bundle's own weights a wrong norm is in both computations: see offset_norms."""
         return GRAPH_FAULTS if self._stored is not None else (*GRAPH_FAULTS, WRONG_NORMS)
 
-    def find(self, model: Model, hidden: Float32, on_bytes: OnBytes) -> Explanation:
+    def find(self, model: Model, hidden: Float32, left: float, on_bytes: OnBytes) -> Explanation:
         """The faults whose sum explains the bundle best; none where nothing is to explain.
 
-        hidden: what the right computation gives to the head, [T, D], with the same weights. on_bytes: as in Hooks.
+        hidden: what the right computation gives to the head, [T, D], with the same weights. left: how far the logits
+        are that follow from it. on_bytes: as in Hooks.
         """
         findings: list[Finding] = []
         rest = list(self.faults)
-        left = self._distance(model, hidden, on_bytes)
         while left > _NOTHING:
             best = min(self._tried(rest, model, hidden, on_bytes), key=lambda trial: trial.left, default=None)
             if best is None or best.left > _EXPLAINED * left:
@@ -83,7 +92,7 @@ class Diagnosis:
             (fault, StreamingModel(self._checkpoint, m)) for fault, m in self._candidates(self.faults, model)
         ]
         bodies = sum(evaluated.body_bytes for fault, evaluated in evaluations if not fault.after_head)
-        return bodies + (1 + len(evaluations)) * StreamingModel(self._checkpoint, model).head_bytes(tokens)
+        return bodies + len(evaluations) * StreamingModel(self._checkpoint, model).head_bytes(tokens)
 
     def _tried(self, faults: Sequence[Fault], model: Model, hidden: Float32, on_bytes: OnBytes) -> Iterator["_Trial"]:
         for fault, altered in self._candidates(faults, model):
@@ -95,15 +104,11 @@ class Diagnosis:
             yield _Trial(fault, altered, own, self._distance(altered, own, on_bytes))
 
     def _distance(self, model: Model, hidden: Float32, on_bytes: OnBytes) -> float:
-        """Mean squared difference of the logits, as a share of the bundle's mean squared logits."""
-        total = 0.0
-        for first, logits in StreamingModel(self._checkpoint, model).logits(hidden, self._hooks(on_bytes)):
-            difference = np.subtract(logits, self._sample.logits[first : first + len(logits)], out=logits)
-            total += float(np.sum(np.square(difference, out=difference), dtype=np.float64))
-        return total / self._sample.logits.size / self._size
+        model_logits = StreamingModel(self._checkpoint, model).logits(hidden, self._hooks(on_bytes))
+        return self._sample.distance(model_logits)
 
     def _hooks(self, on_bytes: OnBytes) -> Hooks:
-        return Hooks(weights=None if self._stored is None else self._stored.substitute, on_bytes=on_bytes)
+        return Hooks(read=None if self._stored is None else self._stored.read, on_bytes=on_bytes)
 
     def _candidates(self, faults: Sequence[Fault], model: Model) -> Iterator[tuple[Fault, Model]]:
         shortest = min((layer.window for layer in model.config.attention if layer.window), default=0)

@@ -41,7 +41,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """A gate and what was found."""
 
     gate: Gate
@@ -52,7 +52,7 @@ class Verdict:
         return self.gate.holds(self.value)
 
     def __str__(self) -> str:
-        return f"gate {self.gate}: {'kept' if self.holds else 'FAILED'}, found {self.value:.6g}"
+        return f"gate {self.gate}: {'passed' if self.holds else 'FAILED'} ({self.value:.6g})"
 
 
 def parse_gates(text: str, *, with_tasks: bool) -> tuple[Gate, ...]:
@@ -76,6 +76,6 @@ def parse_gates(text: str, *, with_tasks: bool) -> tuple[Gate, ...]:
     return tuple(gates)
 
 
-def judge(gates: tuple[Gate, ...], values: Mapping[str, float]) -> tuple[Verdict, ...]:
+def judge(gates: tuple[Gate, ...], values: Mapping[str, float]) -> tuple[GateResult, ...]:
     """Every gate with its value."""
-    return tuple(Verdict(gate, values[gate.metric]) for gate in gates)
+    return tuple(GateResult(gate, values[gate.metric]) for gate in gates)

@@ -22,9 +22,10 @@ _LOWEST_KL = 1e-6
 
 def html_report(report: Report) -> str:
     """The whole page."""
-    verdict = '<span class="good">passed</span>' if report.passed else '<span class="bad">failed</span>'
+    outcome = '<span class="good">passed</span>' if report.passed else '<span class="bad">failed</span>'
     parts = [
-        f"<h1>{escape(report.bundle.name)}: {verdict}</h1>",
+        f"<h1>{escape(report.bundle.name)}: {outcome}</h1>",
+        f"<p><strong>{escape(report.told)}.</strong></p>",
         f"<p>Against the checkpoint {escape(report.checkpoint)}, {report.windows * report.window_tokens} tokens in "
         f"{report.windows} windows; {report.seconds:.1f} s, peak anonymous memory "
         f"{format_bytes(report.peak_anon_bytes)}. Intervals hold with 95 % confidence.</p>",
@@ -49,8 +50,8 @@ def _findings(report: Report) -> str:
         f'<li><span class="bad">{escape(f.name)}</span>: {escape(f.evidence)}. {escape(f.meaning)}.</li>'
         for f in report.findings
     ]
-    rows += [f'<li><span class="{"good" if v.holds else "bad"}">{escape(str(v))}</span></li>' for v in report.verdicts]
-    return f"<ul>{''.join(rows)}</ul>" if rows else "<p>No known fault found.</p>"
+    rows += [f'<li><span class="{"good" if g.holds else "bad"}">{escape(str(g))}</span></li>' for g in report.gates]
+    return f"<ul>{''.join(rows)}</ul>" if rows else ""
 
 
 def _metrics(report: Report) -> str:

@@ -1,6 +1,6 @@
 """Layer by layer: the checkpoint, what the bundle's weights should give, and what the bundle really gave.
 
-Three computations of the same few tokens:
+Three computations of the same few tokens (see walks.py for the first two):
 - the checkpoint, in numpy: the reference;
 - the same graph in numpy with the bundle's own weights, dequantized: beside the reference, it shows what storing the
   weights cost, in every weight and after every layer;
@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import Hooks
-from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.converter.verify.likeness import Likeness, LikenessSums
 from gemma_edge.converter.verify.scores import log_softmax
 from gemma_edge.converter.verify.stored import StoredWeights
 from gemma_edge.converter.verify.subject import CachedRows
+from gemma_edge.converter.verify.walks import Walked
 
 Float32 = NDArray[np.float32]
 
@@ -76,65 +74,31 @@ class LayerReport:
 class Comparison:
     """What was found. offset_norms: norms that are off by exactly the one that a family stores its norms without.
 
-    hidden: what the head multiplies, [T, D], with the bundle's weights, if they can be read.
     weights_kl: mean KL(checkpoint || the same graph with the bundle's weights); None where they cannot be read.
     """
 
     tensors: tuple[TensorReport, ...]
     layers: tuple[LayerReport, ...]
     offset_norms: tuple[str, ...]
-    hidden: Float32
     weights_kl: float | None
 
 
-def compare_layers(
-    model: StreamingModel, stored: StoredWeights | None, tokens: Sequence[int], cached: CachedRows, on_bytes: OnBytes
-) -> Comparison:
-    """Walk both computations side by side over one text, so that no layer's values outlive the next.
-
-    cached: what the runtime wrote for the same text. on_bytes: as in Hooks, for both.
-    """
-    windows = np.array([tokens], np.int64)
-    meter = None if stored is None else _Meter(stored, model.graph.tensors)
-    reference = model.trace(windows, Hooks(on_bytes=on_bytes))
-    ours = None if meter is None else model.trace(windows, Hooks(weights=meter, on_bytes=on_bytes))
-    places = {value: ("output", layer) for layer, value in model.graph.layers.items()}
-    for layer, cache in model.graph.caches.items():
-        places |= {cache.k: ("keys", layer), cache.v: ("values", layer)}
-    found: dict[tuple[str, int], Likeness] = {}
-    for value, expected in reference:
-        own = expected if ours is None else next(ours)[1]
-        if value in places:
-            part, layer = places[value]
-            if part == "output":
-                if ours is not None:
-                    found["output", layer] = Likeness.between(expected, own)
-            elif layer in cached:
-                rows = cached[layer][part == "values"]  # the last n positions
-                if len(rows):
-                    found[part, layer] = Likeness.between(own[0][-len(rows) :], rows)
-        last, last_own = expected, own
-    hidden = last_own.reshape(-1, last.shape[-1])
-    weights_kl = None
-    if meter is not None:  # before its reports: the head is a weight too
-        weights_kl = _weights_kl(model, meter, last.reshape(-1, last.shape[-1]), hidden, on_bytes)
-    return Comparison(
-        () if meter is None else meter.reports(),
-        tuple(layer_reports(sorted(model.graph.layers), found)),
-        () if meter is None else tuple(meter.offset_norms),
-        hidden,
-        weights_kl,
-    )
+def compare_layers(walked: Walked, cached: CachedRows) -> tuple[LayerReport, ...]:
+    """cached: what the runtime wrote for the tokens of the sample, of each layer the last n positions."""
+    found = {("output", layer): likeness for layer, likeness in walked.outputs.items()}
+    for layer in walked.caches.keys() & cached.keys():
+        for part, values, rows in zip(("keys", "values"), walked.caches[layer], cached[layer], strict=True):
+            if len(rows):
+                found[part, layer] = Likeness.between(values[-len(rows) :], rows)
+    return tuple(layer_reports(sorted(walked.layers), found))
 
 
-def _weights_kl(model: StreamingModel, meter: "_Meter", expected: Float32, own: Float32, on_bytes: OnBytes) -> float:
-    """Of what the head makes of both, [T, D]."""
+def weights_kl(expected: Float32, own: Float32) -> float:
+    """Mean KL of logits [S, V]."""
     total = 0.0
-    reference = model.logits(expected, Hooks(on_bytes=on_bytes))
-    ours = model.logits(own, Hooks(weights=meter, on_bytes=on_bytes))
-    for (_, right), (_, found) in zip(reference, ours, strict=True):
-        for p, q in zip(map(log_softmax, right), map(log_softmax, found), strict=True):
-            total += float(np.exp(p) @ (p - q))
+    for right, found in zip(expected, own, strict=True):
+        p, q = log_softmax(right), log_softmax(found)
+        total += float(np.exp(p) @ (p - q))
     return max(0.0, total / len(own))
 
 
@@ -149,7 +113,7 @@ def layer_reports(layers: Sequence[int], found: Mapping[tuple[str, int], Likenes
         yield LayerReport(layer, *parts, departs=departs)
 
 
-class _Meter:
+class Meter:
     """evaluate.Substitute that hands out the bundle's weights and measures them on the way."""
 
     def __init__(self, stored: StoredWeights, specs: Mapping[str, TensorSpec]) -> None:

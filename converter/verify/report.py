@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gemma_edge.converter.verdict import Verdict, verdict_of
 from gemma_edge.converter.verify.encoders import EncoderScore
 from gemma_edge.converter.verify.faults import Finding
-from gemma_edge.converter.verify.gates import METRICS, Verdict
+from gemma_edge.converter.verify.gates import METRICS, GateResult
 from gemma_edge.converter.verify.layers import LayerReport, TensorReport
 from gemma_edge.converter.verify.likeness import Likeness
 from gemma_edge.converter.verify.scores import Metric
@@ -71,27 +72,54 @@ class Report:
     encoders: tuple[EncoderScore, ...]  # of the bundle's images and sound, on random ones
     findings: tuple[Finding, ...]
     tasks: tuple[TaskResult, ...]
-    verdicts: tuple[Verdict, ...]
+    gates: tuple[GateResult, ...]
     seconds: float
     peak_anon_bytes: int
 
     @property
     def passed(self) -> bool:
-        """No fault found, every gate kept."""
-        return not self.findings and all(verdict.holds for verdict in self.verdicts)
+        """No fault found, and every gate passed; without gates, the verdict is not "not usable"."""
+        is_enough = all(gate.holds for gate in self.gates) if self.gates else self.verdict is not Verdict.NOT_USABLE
+        return is_enough and not self.findings
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the figures mean, for people; by the same bounds as `convert`."""
+        metrics = self.bundle.metrics
+        return verdict_of(metrics["kl"].value, metrics["top1"].value, metrics["ppl"].value)
+
+    @property
+    def told(self) -> str:
+        """The verdict and its reason in one sentence, as the last word on a bundle."""
+        count, verdict = len(self.findings), self.verdict
+        metrics = self.bundle.metrics
+        figures = (
+            f"KL {metrics['kl'].value:.2g} nats, the checkpoint's most likely token in {metrics['top1'].value:.0%} of "
+            f"positions, perplexity x {metrics['ppl'].value:.3g}"
+        )
+        if count:
+            return f"{count} fault{'s' * (count != 1)} found; {verdict} by its figures alone: {figures}"
+        if verdict is Verdict.NOT_USABLE:
+            return (
+                f"{verdict}: {verdict.meaning} ({figures}); no known fault explains it, so it is what storing the "
+                "weights in so few bits costs: convert to a higher precision, or with --calibrate"
+            )
+        return f"{verdict}: {verdict.meaning} ({figures}); no known fault found"
 
     def values(self) -> dict[str, Any]:
         """As JSON; what is infinite is null."""
         values = asdict(self) | {
             "passed": self.passed,
+            "verdict": self.verdict,
+            "verdict_means": self.verdict.meaning,
             "layers": [_layer_values(layer) for layer in self.layers],
             "tensors": [asdict(tensor) | {"differs": tensor.differs} for tensor in self.tensors],
-            "verdicts": [
+            "gates": [
                 {
-                    "gate": str(v.gate), "metric": v.gate.metric, "relation": v.gate.relation,
-                    "bound": v.gate.bound, "value": v.value, "holds": v.holds,
+                    "gate": str(g.gate), "metric": g.gate.metric, "relation": g.gate.relation,
+                    "bound": g.gate.bound, "value": g.value, "holds": g.holds,
                 }
-                for v in self.verdicts
+                for g in self.gates
             ],
         }  # fmt: skip
         finite: dict[str, Any] = _finite(values)
@@ -125,14 +153,12 @@ class Report:
         for finding in self.findings:
             told = escape(f"{finding.evidence}. {finding.meaning}")
             console.print(f"[bold red]{finding.name}[/]: {told}", highlight=False)
-        for verdict in self.verdicts:
-            console.print(f"[{'green' if verdict.holds else 'bold red'}]{verdict}[/]", highlight=False)
-        count = len(self.findings)
-        outcome = f"{count} fault{'s' * (count != 1)} found" if count else "no known fault found"
+        for gate in self.gates:
+            console.print(f"[{'green' if gate.holds else 'bold red'}]{gate}[/]", highlight=False)
         console.print(
-            f"{outcome}; {self.seconds:.1f} s, peak anonymous memory {format_bytes(self.peak_anon_bytes)}",
-            highlight=False,
+            f"{self.seconds:.1f} s, peak anonymous memory {format_bytes(self.peak_anon_bytes)}", highlight=False
         )
+        console.print(f"[bold]{escape(self.told)}[/]", highlight=False)
 
     def _metrics(self) -> Table:
         table = Table("metric", escape(self.bundle.name), title="95 % confidence in brackets", title_justify="left")

@@ -1,25 +1,33 @@
 """Read one text with the checkpoint and with bundles side by side: scores, worst tokens, and a sample to dissect."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.verify.blas import spare_cores
+from gemma_edge.converter.verify.decoding import Decoding
 from gemma_edge.converter.verify.diagnose import Sample
+from gemma_edge.converter.verify.heap import give_back
+from gemma_edge.converter.verify.layers import Comparison, Meter, compare_layers, weights_kl
 from gemma_edge.converter.verify.report import Prediction, WorstToken
 from gemma_edge.converter.verify.scores import Scores, TokenScore, log_softmax, score_token, top_tokens
-from gemma_edge.converter.verify.subject import CachedRows, Subject
+from gemma_edge.converter.verify.stored import StoredWeights
+from gemma_edge.converter.verify.subject import Subject
 from gemma_edge.converter.verify.text import Windows
+from gemma_edge.converter.verify.walks import Walks
+from gemma_edge.runtime.settings import usable_cores
 
 Float32 = NDArray[np.float32]
 
 WORST_TOKENS = 20
 _CONTEXT_TOKENS = 16
+_BLOCK_BYTES = 256 << 20  # of the checkpoint's logits: the head is read once for each
 _SAMPLE_BYTES = 128 << 20  # of logits: 128 tokens of Gemma's vocabulary
 _SAMPLE_TOKENS = 512
 _TOP = 3
@@ -27,41 +35,66 @@ _TOP = 3
 
 @dataclass(frozen=True)
 class Reading:
-    """scores: of each bundle. sample, cached: of the first bundle, over the first tokens of the first window."""
+    """scores: of each bundle. The rest is of the first bundle; comparison, sample, hidden and left are of its sample.
+
+    hidden: what the head reads with the bundle's weights, [S, D]. left: what that leaves of the logits' difference to
+    the bundle's own, see Sample.distance.
+    """
 
     scores: tuple[Scores, ...]
     worst: tuple[WorstToken, ...]
     sample: Sample
-    cached: CachedRows
+    comparison: Comparison
+    hidden: Float32
+    left: float
 
 
-def read(model: StreamingModel, windows: Windows, subjects: Sequence[Subject], stage: Stage) -> Reading:
-    """One pass over everything; a block of the checkpoint's logits and one row of each bundle's exist at a time."""
-    on_bytes = stage("checkpoint", model.read_bytes(windows.size))
+def read(
+    source: Checkpoint,
+    model: StreamingModel,
+    stored: StoredWeights | None,
+    windows: Windows,
+    subjects: Sequence[Subject],
+    stage: Stage,
+) -> Reading:
+    """One pass over everything; a block of the checkpoint's logits and one row of each bundle's exist at a time.
+
+    stored: the first bundle's weights; None where they cannot be read.
+    """
+    vocab_size = model.model.config.vocab_size
+    block = max(1, _BLOCK_BYTES // (4 * vocab_size))
+    blocks = -(-windows.size // block)
+    on_bytes = stage("checkpoint", model.body_bytes + blocks * model.head_bytes(1))
     per_token = sum(subject.decoder_bytes for subject in subjects)
     on_token = stage("bundle", windows.size * per_token)
-    following = np.concatenate([windows[:, 1:], np.full((len(windows), 1), -1)], axis=1).reshape(-1)
-    rows = zip(*(_rows(subject, windows) for subject in subjects), strict=True)
-    scores: list[list[TokenScore]] = [[] for _ in subjects]
-    worst = _Worst(windows, subjects[0])
-    sample = sample_tokens(windows, model.model.config.vocab_size)
-    sampled: list[Float32] = []
-    cached: CachedRows = {}
-    for first, block in model.run(windows, Hooks(on_bytes=on_bytes)):
-        for row, expected in enumerate(block, first):
-            found = next(rows)
-            token = int(following[row])
-            for sheet, logits in zip(scores, found, strict=True):
-                sheet.append(score_token(expected, logits, None if token < 0 else token))
-            worst.add(row, scores[0][-1].kl, expected, found[0])
-            if len(sampled) < len(sample):
-                sampled.append(found[0])
-                if len(sampled) == len(sample):
-                    cached = subjects[0].cached_rows()
-            on_token(per_token)
-    return Reading(
-        tuple(Scores.of(sheet) for sheet in scores), worst.tokens(), Sample(sample, np.stack(sampled)), cached
+    sample = sample_tokens(windows, vocab_size)
+    meter = None if stored is None else Meter(stored, model.graph.tensors)
+    walks = Walks(source, model, meter, sample, on_bytes)
+    taken = max(subject.decoder_threads for subject in subjects)
+    with (
+        Decoding(subjects, windows, len(sample), vocab_size, lambda: on_token(per_token)) as decoding,
+        spare_cores(usable_cores(), taken),
+    ):
+        walked = walks.body(windows)
+        give_back()  # a layer's activations: blocks of logits follow
+        sheets = _Sheets(windows, subjects)
+        found = decoding.rows()
+        for first, logits, own in walks.head(walked, block):
+            if first == 0:
+                sampled, cached = decoding.sample()
+                left = Sample(sample, sampled).distance([(0, own)])
+                kl = None if meter is None else weights_kl(logits[: len(own)], own)
+            del own
+            for row, expected in enumerate(logits, first):
+                sheets.add(row, expected, next(found))
+            del logits, expected  # before the next block
+    comparison = Comparison(
+        () if meter is None else meter.reports(),
+        compare_layers(walked, cached),
+        () if meter is None else tuple(meter.offset_norms),
+        kl,
     )
+    return Reading(sheets.scores(), sheets.worst.tokens(), Sample(sample, sampled), comparison, walked.own, left)
 
 
 def sample_tokens(windows: Windows, vocab_size: int) -> list[int]:
@@ -71,9 +104,25 @@ def sample_tokens(windows: Windows, vocab_size: int) -> list[int]:
     return tokens
 
 
-def _rows(subject: Subject, windows: Windows) -> Iterator[Float32]:
-    for window in windows:
-        yield from subject.score(window.tolist())
+class _Sheets:
+    """The scores of all bundles, in the making."""
+
+    def __init__(self, windows: Windows, subjects: Sequence[Subject]) -> None:
+        ends = np.full((len(windows), 1), -1)
+        self._following = np.concatenate([windows[:, 1:], ends], axis=1).reshape(-1).tolist()
+        self._sheets: list[list[TokenScore]] = [[] for _ in subjects]
+        self.worst = _Worst(windows, subjects[0])
+
+    def add(self, row: int, expected: Float32, found: Float32) -> None:
+        """Logits of one position: the checkpoint's [V], and those of all bundles [bundles, V]."""
+        token = self._following[row]
+        for sheet, logits in zip(self._sheets, found, strict=True):
+            sheet.append(score_token(expected, logits, None if token < 0 else token))
+        self.worst.add(row, self._sheets[0][-1].kl, expected, found[0])
+
+    def scores(self) -> tuple[Scores, ...]:
+        """Of each bundle."""
+        return tuple(Scores.of(sheet) for sheet in self._sheets)
 
 
 class _Worst:

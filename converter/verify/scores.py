@@ -13,6 +13,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 TOP = 5
+_BLOCK = 512  # about the root of Gemma's vocabulary
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,23 @@ def score_token(reference: Float32, found: Float32, following: int | None) -> To
         )
     if not np.isfinite(reference).all():  # max(0, NaN) would be 0
         raise VerifyError("the checkpoint's logits are not finite, expected numbers; download the checkpoint again")
-    p, q = log_softmax(reference), log_softmax(found)
-    best = set(top_tokens(reference, TOP))
+    best, others = top_tokens(reference, TOP), top_tokens(found, TOP)
+    p, q = reference.astype(np.float64), found.astype(np.float64)
+    p -= p[best[0]]
+    q -= q[others[0]]
+    weights = np.exp(p)
+    total = weights.sum()
+    log_p, log_q = float(np.log(total)), float(np.log(np.exp(q).sum()))
+    surprise, reference_surprise = float("nan"), float("nan")
+    if following is not None:
+        surprise, reference_surprise = log_q - float(q[following]), log_p - float(p[following])
+    p -= q
     return TokenScore(
-        kl=max(0.0, float(np.exp(p) @ (p - q))),
-        top1=float(p.argmax() == q.argmax()),
-        top5=len(best & set(top_tokens(found, TOP))) / len(best),
-        surprise=float("nan") if following is None else -float(q[following]),
-        reference_surprise=float("nan") if following is None else -float(p[following]),
+        kl=max(0.0, float(weights @ p / total) + log_q - log_p),
+        top1=float(best[0] == others[0]),
+        top5=len({*best} & {*others}) / len(best),
+        surprise=surprise,
+        reference_surprise=reference_surprise,
     )
 
 
@@ -122,8 +132,15 @@ def log_softmax(logits: Float32) -> Float64:
 
 def top_tokens(logits: Float32, count: int) -> list[int]:
     """The most likely tokens, the likeliest first."""
-    some = np.argpartition(logits, -count)[-count:]
-    return [int(i) for i in some[np.argsort(-logits[some], kind="stable")]]
+    blocks = len(logits) // _BLOCK
+    if blocks > 2 * count:  # the most likely are in the blocks with the largest maxima: far fewer than all to sort
+        largest = logits[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        within = np.argpartition(largest, -count)[-count:, np.newaxis] * _BLOCK + np.arange(_BLOCK)
+        places = np.concatenate([np.sort(within.reshape(-1)), np.arange(blocks * _BLOCK, len(logits))])
+    else:
+        places = np.arange(len(logits))
+    chosen = places[np.argsort(-logits[places], kind="stable")[:count]]
+    return [int(i) for i in chosen]
 
 
 def _metric(value: float, interval: Interval | None) -> Metric:

@@ -29,7 +29,8 @@ _PLAIN = {
     schema.TensorType.INT8: "int8", schema.TensorType.INT4: "int4", schema.TensorType.INT2: "int2",
 }  # fmt: skip
 _ONNX_SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # ONNX stores value + 2^(bits - 1), see emit/onnx_data.py
-_ONNX_NAME = re.compile(r"(?P<weight>.+?)(?P<scale>\.scale)?(?:\.rows_(?P<row>\d+))?")
+_BLOCK_BYTES = 16 << 20  # of numbers
+_ONNX_NAME = re.compile(r"(?P<weight>.+?)(?P<turned>\.hadamard)?(?P<scale>\.scale)?(?:\.rows_(?P<row>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Slab:
     """Some rows of a matrix, or a vector as one row.
 
     data: uint8 [rows, bytes per row]. scales: [rows, groups of columns that share one], None for floats.
-    flip: bits that differ from the encoding's in every byte.
+    flip: bits that differ from the encoding's in every byte. turned: whether its columns are, see formats/hadamard.py.
     """
 
     encoding: Encoding  # without blocks: the groups say how many columns share a scale
@@ -45,6 +46,7 @@ class Slab:
     data: NDArray[np.uint8]
     scales: NDArray[Any] | None
     flip: int = 0
+    turned: bool = False
 
     def rows(self, first: int, last: int) -> Float32:
         """Rows [first, last), float32 [n, columns]."""
@@ -52,7 +54,10 @@ class Slab:
         if self.scales is None:
             values: Float32 = self.encoding.unpack(data.reshape(-1), (len(data), self.columns)).astype(np.float32)
             return values
-        values = _byte_values(self.encoding, self.flip).take(data).view(np.float32)  # [n, columns]
+        if self.encoding.bits == 8:
+            values = (data ^ np.uint8(self.flip)).view(np.int8).astype(np.float32)  # [n, columns]
+        else:
+            values = _byte_values(self.encoding, self.flip)[data].view(np.float32)  # [n, columns]
         groups = values.reshape(len(data), self.scales.shape[1], -1)  # [n, groups, columns / groups]
         groups *= self.scales[first:last].astype(np.float32)[..., None]
         return values
@@ -88,6 +93,11 @@ class StoredWeights:
                 found[name] = parts
         return cls(found)
 
+    @property
+    def turned(self) -> frozenset[str]:
+        """The names of matrices whose columns are turned."""
+        return frozenset(name for name, slabs in self.slabs.items() if slabs[0].turned)
+
     def __contains__(self, name: str) -> bool:
         return name in self.slabs
 
@@ -108,6 +118,16 @@ class StoredWeights:
             else:
                 first -= len(slab.data)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read(self, spec: TensorSpec, start: int, stop: int | None) -> Iterator[tuple[int, Float32]]:
+        """evaluate_machine.Read: the bundle's values alone."""
+        if len(spec.shape) == 1:
+            yield 0, self.rows(spec.name, 0, 1)[0]
+            return
+        stop = spec.shape[0] if stop is None else stop
+        step = max(1, _BLOCK_BYTES // (4 * spec.shape[1]))
+        for first in range(start, stop, step):
+            yield first, self.rows(spec.name, first, min(step, stop - first))
 
     def substitute(self, name: str, first: int, rows: Float32) -> Float32:
         """evaluate.Substitute: the bundle's values in the place of the checkpoint's."""
@@ -140,32 +160,40 @@ def _tensors(
     seen = set()
     for i in range(model.SubgraphsLength()):
         graph = model.Subgraphs(i)
-        for k in range(graph.TensorsLength()):
+        names = [graph.Tensors(k).Name().decode() for k in range(graph.TensorsLength())]
+        places = {name: k for k, name in reversed([*enumerate(names)])}
+        for k, label in enumerate(names):
+            name = label.removesuffix(hadamard.SUFFIX)
+            if name not in specs:
+                continue
             tensor = graph.Tensors(k)
             buffer = model.Buffers(tensor.Buffer())
-            name = tensor.Name().decode().removesuffix(hadamard.SUFFIX)
-            if name not in specs or not buffer.Size() or tensor.Buffer() in seen or tensor.Type() not in _PLAIN:
+            if not buffer.Size() or tensor.Buffer() in seen or tensor.Type() not in _PLAIN:
                 continue
             seen.add(tensor.Buffer())
             *rows, columns = tensor.ShapeAsNumpy().tolist()
             data = content[buffer.Offset() : buffer.Offset() + buffer.Size()].reshape(rows[0] if rows else 1, -1)
             encoding = Encoding.parse(_PLAIN[tensor.Type()])
-            scales = None if encoding.kind == "float" else _scales(model, graph, tensor, content)
-            yield name, int(buffer.Offset()), Slab(encoding, columns, data, scales)
+            scales = (
+                None
+                if encoding.kind == "float"
+                else _scales(model, graph, tensor, places.get(f"{label}.scale"), content)
+            )
+            yield name, int(buffer.Offset()), Slab(encoding, columns, data, scales, turned=label != name)
 
 
-def _scales(model: Any, graph: Any, tensor: Any, content: NDArray[np.uint8]) -> NDArray[Any]:
+def _scales(model: Any, graph: Any, tensor: Any, table: int | None, content: NDArray[np.uint8]) -> NDArray[Any]:
+    """table: a table's scales of blocks are a table themselves, a tensor of its own."""
     quantization = tensor.Quantization()
     if quantization.DetailsType() == schema.QuantizationDetails.BlockwiseQuantization:
         details = schema.BlockwiseQuantization()
         details.Init(quantization.Details().Bytes, quantization.Details().Pos)
         scales = graph.Tensors(details.Scales())
-    else:  # a table's scales of blocks are a table themselves
-        tensors = (graph.Tensors(k) for k in range(graph.TensorsLength()))
-        scales = next((other for other in tensors if other.Name() == tensor.Name() + b".scale"), None)
-        if scales is None:
-            per_row: NDArray[Any] = np.array(quantization.ScaleAsNumpy(), np.float32)[:, None]
-            return per_row
+    elif table is not None:
+        scales = graph.Tensors(table)
+    else:
+        per_row: NDArray[Any] = np.array(quantization.ScaleAsNumpy(), np.float32)[:, None]
+        return per_row
     buffer = model.Buffers(scales.Buffer())
     stored = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
     return stored.view("<f2").reshape(scales.ShapeAsNumpy().tolist())
@@ -173,6 +201,7 @@ def _scales(model: Any, graph: Any, tensor: Any, content: NDArray[np.uint8]) -> 
 
 def _onnx_slabs(directory: OnnxDirectory, specs: Mapping[str, TensorSpec]) -> dict[str, list[Slab]]:
     parts: dict[tuple[str, int], dict[bool, NDArray[Any]]] = {}  # by (weight, first row): data and scales
+    turned: set[str] = set()
     for model in directory.graphs.values():
         for name, tensor in _external(model):
             matched = _ONNX_NAME.fullmatch(name)
@@ -181,6 +210,8 @@ def _onnx_slabs(directory: OnnxDirectory, specs: Mapping[str, TensorSpec]) -> di
                 directory.path / GRAPHS / str(tensor.location), np.uint8, "r", tensor.offset or 0, (tensor.length or 0,)
             )
             key = matched["weight"], int(matched["row"] or 0)
+            if matched["turned"]:
+                turned.add(matched["weight"])
             if matched["weight"] in specs:
                 rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
                 parts.setdefault(key, {})[bool(matched["scale"])] = content.reshape(rows, -1)
@@ -191,7 +222,7 @@ def _onnx_slabs(directory: OnnxDirectory, specs: Mapping[str, TensorSpec]) -> di
         kind = f"fp{bits}" if scales is None else f"int{bits}"
         scales = None if scales is None else np.ascontiguousarray(scales).view("<f4")
         flip = 0 if scales is None else _ONNX_SIGN_BITS[bits]
-        slabs.setdefault(name, []).append(Slab(Encoding.parse(kind), columns, data, scales, flip))
+        slabs.setdefault(name, []).append(Slab(Encoding.parse(kind), columns, data, scales, flip, name in turned))
     return slabs
 
 

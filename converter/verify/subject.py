@@ -18,7 +18,7 @@ from gemma_edge.runtime.model import TextModel
 from gemma_edge.runtime.placement import cache_folder
 from gemma_edge.runtime.sampler import SamplerConfig
 from gemma_edge.runtime.sequence import TokenSequence
-from gemma_edge.runtime.settings import default_threads
+from gemma_edge.runtime.settings import default_threads, usable_cores
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.executors.onnx import OnnxExecutor
@@ -36,7 +36,8 @@ class Subject:
         self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
         self.text_model = TextModel(self.bundle)
         self.folder = folder = cache_folder(cache_dir, path, prefer_disk=True)  # of packed weights
-        self.threads = threads = threads or default_threads(None)
+        self.threads = threads or default_threads(None)
+        self.decoder_threads = threads = threads or max(1, min(self.threads, usable_cores() // 2))
         self._executor: LitertExecutor | OnnxExecutor
         if isinstance(self.bundle, OnnxDirectory):
             self._executor = _onnx_executor(self.bundle, threads, folder, self.text_model.metadata.max_num_tokens)
@@ -90,8 +91,11 @@ class Subject:
     def _first_not_finite(self) -> str:
         for layer, rows in sorted(self.cached_rows().items()):
             if not all(np.isfinite(part).all() for part in rows):
-                return f"nor are keys or values from layer {layer} on: it overflows there or in the layer before"
-        return "though all keys and values are: it overflows behind the last layer that has them"
+                before = f"{layer - 1} or {layer}" if layer else "0"
+                return (
+                    f"the first NaN or infinity in the KV cache is layer {layer}'s: the overflow is in layer {before}"
+                )
+        return "and the KV cache is finite: the overflow is after the last layer that has a cache"
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""

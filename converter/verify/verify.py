@@ -7,15 +7,18 @@ from pathlib import Path
 
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.hub import resolve_checkpoint
 from gemma_edge.converter.lora import MergedCheckpoint, merged
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan import TOWERS, unused
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.verify.bootstrap import Resampling
-from gemma_edge.converter.verify.dissect import dissect
+from gemma_edge.converter.verify.dissect import dissect, readable_weights
 from gemma_edge.converter.verify.encoders import encoder_findings, score_encoders
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.converter.verify.folds import as_in_bundle
 from gemma_edge.converter.verify.gates import judge, parse_gates
+from gemma_edge.converter.verify.heap import kept_memory
 from gemma_edge.converter.verify.prompting import prompting_faults
 from gemma_edge.converter.verify.report import BundleScores, Report
 from gemma_edge.converter.verify.run import read
@@ -47,9 +50,9 @@ def verify(
 ) -> Report:
     """Measure what conversion did; the parameters are those of the command line.
 
-    bundle, against: .litertlm files or ONNX directories. lora: the adapter that was merged into the checkpoint. text,
-    tokens: what to read, at most one of them; neither reads the built-in text. limit, window: tokens in all, and in one
-    text.
+    bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
+    the adapter that was merged into the checkpoint. text, tokens: what to read, at most one of them; neither reads the
+    built-in text. limit, window: tokens in all, and in one text.
     Raises GemmaEdgeError, with one line to print, for what keeps it from being measured; a bad bundle is no error.
     """
     started = time.monotonic()
@@ -61,8 +64,8 @@ def verify(
             raise VerifyError(f"--{option} {value}: expected at least {lowest}; give a larger number")
     if text is not None and tokens is not None:
         raise VerifyError("found both a text and a file of tokens, expected one of them; leave one out")
-    with PeakSampler(interval_ms=50) as memory, ExitStack() as stack:
-        base = Checkpoint.open(Path(checkpoint))
+    with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
+        base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
         source = base if lora is None else merged(base, lora)
         model = StreamingModel.open(source)
         _check_source(source, model.model)
@@ -75,12 +78,15 @@ def verify(
             windows = file_windows(tokens, vocab_size, limit, window)
         for subject in subjects:
             subject.check(windows.shape[1], vocab_size)
-        reading = read(model, windows, subjects, stage)
+        stored = readable_weights(model, subjects[0])
+        if stored is not None:
+            model = StreamingModel(source, as_in_bundle(model.model, source, stored))
+        reading = read(source, model, stored, windows, subjects, stage)
         answers = run_tasks(tasks, lambda prompt: subjects[0].reply(prompt, REPLY_TOKENS))
-        dissection = dissect(source, model, subjects[0], reading, stage)
+        faults = dissect(source, model, stored, reading, stage)
         encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
         prompting = prompting_faults(source, vocab_size, subjects[0].text_model)
-        findings = (*dissection.findings, *encoder_findings(encoders), *prompting)
+        findings = (*faults, *encoder_findings(encoders), *prompting)
     resampling = Resampling.of(len(windows), windows.shape[1], seed)
     scores = [
         BundleScores(name, found.metrics(resampling), tuple(found.kl.tolist()))
@@ -95,14 +101,14 @@ def verify(
         against=None if against is None else scores[1],
         differences=None if against is None else differences(reading.scores[0], reading.scores[1], resampling),
         sample_tokens=len(reading.sample.tokens),
-        weights_kl=dissection.comparison.weights_kl,
-        layers=dissection.comparison.layers,
-        tensors=dissection.comparison.tensors,
+        weights_kl=reading.comparison.weights_kl,
+        layers=reading.comparison.layers,
+        tensors=reading.comparison.tensors,
         worst=reading.worst,
         encoders=encoders,
         findings=findings,
         tasks=answers,
-        verdicts=judge(gates, values),
+        gates=judge(gates, values),
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )

@@ -13,10 +13,10 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.graph import Graph, KVCache, Value
 from gemma_edge.converter.models import blocks, gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
-from gemma_edge.converter.verify import dissect
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.html import html_report
 from tests.converter.adapters import write_adapter
+from tests.converter.verify.tuned import CHATML, with_template
 from tests.converter.verify.wrong import CONTEXT_TOKENS, Tensors, bundle_of, copied, faults, rewritten, verified
 
 LAYERS = 8  # of tiny-gemma3n; the last three share keys and values
@@ -115,7 +115,7 @@ def test_a_bundle_of_another_project_is_judged_by_its_logits(
     def shifted(tensors: Tensors) -> Tensors:
         return {key: values - np.float32(1) * key.endswith("norm.weight") for key, values in tensors.items()}
 
-    monkeypatch.setattr(dissect, "_readable", lambda _stored, _model: None)
+    monkeypatch.setattr("gemma_edge.converter.verify.verify.readable_weights", lambda _model, _subject: None)
     right = verified(bundle_of(copied(tiny_gemma3, tmp_path / "right")), tiny_gemma3, val_bin)
     assert (faults(right), right.tensors, right.weights_kl) == ([], (), None)
     assert all(layer.output is None and layer.keys is not None for layer in right.layers)
@@ -207,13 +207,7 @@ def test_an_adapter_that_was_not_merged_is_noticed(tiny_gemma3: Path, val_bin: P
 
 
 def _wrong_template(checkpoint: Path, directory: Path) -> Path:
-    template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n"
-    )
-    wrong = copied(checkpoint, directory)
-    (wrong / "chat_template.jinja").write_text(template)
-    return wrong
+    return with_template(checkpoint, directory, CHATML)
 
 
 def _other_end(checkpoint: Path, directory: Path) -> Path:
@@ -262,9 +256,9 @@ def test_a_checkpoints_own_template_is_what_counts(tiny_gemma3n: Path, val_bin: 
     [  # values of layer 3 can just be held; what its o_proj makes of them cannot
         (
             "layers.3.self_attn.v_proj.weight",
-            "nor are keys or values from layer 4 on: it overflows there or in the",
+            "the first NaN or infinity in the KV cache is layer 4's: the overflow is in layer 3 or 4",
         ),
-        ("norm.weight", "though all keys and values are: it overflows behind the last layer that has them"),
+        ("norm.weight", "and the KV cache is finite: the overflow is after the last layer that has a cache"),
     ],
 )
 def test_a_layer_that_overflows_is_named(

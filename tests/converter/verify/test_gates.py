@@ -34,9 +34,9 @@ def test_a_list_without_a_gate_is_refused() -> None:
 def test_a_broken_gate_says_metric_bound_and_value() -> None:
     kept, broken = judge(parse_gates("top1>=0.95,kl<=0.02", with_tasks=False), {"top1": 0.95, "kl": 0.0203})
     assert kept.holds
-    assert str(kept) == "gate top1 >= 0.95: kept, found 0.95"
+    assert str(kept) == "gate top1 >= 0.95: passed (0.95)"
     assert not broken.holds
-    assert str(broken) == "gate kl <= 0.02: FAILED, found 0.0203"
+    assert str(broken) == "gate kl <= 0.02: FAILED (0.0203)"
 
 
 def test_a_value_that_is_no_number_keeps_no_gate() -> None:

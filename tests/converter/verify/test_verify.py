@@ -12,15 +12,19 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from gemma_edge.converter import hub
 from gemma_edge.converter.cli import main
+from gemma_edge.converter.hub import HubError
 from gemma_edge.converter.models.tower import Modality
-from gemma_edge.converter.safetensors_file import CheckpointError
+from gemma_edge.converter.verdict import Verdict
 from gemma_edge.converter.verify.cli import verify_main
 from gemma_edge.converter.verify.encoders import EncoderScore
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.faults import Finding
+from gemma_edge.converter.verify.gates import judge, parse_gates
 from gemma_edge.converter.verify.html import html_report
 from gemma_edge.converter.verify.report import Report
+from gemma_edge.converter.verify.scores import Metric
 from gemma_edge.converter.verify.verify import verify
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.compare import Cost, compare
@@ -108,7 +112,7 @@ def test_the_worst_tokens_are_told_with_their_context(report: Report) -> None:
 def test_json_holds_everything(report: Report) -> None:
     values = json.loads(report.json())
     assert values["passed"] is False
-    [kl, top1] = values["verdicts"]
+    [kl, top1] = values["gates"]
     assert (kl["metric"], kl["relation"], kl["bound"], kl["holds"]) == ("kl", "<=", 0.02, True)
     assert (top1["gate"], top1["holds"]) == ("top1 >= 0.999", False)
     assert values["layers"][0]["output"]["snr_db"] > 20
@@ -203,14 +207,14 @@ def test_the_command_passes_and_fails_by_its_gates(int4: Path, checkpoint: Path,
     page = tmp_path / "report.html"
     kept = _run(int4, "--checkpoint", checkpoint, "--limit", 128, "--gate", "kl<=1", "--html", page)
     assert kept.exit_code == 0, kept.output
-    assert "gate kl <= 1: kept, found 0.00" in kept.stdout
+    assert "gate kl <= 1: passed (0.00" in kept.stdout
     assert "no known fault found" in kept.stdout
     assert kept.stderr == ""
     assert "passed" in page.read_text()
     broken = _run(int4, "--checkpoint", checkpoint, "--limit", 128, "--gate", "kl<=1e-9,ppl<=9", "--json")
     assert broken.exit_code == 1
-    assert broken.stderr.startswith("gate kl <= 1e-09: FAILED, found 0.00")
-    assert json.loads(broken.stdout)["verdicts"][1]["holds"] is True
+    assert broken.stderr.startswith("gate kl <= 1e-09: FAILED (0.00")
+    assert json.loads(broken.stdout)["gates"][1]["holds"] is True
 
 
 def test_a_fault_fails_without_any_gate(checkpoint: Path, tmp_path: Path) -> None:
@@ -226,16 +230,14 @@ def test_prompts_are_asked_and_count_for_a_gate(int4: Path, checkpoint: Path, tm
     ran = _run(int4, "--checkpoint", checkpoint, "--limit", 64, "--prompts", prompts, "--gate", "tasks>=1")
     assert ran.exit_code == 1
     assert "expected JSON: " in ran.stdout  # it learned the Bible
-    assert ran.stderr == "gate tasks >= 1: FAILED, found 0\n"
+    assert ran.stderr == "gate tasks >= 1: FAILED (0)\n"
 
 
 def test_the_command_is_listed() -> None:
     assert "verify" in CliRunner().invoke(main, ["--help"]).output
 
 
-def test_what_cannot_be_verified_is_refused(
-    int4: Path, checkpoint: Path, tiny_gemma3: Path, val_bin: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_verified_is_refused(int4: Path, checkpoint: Path, tiny_gemma3: Path, val_bin: Path) -> None:
     def message(kind: type[GemmaEdgeError], **changes: Any) -> str:
         options: dict[str, Any] = {"bundle": int4, "checkpoint": checkpoint, "tokens": val_bin, "threads": 1}
         with pytest.raises(kind) as caught:
@@ -255,7 +257,9 @@ def test_what_cannot_be_verified_is_refused(
     assert message(VerifyError, checkpoint=tiny_gemma3).startswith(
         "tiny-int4.litertlm: a vocabulary of 2080 tokens, the checkpoint has 2048; give the checkpoint that"
     )
-    assert "not a directory" in message(CheckpointError, checkpoint=tmp_path / "absent")
+    assert message(HubError, checkpoint="no/such/directory") == (
+        "no/such/directory: neither a directory nor a repository org/name[@revision] on the hub"
+    )
 
 
 def test_a_checkpoint_or_an_adapter_of_another_model_is_refused(
@@ -307,6 +311,70 @@ def test_two_bundles_of_one_name_are_told_apart(int4: Path, fp32: Path, checkpoi
     report = verify(int4, checkpoint, against=other, limit=64, window=64, threads=1, cache_dir=":nocache")
     assert report.against is not None
     assert (report.bundle.name, report.against.name) == (str(int4), str(other))
+
+
+@pytest.fixture
+def broken(report: Report) -> Report:
+    """A bundle whose replies are broken, as int4 with a scale per row breaks Gemma 3 270M."""
+    figures = {"kl": Metric(3.19), "top1": Metric(0.27), "ppl": Metric(27.1)}
+    bundle = replace(report.bundle, metrics={**report.bundle.metrics, **figures})
+    return replace(report, bundle=bundle, gates=(), findings=())
+
+
+def test_the_verdict_is_the_last_word(report: Report, broken: Report) -> None:
+    assert report.verdict is Verdict.GOOD
+    assert _printed(report).startswith("good: replies are as good as the checkpoint's (KL 0.00")
+    assert _printed(report).endswith("; no known fault found")
+    assert _printed(broken) == (
+        "not usable: replies are broken (KL 3.2 nats, the checkpoint's most likely token in 27% of positions, "
+        "perplexity x 27.1); no known fault explains it, so it is what storing the weights in so few bits costs: "
+        "convert to a higher precision, or with --calibrate"
+    )
+    fault = Finding("wrong chat template", "as trained", "other")
+    assert _printed(replace(broken, findings=(fault,))).startswith("1 fault found; not usable by its figures alone: KL")
+    assert _printed(replace(report, findings=(fault, fault))).startswith(
+        "2 faults found; good by its figures alone: KL"
+    )
+
+
+def _printed(report: Report) -> str:
+    """The last line."""
+    console = Console(file=io.StringIO(), width=400)
+    report.print(console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()[-1]
+
+
+def test_the_verdict_is_in_json_and_on_the_page(report: Report, broken: Report) -> None:
+    values = json.loads(broken.json())
+    assert (values["verdict"], values["verdict_means"]) == ("not usable", "replies are broken")
+    assert json.loads(report.json())["verdict"] == "good"
+    page = _Page()
+    page.feed(html_report(broken))
+    assert "failednot usable: replies are broken (KL 3.2 nats" in page.text
+
+
+def test_a_bundle_that_is_not_usable_fails_unless_gates_decide(report: Report, broken: Report) -> None:
+    [gate] = parse_gates("kl<=5", with_tasks=False)
+    assert not broken.passed
+    assert replace(broken, gates=judge((gate,), {"kl": 3.19})).passed
+    assert not replace(broken, gates=judge((gate,), {"kl": 5.1})).passed
+    assert replace(report, gates=()).passed
+
+
+def test_the_command_says_that_a_bundle_is_not_usable(
+    int4: Path, checkpoint: Path, broken: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemma_edge.converter.verify.verify.verify", lambda **_request: broken)
+    ran = _run(int4, "--checkpoint", checkpoint)
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith("not usable: replies are broken (KL 3.2 nats, ")
+
+
+def test_a_checkpoint_may_be_a_hub_id(int4: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_download", lambda repository, revision: checkpoint)
+    report = verify(int4, "org/tiny", limit=64, window=64, threads=1, cache_dir=":nocache")
+    assert report.checkpoint == checkpoint.name
 
 
 def test_time_and_memory_are_told(report: Report) -> None:
