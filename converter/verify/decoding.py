@@ -8,8 +8,9 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,8 @@ class Decoding:
         self._on_token = on_token
         row_bytes = 4 * vocab_size * len(subjects)
         capacity = min(windows.size, max(1, SPOOL_BYTES // row_bytes))
-        self._spool = _in_a_file((capacity, len(subjects), vocab_size), subjects[0])
-        self._sample = _in_a_file((sample, vocab_size), subjects[0])
+        self._spool = _Rows.in_a_file(capacity, (len(subjects), vocab_size), subjects[0])
+        self._sample = _Rows.in_a_file(sample, (vocab_size,), subjects[0])
         self._cached: CachedRows = {}
         self._written = self._read = 0
         self._is_closed = False
@@ -54,15 +55,15 @@ class Decoding:
         """[bundles, V] of each position in turn; the memory is used again later. Raises what decoding raised."""
         for position in range(self._windows.size):
             self._wait_for(position + 1)
-            yield self._spool[position % len(self._spool)]
+            yield self._spool.read(position)
             with self._changed:
                 self._read = position + 1
                 self._changed.notify_all()
 
     def sample(self) -> tuple[Float32, CachedRows]:
         """The first bundle's logits [S, V] after each token of the sample, and what its layers cached until then."""
-        self._wait_for(len(self._sample))
-        return self._sample, self._cached
+        self._wait_for(self._sample.count)
+        return self._sample.mapped(), self._cached
 
     def _wait_for(self, rows: int) -> None:
         with self._changed:
@@ -76,10 +77,10 @@ class Decoding:
             for position, row in enumerate(zip(*(self._decoded(subject) for subject in self._subjects), strict=True)):
                 if not self._has_room(position):
                     return
-                self._spool[position % len(self._spool)] = row
-                if position < len(self._sample):
-                    self._sample[position] = row[0]
-                    if position + 1 == len(self._sample):
+                self._spool.write(position, np.stack(row))
+                if position < self._sample.count:
+                    self._sample.write(position, row[0])
+                    if position + 1 == self._sample.count:
                         self._cached = self._subjects[0].cached_rows()
                 with self._changed:
                     self._written = position + 1
@@ -92,7 +93,7 @@ class Decoding:
 
     def _has_room(self, position: int) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or position - self._read < len(self._spool))
+            self._changed.wait_for(lambda: self._is_closed or position - self._read < self._spool.count)
             return not self._is_closed
 
     def _decoded(self, subject: Subject) -> Iterator[Float32]:
@@ -110,19 +111,41 @@ class Decoding:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join()
+        self._spool.file.close()
+        self._sample.file.close()  # what is mapped of it stays
 
 
-def _in_a_file(shape: tuple[int, ...], subject: Subject) -> Float32:
-    """An array that lies in a file without a name, on the disk that holds packed weights."""
-    folder = subject.folder if subject.folder is not None and subject.folder.is_dir() else None
-    nbytes = 4 * int(np.prod(shape))
-    with tempfile.TemporaryFile(dir=folder) as file:
+@dataclass(frozen=True)
+class _Rows:
+    """So many rows in a file, each in the place of the one `count` before it. buffer: what was read last."""
+
+    file: IO[bytes]
+    count: int
+    buffer: Float32
+
+    @classmethod
+    def in_a_file(cls, count: int, shape: tuple[int, ...], subject: Subject) -> Self:
+        """On the disk that holds packed weights, in a file without a name."""
+        folder = subject.folder if subject.folder is not None and subject.folder.is_dir() else None
+        rows = cls(tempfile.TemporaryFile(dir=folder, buffering=0), count, np.empty(shape, np.float32))  # noqa: SIM115
+        nbytes = count * rows.buffer.nbytes
         try:
-            os.posix_fallocate(file.fileno(), 0, nbytes)  # a mapped file that finds the disk full ends the process
+            os.posix_fallocate(rows.file.fileno(), 0, nbytes)  # at the start, and not minutes later
         except OSError as error:
-            where = folder or tempfile.gettempdir()
             raise VerifyError(
-                f"{where}: no room for {nbytes >> 20} MiB of logits ({error.strerror}); "
+                f"{folder or tempfile.gettempdir()}: no room for {nbytes >> 20} MiB of logits ({error.strerror}); "
                 "give a --cache-dir on another disk"
             ) from error
-        return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))
+        return rows
+
+    def write(self, position: int, row: Float32) -> None:
+        os.pwrite(self.file.fileno(), row.data, position % self.count * self.buffer.nbytes)
+
+    def read(self, position: int) -> Float32:
+        """The memory is used again by the next call."""
+        os.preadv(self.file.fileno(), [self.buffer.data], position % self.count * self.buffer.nbytes)
+        return self.buffer
+
+    def mapped(self) -> Float32:
+        """All rows, [count, ...]."""
+        return np.asarray(np.memmap(self.file, np.float32, "r", shape=(self.count, *self.buffer.shape)))
