@@ -1,7 +1,7 @@
 """How many threads numpy multiplies with.
 
 OpenBLAS takes all cores and waits for work by spinning: beside a bundle that decodes, its threads take the cores that
-the bundle needs. On two cores that cost more than half of what was computed.
+the bundle needs: verifying 1,024 tokens of Gemma 3 1B on two cores took 162 s of processor time instead of 115.
 """
 
 import ctypes

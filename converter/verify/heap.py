@@ -2,7 +2,7 @@
 
 numpy asks for memory for every result, and glibc gets what is large from the kernel and returns it at once: each page
 is zeroed and mapped anew. On a virtual machine of two cores that takes five times as long as a multiplication of what
-is in it, and was a third of a verification's time.
+is in it.
 """
 
 import ctypes
