@@ -77,7 +77,7 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
 
     assert recipes.__doc__ is not None
     example = "\n".join(line[4:] for line in recipes.__doc__.splitlines() if line.startswith("    "))
-    assert set(tomllib.loads(example)) == {"search", "roles", "tensors", "floor"}
+    assert set(tomllib.loads(example)) == {"balance", "hadamard", "search", "roles", "tensors", "floor"}
     assert Recipe.load(recipe_file(tmp_path, example)).roles[Role.FFN].encoding.name == "int4-b32"
 
 
