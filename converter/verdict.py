@@ -8,6 +8,9 @@ Measured on Gemma 3 270M in LiteRT, 765 tokens of the built-in text, and read: g
 | int4 in blocks of 32, calibrated | 0.35 | 0.77 | x 1.45 | other sentences, sensible ones |
 | int4 in blocks of 32, round to nearest | 1.07 | 0.56 | x 3.0 | loses the thread, repeats itself |
 | int4 with a scale per row | 3.19 | 0.27 | x 27 | words without sense |
+
+Figures depend on the text and on how long its windows are: cut into windows of 64 tokens instead of 256, the same text
+gives 0.72 nats and x 2.0 for the third row, 2.57 and x 13.5 for the last.
 """
 
 from dataclasses import dataclass
