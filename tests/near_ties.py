@@ -4,7 +4,7 @@ Where the best two tokens are closer than two engines' rounding, either is right
 everything. That is for whole texts; logits are compared where there are any.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ NEAR_TIE = {"fp32": 2e-4, "int8": 0.16, "int4": 0.16}
 
 
 def check_same_greedy_text(
-    engine: Engine, prompt: list[int], reply: list[int], theirs: str, precision: str, ours: str
+    engine: Engine, prompt: Sequence[int], reply: Sequence[int], theirs: str, ours: str, near_tie: float
 ) -> None:
     """That another engine's greedy text is ours, or differs from the first near tie on.
 
-    reply: the tokens of `ours`, which `engine` chose after `prompt`, the stop token with them.
+    reply: the tokens of `ours`, which `engine` chose after `prompt`, the stop token with them. near_tie: one of NEAR_TIE.
     """
     if theirs == ours:
         return
@@ -31,16 +31,16 @@ def check_same_greedy_text(
     for token in reply:
         logits.append(np.array(sequence.logits()))
         sequence.append([token])
-    settled = settled_tokens(logits, reply, precision)
+    settled = settled_tokens(logits, reply, near_tie)
     assert settled < len(reply), f"no near tie, and yet {theirs!r} is not {ours!r}"
-    begins = engine.detokenize(reply[:settled]).rstrip("\ufffd")  # a character's bytes may be several tokens
+    begins = engine.detokenize(list(reply[:settled])).rstrip("\ufffd")  # a character's bytes may be several tokens
     assert theirs.startswith(begins), f"{theirs!r} differs from {ours!r} before the near tie behind {begins!r}"
 
 
-def settled_tokens(logits: Iterable[NDArray[np.float32]], reply: list[int], precision: str) -> int:
+def settled_tokens(logits: Iterable[NDArray[np.float32]], reply: Sequence[int], near_tie: float) -> int:
     """How many tokens of a reply come before the first that has a rival, by the logits it was chosen from."""
     for index, (row, token) in enumerate(zip(logits, reply, strict=True)):
         rivals = np.delete(row, token)
-        if row[token] - rivals.max() < NEAR_TIE[precision]:
+        if row[token] - rivals.max() < near_tie:
             return index
     return len(reply)

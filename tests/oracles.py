@@ -88,10 +88,8 @@ class Oracle:
 
     def greedy(self, ids: list[int], count: int, suppressed: list[int]) -> list[int]:
         """The continuation without the suppressed tokens."""
-        longer = list(ids)
-        for _ in range(count):
-            with torch.no_grad(), Float64():
-                logits = self._wide(input_ids=torch.tensor([longer])).logits[0, -1]
-            logits[suppressed] = -torch.inf
-            longer.append(int(logits.argmax()))
-        return longer[len(ids) :]
+        how = {"max_new_tokens": count, "do_sample": False, "suppress_tokens": suppressed, "eos_token_id": None}
+        with Float64():
+            tokens = self._wide.generate(torch.tensor([ids]), **how)
+        continuation: list[int] = tokens[0, len(ids) :].tolist()
+        return continuation
