@@ -4,17 +4,19 @@ Each linear layer is rounded for the inputs it gets in the second run, so that i
 before it do wrong, as far as one layer can. Memory: the activations of one layer, twice, and the moments of one input.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter import graph as ir
-from gemma_edge.converter.calibrate.moments import Moments
-from gemma_edge.converter.calibrate.rounding import Rounder
+from gemma_edge.converter.calibrate.factor import Factor
+from gemma_edge.converter.calibrate.moments import Moments, moved
+from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.calibrate.scaling import Place, chosen_scales, places
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
@@ -28,6 +30,9 @@ from gemma_edge.converter.stream import Round
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 Float32 = NDArray[np.float32]
+
+_BATCH_BYTES: Final = 64 << 20
+"""Of float32 weights that are rounded as one, if there are several matrices; a matrix is never taken apart."""
 
 
 def calibrate(
@@ -61,7 +66,7 @@ class _Walk:
     spool: Spool
     rounds: dict[str, Round] = field(default_factory=dict)
     _exact_inputs: dict[str, Float32] = field(default_factory=dict)
-    _inputs: "dict[ir.Value, _Input]" = field(default_factory=dict)
+    _done: set[ir.Value] = field(default_factory=set)
     _scales: dict[ir.Value, Float32] = field(default_factory=dict)
 
     def run(self, windows: NDArray[np.integer[Any]], on_bytes: OnBytes) -> None:
@@ -78,40 +83,68 @@ class _Walk:
             self.rounds[spec.name] = rounder.round
 
     def _round_layer(self, name: str, found: Float32) -> None:
-        """Called before a layer's products are taken in the second run."""
-        exact, storage, value = self._exact_inputs.pop(name), self.storages[name], self._linears[name].x
-        if not is_calibrated(storage) or name in self.rounds:
-            return
-        if value not in self._inputs:
-            self._take(value, Moments.of(found, exact))
-        given = self._inputs[value]
-        rows = self._read(name)
-        if value in self._scales:
-            rows *= self._scales[value]
-        target = given.target(name, rows)
-        stored = given.rounder(storage).round(target)
-        restored = storage.encoding.dequantize(stored.data, stored.scales, rows.shape)
-        stored = replace(stored, error=error_of(restored - rows, rows))
-        self.spool.put(name, storage.encoding, (rows.shape[0], rows.shape[1]), stored)
-        self.rounds[name] = self.spool.reader(name)
-        if not given.readers:
-            del self._inputs[value]
-
-    def _take(self, value: ir.Value, moments: Moments) -> None:
-        """Keep an input's moments while there are layers to round for it, and scale its columns where that is free."""
+        """Called before a layer's products are taken in the second run; rounds all layers that read the same input."""
+        exact, value = self._exact_inputs.pop(name), self._linears[name].x
         readers = [name for name, op in self._linears.items() if op.x is value and is_calibrated(self.storages[name])]
+        if not readers or value in self._done:
+            return
+        self._done.add(value)
+        moments = Moments.of(found, exact)
+        self._scale(value, moments, readers)
+        blocks = sorted({self.storages[name].encoding.block for name in readers})
+        for block in blocks:
+            names = [name for name in readers if self.storages[name].encoding.block == block]
+            gram = moments.gram
+            if block == blocks[-1]:
+                moments.gram = np.empty((0, 0), np.float32)  # the factor takes its place in memory
+            factor = Factor.of(gram, block, moments.damping)
+            del gram
+            for batch in self._batches(names):
+                self._round_batch(batch, self._scales.get(value), moments, factor)
+
+    def _batches(self, names: list[str]) -> Iterator[list[str]]:
+        """Matrices that are rounded as one: there are many operations on a column, and each takes a while to call."""
+        batch: list[str] = []
+        for name in names:
+            shapes = [self._linears[each].weight.shape for each in (*batch, name)]
+            alike = not batch or self.storages[name].encoding == self.storages[batch[0]].encoding
+            if batch and not (alike and 4 * sum(map(math.prod, shapes)) <= _BATCH_BYTES):
+                yield batch
+                batch = []
+            batch.append(name)
+        yield batch
+
+    def _round_batch(self, names: list[str], scales: Float32 | None, moments: Moments, factor: Factor) -> None:
+        encoding = self.storages[names[0]].encoding
+        rows = np.concatenate([self._read(name) for name in names])
+        if scales is not None:
+            rows *= scales
+        stored = Rows.transposed(moved(rows, moments, factor), Rounder(encoding, factor)).rounded().stored()
+        assert stored.scales is not None
+        first = 0
+        for name in names:
+            part = slice(first, first + self._linears[name].weight.shape[0])
+            first = part.stop
+            own = Quantized(stored.data[part], stored.scales[part])
+            shape = rows[part].shape
+            restored = encoding.dequantize(own.data, own.scales, shape)
+            restored -= rows[part]
+            self.spool.put(name, encoding, (shape[0], shape[1]), replace(own, error=error_of(restored, rows[part])))
+            self.rounds[name] = self.spool.reader(name)
+
+    def _scale(self, value: ir.Value, moments: Moments, readers: list[str]) -> None:
+        """Scale an input's columns where that is free and pays."""
         place = self._places.get(value)
-        scales = None
-        if place is not None and set(readers) == set(place.linears) and not self._have_blocks(*readers, place.source):
-            matrices = [self._read(name) for name in readers]
-            scales = chosen_scales(moments.gram, matrices, self.storages[readers[0]].encoding, place.rows)
-        if place is not None and scales is not None:
+        if place is None or set(readers) != set(place.linears) or self._have_blocks(*readers, place.source):
+            return
+        matrices = [self._read(name) for name in readers]
+        scales = chosen_scales(moments.gram, matrices, self.storages[readers[0]].encoding, place.rows)
+        if scales is not None:
             factors = np.ones(self.model.graph.tensors[place.source].shape[0], np.float32)
             factors[place.rows] = scales
             self.rounds[place.source] = _divided(self._round(place.source), factors)
             self._scales[value] = scales
             moments.scale(scales)
-        self._inputs[value] = _Input(moments, readers)
 
     def _have_blocks(self, *names: str) -> bool:
         """Block scales have few bits, and hardly need the columns scaled."""
@@ -120,8 +153,10 @@ class _Walk:
     def _round_head(self, exact: Float32, found: Float32) -> None:
         for spec in self._wanted(Role.HEAD):
             moments = Moments.of(found, exact)
-            rounder = Rounder.of(moments.gram, self.storages[spec.name].encoding)
-            self.rounds[spec.name] = _moved(rounder, moments.move())
+            encoding = self.storages[spec.name].encoding
+            factor = Factor.of(moments.gram, encoding.block, moments.damping)
+            move = moved(np.eye(len(moments.gram), dtype=np.float32), moments, factor)
+            self.rounds[spec.name] = _moved(Rounder(encoding, factor), move)
 
     def _stored(self, name: str, first: int, rows: Float32) -> Float32:
         """A weight as the second run sees it: with inputs that are not scaled yet."""
@@ -151,46 +186,9 @@ class _Walk:
         return {op.weight.name: op for op in self.model.graph.ops if isinstance(op, ir.Linear)}
 
 
-@dataclass
-class _Input:
-    """An input, the layers that are yet to be rounded for it, and rounders by encoding.
-
-    Its matrices are the largest thing in memory, so each is dropped as soon as no layer needs it.
-    """
-
-    moments: Moments | None
-    readers: list[str]
-    _rounders: dict[str, Rounder] = field(default_factory=dict)
-    _gram: Float32 | None = None
-
-    def target(self, name: str, rows: Float32) -> Float32:
-        """See Moments.target; once for each reader."""
-        assert self.moments is not None
-        target = self.moments.target(rows)
-        self.readers.remove(name)
-        self._gram = self.moments.gram
-        if not self.readers:
-            self.moments = None
-        return target
-
-    def rounder(self, storage: Storage) -> Rounder:
-        """For the reader that `target` was last called for."""
-        name = storage.encoding.name
-        if name not in self._rounders:
-            self._rounders[name] = Rounder.of(self._taken_gram(), storage.encoding)
-        self._gram = None
-        return self._rounders[name]
-
-    def _taken_gram(self) -> Float32:
-        """Given away, so that the last rounder of an input takes its place in memory."""
-        gram, self._gram = self._gram, None
-        assert gram is not None
-        return gram
-
-
 def _moved(rounder: Rounder, move: Float32) -> Round:
-    """Rows one by one, for a matrix that is too large to be taken whole."""
-    return lambda _first, rows: rounder.round(rows @ move)
+    """For a matrix that comes in pieces, as it is too large to be taken whole. move: of no rows but those of one."""
+    return lambda _first, rows: Rows.transposed(move @ rows.T, rounder).rounded().stored()
 
 
 def _divided(round_rows: Round, factors: Float32) -> Round:
