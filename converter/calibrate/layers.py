@@ -4,6 +4,7 @@ Each linear layer is rounded for the inputs it gets in the second run, so that i
 before it do wrong, as far as one layer can. Memory: the activations of one layer, twice, and the moments of one input.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter import graph as ir
+from gemma_edge.converter.activations import round_tokens
+from gemma_edge.converter.calibrate.effort import efforts
 from gemma_edge.converter.calibrate.factor import Factor
 from gemma_edge.converter.calibrate.moments import Moments, moved
+from gemma_edge.converter.calibrate.norms import gains, tunable_norms
 from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.calibrate.scaling import Place, chosen_scales, places
 from gemma_edge.converter.calibrate.spool import Spool
@@ -31,6 +35,8 @@ from gemma_edge.converter.tensors import Role, TensorSpec
 
 Float32 = NDArray[np.float32]
 
+_TOKENS: Final = 1024
+"""Whose inputs are rounded at a time."""
 _BATCH_BYTES: Final = 64 << 20
 """Of float32 weights that are rounded as one, if there are several matrices; a matrix is never taken apart."""
 
@@ -68,19 +74,42 @@ class _Walk:
     _exact_inputs: dict[str, Float32] = field(default_factory=dict)
     _done: set[ir.Value] = field(default_factory=set)
     _scales: dict[ir.Value, Float32] = field(default_factory=dict)
+    _rounded: tuple[ir.Value, Float32] | None = None
 
     def run(self, windows: NDArray[np.integer[Any]], on_bytes: OnBytes) -> None:
         """Both traces, op by op; what the last op leaves is the input of the head."""
         gates = GateMoments.of(self.model.graph)
-        exact_run = self.model.trace(windows, Hooks(self._exact_inputs.__setitem__, None, on_bytes))
-        found_run = self.model.trace(windows, Hooks(self._round_layer, self._stored, on_bytes))
+        exact_run = self.model.trace(windows, Hooks(self._exact_inputs.__setitem__))
+        found_run = self.model.trace(windows, Hooks(self._round_layer, self._stored, None, self._multiplied))
+        reports = self._reports(windows.size)
         for (value, exact), (_, found) in zip(exact_run, found_run, strict=True):
+            self._tune_norm(value, exact, found)
             gates.see(value, found)
             last = exact, found
+            on_bytes(next(reports))
         self._round_head(*(hidden.reshape(-1, hidden.shape[-1]) for hidden in last))
         for spec in self._wanted(Role.PLE):
             rounder = TableRounder.of(gates, self.storages[spec.name], self._read)
             self.rounds[spec.name] = rounder.round
+
+    def _reports(self, tokens: int) -> Iterator[int]:
+        """Bytes after each op, in proportion to the time it takes: what is done with one differs very much."""
+        names = {name for name in self._linears if is_calibrated(self.storages[name])}
+        shares = list(itertools.accumulate(efforts(self.model.body, names, tokens)))
+        total, reported = 2 * self.model.body_bytes, 0
+        for share in shares:
+            done = round(total * share / shares[-1])
+            yield done - reported
+            reported = done
+
+    def _tune_norm(self, value: ir.Value, exact: Float32, found: Float32) -> None:
+        """Multiply what a norm has just given in the second run, and its weights."""
+        name = self._norms.get(value)
+        if name is None or self.storages[name].encoding.kind != "float":
+            return
+        gain = gains(exact, found)
+        found *= gain
+        self.rounds[name] = _divided(self._round(name), np.reciprocal(gain))
 
     def _round_layer(self, name: str, found: Float32) -> None:
         """Called before a layer's products are taken in the second run; rounds all layers that read the same input."""
@@ -89,7 +118,7 @@ class _Walk:
         if not readers or value in self._done:
             return
         self._done.add(value)
-        moments = Moments.of(found, exact)
+        moments = Moments.of(self._multiplied(name, found), exact)
         self._scale(value, moments, readers)
         blocks = sorted({self.storages[name].encoding.block for name in readers})
         for block in blocks:
@@ -101,6 +130,21 @@ class _Walk:
             del gram
             for batch in self._batches(names):
                 self._round_batch(batch, self._scales.get(value), moments, factor)
+
+    def _multiplied(self, name: str, found: Float32) -> Float32:
+        """An input [N, k] as the layer's kernel takes it: those of integers round it, token by token."""
+        if self.storages[name].encoding.kind != "int":
+            return found
+        value = self._linears[name].x
+        if self._rounded is None or self._rounded[0] is not value:
+            self._rounded = None  # its memory serves again
+            rounded = self.model.allocate(found.shape)
+            scales = self._scales.get(value, np.float32(1))
+            for first in range(0, len(found), _TOKENS):
+                part = slice(first, first + _TOKENS)
+                rounded[part] = round_tokens(found[part] / scales) * scales
+            self._rounded = value, rounded
+        return self._rounded[1]
 
     def _batches(self, names: list[str]) -> Iterator[list[str]]:
         """Matrices that are rounded as one: there are many operations on a column, and each takes a while to call."""
@@ -144,6 +188,7 @@ class _Walk:
             factors[place.rows] = scales
             self.rounds[place.source] = _divided(self._round(place.source), factors)
             self._scales[value] = scales
+            self._rounded = None
             moments.scale(scales)
 
     def _have_blocks(self, *names: str) -> bool:
@@ -182,6 +227,10 @@ class _Walk:
         return places(self.model.graph)
 
     @cached_property
+    def _norms(self) -> dict[ir.Value, str]:
+        return tunable_norms(self.model.graph)
+
+    @cached_property
     def _linears(self) -> dict[str, ir.Linear]:
         return {op.weight.name: op for op in self.model.graph.ops if isinstance(op, ir.Linear)}
 
@@ -192,7 +241,7 @@ def _moved(rounder: Rounder, move: Float32) -> Round:
 
 
 def _divided(round_rows: Round, factors: Float32) -> Round:
-    """Rows, or the values of a vector, divided by powers of two: of integers, that divides their scales."""
+    """Rows, or the values of a vector, divided by `factors`: of integers, that divides their scales."""
 
     def divided(first: int, rows: Float32) -> Quantized:
         if rows.ndim == 1:

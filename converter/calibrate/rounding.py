@@ -30,7 +30,7 @@ Float32 = NDArray[np.float32]
 _STEP = 32
 _SPAN = 256
 """Columns; the largest block that an encoding has."""
-SWEEPS = 2
+SWEEPS = 1
 """How often step 2 is taken."""
 _TINY = np.float32(1e-30)
 
