@@ -19,7 +19,6 @@ from gemma_edge.converter.activations import round_tokens
 from gemma_edge.converter.calibrate.effort import efforts
 from gemma_edge.converter.calibrate.factor import Factor
 from gemma_edge.converter.calibrate.moments import Moments, moved
-from gemma_edge.converter.calibrate.norms import gains, tunable_norms
 from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.calibrate.scaling import Place, chosen_scales, places
 from gemma_edge.converter.calibrate.spool import Spool
@@ -83,7 +82,6 @@ class _Walk:
         found_run = self.model.trace(windows, Hooks(self._round_layer, self._stored, None, self._multiplied))
         reports = self._reports(windows.size)
         for (value, exact), (_, found) in zip(exact_run, found_run, strict=True):
-            self._tune_norm(value, exact, found)
             gates.see(value, found)
             last = exact, found
             on_bytes(next(reports))
@@ -102,15 +100,6 @@ class _Walk:
             yield done - reported
             reported = done
 
-    def _tune_norm(self, value: ir.Value, exact: Float32, found: Float32) -> None:
-        """Multiply what a norm has just given in the second run, and its weights."""
-        name = self._norms.get(value)
-        if name is None or self.storages[name].encoding.kind != "float":
-            return
-        gain = gains(exact, found)
-        found *= gain
-        self.rounds[name] = _divided(self._round(name), np.reciprocal(gain))
-
     def _round_layer(self, name: str, found: Float32) -> None:
         """Called before a layer's products are taken in the second run; rounds all layers that read the same input."""
         exact, value = self._exact_inputs.pop(name), self._linears[name].x
@@ -123,11 +112,8 @@ class _Walk:
         blocks = sorted({self.storages[name].encoding.block for name in readers})
         for block in blocks:
             names = [name for name in readers if self.storages[name].encoding.block == block]
-            gram = moments.gram
-            if block == blocks[-1]:
-                moments.gram = np.empty((0, 0), np.float32)  # the factor takes its place in memory
-            factor = Factor.of(gram, block, moments.damping)
-            del gram
+            is_last = block == blocks[-1]
+            factor = Factor.of(moments.taken_gram() if is_last else moments.gram, block, moments.damping)
             for batch in self._batches(names):
                 self._round_batch(batch, self._scales.get(value), moments, factor)
 
@@ -227,10 +213,6 @@ class _Walk:
         return places(self.model.graph)
 
     @cached_property
-    def _norms(self) -> dict[ir.Value, str]:
-        return tunable_norms(self.model.graph)
-
-    @cached_property
     def _linears(self) -> dict[str, ir.Linear]:
         return {op.weight.name: op for op in self.model.graph.ops if isinstance(op, ir.Linear)}
 
@@ -241,7 +223,7 @@ def _moved(rounder: Rounder, move: Float32) -> Round:
 
 
 def _divided(round_rows: Round, factors: Float32) -> Round:
-    """Rows, or the values of a vector, divided by `factors`: of integers, that divides their scales."""
+    """Rows, or the values of a vector, divided by powers of two: of integers, that divides their scales."""
 
     def divided(first: int, rows: Float32) -> Quantized:
         if rows.ndim == 1:

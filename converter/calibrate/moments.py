@@ -58,6 +58,11 @@ class Moments:
         tokens, columns = self.found.shape
         return DAMPING + float(columns / tokens)
 
+    def taken_gram(self) -> Float32:
+        """Given away, so that a factor takes its place in memory."""
+        gram, self.gram = self.gram, np.empty((0, 0), np.float32)
+        return gram
+
     def drift(self, rows: Float32) -> Float32:
         """rows D, [n, k], where D is the weighted mean of (e - x) x^T.
 
