@@ -40,9 +40,9 @@ class StreamingModel:
         self.graph = model.decoder("evaluate", ir.ANY, with_logits=True)
         self._lookups = tuple(model.lookups(ir.ANY))
         self._checkpoint = checkpoint
-        self._allocate = allocate
+        self.allocate = allocate
         [head] = (i for i, op in enumerate(self.graph.ops) if isinstance(op, ir.Linear) and op.weight.role is Role.HEAD)
-        self._body, self._tail = self.graph.ops[:head], self.graph.ops[head:]
+        self.body, self._tail = self.graph.ops[:head], self.graph.ops[head:]
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, allocate: Allocate = in_memory) -> "StreamingModel":
@@ -66,7 +66,7 @@ class StreamingModel:
 
     def rest_bytes(self, position: int) -> int:
         """The share of a walk from there on."""
-        return 2 * sum(spec.values for op in self._body[position:] for spec in tensors(op))
+        return 2 * sum(spec.values for op in self.body[position:] for spec in tensors(op))
 
     def head_bytes(self, tokens: int) -> int:
         """The share of `logits`."""
@@ -87,13 +87,13 @@ class StreamingModel:
         Two models may be walked side by side: what they hold is freed as they go.
         """
         walk = self.begin(windows, hooks)
-        while walk.position < len(self._body):
+        while walk.position < len(self.body):
             yield walk.step()
 
     def begin(self, windows: NDArray[np.integer[Any]], hooks: Hooks = NO_HOOKS) -> "Walk":
         """Look the tokens up, and stop before the first op."""
         inputs = {name: self._look_up(graph, windows, hooks) for name, graph in self._inputs.items()}
-        machine = Machine(self._checkpoint, hooks, windows.shape[1], self._allocate)
+        machine = Machine(self._checkpoint, hooks, windows.shape[1], self.allocate)
         machine.values = {value: inputs[name] for name, value in self.graph.inputs.items()}
         return Walk(self, machine, 0)
 
@@ -101,8 +101,8 @@ class StreamingModel:
         """The op of a walk before which none of these weights was read; None where a lookup reads one."""
         if any(spec.name in names for graph in self._lookups for op in graph.ops for spec in tensors(op)):
             return None
-        readers = (i for i, op in enumerate(self._body) if any(spec.name in names for spec in tensors(op)))
-        return next(readers, len(self._body))
+        readers = (i for i, op in enumerate(self.body) if any(spec.name in names for spec in tensors(op)))
+        return next(readers, len(self.body))
 
     def logits(self, hidden: Float32, hooks: Hooks = NO_HOOKS) -> Iterator[tuple[int, Float32]]:
         """Yield (first row, logits [n, V]) for rows of `hidden` [N, D]; the head is read once for every block."""
@@ -112,7 +112,7 @@ class StreamingModel:
         for first in range(0, len(hidden), self.logit_rows):
             machine = Machine(self._checkpoint, hooks, tokens=1)
             machine.values[self.head.x] = hidden[None, first : first + self.logit_rows]
-            for op, finished in zip(self._tail, self._last_reads[len(self._body) :], strict=True):
+            for op, finished in zip(self._tail, self._last_reads[len(self.body) :], strict=True):
                 machine.step(op)
                 machine.forget(finished)
             yield first, machine.values[self.graph.outputs["logits"]][0]
@@ -150,7 +150,7 @@ class StreamingModel:
     @property
     def linears(self) -> list[ir.Linear]:
         """In the order in which a walk comes to them; the last is the head."""
-        return [op for op in (*self._body, self.head) if isinstance(op, ir.Linear)]
+        return [op for op in (*self.body, self.head) if isinstance(op, ir.Linear)]
 
     @property
     def head(self) -> ir.Linear:
@@ -165,7 +165,7 @@ class StreamingModel:
         return dict(zip(self.graph.inputs, self._lookups, strict=True))
 
     def _look_up(self, graph: ir.Graph, windows: NDArray[np.integer[Any]], hooks: Hooks) -> Float32:
-        machine = Machine(self._checkpoint, hooks, windows.shape[1], self._allocate)
+        machine = Machine(self._checkpoint, hooks, windows.shape[1], self.allocate)
         machine.values[graph.inputs["token_ids"]] = windows
         for op in graph.ops:
             machine.step(op)
@@ -194,7 +194,7 @@ class Walk:
 
     def step(self) -> tuple[ir.Value, Float32]:
         """Run one op; its value, [B, T, ...]."""
-        op = self.model._body[self.position]
+        op = self.model.body[self.position]
         result = self.machine.step(op)
         self._go_on()
         return op.out, result
@@ -202,11 +202,11 @@ class Walk:
     @property
     def next_op(self) -> ir.Op | None:
         """What `step` would run; None where the head is next."""
-        return self.model._body[self.position] if self.position < len(self.model._body) else None
+        return self.model.body[self.position] if self.position < len(self.model.body) else None
 
     def give(self, result: Float32) -> None:
         """Take what the next op gives, [B, T, ...], from somebody who has computed it."""
-        self.machine.values[self.model._body[self.position].out] = result
+        self.machine.values[self.model.body[self.position].out] = result
         self._go_on()
 
     def _go_on(self) -> None:
@@ -215,7 +215,7 @@ class Walk:
 
     def finish(self) -> Float32:
         """Run all ops that are left; what the head multiplies, [B * T, D]."""
-        self.advance(len(self.model._body))
+        self.advance(len(self.model.body))
         hidden: Float32 = self.machine.values[self.model.head.x]
         return hidden.reshape(-1, hidden.shape[-1])
 

@@ -5,7 +5,9 @@ time, so that what they need on the way is small: the values of all tokens are t
 elsewhere (see Allocate).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -39,6 +41,8 @@ Allocate = Callable[[tuple[int, ...]], Float32]
 
 _BATCH_TOKENS: Final = 1024
 _SPARSEST_READ: Final = 16  # rows of a table that are read for one that is wanted
+_THREADS: Final = min(2, os.cpu_count() or 1)
+"""Batches at a time, each with what it needs on the way."""
 _WEIGHT_BLOCK_BYTES: Final = 8 << 20  # stored bytes, 16 MiB as float32
 
 
@@ -142,12 +146,17 @@ class Machine:
             result: Float32 = run(_Batch(values, vectors, self._tokens), op)  # type: ignore[arg-type]  # reads by []
             return result
 
-        result = batch(0)
-        if size < windows:
-            begin, result = result, self._allocate((windows, *result.shape[1:]))
-            result[:size] = begin
-        for first in range(size, windows, size):
+        begin = batch(0)
+        if size >= windows:
+            return begin
+        result = self._allocate((windows, *begin.shape[1:]))
+        result[:size] = begin
+
+        def put(first: int) -> None:
             result[first : first + size] = batch(first)
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="evaluate") as pool:
+            list(pool.map(put, range(size, windows, size)))
         return result
 
     def _vector(self, spec: TensorSpec) -> Float32:

@@ -4,18 +4,22 @@ Each linear layer is rounded for the inputs it gets in the second run, so that i
 before it do wrong, as far as one layer can. Memory: the activations of one layer, twice, and the moments of one input.
 """
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter import graph as ir
-from gemma_edge.converter.calibrate.moments import Moments
-from gemma_edge.converter.calibrate.rounding import Rounder
-from gemma_edge.converter.calibrate.scaling import Place, chosen_scales, places
+from gemma_edge.converter.activations import round_tokens
+from gemma_edge.converter.calibrate.effort import efforts
+from gemma_edge.converter.calibrate.factor import Factor
+from gemma_edge.converter.calibrate.moments import Moments, moved
+from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
 from gemma_edge.converter.checkpoint import Checkpoint
@@ -28,6 +32,11 @@ from gemma_edge.converter.stream import Round
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 Float32 = NDArray[np.float32]
+
+_TOKENS: Final = 1024
+"""Whose inputs are rounded at a time."""
+_BATCH_BYTES: Final = 64 << 20
+"""Of float32 weights that are rounded as one, if there are several matrices; a matrix is never taken apart."""
 
 
 def calibrate(
@@ -61,74 +70,104 @@ class _Walk:
     spool: Spool
     rounds: dict[str, Round] = field(default_factory=dict)
     _exact_inputs: dict[str, Float32] = field(default_factory=dict)
-    _inputs: "dict[ir.Value, _Input]" = field(default_factory=dict)
-    _scales: dict[ir.Value, Float32] = field(default_factory=dict)
+    _done: set[ir.Value] = field(default_factory=set)
+    _rounded: tuple[ir.Value, Float32] | None = None
 
     def run(self, windows: NDArray[np.integer[Any]], on_bytes: OnBytes) -> None:
         """Both traces, op by op; what the last op leaves is the input of the head."""
         gates = GateMoments.of(self.model.graph)
-        exact_run = self.model.trace(windows, Hooks(self._exact_inputs.__setitem__, None, on_bytes))
-        found_run = self.model.trace(windows, Hooks(self._round_layer, self._stored, on_bytes))
+        exact_run = self.model.trace(windows, Hooks(self._exact_inputs.__setitem__))
+        found_run = self.model.trace(windows, Hooks(self._round_layer, self._stored, None, self._multiplied))
+        reports = self._reports(windows.size)
         for (value, exact), (_, found) in zip(exact_run, found_run, strict=True):
             gates.see(value, found)
             last = exact, found
+            on_bytes(next(reports))
         self._round_head(*(hidden.reshape(-1, hidden.shape[-1]) for hidden in last))
         for spec in self._wanted(Role.PLE):
             rounder = TableRounder.of(gates, self.storages[spec.name], self._read)
             self.rounds[spec.name] = rounder.round
 
+    def _reports(self, tokens: int) -> Iterator[int]:
+        """Bytes after each op, in proportion to the time it takes: what is done with one differs very much."""
+        names = {name for name in self._linears if is_calibrated(self.storages[name])}
+        shares = list(itertools.accumulate(efforts(self.model.body, names, tokens)))
+        total, reported = 2 * self.model.body_bytes, 0
+        for share in shares:
+            done = round(total * share / shares[-1])
+            yield done - reported
+            reported = done
+
     def _round_layer(self, name: str, found: Float32) -> None:
-        """Called before a layer's products are taken in the second run."""
-        exact, storage, value = self._exact_inputs.pop(name), self.storages[name], self._linears[name].x
-        if not is_calibrated(storage) or name in self.rounds:
-            return
-        if value not in self._inputs:
-            self._take(value, Moments.of(found, exact))
-        given = self._inputs[value]
-        rows = self._read(name)
-        if value in self._scales:
-            rows *= self._scales[value]
-        target = given.target(name, rows)
-        stored = given.rounder(storage).round(target)
-        restored = storage.encoding.dequantize(stored.data, stored.scales, rows.shape)
-        stored = replace(stored, error=error_of(restored - rows, rows))
-        self.spool.put(name, storage.encoding, (rows.shape[0], rows.shape[1]), stored)
-        self.rounds[name] = self.spool.reader(name)
-        if not given.readers:
-            del self._inputs[value]
-
-    def _take(self, value: ir.Value, moments: Moments) -> None:
-        """Keep an input's moments while there are layers to round for it, and scale its columns where that is free."""
+        """Called before a layer's products are taken in the second run; rounds all layers that read the same input."""
+        exact, value = self._exact_inputs.pop(name), self._linears[name].x
         readers = [name for name, op in self._linears.items() if op.x is value and is_calibrated(self.storages[name])]
-        place = self._places.get(value)
-        scales = None
-        if place is not None and set(readers) == set(place.linears) and not self._have_blocks(*readers, place.source):
-            matrices = [self._read(name) for name in readers]
-            scales = chosen_scales(moments.gram, matrices, self.storages[readers[0]].encoding, place.rows)
-        if place is not None and scales is not None:
-            factors = np.ones(self.model.graph.tensors[place.source].shape[0], np.float32)
-            factors[place.rows] = scales
-            self.rounds[place.source] = _divided(self._round(place.source), factors)
-            self._scales[value] = scales
-            moments.scale(scales)
-        self._inputs[value] = _Input(moments, readers)
+        if not readers or value in self._done:
+            return
+        self._done.add(value)
+        moments = Moments.of(self._multiplied(name, found), exact)
+        blocks = sorted({self.storages[name].encoding.block for name in readers})
+        for block in blocks:
+            names = [name for name in readers if self.storages[name].encoding.block == block]
+            is_last = block == blocks[-1]
+            factor = Factor.of(moments.taken_gram() if is_last else moments.gram, block, moments.damping)
+            for batch in self._batches(names):
+                self._round_batch(batch, moments, factor)
 
-    def _have_blocks(self, *names: str) -> bool:
-        """Block scales have few bits, and hardly need the columns scaled."""
-        return any(self.storages[name].encoding.block for name in names)
+    def _multiplied(self, name: str, found: Float32) -> Float32:
+        """An input [N, k] as the layer's kernel takes it: those of integers round it, token by token."""
+        if self.storages[name].encoding.kind != "int":
+            return found
+        value = self._linears[name].x
+        if self._rounded is None or self._rounded[0] is not value:
+            self._rounded = None  # its memory serves again
+            rounded = self.model.allocate(found.shape)
+            for first in range(0, len(found), _TOKENS):
+                part = slice(first, first + _TOKENS)
+                rounded[part] = round_tokens(found[part])
+            self._rounded = value, rounded
+        return self._rounded[1]
+
+    def _batches(self, names: list[str]) -> Iterator[list[str]]:
+        """Matrices that are rounded as one: there are many operations on a column, and each takes a while to call."""
+        batch: list[str] = []
+        for name in names:
+            shapes = [self._linears[each].weight.shape for each in (*batch, name)]
+            alike = not batch or self.storages[name].encoding == self.storages[batch[0]].encoding
+            if batch and not (alike and 4 * sum(map(math.prod, shapes)) <= _BATCH_BYTES):
+                yield batch
+                batch = []
+            batch.append(name)
+        yield batch
+
+    def _round_batch(self, names: list[str], moments: Moments, factor: Factor) -> None:
+        encoding = self.storages[names[0]].encoding
+        rows = np.concatenate([self._read(name) for name in names])
+        stored = Rows.transposed(moved(rows, moments, factor), Rounder(encoding, factor)).rounded().stored()
+        assert stored.scales is not None
+        first = 0
+        for name in names:
+            part = slice(first, first + self._linears[name].weight.shape[0])
+            first = part.stop
+            own = Quantized(stored.data[part], stored.scales[part])
+            shape = rows[part].shape
+            restored = encoding.dequantize(own.data, own.scales, shape)
+            restored -= rows[part]
+            self.spool.put(name, encoding, (shape[0], shape[1]), replace(own, error=error_of(restored, rows[part])))
+            self.rounds[name] = self.spool.reader(name)
 
     def _round_head(self, exact: Float32, found: Float32) -> None:
         for spec in self._wanted(Role.HEAD):
             moments = Moments.of(found, exact)
-            rounder = Rounder.of(moments.gram, self.storages[spec.name].encoding)
-            self.rounds[spec.name] = _moved(rounder, moments.move())
+            encoding = self.storages[spec.name].encoding
+            factor = Factor.of(moments.gram, encoding.block, moments.damping)
+            move = moved(np.eye(len(moments.gram), dtype=np.float32), moments, factor)
+            self.rounds[spec.name] = _moved(Rounder(encoding, factor), move)
 
     def _stored(self, name: str, first: int, rows: Float32) -> Float32:
-        """A weight as the second run sees it: with inputs that are not scaled yet."""
+        """A weight as the second run sees it."""
         stored = self._round(name)(first, rows)
-        restored = self.storages[name].encoding.dequantize(stored.data, stored.scales, rows.shape)
-        scales = self._scales.get(self._linears[name].x) if name in self._linears else None
-        return restored if scales is None else restored / scales
+        return self.storages[name].encoding.dequantize(stored.data, stored.scales, rows.shape)
 
     def _round(self, name: str) -> Round:
         storage = self.storages[name]
@@ -143,66 +182,10 @@ class _Walk:
         return [spec for spec in specs if spec.role is role and is_calibrated(self.storages[spec.name])]
 
     @cached_property
-    def _places(self) -> dict[ir.Value, Place]:
-        return places(self.model.graph)
-
-    @cached_property
     def _linears(self) -> dict[str, ir.Linear]:
         return {op.weight.name: op for op in self.model.graph.ops if isinstance(op, ir.Linear)}
 
 
-@dataclass
-class _Input:
-    """An input, the layers that are yet to be rounded for it, and rounders by encoding.
-
-    Its matrices are the largest thing in memory, so each is dropped as soon as no layer needs it.
-    """
-
-    moments: Moments | None
-    readers: list[str]
-    _rounders: dict[str, Rounder] = field(default_factory=dict)
-    _gram: Float32 | None = None
-
-    def target(self, name: str, rows: Float32) -> Float32:
-        """See Moments.target; once for each reader."""
-        assert self.moments is not None
-        target = self.moments.target(rows)
-        self.readers.remove(name)
-        self._gram = self.moments.gram
-        if not self.readers:
-            self.moments = None
-        return target
-
-    def rounder(self, storage: Storage) -> Rounder:
-        """For the reader that `target` was last called for."""
-        name = storage.encoding.name
-        if name not in self._rounders:
-            self._rounders[name] = Rounder.of(self._taken_gram(), storage.encoding)
-        self._gram = None
-        return self._rounders[name]
-
-    def _taken_gram(self) -> Float32:
-        """Given away, so that the last rounder of an input takes its place in memory."""
-        gram, self._gram = self._gram, None
-        assert gram is not None
-        return gram
-
-
 def _moved(rounder: Rounder, move: Float32) -> Round:
-    """Rows one by one, for a matrix that is too large to be taken whole."""
-    return lambda _first, rows: rounder.round(rows @ move)
-
-
-def _divided(round_rows: Round, factors: Float32) -> Round:
-    """Rows, or the values of a vector, divided by powers of two: of integers, that divides their scales."""
-
-    def divided(first: int, rows: Float32) -> Quantized:
-        if rows.ndim == 1:
-            return round_rows(first, rows / factors)
-        part = factors[first : first + len(rows)]
-        stored = round_rows(first, rows)
-        if stored.scales is None:
-            return round_rows(first, rows / part[:, np.newaxis])
-        return replace(stored, scales=stored.scales / part)
-
-    return divided
+    """For a matrix that comes in pieces, as it is too large to be taken whole. move: of no rows but those of one."""
+    return lambda _first, rows: Rows.transposed(move @ rows.T, rounder).rounded().stored()

@@ -1,74 +1,51 @@
 """Rounding a matrix so that its products change least, given the inputs that it really multiplies.
 
 With gram H = mean of x x^T over calibration inputs x, storing w as v changes the output by e = w - v with the mean
-square e H e^T. Four steps, each for all rows at once, none of which can be undone by the next:
+square e H e^T. Each step is for all rows at once:
 
-1. scales by the search that takes each column's mean square input into account;
-2. integers one column after another, each with the error of those before it taken into account: GPTQ
-   (arXiv 2210.17323) in the form of LDLQ (arXiv 2307.13304), which needs one Cholesky factor and no inverse;
-3. scales once more: the best ones for these integers have a closed form;
-4. integers once more, each the best one given all others (coordinate descent, as arXiv 2309.01885).
+1. columns one after another, each with the errors of those before it taken into account: GPTQ (arXiv 2210.17323) in
+   the form of LDLQ (arXiv 2307.13304), which needs one Cholesky factor and no inverse. A block's scale is searched for
+   when its first column is reached, for the values that it then has to store; the scale of a whole row is, before;
+2. sweeps: each scale once more, as the best one for its integers has a closed form, then its integers, each the best
+   one given all others (coordinate descent, as arXiv 2309.01885).
 
-Arrays lie transposed here, [k, n]: a column of the matrix is one stretch of memory.
+Arrays lie transposed here, [k, n]: a column of the matrix is one stretch of memory. Columns are worked on one by one
+within a block, blocks within a span of 256: all else is products of matrices.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.calibrate.factor import DAMPING, Factor
+from gemma_edge.converter.calibrate.scale_search import searched_scales
 from gemma_edge.converter.quantize import Quantized, error_of, storable_scales
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]
 
-DAMPING = 0.01
-"""Of the mean square input, added to every column's: what the calibration text does not show is not free to change."""
-_BLOCK = 128
-"""Columns that are worked on one by one before their effect on all later ones is one matrix product."""
-_RATIOS = tuple(np.float32(ratio / 20) for ratio in range(20, 9, -1))
-"""Clips over a group's largest value that step 1 tries: 1, 0.95, ... 0.5."""
-SWEEPS = 2
-"""How often steps 3 and 4 are taken."""
+_STEP = 32
+_SPAN = 256
+"""Columns; the largest block that an encoding has."""
+SWEEPS = 1
+"""How often step 2 is taken."""
 _TINY = np.float32(1e-30)
-
-
-class GramError(ValueError):
-    """A gram that has no Cholesky factor however much it is damped: not a mean of x x^T."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rounder:
-    """The inputs of one linear layer, prepared for rounding any number of its rows.
-
-    order: [k], columns by falling mean square input; the first has the most later ones to make up for its error.
-    gram: [k, k], damped and in that order. feedback: [k, k], column j: how errors of earlier columns move column j.
-    """
+    """The inputs of one linear layer, prepared for rounding any number of its rows. factor: of blocks as `encoding`."""
 
     encoding: Encoding
-    order: NDArray[np.intp]
-    gram: Float32
-    feedback: Float32
+    factor: Factor
 
     @classmethod
-    def of(cls, gram: Float32, encoding: Encoding) -> Self:
-        """From the mean of x x^T over inputs x [k]; `gram` is left as it is, and gone if nobody else has it."""
-        power = gram.diagonal().copy()
-        order = np.argsort(-power, kind="stable")
-        damped = gram[np.ix_(order, order)]
-        del gram
-        mean = float(power.mean(dtype=np.float64)) or 1.0  # a layer that was never given anything but zeros
-        for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
-            np.fill_diagonal(damped, power[order] + np.float32(damping * mean))
-            try:
-                # damped = R R^T with R upper triangular: the lower factor of the matrix turned end to end.
-                upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-            except np.linalg.LinAlgError:
-                continue
-            upper /= upper.diagonal().copy()
-            return cls(encoding, order, damped, upper)
-        raise GramError("the gram has no Cholesky factor")
+    def of(cls, gram: Float32, encoding: Encoding, damping: float = DAMPING) -> Self:
+        """From the mean of x x^T over inputs x [k]; see Factor.of."""
+        return cls(encoding, Factor.of(gram, encoding.block, damping))
 
     def round(self, rows: Float32) -> Quantized:
         """Stores `rows` [n, k]. Raises QuantizeError for values that the encoding cannot hold."""
@@ -76,158 +53,178 @@ class Rounder:
 
     def cost(self, rows: Float32) -> float:
         """How much storing `rows` changes the outputs: the mean square, summed over rows."""
-        state = self._rounded(rows)
-        return float(np.einsum("kn,kn->n", state.errors, state.slope).sum(dtype=np.float64))
+        return self._rounded(rows).cost()
 
     def _rounded(self, rows: Float32) -> "Rows":
-        state = Rows.of(rows, self)
-        state.choose_integers()
-        for _ in range(SWEEPS):
-            state.fit_scales()
-            state.improve_integers()
-        return state
+        return Rows.of(rows, self).rounded()
 
 
 @dataclass(eq=False)
 class Rows:
-    """Rows on their way. All [k, n] and in the rounder's order of columns, but scales and columns.
+    """Rows on their way, all [k, n] and in the factor's order of columns, but scales.
 
-    values: what is to be stored. integers: as float32. errors: values - integers * scales.
-    scales: [groups, n]. columns: by group, where its columns are.
-    slope, pull: gram @ errors and gram @ values, kept up to date as each takes as long as a sweep does.
+    values: what is to be stored. integers: as float32. errors: values - integers * scales. scales: [groups, n].
     """
 
     rounder: Rounder
     values: Float32
     integers: Float32
     errors: Float32
-    slope: Float32
-    pull: Float32
     scales: Float32
-    columns: list[NDArray[np.intp]]
 
     @classmethod
     def of(cls, rows: Float32, rounder: Rounder, scales: Float32 | None = None) -> Self:
-        """`rows` [n, k] without integers yet; scales are searched for where none are given."""
-        encoding, order = rounder.encoding, rounder.order
-        encoding.check(rows.shape)
-        k = rows.shape[1]
-        width = encoding.block or k
-        position = np.argsort(order)
-        columns = [position[first : first + width] for first in range(0, k, width)]
-        values = np.ascontiguousarray(rows.T[order])
+        """`rows` [n, k] without integers yet. scales: for encodings without blocks, [1, n]; else searched for."""
+        rounder.encoding.check(rows.shape)
+        return cls.transposed(np.ascontiguousarray(rows.T[rounder.factor.order]), rounder, scales)
+
+    @classmethod
+    def transposed(cls, values: Float32, rounder: Rounder, scales: Float32 | None = None) -> Self:
+        """Of rows that lie as here already."""
+        k, n = values.shape
+        block = rounder.encoding.block
         if scales is None:
-            power = rounder.gram.diagonal()
-            scales = np.stack([_search(values[where], power[where], encoding) for where in columns])
-        pull = rounder.gram @ values
-        return cls(rounder, values, np.zeros_like(values), values.copy(), pull.copy(), pull, scales, columns)
+            scales = np.zeros((k // block if block else 1, n), np.float32)
+            if not block:
+                scales[0] = searched_scales(values, rounder.factor.gram.diagonal(), rounder.encoding)
+        return cls(rounder, values, np.zeros_like(values), values.copy(), scales)
+
+    def rounded(self) -> Self:
+        """All steps."""
+        self.choose_integers()
+        for _ in range(SWEEPS):
+            self.improve()
+        return self
+
+    def improve(self) -> None:
+        """Step 2, once."""
+        if not self.rounder.encoding.block:
+            value, size = self.scale_terms()
+            self.set_scale(np.divide(value, np.maximum(size, _TINY)))
+        self.improve_integers()
 
     def choose_integers(self) -> None:
-        """Step 2: a column's integers are those of its values after the feedback of the errors of all earlier ones."""
-        feedback, scale_of = self.rounder.feedback, self._scale_of
-        for first in range(0, len(self.values), _BLOCK):
-            last = min(first + _BLOCK, len(self.values))
-            wanted = self.values[first:last] + feedback[:first, first:last].T @ self.errors[:first]
-            within = np.ascontiguousarray(feedback[first:last, first:last].T)
-            for j in range(first, last):
-                wanted_j = wanted[j - first] + within[j - first, : j - first] @ self.errors[first:j]
-                self._store(j, wanted_j, scale_of[j])
-        self.slope = self.rounder.gram @ self.errors
-
-    def scale_terms(self) -> tuple[Float32, Float32]:
-        """How fast the cost falls along each scale, and how fast that slows down: their quotient is the best change.
-
-        Both [groups, n], each group taken as if it were the only one.
-        """
-        if len(self.columns) == 1:  # the gram @ (integers * scales) is pull - slope
-            falls = np.einsum("kn,kn->n", self.integers, self.slope)[np.newaxis]
-            return falls, np.einsum("kn,kn->n", self.integers, self.pull - self.slope) / self.scales
-        terms = np.empty((2, *self.scales.shape), np.float32)
-        for group, where in enumerate(self.columns):
-            gram, integers = self.rounder.gram[np.ix_(where, where)], self.integers[where]
-            np.einsum("kn,kn->n", integers, self.slope[where], out=terms[0, group])
-            np.einsum("kn,kn->n", integers, gram @ integers, out=terms[1, group])
-        return terms[0], terms[1]
-
-    def fit_scales(self) -> None:
-        """Step 3: every group's best change, as far along all of them together as is best for the row."""
-        gain, curvature = self.scale_terms()
-        change = gain / np.maximum(curvature, _TINY)
-        if len(self.columns) > 1:
-            moved = self.integers * change[self._group_of]
-            bend = np.einsum("kn,kn->n", moved, self.rounder.gram @ moved)
-            change *= np.einsum("gn,gn->n", gain, change) / np.maximum(bend, _TINY)
-        self.set_scales((self.scales + change).astype(np.float32))
-
-    def set_scales(self, wanted: Float32) -> None:
-        """Take the nearest scales that can be stored; one that is not positive stays what it was."""
-        before = self.scales
-        self.scales = storable_scales(np.where(wanted > 0, wanted, before), self.rounder.encoding)
-        self.errors = self.values - self.integers * self.scales[self._group_of]
-        if len(self.columns) > 1:
-            self.slope = self.rounder.gram @ self.errors
-        else:
-            self.slope = self.pull - (self.pull - self.slope) * (self.scales / before)
+        """Step 1: a column's integers are those of its values after the feedback of the errors of all earlier ones."""
+        upper, block = self.rounder.factor.upper, self.rounder.encoding.block
+        feedback = np.empty(self.values.shape[1], np.float32)
+        for first, last in self._spans():
+            wanted = upper[:first, first:last].T @ self.errors[:first]
+            wanted += self.values[first:last]
+            within = np.ascontiguousarray(upper[first:last, first:last].T)
+            errors = self.errors[first:last]
+            for begin, end in self._steps(last - first):
+                if block:
+                    self._search(first + begin, wanted[begin:end])
+                scales = self._scales(first + begin)
+                for j in range(begin, end):
+                    column = wanted[j]
+                    if j > begin:
+                        np.dot(within[j, begin:j], errors[begin:j], out=feedback)
+                        column += feedback
+                    column /= scales
+                    self._store(first + j, column, scales)
+                if end < len(wanted):
+                    wanted[end:] += within[end:, begin:end] @ errors[begin:end]
 
     def improve_integers(self) -> None:
-        """Step 4: one pass over the columns."""
-        gram, scale_of = self.rounder.gram, self._scale_of
-        power = gram.diagonal()
-        for first in range(0, len(self.values), _BLOCK):
-            last = min(first + _BLOCK, len(self.values))
-            before = self.errors[first:last].copy()
-            change = np.zeros_like(before)  # of the errors
-            for j in range(first, last):
-                slope_j = self.slope[j] + gram[j, first:j] @ change[: j - first]
-                wanted_j = self.values[j] - self.errors[j] + slope_j / power[j]
-                self._store(j, wanted_j, scale_of[j])
-                np.subtract(self.errors[j], before[j - first], out=change[j - first])
-            self.slope += gram[:, first:last] @ change
+        """The best integers given all others, column by column, and before each block its best scale."""
+        gram, block = self.rounder.factor.gram, self.rounder.encoding.block
+        power = gram.diagonal().copy()
+        scratch = np.empty(self.values.shape[1], np.float32)
+        for first, last in self._spans():
+            slope = gram[first:last] @ self.errors
+            within = np.ascontiguousarray(gram[first:last, first:last])
+            errors = self.errors[first:last]
+            for begin, end in self._steps(last - first):
+                before = errors[begin:end].copy()
+                if block:
+                    self._fit_scale(first + begin, slope[begin:end], within[begin:end, begin:end])
+                scales = self._scales(first + begin)
+                change = np.empty_like(before)  # of the errors, by what follows
+                for j in range(begin, end):
+                    column = slope[j]
+                    if j > begin:
+                        np.dot(within[j, begin:j], change[: j - begin], out=scratch)
+                        column += scratch
+                    column /= power[first + j] * scales
+                    column += self.integers[first + j]
+                    np.copyto(scratch, errors[j])
+                    self._store(first + j, column, scales)
+                    np.subtract(errors[j], scratch, out=change[j - begin])
+                if end < len(slope):
+                    slope[end:] += within[end:, begin:end] @ (errors[begin:end] - before)
+
+    def scale_terms(self) -> tuple[Float32, Float32]:
+        """Without blocks, the best scale of a row is the quotient of these, both [n]: w H q^T and q H q^T."""
+        pulled = self.rounder.factor.gram @ self.integers
+        return np.einsum("kn,kn->n", self.values, pulled), np.einsum("kn,kn->n", self.integers, pulled)
+
+    def set_scale(self, wanted: Float32) -> None:
+        """Without blocks: take the nearest scales [n] that can be stored; one that is not positive stays as it was."""
+        self.scales[0] = self._storable(wanted, self.scales[0])
+        np.multiply(self.integers, self.scales[0], out=self.errors)
+        np.subtract(self.values, self.errors, out=self.errors)
+
+    def cost(self) -> float:
+        """The mean square change of the outputs, summed over rows."""
+        slope = self.rounder.factor.gram @ self.errors
+        return float(np.einsum("kn,kn->n", self.errors, slope).sum(dtype=np.float64))
 
     def stored(self) -> Quantized:
         """The result, in the order and form that it is stored in."""
-        encoding = self.rounder.encoding
+        encoding, order = self.rounder.encoding, self.rounder.factor.order
         k, n = self.values.shape
         integers = np.empty((n, k), np.int8)
-        integers[:, self.rounder.order] = self.integers.T
-        scales = self.scales.T.astype(encoding.scale_dtype).reshape(encoding.scale_shape((n, k)))
-        return Quantized(encoding.pack(integers), scales, error_of(self.errors, self.values))
+        integers[:, order] = self.integers.T
+        scales = np.empty((n, len(self.scales)), encoding.scale_dtype)
+        scales[:, order[:: encoding.block or k] // (encoding.block or k)] = self.scales.T
+        return Quantized(
+            encoding.pack(integers), scales.reshape(encoding.scale_shape((n, k))), error_of(self.errors, self.values)
+        )
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        k = len(self.values)
+        return ((first, min(first + _SPAN, k)) for first in range(0, k, _SPAN))
+
+    def _steps(self, columns: int) -> Iterator[tuple[int, int]]:
+        """Of a span: its blocks, or as many columns as a common block has."""
+        step = self.rounder.encoding.block or _STEP
+        return ((begin, min(begin + step, columns)) for begin in range(0, columns, step))
+
+    def _scales(self, column: int) -> Float32:
+        block = self.rounder.encoding.block
+        scales: Float32 = self.scales[column // block if block else 0]
+        return scales
+
+    def _search(self, column: int, wanted: Float32) -> None:
+        """The scale of the block that begins there, for values [block, n] with feedback of all before it."""
+        encoding, pivots = self.rounder.encoding, self.rounder.factor.pivots
+        weight = pivots[column : column + encoding.block]
+        self.scales[column // encoding.block] = searched_scales(wanted, weight, encoding)
+
+    def _fit_scale(self, column: int, slope: Float32, gram: Float32) -> None:
+        """The best scale of the block that begins there, given all else. slope: of its columns, kept up to date."""
+        block = self.rounder.encoding.block
+        integers, errors = self.integers[column : column + block], self.errors[column : column + block]
+        pulled = gram @ integers
+        fall = np.einsum("kn,kn->n", integers, slope)
+        bend = np.einsum("kn,kn->n", integers, pulled)
+        before = self.scales[column // block]
+        after = self._storable(before + fall / np.maximum(bend, _TINY), before)
+        change = before - after
+        slope += pulled * change
+        errors += integers * change
+        self.scales[column // block] = after
+
+    def _storable(self, wanted: Float32, before: Float32) -> Float32:
+        return storable_scales(np.where(wanted > 0, wanted, before).astype(np.float32), self.rounder.encoding)
 
     def _store(self, j: int, wanted: Float32, scales: Float32) -> None:
-        largest = self.rounder.encoding.largest
-        integers = self.integers[j]
-        np.divide(wanted, scales, out=integers)
-        np.rint(integers, out=integers)
-        np.clip(integers, -largest, largest, out=integers)
-        np.subtract(self.values[j], integers * scales, out=self.errors[j])
-
-    @property
-    def _group_of(self) -> NDArray[np.intp]:
-        """[k], the group of each column."""
-        group_of = np.empty(len(self.values), np.intp)
-        for group, where in enumerate(self.columns):
-            group_of[where] = group
-        return group_of
-
-    @property
-    def _scale_of(self) -> list[Float32]:
-        """[k] of [n], without a copy for each column."""
-        return [self.scales[group] for group in self._group_of]
-
-
-def _search(values: Float32, power: Float32, encoding: Encoding) -> Float32:
-    """Step 1 for one group [k, n] with mean square inputs [k]: the scale whose rounding errors cost least, [n]."""
-    absmax = np.abs(values).max(axis=0)
-    best = storable_scales(absmax / np.float32(encoding.largest), encoding)
-    least = np.full_like(best, np.inf)
-    for ratio in _RATIOS if encoding.bits < 8 else (np.float32(1),):
-        scales = storable_scales(ratio * absmax / np.float32(encoding.largest), encoding)
-        errors = values / scales
-        np.rint(errors, out=errors)
-        np.clip(errors, -encoding.largest, encoding.largest, out=errors)
-        errors *= scales
-        errors -= values
-        cost = power @ np.square(errors, out=errors)
-        best = np.where(cost < least, scales, best)
-        least = np.minimum(cost, least)
-    return best
+        """wanted: in units of the scales."""
+        largest = np.float32(self.rounder.encoding.largest)
+        integers, errors = self.integers[j], self.errors[j]
+        np.rint(wanted, out=wanted)
+        np.maximum(wanted, -largest, out=wanted)
+        np.minimum(wanted, largest, out=integers)
+        np.multiply(integers, scales, out=errors)
+        np.subtract(self.values[j], errors, out=errors)

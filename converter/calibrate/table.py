@@ -123,8 +123,8 @@ class TableRounder:
         for part in parts:
             part.choose_integers()
         for _ in range(SWEEPS):
-            gain, curvature = np.sum([part.scale_terms() for part in parts], axis=0)
+            value, size = np.sum([part.scale_terms() for part in parts], axis=0)
             for part in parts:
-                part.set_scales(part.scales + gain / np.maximum(curvature, np.float32(1e-30)))
+                part.set_scale(value / np.maximum(size, np.float32(1e-30)))
                 part.improve_integers()
         return [part.stored() for part in parts]

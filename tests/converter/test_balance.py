@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
-from gemma_edge.converter.balance import balanced, exponents, places
+from gemma_edge.converter.balance import Place, balanced, exponents, places
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.recipes import Recipe
-from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.turning import with_turned_columns
 from tests.conftest import FIXTURES
 
@@ -75,11 +74,28 @@ def test_columns_without_inputs_or_weights_do_not_run_away() -> None:
     assert np.abs(found).max() <= 6
 
 
-def test_gemma3_balances_every_matrix_of_a_layer() -> None:
-    _, model = opened("tiny-gemma3")
-    found = {name for place in places(StreamingModel(opened("tiny-gemma3")[0], model).graph) for name in place.linears}
-    layered = {s.name for s in model.tensors.values() if s.role in (Role.ATTENTION, Role.FFN)}
-    assert layered <= found
+def found_places(name: str) -> dict[str, Place]:
+    """By the name of the first matrix that reads the input."""
+    source, model = opened(name)
+    return {place.linears[0]: place for place in places(StreamingModel(source, model).graph)}
+
+
+def test_gemma3_scales_at_norms_and_between_matrices() -> None:
+    found = found_places("tiny-gemma3")
+    p = "layers.2."
+    attention = {p + f"self_attn.{name}_proj.weight" for name in "qkv"}
+    [after_norm] = [place for place in found.values() if place.source == p + "input_layernorm.weight"]
+    assert set(after_norm.linears) == attention
+    assert found[p + "mlp.down_proj.weight"].source == p + "mlp.up_proj.weight"
+    values = found[p + "self_attn.o_proj.weight"]
+    assert values.source == p + "self_attn.v_proj.weight"
+    np.testing.assert_array_equal(values.rows, np.tile(np.arange(32), 4))  # 4 heads share one head of v
+
+
+def test_gemma3n_scales_only_what_nothing_else_reads() -> None:
+    """LAuReL adds the first norm's output itself, v is normed, and every layer reads the per-layer inputs."""
+    sources = {place.source.split(".", 2)[-1] for place in found_places("tiny-gemma3n").values()}
+    assert sources == {"pre_feedforward_layernorm.weight", "mlp.up_proj.weight", "laurel.linear_left.weight", "weight"}
 
 
 def test_tied_matrices_are_not_scaled() -> None:

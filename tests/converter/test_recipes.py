@@ -103,8 +103,8 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
         ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected no blocks; "
          "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
-        ("[roles]", "roles = 3\n[other]", "found key 'other', expected search, hadamard, balance, roles, tensors, floor; "
-         "rename or remove it"),
+        ("[roles]", "roles = 3\n[other]",
+         "found key 'other', expected search, hadamard, balance, roles, tensors, floor; rename or remove it"),
         ("[roles]", 'search = "octav"\n[roles]', "search: found 'octav', expected one of absmax, mse; "
          "use one of these"),
         ("[roles]", "[floor]\nvalues = 0\n[roles]",

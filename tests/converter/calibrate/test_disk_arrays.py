@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gemma_edge.converter.calibrate.disk_arrays import arrays_in
+from gemma_edge.converter.calibrate.disk_arrays import _Files, arrays_in
 from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import activation_bytes_per_token, calibration_text, calibration_windows
@@ -25,6 +25,24 @@ def test_they_are_no_anonymous_memory(tmp_path: Path) -> None:
     assert after.anon_bytes - before.anon_bytes < array.nbytes / 4
     assert after.anon_bytes + after.file_bytes + after.shmem_bytes >= before.anon_bytes + array.nbytes
     assert not list(tmp_path.iterdir())
+
+
+def test_files_serve_again_and_never_take_more_than_arrays_did(tmp_path: Path) -> None:
+    files = _Files(tmp_path)
+    first, second = files.allocate((3, 1000)), files.allocate((500,))
+    part = first[1:]
+    del first
+    assert not files.spare  # a part of it is in use
+    del part
+    assert [memory.size for memory in files.spare] == [3000]
+    again = files.allocate((1000, 3))
+    assert not files.spare
+    assert again.shape == (1000, 3)
+    del again, second
+    large = files.allocate((3200,))
+    assert files.living + sum(memory.nbytes for memory in files.spare) <= files.peak == 14000
+    del large
+    assert files.living == 0
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gemma_edge.converter.calibrate.rounding import DAMPING, Rounder, Rows
+from gemma_edge.converter.calibrate.factor import DAMPING
+from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.quantize import Quantized, Search, quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
@@ -74,12 +75,12 @@ def test_no_later_step_makes_the_outputs_worse(weights: Float32, gram: Float32) 
     state = Rows.of(weights, rounder)
 
     def row_costs() -> Float32:
-        costs: Float32 = np.einsum("kn,kj,jn->n", state.errors, rounder.gram, state.errors)
+        costs: Float32 = np.einsum("kn,kj,jn->n", state.errors, rounder.factor.gram, state.errors)
         return costs
 
     state.choose_integers()
     before = first = row_costs()
-    for step in (state.fit_scales, state.improve_integers, state.fit_scales, state.improve_integers):
+    for step in (state.improve, state.improve):
         step()
         after = row_costs()
         # Scales are rounded to what float16 and bfloat16 both hold: 2^-9 of a scale, a few percent of a row's cost.

@@ -56,8 +56,8 @@ def test_rows_change_the_layers_less_than_each_value_rounded_for_itself(
     together, alone = rounder.round(300, rows), storage.store(rows)
     grams = []
     for part in rounder.rounders:
-        back = np.argsort(part.order)
-        grams.append(part.gram[np.ix_(back, back)])
+        back = np.argsort(part.factor.order)
+        grams.append(part.factor.gram[np.ix_(back, back)])
 
     def change(stored: Quantized) -> NDArray[np.float32]:
         return storage.encoding.dequantize(stored.data, stored.scales, rows.shape) - rows

@@ -1,5 +1,6 @@
 """What is read, in windows."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,9 +28,15 @@ def test_the_builtin_text_fills_the_default(checkpoint: Checkpoint) -> None:
     assert len(builtin_text().split()) > 800
 
 
+def _phrases(text: str) -> set[str]:
+    """All eight words in a row."""
+    words = re.findall(r"\w+", text.lower())
+    return {" ".join(words[i : i + 8]) for i in range(len(words) - 7)}
+
+
 def test_calibration_reads_another_text() -> None:
     calibration = (files("gemma_edge.converter") / "calibrate" / "text.txt").read_text(encoding="utf-8")
-    assert set(builtin_text().splitlines()) & set(calibration.splitlines()) == {""}
+    assert not _phrases(builtin_text()) & _phrases(calibration)  # lines may be broken elsewhere
 
 
 def test_a_text_of_the_users(checkpoint: Checkpoint, tmp_path: Path) -> None:
