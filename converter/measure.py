@@ -1,6 +1,6 @@
 """What a conversion lost, measured while it runs: the weights that are being stored, against the checkpoint's own.
 
-A text of at least MEASURED_TOKENS tokens goes through both, side by side, in a thread that follows the ones that store:
+A text of at least 256 tokens goes through both, side by side, in a thread that follows the ones that store:
 no matrix is read or rounded twice. Where kernels take int8, inputs are rounded as there, so that the figures are those
 of the bundle as it runs; what is left out are the bits of sums in another order, and a KV cache in fp16.
 """
@@ -22,8 +22,10 @@ from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.onnx_data import scale_block
 from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.evaluate_machine import Hooks, Inputs
+from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.recipes import Placement
 from gemma_edge.converter.side_by_side import Compared, SideBySide
 from gemma_edge.converter.stream import NO_ROUNDS, Look, Round
 from gemma_edge.converter.tap import Tap
@@ -33,12 +35,25 @@ from gemma_edge.converter.windows import windows_of
 Float32 = NDArray[np.float32]
 
 TEXT: Final = "built-in"
-MEASURED_TOKENS: Final = 256
-"""More would be more certain, and take as much longer: two runs of E2B over so many are 2.5 TFLOP."""
 
-WINDOW_TOKENS: Final = 64
-"""The windows lie all over the text. Its parts differ more than longer windows would: Gemma 3 270M, int4 in blocks of
-32, loses 0.3 nats in most of them and up to 2.4 where the checkpoint knows a speech by heart."""
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of the text is read. tokens: at most. window_tokens: of one window, at most."""
+
+    tokens: int
+    window_tokens: int
+
+
+WHOLE: Final = Extent(1024, 256)
+"""What `verify` reads unless told otherwise: all of the text."""
+
+SHORT: Final = Extent(256, 64)
+"""Of large models, as two runs of E2B over so many tokens are 2.5 TFLOP already. The windows lie all over the text. Its
+parts differ much: in most of them Gemma 3 270M loses little in four bits, more where it knows a speech by heart, most
+where it has read 200 words of that."""
+
+_LARGE: Final = 1_500_000_000  # values of a decoder, without its tables
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ def measuring(
     plan: Plan, tokenizer: bytes, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
 ) -> Iterator[Measurement]:
     """Measure while the block stores the bundle. tokenizer: a serialised SentencePiece model."""
-    windows = measured_windows(tokenizer, plan.context_tokens)
+    windows = measured_windows(tokenizer, plan.context_tokens, extent_of(plan.model))
     model = StreamingModel(source, plan.model)
     tap = Tap(Counter(op.weight.name for op in model.linears), plan.storages)
     on_bytes = stage("measure", model.body_bytes + model.head_bytes(1))
@@ -81,11 +96,17 @@ def measuring(
             tap.close()
 
 
-def measured_windows(tokenizer: bytes, context_tokens: int) -> NDArray[np.integer[Any]]:
-    """[B, T] of the text that `verify` reads, too: those of `verify --limit 256 --window 64`."""
+def extent_of(model: Model) -> Extent:
+    """How much is read of this model."""
+    values = sum(spec.values for spec in model.tensors.values() if Placement.of(spec.role) is Placement.RESIDENT)
+    return SHORT if values > _LARGE else WHOLE
+
+
+def measured_windows(tokenizer: bytes, context_tokens: int, extent: Extent) -> NDArray[np.integer[Any]]:
+    """[B, T] of the text that `verify` reads, too: with `--limit` and `--window` as in `extent`, the same."""
     text = (files("gemma_edge.converter.verify") / "text.txt").read_text("utf-8")
-    window_tokens = min(WINDOW_TOKENS, context_tokens)
-    count = -(-MEASURED_TOKENS // window_tokens)
+    window_tokens = min(extent.window_tokens, context_tokens)
+    count = max(1, extent.tokens // window_tokens)
     return windows_of(text, "the built-in text", tokenizer, tokens=window_tokens, count=count)
 
 
