@@ -1,11 +1,12 @@
 """Our int4 beside that of ai-edge-quantizer and llama.cpp, on one model and one text, at equal size.
 
-    python -m tools.compare_recipes CHECKPOINT TOKENS.bin [--tokens 8192]
+    python -m tools.compare_recipes CHECKPOINT TOKENS.bin [--tokens 8192] --calibrate TEXT
 
 Attention, feed-forward and per-layer embedding matrices are stored by each recipe's own code (the packages
 ai-edge-quantizer and gguf), everything else as our int4 recipe says; the float32 model is run with what is read back.
-TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin); calibration reads the built-in text, which shares nothing
-with it. The result for the trained fixtures is in converter/QUALITY.md.
+TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin); TEXT is what calibration reads, built-in unless given
+(tests/fixtures/calibration.txt, of the kind that the fixtures were trained on); neither shares anything with the other.
+The result for the trained fixtures is in converter/QUALITY.md.
 """
 
 import argparse
@@ -101,13 +102,14 @@ class Comparison:
     model: StreamingModel
     yardstick: Yardstick
     recipe: Recipe
+    text: str | Path
 
     @classmethod
-    def of(cls, path: Path, windows: NDArray[np.int32]) -> "Comparison":
+    def of(cls, path: Path, windows: NDArray[np.int32], text: str | Path) -> "Comparison":
         """Run the float32 model."""
         checkpoint = Checkpoint.open(path)
         model = StreamingModel.open(checkpoint)
-        return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4"))
+        return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4"), text)
 
     def storages(self, block: int, search: Search, with_layers: bool = True) -> dict[str, Storage]:
         """Our int4 recipe, with scales per block where the matrix is compared and may have them.
@@ -130,7 +132,7 @@ class Comparison:
         yield f"ours, {name}{_blocks(block, with_layers)}", self.nbytes(storages), self.yardstick.divergence(weights)
 
     def calibrated(self, block: int, with_layers: bool) -> Iterator[tuple[str, int, Divergence]]:
-        """--calibrate with its built-in text."""
+        """--calibrate with the given text."""
         storages = self.storages(block, Search.MSE, with_layers)
         with TemporaryFile() as file:
             rounds = calibrate(self.checkpoint, self.model, storages, self._text(), Spool(file), lambda _n: None)
@@ -164,7 +166,7 @@ class Comparison:
         return found
 
     def _text(self) -> NDArray[np.integer[Any]]:
-        return calibration_windows(calibration_text("built-in"), self.model.model, self.checkpoint)
+        return calibration_windows(calibration_text(self.text), self.model.model, self.checkpoint)
 
     @property
     def _specs(self) -> list[TensorSpec]:
@@ -197,12 +199,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("tokens_file", type=Path)
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--calibrate", default="built-in")
     arguments = parser.parse_args()
 
     ids = np.fromfile(arguments.tokens_file, np.uint16, arguments.tokens // WINDOW_TOKENS * WINDOW_TOKENS)
     windows = ids.astype(np.int32).reshape(-1, WINDOW_TOKENS)
     print(f"| {arguments.checkpoint.name}, {windows.size} tokens | KiB | KL, 1e-3 nats | top-1 |\n|---|---|---|---|")
-    for name, nbytes, found in rows(Comparison.of(arguments.checkpoint, windows)):
+    for name, nbytes, found in rows(Comparison.of(arguments.checkpoint, windows, arguments.calibrate)):
         print(f"| {name} | {nbytes / 1024:.1f} | {found.kl * 1e3:.3f} | {found.top1:.4f} |", flush=True)
 
 

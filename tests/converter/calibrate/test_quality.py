@@ -32,7 +32,7 @@ def test_calibrated_int4_loses_less_than_60_percent_of_round_to_nearest(
     storages = {spec.name: recipe.storage(spec) for spec in model.model.tensors.values()}
     nearest = {name: replace(storage, search=Search.ABSMAX) for name, storage in storages.items()}
     with TemporaryFile() as file:
-        text = calibration_windows(calibration_text("built-in"), model.model, checkpoint)[::4]
+        text = calibration_windows(calibration_text(val_bin.with_name("calibration.txt")), model.model, checkpoint)[::4]
         rounds = calibrate(checkpoint, model, storages, text, Spool(file), lambda _n: None)
         found = yardstick.divergence(StoredWeights(checkpoint, model, storages, rounds))
     plain = yardstick.divergence(StoredWeights(checkpoint, model, nearest))
