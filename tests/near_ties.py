@@ -21,8 +21,7 @@ def check_same_greedy_text(
 ) -> None:
     """That another engine's greedy text is ours, or differs from the first near tie on.
 
-    reply: the tokens of `ours`, which `engine` chose after `prompt`, the stop token with them.
-    near_tie: one of NEAR_TIE.
+    reply: the tokens of `ours`, chosen by `engine` after `prompt`, a stop token with them. near_tie: one of NEAR_TIE.
     """
     if theirs == ours:
         return
