@@ -30,8 +30,9 @@ Float32 = NDArray[np.float32]
 _STEP = 32
 _SPAN = 256
 """Columns; the largest block that an encoding has."""
-SWEEPS = 1
-"""How often step 2 is taken."""
+SWEEPS, BLOCK_SWEEPS = 2, 1
+"""How often step 2 is taken: a block's scale was chosen later, and hardly improves. On the real 270M, blocks of 32 in
+layer 2: with 0, 1, 2 and 4 sweeps the outputs change by 50.4, 50.1, 50.0 and 49.8, in 1e-4 of their mean square."""
 _TINY = np.float32(1e-30)
 
 
@@ -92,7 +93,7 @@ class Rows:
     def rounded(self) -> Self:
         """All steps."""
         self.choose_integers()
-        for _ in range(SWEEPS):
+        for _ in range(BLOCK_SWEEPS if self.rounder.encoding.block else SWEEPS):
             self.improve()
         return self
 
