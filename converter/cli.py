@@ -114,7 +114,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             help="What the model is to take, such as text,vision.  [default: all that the checkpoint has and fits]",
         ),
         click.option("--kv", type=click.Choice(KV_TYPES), default="fp32", show_default=True, help="KV cache type."),
-        click.option("--recipe", type=click.Path(), help="TOML file: role -> encoding; or auto (./auto is a file)."),
+        click.option(
+            "--recipe", type=click.Path(), help="A TOML file, role -> encoding; int4-fast; or auto (./auto is a file)."
+        ),
         click.option(
             "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 2.6GB."
         ),

@@ -36,7 +36,7 @@ from gemma_edge.converter.plan import Plan, make_plan
 from gemma_edge.converter.processor import image_pixels
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.qat import with_grids
-from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.refusal import refuse_loss
 from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
 from gemma_edge.converter.stream import Round
@@ -151,7 +151,10 @@ def make_target(
     is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
     if is_automatic != (max_bytes is not None):
         raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
-    base = Recipe.named(precision) if recipe is None or is_automatic else Recipe.load(Path(recipe))
+    if recipe is None or is_automatic:
+        base = Recipe.named(precision)
+    else:
+        base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(Path(recipe))
     return Target(
         size=size,
         precision=precision,

@@ -2,6 +2,7 @@
 
 A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loads any other:
 
+    blocks = [32]                       # columns that share a scale where int4 matrices split into them. Default: none
     hadamard = ["attention", "ffn"]     # matrices that are turned before rounding, see turning.py. Default: none
     balance = true                      # scale columns by how large inputs are, see balance.py. Default: false
     search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
@@ -51,7 +52,10 @@ from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
-"""The recipes that come with the package; the precision part of a target ("e2b-int4") is one of them."""
+"""The recipes that the precision part of a target ("e2b-int4") may name."""
+
+OTHER_NAMES = ("int4-fast",)
+"""Recipes that come with the package as well: `--recipe int4-fast`."""
 
 TOWER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
 """What only checkpoints with encoders of images or sound have; a recipe for text need not name them."""
@@ -155,9 +159,10 @@ class Recipe:
     @classmethod
     def named(cls, name: str) -> Self:
         """The recipe that comes with the package as `name`. Raises RecipeError for any other name."""
-        if name not in NAMES:
+        names = (*NAMES, *OTHER_NAMES)
+        if name not in names:
             raise RecipeError(
-                f"found recipe {name!r}, expected {', '.join(NAMES)}; for a file of your own use --recipe FILE"
+                f"found recipe {name!r}, expected {', '.join(names)}; for a file of your own use --recipe FILE"
             )
         text = resources.files("gemma_edge.converter").joinpath("recipe_data", f"{name}.toml").read_text("utf-8")
         return cls._parse(name, text)
@@ -198,7 +203,7 @@ class Recipe:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{name}: not TOML ({error}); use a TOML file with [roles]") from error
-        _only_keys(name, table, ("search", "hadamard", "balance", "roles", "tensors", "floor"))
+        _only_keys(name, table, ("search", "blocks", "hadamard", "balance", "roles", "tensors", "floor"))
         search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
         roles = _table(f"{name}: roles", table.get("roles", {}))
         storages = {
@@ -209,6 +214,9 @@ class Recipe:
             tensor: _storage(f"{name}: tensors.{tensor}", value, search)
             for tensor, value in _table(f"{name}: tensors", table.get("tensors", {})).items()
         }
+        blocks = table.get("blocks", [])
+        if not isinstance(blocks, list) or any(block not in BLOCKS for block in blocks):
+            raise RecipeError(f"{name}: blocks: found {blocks!r}, expected a list of some of {list(BLOCKS)}; change it")
         balance = table.get("balance", False)
         if not isinstance(balance, bool):
             raise RecipeError(f"{name}: balance: found {balance!r}, expected true or false; use one of these")
@@ -217,6 +225,7 @@ class Recipe:
             name,
             storages,
             floor,
+            tuple(blocks),
             tensors=tensors,
             hadamard=_roles(f"{name}: hadamard", table.get("hadamard", [])),
             balance=balance,
