@@ -183,14 +183,3 @@ def _file_type(number: Any) -> str | None:
     except (ImportError, ValueError):
         return None if number is None else str(number)[:40]
     return name
-
-
-def facts_line(facts: Mapping[str, Any]) -> str:
-    """The same for people, on one line."""
-    types = ", ".join(f"{count} {kind}" for kind, count in facts["tensors_by_type"].items())
-    mixed = "a mixed quantization" if facts["mixed_quantization"] else "one type of matrix"
-    imatrix = facts["importance_matrix"]
-    weighed = "no importance matrix named"
-    if imatrix:
-        weighed = f"weighed by an importance matrix ({', '.join(f'{key} {imatrix[key]}' for key in sorted(imatrix))})"
-    return f"from a GGUF, {facts['file_type'] or 'type not named'}: {types} tensors, {mixed}, {weighed}"

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from gemma_edge.converter.acceptance import quality_line
 from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.gguf_checkpoint import facts_line
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.quantize import QuantError
@@ -68,7 +67,7 @@ class Report:
         if values["worst_errors"]:
             console.print(table)
         if "gguf" in values["source"]:
-            console.print(facts_line(values["source"]["gguf"]), highlight=False, markup=False)
+            console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
@@ -243,6 +242,17 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"trained on a 4-bit grid, kept as {grid['encoding']}: {grid['tensors']} matrices")
         for name in grid["read_by_row"]:
             console.print(f"trained on a 4-bit grid, but read by row, so not kept: {name}")
+
+
+def quantized_line(facts: Mapping[str, Any]) -> str:
+    """What a GGUF says of its weights, on one line."""
+    types = ", ".join(f"{count} {kind}" for kind, count in facts["tensors_by_type"].items())
+    mixed = "a mixed quantization" if facts["mixed_quantization"] else "one type of matrix"
+    imatrix = facts["importance_matrix"]
+    weighed = "no importance matrix named"
+    if imatrix:
+        weighed = f"weighed by an importance matrix ({', '.join(f'{key} {imatrix[key]}' for key in sorted(imatrix))})"
+    return f"from a GGUF, {facts['file_type'] or 'type not named'}: {types} tensors, {mixed}, {weighed}"
 
 
 def _merged(lora: Mapping[str, Any]) -> str:

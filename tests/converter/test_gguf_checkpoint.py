@@ -13,7 +13,7 @@ import tokenizers
 from click.testing import CliRunner
 from rich.console import Console
 
-from gemma_edge.converter import gguf_checkpoint
+from gemma_edge.converter import gguf_checkpoint, report
 from gemma_edge.converter.checkpoint import Checkpoint, CheckpointError, read_config
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
@@ -253,8 +253,8 @@ def test_one_type_and_no_importance_matrix(tmp_path: Path) -> None:
     write_gguf(FIXTURES / "tiny-gemma3", tmp_path / "a.gguf", "Q8_0")
     facts = Checkpoint.open(tmp_path / "a.gguf").provenance["gguf"]
     assert facts["importance_matrix"] is None
-    assert gguf_checkpoint.facts_line(facts | {"file_type": None}).startswith("from a GGUF, type not named: 37 F32, ")
-    assert gguf_checkpoint.facts_line(facts) == (
+    assert report.quantized_line(facts | {"file_type": None}).startswith("from a GGUF, type not named: 37 F32, ")
+    assert report.quantized_line(facts) == (
         "from a GGUF, Q8_0: 37 F32, 43 Q8_0 tensors, one type of matrix, no importance matrix named"
     )
 
