@@ -47,14 +47,16 @@ class Place:
 
 @dataclass
 class _Seen:
-    """Sums over a run, by the linear layer's name. power: of x_j^2, [k]. squares: of w_ij^2, [k]. rows: of w."""
+    """Of a run, by the linear layer's name. power: weighted mean of x_j^2, [k]. squares: sum of w_ij^2, [k]."""
 
     power: dict[str, Float32] = field(default_factory=dict)
     squares: dict[str, Float32] = field(default_factory=dict)
 
     def note_inputs(self, name: str, x: Float32) -> None:
-        """See evaluate_machine.OnLinear."""
-        self.power[name] = np.einsum("nk,nk->k", x, x)
+        """See evaluate_machine.OnLinear. Large inputs, such as the first token's, count little more than others."""
+        squares = np.einsum("nk,nk->n", x, x)
+        weights = 1 / (squares + max(squares.mean(), np.float32(1e-30)))
+        self.power[name] = np.einsum("nk,nk,n->k", x, x, weights / weights.sum())
 
     def note_weights(self, name: str, _first: int, rows: Float32) -> Float32:
         """See evaluate_machine.Substitute."""
@@ -82,7 +84,7 @@ def balanced(
     found = []
     for place in places(streaming.graph):
         if _is_free(place, model, integers):
-            power = seen.power[place.linears[0]] / np.float32(windows.size)
+            power = seen.power[place.linears[0]]
             squares = [seen.squares[name] / np.float32(model.tensors[name].shape[0]) for name in place.linears]
             found.append((place, exponents(power, squares, place.rows)))
     return with_factors(model, found)
