@@ -5,7 +5,6 @@ time, so that what they need on the way is small: the values of all tokens are t
 elsewhere (see Allocate).
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter import graph as ir
 from gemma_edge.converter import reference
 from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.products import CORES, one_thread_each, product
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.tensors import TensorSpec
 
@@ -41,7 +41,7 @@ Allocate = Callable[[tuple[int, ...]], Float32]
 
 _BATCH_TOKENS: Final = 1024
 _SPARSEST_READ: Final = 16  # rows of a table that are read for one that is wanted
-_THREADS: Final = min(2, os.cpu_count() or 1)
+_THREADS: Final = min(2, CORES)
 """Batches at a time, each with what it needs on the way."""
 _WEIGHT_BLOCK_BYTES: Final = 8 << 20  # stored bytes, 16 MiB as float32
 
@@ -121,7 +121,7 @@ class Machine:
             flat = self._hooks.inputs(op.weight.name, flat)
         out = self._allocate((len(flat), op.weight.shape[0]))
         for first, rows in self.rows(op.weight):
-            np.matmul(flat, rows.T, out=out[:, first : first + len(rows)])
+            product(flat, rows.T, out[:, first : first + len(rows)])
             self._report(rows)
         return out.reshape(*x.shape[:-1], -1)
 
@@ -155,7 +155,7 @@ class Machine:
         def put(first: int) -> None:
             result[first : first + size] = batch(first)
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="evaluate") as pool:
+        with one_thread_each(), ThreadPoolExecutor(_THREADS, thread_name_prefix="evaluate") as pool:
             list(pool.map(put, range(size, windows, size)))
         return result
 

@@ -11,6 +11,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.products import product
+
 Float32 = NDArray[np.float32]
 
 DAMPING: Final = 0.01
@@ -62,13 +64,13 @@ class Factor:
         inverses = [np.linalg.inv(self.upper[first:last, first:last]) for first, last in spans]
         for (first, last), inverse in zip(reversed(spans), reversed(inverses), strict=True):
             part = values[first:last]
-            part -= self.upper[first:last, last:] @ values[last:]
-            part[...] = inverse @ part
+            part -= product(self.upper[first:last, last:], values[last:])
+            part[...] = product(inverse, part)
         values /= self.pivots[:, np.newaxis]
         for (first, last), inverse in zip(spans, inverses, strict=True):
             part = values[first:last]
-            part -= self.upper[:first, first:last].T @ values[:first]
-            part[...] = inverse.T @ part
+            part -= product(self.upper[:first, first:last].T, values[:first])
+            part[...] = product(inverse.T, part)
         return values
 
 
@@ -83,11 +85,11 @@ def _upper(matrix: Float32) -> Float32:
         last = min(first + _SOLVED, k)
         panel = upper[:last, first:last]
         if last < k:
-            panel -= upper[:last, last:] @ upper[first:last, last:].T
+            panel -= product(upper[:last, last:], upper[first:last, last:].T)
         # The lower factor of a block that is turned end to end, turned back.
         block = np.linalg.cholesky(panel[first:][::-1, ::-1])[::-1, ::-1]
         panel[first:] = block
-        panel[:first] = panel[:first] @ np.linalg.inv(block).T
+        panel[:first] = product(panel[:first], np.linalg.inv(block).astype(np.float32).T)
         upper[last:, first:last] = 0
     return upper
 

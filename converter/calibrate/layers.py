@@ -25,6 +25,7 @@ from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.evaluate_machine import Hooks
+from gemma_edge.converter.products import one_thread_each
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.quantize import Quantized, error_of
 from gemma_edge.converter.recipes import Storage
@@ -53,7 +54,8 @@ def calibrate(
     on_bytes: twice `model.read_bytes` in total.
     """
     walk = _Walk(checkpoint, model, storages, spool)
-    walk.run(windows, on_bytes)
+    with one_thread_each():
+        walk.run(windows, on_bytes)
     return walk.rounds
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.factor import DAMPING, Factor
+from gemma_edge.converter.products import gram, product
 
 Float32 = NDArray[np.float32]
 
@@ -37,7 +38,7 @@ class Moments:
         moments = cls(np.zeros((columns, columns), np.float32), found, exact, _weights(exact))
         for part in moments._parts(_GRAM_TOKENS):
             x = found[part] * np.sqrt(moments.weights[part])
-            moments.gram += x.T @ x
+            moments.gram += gram(x)
         return moments
 
     @property
@@ -65,13 +66,13 @@ class Moments:
         if self._cross is None and 2 * len(rows) < columns:  # less work by way of each token's drift, [n, N]
             drifted: Float32 = np.zeros_like(rows)
             for x, change in self._chunks():
-                drifted += (rows @ change.T) @ x
+                drifted += product(product(rows, change.T), x)
         else:
             if self._cross is None:
                 self._cross = np.zeros((columns, columns), np.float32)
                 for x, change in self._chunks():
-                    self._cross += change.T @ x
-            drifted = rows @ self._cross
+                    self._cross += product(change.T, x)
+            drifted = product(rows, self._cross)
         return drifted
 
     def _chunks(self) -> Iterator[tuple[Float32, Float32]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.factor import DAMPING, Factor
 from gemma_edge.converter.calibrate.scale_search import searched_scales
+from gemma_edge.converter.products import product
 from gemma_edge.converter.quantize import Quantized, error_of, storable_scales
 from gemma_edge.runtime.formats.encoding import Encoding
 
@@ -109,7 +110,7 @@ class Rows:
         upper, block = self.rounder.factor.upper, self.rounder.encoding.block
         feedback = np.empty(self.values.shape[1], np.float32)
         for first, last in self._spans():
-            wanted = upper[:first, first:last].T @ self.errors[:first]
+            wanted = product(upper[:first, first:last].T, self.errors[:first])
             wanted += self.values[first:last]
             within = np.ascontiguousarray(upper[first:last, first:last].T)
             errors = self.errors[first:last]
@@ -125,7 +126,7 @@ class Rows:
                     column /= scales
                     self._store(first + j, column, scales)
                 if end < len(wanted):
-                    wanted[end:] += within[end:, begin:end] @ errors[begin:end]
+                    wanted[end:] += product(within[end:, begin:end], errors[begin:end])
 
     def improve_integers(self) -> None:
         """The best integers given all others, column by column, and before each block its best scale."""
@@ -133,7 +134,7 @@ class Rows:
         power = gram.diagonal().copy()
         scratch = np.empty(self.values.shape[1], np.float32)
         for first, last in self._spans():
-            slope = gram[first:last] @ self.errors
+            slope = product(gram[first:last], self.errors)
             within = np.ascontiguousarray(gram[first:last, first:last])
             errors = self.errors[first:last]
             for begin, end in self._steps(last - first):
@@ -153,11 +154,11 @@ class Rows:
                     self._store(first + j, column, scales)
                     np.subtract(errors[j], scratch, out=change[j - begin])
                 if end < len(slope):
-                    slope[end:] += within[end:, begin:end] @ (errors[begin:end] - before)
+                    slope[end:] += product(within[end:, begin:end], errors[begin:end] - before)
 
     def scale_terms(self) -> tuple[Float32, Float32]:
         """Without blocks, the best scale of a row is the quotient of these, both [n]: w H q^T and q H q^T."""
-        pulled = self.rounder.factor.gram @ self.integers
+        pulled = product(self.rounder.factor.gram, self.integers)
         return np.einsum("kn,kn->n", self.values, pulled), np.einsum("kn,kn->n", self.integers, pulled)
 
     def set_scale(self, wanted: Float32) -> None:

@@ -19,6 +19,7 @@ from gemma_edge.converter.evaluate import StreamingModel
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan import Plan
+from gemma_edge.converter.products import one_thread_each
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.recipes import TOWER_ROLES
 from gemma_edge.converter.stream import NO_ROUNDS, Round
@@ -58,7 +59,8 @@ def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) ->
     model = StreamingModel(source, plan.model, arrays_in(directory))
     with TemporaryFile(dir=directory) as file:
         on_bytes = stage("calibrate", 2 * model.read_bytes(0))
-        yield calibrate(source, model, plan.storages, windows, Spool(file), on_bytes)
+        with one_thread_each():
+            yield calibrate(source, model, plan.storages, windows, Spool(file), on_bytes)
 
 
 def check_calibration(plan: Plan) -> None:
