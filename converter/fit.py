@@ -24,7 +24,7 @@ from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion
 SHORTEST_CONTEXT_TOKENS = 1024
 """What is suggested at least: a few turns of chat."""
 SMALLEST_PREFILL = (16,)
-FEWER_BITS = ("head=int4", "embedding=int4")
+FEWER_BITS = ("attention=int4", "embedding=int4")
 """On top of the recipe with the fewest bits, in this order."""
 
 

@@ -24,7 +24,7 @@ def sampled_rows(rows: int) -> list[int]:
 
 
 def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
-    """`model` with the grid of each tensor that the recipe would store as int4; the same object where there is none.
+    """`model` with the grid of each tensor that the recipe lets keep it; the same object where there is none.
 
     Reads a few rows of each. Tensors that are missing or of another shape are left to Checkpoint.match.
     Raises CheckpointError for values that are no numbers.
@@ -32,7 +32,7 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
     found = {
         name: replace(spec, grid=dtype)
         for name, spec in model.tensors.items()
-        if recipe.encoding(spec).bits == 4 and (dtype := _grid_dtype(spec, checkpoint)) is not None
+        if recipe.keeps_grid(spec) and (dtype := _grid_dtype(spec, checkpoint)) is not None
     }
     return replace(model, tensors={**model.tensors, **found}) if found else model
 

@@ -246,7 +246,7 @@ class Recipe:
         if not self.floor.admits(spec.shape):
             return Storage(_FP32, storage.search)
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
-        if spec.grid is not None and is_resident and storage.encoding.bits == 4 and spec.fold == AS_STORED:
+        if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
             return Storage(trained_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
@@ -255,6 +255,18 @@ class Recipe:
         except EncodingError as error:
             raise RecipeError(f"{spec.name}: {error} (recipe {self.name}, {self.key(spec)})") from error
         return storage
+
+    def keeps_grid(self, spec: TensorSpec) -> bool:
+        """Whether `spec` keeps the 4-bit grid that it was trained on, if there is one.
+
+        In a recipe that knows 4 bits also where it would spend 8: on its grid a matrix is smaller and exact.
+        """
+        encoding = self.tensors.get(spec.name, self.roles[spec.role]).encoding
+        if encoding.kind != "int" or encoding.bits == 4:
+            return encoding.bits == 4
+        knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
+        is_chosen = spec.name in self.tensors or Placement.of(spec.role) is not Placement.RESIDENT
+        return encoding.bits == 8 and knows_4_bits and not is_chosen and self.floor.admits(spec.shape)
 
     def _int4_block(self, spec: TensorSpec) -> int:
         """Columns that share a scale where the recipe says int4; 0: all of a row."""

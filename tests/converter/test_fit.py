@@ -108,7 +108,7 @@ def test_the_smaller_of_two_changes_comes_first() -> None:
 
 
 FIRST = [
-    ({"target": "e2b-int4"}, -1, ["--prefill 16", "--context 2048", "--encoding head=int4"]),
+    ({"target": "e2b-int4"}, -1, ["--prefill 16", "--context 2048", "--encoding attention=int4"]),
     ({"target": "e2b-int4", "context": 32_768}, -900 * MIB, ["--context 16384 --prefill 16", "--context 8192"]),
     ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--prefill 8,64", "--context 2048"]),
     ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--prefill 16", "--context 2048"]),
@@ -117,7 +117,7 @@ FIRST = [
     ({"target": "e2b-int8"}, -800 * MIB, ["--target e2b-int4"]),
     ({"target": "e4b-fp16"}, -3 * GIB, ["--target e4b-int8"]),
     ({"target": "e4b-int4"}, -900 * MIB, ["--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"]),
-    ({"target": "1b-int4", "context": 1024}, -100 * MIB, ["--encoding head=int4"]),
+    ({"target": "1b-int4", "context": 1024, "prefill": (16,)}, -25 * MIB, ["--encoding attention=int4"]),
 ]
 
 
@@ -154,7 +154,7 @@ def test_a_recipe_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
     target = make_target("e4b-int8", recipe=recipe)
     options = [alternative.options for alternative in nearest(target, needed_bytes(target) - 100 * MIB)]
     assert options[0] == "--prefill 16"
-    assert "--encoding head=int4" in options
+    assert "--encoding attention=int4" in options
     assert not [text for text in options if "--target e4b" in text]
 
 

@@ -77,9 +77,9 @@ def grid(values: Mapping[str, Any]) -> tuple[int, float]:
 def test_every_matrix_keeps_its_own_grid(container: str, qat: Path, tmp_path: Path) -> None:
     """A mixed checkpoint: layer 0 is int4 like any other."""
     report = convert("custom-int4", qat, tmp_path / "model", format=container, **SMALL)
-    assert grid(report.values) == (len(MATRICES) * (LAYERS - 1), 1.0)
+    assert grid(report.values) == (len(MATRICES) * (LAYERS - 1) + 1, 1.0)  # and the head
     assert report.values["trained_grid"]["read_by_row"] == []
-    ordinary = ("int4", "int4-b128", "int4-b256") if container == "onnx" else ("int4",)
+    ordinary = ("int4", "int8", "int8-b128", "int8-b256", "int4-b128", "int4-b256", "int4-b64")
     if container == "task":
         return
     for name, encoding, found, expected in matrices(qat, tmp_path / "model"):
@@ -96,7 +96,7 @@ def test_q4_0(container: str, least: float, tiny_gemma3: Path, tmp_path: Path) -
     checkpoint = trained(tiny_gemma3, tmp_path / "checkpoint", q4_0)
     report = convert("custom-int4", checkpoint, tmp_path / "model", format=container, **SMALL)
     count, exact = grid(report.values)
-    assert count == len(MATRICES) * LAYERS
+    assert count == len(MATRICES) * LAYERS + 1
     assert least <= exact <= least + 0.005
     for _, _, found, expected in matrices(checkpoint, tmp_path / "model"):
         same = stored_as(found, "BF16") == expected
@@ -114,9 +114,9 @@ def test_other_recipes_and_ordinary_checkpoints_are_as_ever(qat: Path, tiny_gemm
         assert with_grids(model, source, Recipe.named("int4")) is model
 
 
-def test_a_head_that_shall_be_int4_keeps_its_grid_and_the_table_cannot(qat: Path, tmp_path: Path) -> None:
+def test_a_head_keeps_its_grid_and_the_table_cannot(qat: Path, tmp_path: Path) -> None:
     """Both are embed_tokens; a table is read by row, without blocks."""
-    encodings = ("head=int4", "embedding=int4")
+    encodings = ("embedding=int4",)
     report = convert("custom-int4", qat, tmp_path / "model", encoding=encodings, **SMALL)
     assert grid(report.values) == (len(MATRICES) * (LAYERS - 1) + 1, 1.0)
     assert report.values["trained_grid"]["read_by_row"] == ["embed_tokens.weight"]
@@ -130,7 +130,7 @@ def test_a_head_that_shall_be_int4_keeps_its_grid_and_the_table_cannot(qat: Path
 def test_a_merged_adapter_leaves_the_grid(qat: Path, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", qat)  # q_proj and up_proj of all layers
     report = convert("custom-int4", qat, tmp_path / "model", lora=adapter, **SMALL)
-    assert grid(report.values) == ((len(MATRICES) - 2) * (LAYERS - 1), 1.0)
+    assert grid(report.values) == ((len(MATRICES) - 2) * (LAYERS - 1) + 1, 1.0)
 
 
 def test_measured_on_its_grid_int4_loses_less_than_int8(qat: Path) -> None:
@@ -162,17 +162,19 @@ def test_a_sample_that_misleads_costs_bytes_and_says_so(tiny_gemma3: Path, tmp_p
 
 def test_the_plan_counts_the_blocks(qat: Path, tmp_path: Path) -> None:
     """To the byte, and in the footprint: a profile that int4 without blocks would fit is refused."""
-    source, plan = plan_for(make_target("custom-int4", **SMALL), qat)
-    report = convert("custom-int4", qat, tmp_path / "model", **SMALL)
+    source, plan = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), qat)
+    report = convert("custom-int4", qat, tmp_path / "model", recipe="int4-fast", **SMALL)
     assert (tmp_path / "model").stat().st_size == lay_out(plan, source).nbytes == report.values["output"]["bytes"]
     in_blocks = plan.footprint.anon_bytes + plan.footprint.file_bytes
-    without = plan_for(make_target("custom-int4", **SMALL), without_grid(qat, tmp_path))[1].footprint
+    without = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), without_grid(qat, tmp_path))[
+        1
+    ].footprint
     smaller = without.anon_bytes + without.file_bytes
     assert smaller < in_blocks
     profile = tmp_path / "tight.toml"
     profile.write_text(PROFILE.format(budget_bytes=(smaller + in_blocks) // 2))
     with pytest.raises(OverBudget):
-        plan_for(make_target("custom-int4", profile=str(profile), **SMALL), qat)
+        plan_for(make_target("custom-int4", profile=str(profile), recipe="int4-fast", **SMALL), qat)
 
 
 PROFILE = """

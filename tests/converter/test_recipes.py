@@ -30,7 +30,9 @@ def test_named_recipes_decide_for_every_role(name: str) -> None:
         shape = (2048,) if role is Role.NORM else (2048, 2048)
         expected = "fp32" if role is Role.NORM else name
         if name == "int4":
-            expected = {Role.NORM: "fp32", Role.ATTENTION: "int4", Role.FFN: "int4", Role.PLE: "int4"}.get(role, "int8")
+            expected = {
+                Role.NORM: "fp32", Role.FFN: "int4-b64", Role.HEAD: "int4-b64", Role.PLE: "int4"
+            }.get(role, "int8")  # fmt: skip
         assert recipe.encoding(spec(role, *shape)).name == expected
         assert (Placement.of(role) is Placement.OFFLOADED) == (role in (Role.EMBEDDING, Role.PLE))
 
@@ -77,7 +79,7 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
 
     assert recipes.__doc__ is not None
     example = "\n".join(line[4:] for line in recipes.__doc__.splitlines() if line.startswith("    "))
-    assert set(tomllib.loads(example)) == {"balance", "hadamard", "search", "roles", "tensors", "floor"}
+    assert set(tomllib.loads(example)) == {"balance", "blocks", "hadamard", "search", "roles", "tensors", "floor"}
     assert Recipe.load(recipe_file(tmp_path, example)).roles[Role.FFN].encoding.name == "int4-b32"
 
 
@@ -104,7 +106,7 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
          "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
         ("[roles]", "roles = 3\n[other]",
-         "found key 'other', expected search, hadamard, balance, roles, tensors, floor; rename or remove it"),
+         "found key 'other', expected search, blocks, hadamard, balance, roles, tensors, floor; rename or remove it"),
         ("[roles]", 'search = "octav"\n[roles]', "search: found 'octav', expected one of absmax, mse; "
          "use one of these"),
         ("[roles]", "[floor]\nvalues = 0\n[roles]",
@@ -160,7 +162,7 @@ def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(RecipeError) as refused:
         Recipe.named("int3")
     assert str(refused.value) == (
-        "found recipe 'int3', expected fp32, fp16, int8, int4; for a file of your own use --recipe FILE"
+        "found recipe 'int3', expected fp32, fp16, int8, int4, int4-fast; for a file of your own use --recipe FILE"
     )
 
 

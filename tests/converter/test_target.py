@@ -112,9 +112,14 @@ def test_int4_matrices_get_blocks_in_onnx(columns: int, shown: str) -> None:
     recipe = replace(recipe, floor=Floor())
     assert recipe.encoding(matrix).name == shown
     assert recipe.encoding(table).name == "int4"
-    assert (
-        make_target("custom-int4").recipe_as_stored.encoding(TensorSpec("w", "w", (64, 256), Role.FFN)).name == "int4"
-    )
+    fast = make_target("custom-int4", recipe="int4-fast").recipe_as_stored
+    assert fast.encoding(TensorSpec("w", "w", (64, 256), Role.FFN)).name == "int4"
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(512, "int4-b64"), (96, "int4-b32"), (80, "int4")])
+def test_int4_matrices_get_smaller_blocks_in_litert(columns: int, shown: str) -> None:
+    recipe = replace(make_target("custom-int4").recipe_as_stored, floor=Floor())
+    assert recipe.encoding(TensorSpec("w", "w", (4096, columns), Role.FFN)).name == shown
 
 
 def test_the_shortest_context_and_prefill_work(model: Model) -> None:
