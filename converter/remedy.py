@@ -36,6 +36,7 @@ from gemma_edge.converter.target import BUILT_IN_TEXT
 from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.sizes import format_bytes
+from gemma_edge.runtime.formats import hadamard
 
 Float32 = NDArray[np.float32]
 
@@ -192,4 +193,11 @@ class Search:
         assert hooks.weights is not None
         side_by_side = SideBySide(model, pairs_of(self.source, hooks.weights), hooks, on_bytes)
         with np.errstate(all="ignore"):
-            return side_by_side.head(self.windows, self.exact, model.hidden(self.windows, hooks))
+            return side_by_side.head(self.windows, self._exact_for(model), model.hidden(self.windows, hooks))
+
+    def _exact_for(self, model: StreamingModel) -> Float32:
+        """With columns turned where the head of `model` wants that, and the one asked for does not, or the reverse."""
+        turned = StreamingModel(self.source, self.plan.model).head.weight.fold.hadamard
+        if model.head.weight.fold.hadamard == turned:
+            return self.exact
+        return np.asarray(hadamard.turn(self.exact), np.float32)
