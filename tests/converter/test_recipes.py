@@ -107,6 +107,13 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
         ("[roles]", "roles = 3\n[other]",
          "found key 'other', expected search, blocks, hadamard, balance, roles, tensors, floor; rename or remove it"),
+        ("[roles]", 'blocks = [33]\n[roles]',
+         "blocks: found [33], expected a list of some of [32, 64, 128, 256]; change it"),
+        ("[roles]", 'balance = 1\n[roles]', "balance: found 1, expected true or false; use one of these"),
+        ("[roles]", 'hadamard = "ffn"\n[roles]',
+         "hadamard: found 'ffn', expected a list of roles; use one such as [\"attention\", \"ffn\"]"),
+        ("[roles]", 'hadamard = ["legs"]\n[roles]', "hadamard: found 'legs', expected one of embedding, ple, head, "
+         "attention, ffn, altup, small, router, norm, vision, audio, kernel; use one of these"),
         ("[roles]", 'search = "octav"\n[roles]', "search: found 'octav', expected one of absmax, mse; "
          "use one of these"),
         ("[roles]", "[floor]\nvalues = 0\n[roles]",
