@@ -1,11 +1,11 @@
-"""What each decision of the int4 recipe costs: KL and top-1 of fake-quantized weights against float32, per role.
+"""What each decision of the int4-fast recipe costs: KL and top-1 of fake-quantized weights against float32, per role.
 
     python -m tools.ablate_recipe CHECKPOINT TOKENS.bin [--tokens 16384]
 
 Runs Hugging Face transformers with weights stored and read back by the converter's own quantization; activations
 stay float32 except in the rows that say "int8 activations", where the input of every linear layer is rounded per token
-as XNNPACK does. TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin). The
-result for the trained fixtures is in converter/recipe_data/int4.toml.
+as XNNPACK does. TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin). Weights are neither balanced nor turned:
+what a bundle loses is what `convert` and `verify` say.
 """
 
 import argparse
@@ -117,10 +117,10 @@ def changed(recipe: Recipe, encodings: Mapping[Role, str], search: Search = Sear
 
 def variants(roles: set[Role]) -> Iterator[tuple[str, Recipe]]:
     """The rows of the table: whole recipes, then one role at int4 and all others at float32."""
-    int4, fp32 = Recipe.named("int4"), Recipe.named("fp32")
+    int4, fp32 = Recipe.named("int4-fast"), Recipe.named("fp32")
     big = (Role.ATTENTION, Role.FFN)
     yield "int8", Recipe.named("int8")
-    yield "int4 (default)", int4
+    yield "int4-fast", int4
     yield "int4, absmax", changed(int4, {}, Search.ABSMAX)
     for block in (128, 32):
         yield f"int4, blocks of {block}", changed(int4, dict.fromkeys(big, f"int4-b{block}"))

@@ -109,7 +109,7 @@ class Comparison:
         """Run the float32 model."""
         checkpoint = Checkpoint.open(path)
         model = StreamingModel.open(checkpoint)
-        return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4"), text)
+        return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4-fast"), text)
 
     def storages(self, block: int, search: Search, with_layers: bool = True) -> dict[str, Storage]:
         """Our int4 recipe, with scales per block where the matrix is compared and may have them.
