@@ -12,6 +12,7 @@ from gemma_edge.converter.evaluate_machine import Hooks
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.verify.faults import GRAPH_FAULTS, WRONG_NORMS, Fault, Finding
+from gemma_edge.converter.verify.folds import with_turned
 from gemma_edge.converter.verify.stored import StoredWeights
 
 Float32 = NDArray[np.float32]
@@ -116,6 +117,8 @@ class Diagnosis:
             if not fault.in_window and len(self._sample.tokens) <= shortest:
                 continue
             altered = fault.alter(model)
+            if altered is not None and self._stored is not None:  # weights that only a wrong model has
+                altered = with_turned(altered, self._stored)
             if altered is not None and self._has_weights(altered):
                 yield fault, altered
 

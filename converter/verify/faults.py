@@ -11,7 +11,7 @@ from typing import Final
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.tensors import Fold, Role, TensorSpec
+from gemma_edge.converter.tensors import Role, TensorSpec
 
 Config = gemma3.Config | gemma3n.Config
 
@@ -42,21 +42,27 @@ class Finding:
 
 
 def _without_softcap(model: Model) -> Model | None:
-    return Model.of(replace(model.config, softcap=None)) if model.config.softcap else None
+    return _with(model, replace(model.config, softcap=None)) if model.config.softcap else None
 
 
 def _without_sparsity(model: Model) -> Model | None:
     config = model.config
     if isinstance(config, gemma3.Config) or not any(config.sparsity):
         return None
-    return Model.of(replace(config, sparsity=(0.0,) * len(config.sparsity)))
+    return _with(model, replace(config, sparsity=(0.0,) * len(config.sparsity)))
 
 
 def _unshared(model: Model) -> Model | None:
     config = model.config
     if isinstance(config, gemma3.Config) or config.kv_layers == len(config.attention):
         return None
-    return Model.of(replace(config, kv_layers=len(config.attention)))
+    return _with(model, replace(config, kv_layers=len(config.attention)))
+
+
+def _with(model: Model, config: gemma3.Config | gemma3n.Config) -> Model:
+    """With other numbers; what weights it keeps are folded as they were."""
+    other = Model.of(config)
+    return replace(other, tensors={name: model.tensors.get(name, spec) for name, spec in other.tensors.items()})
 
 
 class _LastOwner(gemma3n.Config):
@@ -70,7 +76,7 @@ def _shared_with_the_last(model: Model) -> Model | None:
     config = model.config
     if isinstance(config, gemma3.Config) or config.kv_layers == len(config.attention):
         return None
-    return Model.of(_LastOwner(**{field.name: getattr(config, field.name) for field in fields(config)}))
+    return _with(model, _LastOwner(**{field.name: getattr(config, field.name) for field in fields(config)}))
 
 
 def _without_window(model: Model) -> Model | None:
@@ -85,7 +91,7 @@ def _one_rope(model: Model) -> Model | None:
 
 
 def _with_attention(model: Model, layers: tuple[AttentionLayer, ...]) -> Model:
-    return Model.of(replace(model.config, attention=layers))
+    return _with(model, replace(model.config, attention=layers))
 
 
 def _other_norms(model: Model) -> Model:
@@ -94,8 +100,7 @@ def _other_norms(model: Model) -> Model:
     def other(spec: TensorSpec) -> TensorSpec:
         if spec.role is not Role.NORM:
             return spec
-        fold = spec.fold
-        return replace(spec, fold=Fold(1.0 - fold.add, fold.mul, fold.clip))
+        return replace(spec, fold=replace(spec.fold, add=1.0 - spec.fold.add))
 
     tensors: Mapping[str, TensorSpec] = {name: other(spec) for name, spec in model.tensors.items()}
     return Model(model.config, tensors)

@@ -34,13 +34,17 @@ def as_in_bundle(model: Model, source: Checkpoint, stored: StoredWeights) -> Mod
         for place in places(StreamingModel(source, model).graph)
         if (exponents := _exponents(place, model, source, stored)) is not None and exponents.any()
     ]
-    scaled = with_factors(model, found) if found else model
+    return with_turned(with_factors(model, found) if found else model, stored)
+
+
+def with_turned(model: Model, stored: StoredWeights) -> Model:
+    """`model` with columns turned where the bundle's are."""
     turned = {
         name: replace(spec, fold=replace(spec.fold, hadamard=True))
-        for name, spec in scaled.tensors.items()
+        for name, spec in model.tensors.items()
         if name in stored.turned
     }
-    return replace(scaled, tensors={**scaled.tensors, **turned}) if turned else scaled
+    return replace(model, tensors={**model.tensors, **turned}) if turned else model
 
 
 def _exponents(place: Place, model: Model, source: Checkpoint, stored: StoredWeights) -> NDArray[np.int8] | None:

@@ -141,6 +141,7 @@ class Meter:
 
 def _is_offset(spec: TensorSpec, expected: Float32, found: Float32) -> bool:
     """Whether a norm is what the other convention gives: w where w + 1 is right, or the reverse."""
-    other = expected + np.float32(spec.fold.mul * (1.0 - 2.0 * spec.fold.add))
+    offset = np.float32(spec.fold.mul * (1.0 - 2.0 * spec.fold.add))
+    other = expected + (offset if spec.fold.rows is None else offset * spec.fold.rows.values)
     right, wrong = Likeness.between(expected, found).error, Likeness.between(other, found).error
     return wrong < 0.1 * right
