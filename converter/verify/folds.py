@@ -5,7 +5,6 @@ Columns that are turned say so in the weight's name. Powers of two that moved fr
 checkpoint's, in how large the columns are. With both in the model's folds, the checkpoint's weights are comparable.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,7 @@ Float32 = NDArray[np.float32]
 _SAMPLED_ROWS = 256
 _SAMPLED_COLUMNS = 256
 _NEAR = 0.2  # of a power of two, in powers: int2 moves a row's size by a tenth
+_NEAR_OF_FLOATS = 1e-3  # a norm with another offset may be nearly twice as large
 _SHARE = 0.9  # of the rows, which have to be that near
 
 
@@ -51,11 +51,15 @@ def _exponents(place: Place, model: Model, source: Checkpoint, stored: StoredWei
     """Of a place's columns, [k]; None where neither rows nor columns are powers of two of the checkpoint's."""
     if any(name not in stored for name in (place.source, *place.linears)):
         return None
-    rows = _row_gains(model.tensors[place.source], source, stored)[place.rows]
-    for gains in (1 / np.maximum(rows, np.float32(1e-9)), _column_gains(place, model, source, stored)):
+    spec = model.tensors[place.source]
+    rows = _row_gains(spec, source, stored)[place.rows]
+    for gains, near in (
+        (1 / np.maximum(rows, np.float32(1e-9)), _NEAR if len(spec.shape) == 2 else _NEAR_OF_FLOATS),
+        (_column_gains(place, model, source, stored), _NEAR),
+    ):
         powers = np.log2(np.maximum(gains, np.float32(1e-9)))
         exponents = np.rint(powers)
-        if np.mean(np.abs(powers - exponents) < _NEAR) > _SHARE and np.abs(exponents).max() <= LARGEST_EXPONENT:
+        if np.mean(np.abs(powers - exponents) < near) > _SHARE and np.abs(exponents).max() <= LARGEST_EXPONENT:
             return exponents.astype(np.int8)
     return None
 
@@ -74,17 +78,16 @@ def _row_gains(spec: TensorSpec, source: Checkpoint, stored: StoredWeights) -> F
 
 
 def _column_gains(place: Place, model: Model, source: Checkpoint, stored: StoredWeights) -> Float32:
-    """How large each column of the bundle's is beside the checkpoint's, [k], over some rows of all that read it."""
-    pairs = [pair for name in place.linears for pair in _some_rows(model.tensors[name], source, stored)]
-    found, expected = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return _gains(found.T, expected.T)
+    """How large each column of the bundle's is beside the checkpoint's, [k].
 
-
-def _some_rows(spec: TensorSpec, source: Checkpoint, stored: StoredWeights) -> Iterator[tuple[Float32, Float32]]:
-    """(the bundle's, the checkpoint's) first rows."""
-    stop = min(spec.shape[0], _SAMPLED_ROWS)
-    for first, rows in source.rows(spec.source, start=0, stop=stop):
-        yield _straight(stored, spec.name, first, len(rows)), spec.fold(rows, first).copy()
+    Over some rows of the first matrix that reads it: rows of others (v, up) may have factors of their own.
+    """
+    spec = model.tensors[place.linears[0]]
+    found, expected = [], []
+    for first, rows in source.rows(spec.source, start=0, stop=min(spec.shape[0], _SAMPLED_ROWS)):
+        found.append(_straight(stored, spec.name, first, len(rows)))
+        expected.append(spec.fold(rows, first).copy())
+    return _gains(np.concatenate(found).T, np.concatenate(expected).T)
 
 
 def _straight(stored: StoredWeights, name: str, first: int, count: int) -> Float32:

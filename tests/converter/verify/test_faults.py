@@ -100,7 +100,7 @@ def test_a_wrong_norm_offset_is_named(name: str, wrong: float, container: str, v
     def shifted(tensors: Tensors) -> Tensors:
         return {key: values + np.float32(wrong) * key.endswith("norm.weight") for key, values in tensors.items()}
 
-    bundle = bundle_of(rewritten(val_bin.parent / name, tmp_path / "wrong", shifted), "int4", container)
+    bundle = bundle_of(rewritten(val_bin.parent / name, tmp_path / "wrong", shifted), "int8", container)
     report = verified(bundle, val_bin.parent / name, val_bin)
     assert faults(report) == ["wrong norm offset"]
     [finding] = report.findings
@@ -116,11 +116,11 @@ def test_a_bundle_of_another_project_is_judged_by_its_logits(
         return {key: values - np.float32(1) * key.endswith("norm.weight") for key, values in tensors.items()}
 
     monkeypatch.setattr("gemma_edge.converter.verify.verify.readable_weights", lambda _model, _subject: None)
-    right = verified(bundle_of(copied(tiny_gemma3, tmp_path / "right")), tiny_gemma3, val_bin)
+    right = verified(bundle_of(copied(tiny_gemma3, tmp_path / "right"), "fp32"), tiny_gemma3, val_bin)
     assert (faults(right), right.tensors, right.weights_kl) == ([], (), None)
     assert all(layer.output is None and layer.keys is not None for layer in right.layers)
     assert "names of their own" in html_report(right)
-    wrong = verified(bundle_of(rewritten(tiny_gemma3, tmp_path / "wrong", shifted)), tiny_gemma3, val_bin)
+    wrong = verified(bundle_of(rewritten(tiny_gemma3, tmp_path / "wrong", shifted), "fp32"), tiny_gemma3, val_bin)
     assert faults(wrong) == ["wrong norm offset"]
 
 
@@ -142,7 +142,7 @@ def test_an_embedding_without_its_scale_is_named(tiny_gemma3: Path, val_bin: Pat
     checkpoint = rewritten(tiny_gemma3, tmp_path / "wrong", unscaled, tie_word_embeddings=False)
     report = verified(bundle_of(checkpoint), tiny_gemma3, val_bin)
     assert faults(report) == ["wrong weights outside the layers"]
-    assert "0.0884 times as large" in report.findings[0].evidence
+    assert "0.088" in report.findings[0].evidence
 
 
 def test_a_wrong_head_is_named_and_told_once_with_a_wrong_embedding(
@@ -180,7 +180,7 @@ def test_an_unknown_mistake_is_named_by_its_layer(
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "attend", mistaken)
-        bundle = bundle_of(copied(val_bin.parent / name, tmp_path / "wrong"))
+        bundle = bundle_of(copied(val_bin.parent / name, tmp_path / "wrong"), "fp32")
     assert faults(verified(bundle, val_bin.parent / name, val_bin)) == [named]
 
 
