@@ -12,6 +12,7 @@ from rich.table import Table
 from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.report import print_quality, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
+from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -123,7 +124,7 @@ def _weights(model: Any) -> Iterator[dict[str, Any]]:
                 continue
             seen.add(tensor.Buffer())
             yield {
-                "name": tensor.Name().decode(),
+                "name": tensor.Name().decode().removesuffix(hadamard.SUFFIX),
                 "shape": _shape(tensor),
                 "encoding": _encoding(tensor, blocks.get(tensor.Name(), 0)),
                 "offset": buffer.Offset(),

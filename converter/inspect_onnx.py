@@ -12,6 +12,7 @@ from rich.table import Table
 from gemma_edge.converter.printing import as_it_is
 from gemma_edge.converter.report import print_quality, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
+from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
 
@@ -93,7 +94,7 @@ def _weights(graph: onnx_ir.Graph) -> Iterator[dict[str, Any]]:
         tensor = value.const_value
         if isinstance(tensor, onnx_ir.ExternalTensor):
             yield {
-                "name": value.name,
+                "name": str(value.name).replace(hadamard.SUFFIX, ""),
                 "shape": list(tensor.shape.numpy()),
                 "encoding": _encoding(value),
                 "file": str(tensor.location),

@@ -77,7 +77,7 @@ def test_convert_prints_what_its_report_says(converted: tuple[Path, str]) -> Non
     for role, nbytes in values["bytes_by_role"].items():
         assert cells(text, role)[3] == format_bytes(nbytes)
     for row in values["worst_errors"][:5]:
-        assert cells(text, row["tensor"])[1:] == ["int4", f"{row['relative_rms']:.4f}", f"{row['snr_db']:.1f}"]
+        assert cells(text, row["tensor"])[1:] == [row["encoding"], f"{row['relative_rms']:.4f}", f"{row['snr_db']:.1f}"]
     assert cells(text, "needed")[3] == format_bytes(
         values["footprint"]["anon_bytes"] + values["footprint"]["file_bytes"]
     )

@@ -194,7 +194,7 @@ def test_the_worst_errors_are_the_quantized_tensors_sorted(tiny_gemma3n: Path, t
     assert len(worst) == 10
     errors = [row["relative_rms"] for row in worst]
     assert errors == sorted(errors, reverse=True)
-    assert {row["encoding"] for row in worst} == {"int4"}
+    assert {row["encoding"] for row in worst} == {"int4-b64"}
     # A quarter of a step for weights that spread over 2.5 of 7 steps: int4 loses about a tenth, int8 a hundredth.
     assert 0.08 < errors[-1] <= errors[0] < 0.2
     assert all(row["snr_db"] == pytest.approx(-20 * np.log10(row["relative_rms"])) for row in worst)

@@ -319,7 +319,7 @@ def test_an_adapter_is_merged_as_into_a_directory(tmp_path: Path) -> None:
     report = convert("custom-int4", path, tmp_path / "out", lora=adapter, **SMALL)
     assert report.values["source"]["lora"]["merged_tensors"] == 12
     assert report.values["source"]["gguf"]["architecture"] == "gemma3"
-    assert report.values["trained_grid"]["tensors"] == 42 - 12  # what was merged into left its grid
+    assert report.values["trained_grid"]["tensors"] == 42 + 1 - 12  # with the head; what was merged into left its grid
     assert sorted(report.values["source"]["sha256"]) == ["adapter_config.json", "adapter_model.safetensors", path.name]
 
 

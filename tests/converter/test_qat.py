@@ -161,20 +161,19 @@ def test_a_sample_that_misleads_costs_bytes_and_says_so(tiny_gemma3: Path, tmp_p
 
 
 def test_the_plan_counts_the_blocks(qat: Path, tmp_path: Path) -> None:
-    """To the byte, and in the footprint: a profile that int4 without blocks would fit is refused."""
-    source, plan = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), qat)
-    report = convert("custom-int4", qat, tmp_path / "model", recipe="int4-fast", **SMALL)
+    """To the byte, and in the footprint: a profile for matrices on their grid is too small for others in int8."""
+    source, plan = plan_for(make_target("custom-int4", **SMALL), qat)
+    report = convert("custom-int4", qat, tmp_path / "model", **SMALL)
     assert (tmp_path / "model").stat().st_size == lay_out(plan, source).nbytes == report.values["output"]["bytes"]
     in_blocks = plan.footprint.anon_bytes + plan.footprint.file_bytes
-    without = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), without_grid(qat, tmp_path))[
-        1
-    ].footprint
-    smaller = without.anon_bytes + without.file_bytes
-    assert smaller < in_blocks
+    other = without_grid(qat, tmp_path)
+    without = plan_for(make_target("custom-int4", **SMALL), other)[1].footprint
+    larger = without.anon_bytes + without.file_bytes
+    assert in_blocks < larger
     profile = tmp_path / "tight.toml"
-    profile.write_text(PROFILE.format(budget_bytes=(smaller + in_blocks) // 2))
+    profile.write_text(PROFILE.format(budget_bytes=(in_blocks + larger) // 2))
     with pytest.raises(OverBudget):
-        plan_for(make_target("custom-int4", profile=str(profile), recipe="int4-fast", **SMALL), qat)
+        plan_for(make_target("custom-int4", profile=str(profile), **SMALL), other)
 
 
 PROFILE = """

@@ -36,7 +36,7 @@ def recipe(tmp_path: Path, tensors: str) -> Path:
 def test_a_named_tensor_gets_its_own_encoding(tiny_gemma3: Path, tmp_path: Path) -> None:
     named = recipe(tmp_path, '"layers.2.mlp.down_proj.weight" = "int8"\n"layers.3.mlp.up_proj.weight" = "int4-b64"')
     _, plan = plan_for(make_target("custom-int4", recipe=named, **SMALL), tiny_gemma3)
-    _, plain = plan_for(make_target("custom-int4", **SMALL), tiny_gemma3)
+    _, plain = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), tiny_gemma3)
     found = {name: storage.encoding.name for name, storage in plan.storages.items()}
     expected = {name: storage.encoding.name for name, storage in plain.storages.items()}
     assert found == expected | {"layers.2.mlp.down_proj.weight": "int8", "layers.3.mlp.up_proj.weight": "int4-b64"}

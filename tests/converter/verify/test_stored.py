@@ -13,6 +13,7 @@ from gemma_edge.converter.graph import ANY
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize import quantize_rows
 from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.verify.folds import as_in_bundle
 from gemma_edge.converter.verify.likeness import Likeness
 from gemma_edge.converter.verify.stored import StoredWeights
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -40,6 +41,7 @@ def test_litert_weights_are_read_back_to_the_bit(
     assert len(stored.slabs["lm_head.weight"]) > 1
     assert all(name in stored for name in model.tensors)
     recipe = Recipe.named(precision)
+    model = as_in_bundle(model, source, stored)
     for name in (*NAMES, "embed_tokens.weight", "embed_tokens_per_layer.weight"):
         spec = model.tensors[name]
         storage = recipe.storage(spec)
@@ -61,9 +63,9 @@ def test_blockwise_scales_come_with_their_weight(tiny_gemma3n: Path, tmp_path: P
     out = tmp_path / "blocks.litertlm"
     convert("custom-int4", checkpoint, out, context=64, prefill=(16,), encoding=["ffn=int4-b32"])
     stored = _open(out, model)
-    spec = model.tensors["layers.1.mlp.up_proj.weight"]
+    spec = as_in_bundle(model, source, stored).tensors["layers.1.mlp.up_proj.weight"]
     encoding = Encoding.parse("int4-b32")
-    quantized = quantize_rows(source.read(spec.source), encoding)
+    quantized = quantize_rows(spec.fold(source.read(spec.source)), encoding)
     assert stored.encoding(spec.name) == "int4-b32"
     np.testing.assert_array_equal(
         stored.rows(spec.name, 0, spec.shape[0]),
@@ -83,6 +85,7 @@ def test_onnx_weights_are_near_the_checkpoints(
     lowest_db = {"fp32": math.inf, "fp16": 60.0, "int8": 35.0, "int4": 15.0}[precision]
     used = {name for graph in (model.decoder("d", ANY, True), *model.lookups(ANY)) for name in graph.used}
     assert used == set(stored.slabs)
+    model = as_in_bundle(model, source, stored)
     for name in used:
         spec = model.tensors[name]
         expected = spec.fold(source.read(spec.source))

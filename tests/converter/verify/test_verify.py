@@ -258,7 +258,7 @@ def test_what_cannot_be_verified_is_refused(int4: Path, checkpoint: Path, tiny_g
         "tiny-int4.litertlm: a vocabulary of 2080 tokens, the checkpoint has 2048; give the checkpoint that"
     )
     assert message(HubError, checkpoint="no/such/directory") == (
-        "no/such/directory: neither a directory nor a repository org/name[@revision] on the hub"
+        "no/such/directory: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
     )
 
 
@@ -372,7 +372,7 @@ def test_the_command_says_that_a_bundle_is_not_usable(
 
 
 def test_a_checkpoint_may_be_a_hub_id(int4: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_download", lambda repository, revision: checkpoint)
+    monkeypatch.setattr(hub, "_download", lambda *_wanted: checkpoint)
     report = verify(int4, "org/tiny", limit=64, window=64, threads=1, cache_dir=":nocache")
     assert report.checkpoint == checkpoint.name
 
