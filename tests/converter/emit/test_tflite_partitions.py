@@ -74,7 +74,10 @@ def test_tables_are_looked_up_by_litert(precision: str, tiny_gemma3n: Path) -> N
     """XNNPACK would pack a copy of a table; EMBEDDING_LOOKUP and GATHER read rows where they lie in the file."""
     found = delegations(plan_of(tiny_gemma3n, precision))
     scales = ({"GATHER": 1, "CAST": 1}, {"MUL"}) if precision == "int4" else ({}, set())  # of each layer's part
-    turned = ({}, set() if precision == "fp32" else {"FULLY_CONNECTED"})  # back, 64 columns at a time
+    turned: tuple[dict[str, int], set[str]] = (
+        {},
+        set() if precision == "fp32" else {"FULLY_CONNECTED"},
+    )  # back, 64 columns at a time
     for name, (looked_up, multiplied) in {"embedder": turned, "per_layer_embedder": scales}.items():
         assert dict(found[name].outside) == LOOKUP | {"EMBEDDING_LOOKUP": 1} | looked_up
         assert set(found[name].inside) == {"RESHAPE"} | multiplied
