@@ -24,7 +24,7 @@ def main(bundle: Path, max_output_tokens: int) -> None:
         # The engine's weight cache goes to a folder of its own, so that a demo leaves nothing behind.
         with tempfile.TemporaryDirectory() as cache, Engine(str(bundle), cache_dir=cache) as engine:
             for prompt in PROMPTS:
-                click.echo(f"{prompt} ->{_continued(engine, prompt, max_output_tokens)}")
+                click.echo(f"{prompt} -> {_continued(engine, prompt, max_output_tokens)}")
     except GemmaEdgeError as error:
         raise click.ClickException(str(error)) from error
 
@@ -37,7 +37,7 @@ def _continued(engine: Engine, prompt: str, max_output_tokens: int) -> str:
     ) as session:
         session.run_prefill([prompt])
         [text] = session.run_decode().texts
-        return text.replace("\n", " ")
+        return text.replace("\n", " ").lstrip()
 
 
 if __name__ == "__main__":
