@@ -119,7 +119,10 @@ def exponents(power: Float32, squares: Sequence[Float32], rows: NDArray[np.intp]
 
 
 def places(graph: ir.Graph) -> list[Place]:
-    """In the order of the graph, whose weights are not turned."""
+    """In the order of the graph, whose weights are not turned.
+
+    The head is left out: it loses little, and would have to be read once more.
+    """
     readers: dict[ir.Value, list[ir.Op]] = {}
     for op in graph.ops:
         for value in operands(op):
@@ -129,7 +132,9 @@ def places(graph: ir.Graph) -> list[Place]:
     found = []
     for value, ops in readers.items():
         linears = tuple(op.weight.name for op in ops if isinstance(op, ir.Linear))
-        source = _source(value, producer, readers) if len(linears) == len(ops) else None
+        if len(linears) < len(ops) or any(graph.tensors[name].role is Role.HEAD for name in linears):
+            continue
+        source = _source(value, producer, readers)
         if source is not None and all(uses[graph.tensors[name]] == 1 for name in (source[0], *linears)):
             found.append(Place(*source, linears))
     return found
@@ -171,11 +176,9 @@ def _plain(spec: TensorSpec) -> TensorSpec:
 
 
 def _is_free(place: Place, model: Model, integers: Mapping[str, bool]) -> bool:
-    """The head is left out: it loses little, and would have to be read once more."""
-    readers, source = (model.tensors[name] for name in place.linears), model.tensors[place.source]
-    if any(not integers[spec.name] or spec.role is Role.HEAD for spec in readers):
+    if not all(integers[name] for name in place.linears):
         return False
-    return len(source.shape) == 1 or integers[source.name]
+    return len(model.tensors[place.source].shape) == 1 or integers[place.source]
 
 
 def _floor(values: NDArray[np.floating]) -> float:

@@ -95,7 +95,7 @@ def test_gemma3_scales_at_norms_and_between_matrices() -> None:
 def test_gemma3n_scales_only_what_nothing_else_reads() -> None:
     """LAuReL adds the first norm's output itself, v is normed, and every layer reads the per-layer inputs."""
     sources = {place.source.split(".", 2)[-1] for place in found_places("tiny-gemma3n").values()}
-    assert sources == {"pre_feedforward_layernorm.weight", "mlp.up_proj.weight", "laurel.linear_left.weight", "weight"}
+    assert sources == {"pre_feedforward_layernorm.weight", "mlp.up_proj.weight", "laurel.linear_left.weight"}
 
 
 def test_tied_matrices_are_not_scaled() -> None:
