@@ -21,7 +21,8 @@ from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.generate import Decoding, TurnTiming, as_text, generate
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.media.reader import MediaReader
-from gemma_edge.runtime.messages import Contents, Json, Message, normalize_message
+from gemma_edge.runtime.message_json import Json
+from gemma_edge.runtime.messages import Contents, Message, read_message
 from gemma_edge.runtime.model import TextModel
 from gemma_edge.runtime.penalties import (
     NoRepeatNgramConfig,
@@ -88,8 +89,8 @@ class Conversation:
 
         max_tool_rounds: calls in a row before ToolLoopError.
 
-        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. ConfigError:
-        max_output_tokens below 1.
+        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
+        message that cannot be read. ConfigError: max_output_tokens below 1.
         """
         check_max_output_tokens(max_output_tokens)
         self.messages = list(messages or ())
@@ -109,7 +110,7 @@ class Conversation:
         self._tools = ToolBox(tools or (), tool_event_handler)
         system = [{"role": "system", "content": system_message}] if system_message else []
         preface = Preface(
-            [*system, *(normalize_message(message) for message in self.messages)],
+            [*system, *(read_message(message) for message in self.messages)],
             self._tools.descriptions,
             self.extra_context,
         )
@@ -201,7 +202,7 @@ class Conversation:
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
-        return self._renderer.turn(self._history, [as_received(normalize_message(message))], self._extra(None))
+        return self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
 
     @property
     def token_count(self) -> int:
@@ -259,7 +260,7 @@ class Conversation:
     def _send(self, message: Sendable, options: _Options) -> Iterator[Chunk | None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
-        messages = [as_received(normalize_message(message))]
+        messages = [as_received(read_message(message))]
         with self._turn(sequence):
             for round_number in count():
                 chunks: list[Chunk] = []

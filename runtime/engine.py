@@ -28,7 +28,8 @@ from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
 from gemma_edge.runtime.media.encoders import Encoders
 from gemma_edge.runtime.media.reader import MediaReader
-from gemma_edge.runtime.messages import Json, Message
+from gemma_edge.runtime.message_json import Json
+from gemma_edge.runtime.messages import Message
 from gemma_edge.runtime.model import TextModel
 from gemma_edge.runtime.pressure import relieve
 from gemma_edge.runtime.sampler import Sampler, SamplerConfig

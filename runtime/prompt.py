@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma_edge.runtime.messages import Json
+from gemma_edge.runtime.message_json import Json
+from gemma_edge.runtime.system_text import SystemText
 from gemma_edge.runtime.template import ChatTemplate, TemplateError
 from gemma_edge.runtime.tool_syntax import ToolSyntax
 
@@ -34,6 +35,7 @@ class PromptRenderer:
         self._template = template
         self._syntax = syntax
         self._preface = preface
+        self._system = SystemText(template)
         self._tools = [syntax.declare(tool) for tool in preface.tools] if preface.tools else None
 
     def turn(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
@@ -54,7 +56,7 @@ class PromptRenderer:
 
     def _render(self, messages: Sequence[Json], extra_context: Mapping[str, Any], add_generation_prompt: bool) -> str:
         return self._template.render(
-            [self._input(message) for message in (*self._preface.messages, *messages)],
+            [self._input(message) for message in self._system.placed([*self._preface.messages, *messages])],
             self._tools,
             add_generation_prompt,
             {**self._preface.extra_context, **extra_context},
@@ -63,35 +65,32 @@ class PromptRenderer:
     def _input(self, message: Json) -> dict[str, Any]:
         """A message as the template sees it: content as a list of parts, calls and results as source text."""
         content = message.get("content")
-        has_calls = isinstance(message.get("tool_calls"), Sequence)
-        is_tool = message.get("role") == "tool"
+        has_calls = "tool_calls" in message
+        is_tool = message["role"] == "tool"
         if not has_calls and not is_tool:
             return {**message, "content": _parts(content)} if "content" in message else dict(message)
-        result: dict[str, Any] = {"role": message["role"]} if "role" in message else {}
-        if is_tool and isinstance(content, Mapping):
-            content = [content]
+        result: dict[str, Any] = {"role": message["role"]}
         if is_tool and isinstance(content, Sequence) and not isinstance(content, str):
-            result["content"] = [{"type": "text", "text": self._syntax.response(part)} for part in content]
+            result["content"] = [self._result(part) for part in content]
         elif "content" in message:
             result["content"] = _parts(content)
         if has_calls:
-            result["tool_calls"] = [self._call(call) for call in message["tool_calls"] if "function" in call]
+            result["tool_calls"] = [self._call(call) for call in message["tool_calls"]]
         return result
+
+    def _result(self, part: Json) -> Json:
+        return part if part.get("type") == "text" else {"type": "text", "text": self._syntax.response(part)}
 
     def _call(self, call: Json) -> dict[str, Any]:
         function = call["function"]
-        result = {"name": function.get("name")}
-        if "arguments" in function:
-            arguments = function["arguments"]
-            if isinstance(arguments, Mapping):
-                arguments = {key: self._syntax.value(value) for key, value in arguments.items()}
-            result["arguments"] = arguments
+        result = {"name": function["name"]}
+        if function.get("arguments"):  # LiteRT-LM leaves empty ones out as well
+            result["arguments"] = {key: self._syntax.value(value) for key, value in function["arguments"].items()}
         return {"type": "function", "function": result}
 
 
 def _parts(content: object) -> object:
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [parts] if isinstance(parts, Mapping) else parts
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def as_received(message: Json) -> dict[str, Any]:

@@ -102,16 +102,16 @@ def _to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _trim(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).strip(characters)
+def _trim(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).strip(characters)
 
 
-def _lstrip(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).lstrip(characters)
+def _lstrip(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).lstrip(characters)
 
 
-def _rstrip(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).rstrip(characters)
+def _rstrip(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).rstrip(characters)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -1,7 +1,5 @@
 """One image or recording of a message: a file, or bytes in memory."""
 
-import base64
-import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gemma_edge.runtime.media.errors import MediaError
-from gemma_edge.runtime.messages import Json
+from gemma_edge.runtime.message_json import Json, base64_bytes
 
 
 class MediaKind(Enum):
@@ -72,7 +70,7 @@ def _item(kind: MediaKind, part: Json) -> MediaItem:
             return MediaItem.of(kind, path)
         case {"blob": str(blob)}:
             try:
-                return MediaItem.of(kind, base64.b64decode(blob, validate=True))
-            except binascii.Error as error:
+                return MediaItem.of(kind, base64_bytes(blob))
+            except ValueError as error:
                 raise MediaError(f"the {kind.value} of a message is no base64 ({error}); encode its bytes") from error
     raise MediaError(f"the {kind.value} of a message has {sorted(part)}, expected a path or a blob; add one")
