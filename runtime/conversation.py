@@ -31,10 +31,11 @@ from gemma_edge.runtime.penalties import (
     SuppressTokensConfig,
 )
 from gemma_edge.runtime.prompt import Preface, PromptRenderer, as_received
+from gemma_edge.runtime.reply import reply_message, told
 from gemma_edge.runtime.sampler import Sampler, SamplerConfig
 from gemma_edge.runtime.sequence import CancelledError, TokenSequence
 from gemma_edge.runtime.template import ChatTemplate
-from gemma_edge.runtime.tool_syntax import Chunk, ReplyParser, joined
+from gemma_edge.runtime.tool_syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 
 Sendable = str | Contents | Message | Json
@@ -154,7 +155,7 @@ class Conversation:
                 chunks.clear()  # an answer to tool calls follows, which is what counts
             else:
                 chunks.append(chunk)
-        return Message.from_json(_reply(chunks))
+        return Message.from_json(reply_message(self._shown(chunks)))
 
     def send_message_async(
         self,
@@ -180,8 +181,8 @@ class Conversation:
             response_format,
         )
         for chunk in self._send(message, options):
-            if isinstance(chunk, str) or (chunk and not self._answers_calls):
-                yield Message.from_json(_reply([chunk]))
+            if chunk and (isinstance(chunk, str) or not self._answers_calls):
+                yield Message.from_json(reply_message([chunk]))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
@@ -267,16 +268,20 @@ class Conversation:
                 for chunk in self._reply_to(sequence, messages, options):
                     chunks.append(chunk)
                     yield chunk
-                reply = _reply(chunks)
+                reply = reply_message(chunks)
                 self._history += [*messages, reply]
-                if not self._answers_calls or "tool_calls" not in reply:
+                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake)]
+                if mistakes and self._timing.finish_reason == "length":  # a call that was cut off is none
+                    mistakes = []
+                if not self._answers_calls or not ("tool_calls" in reply or mistakes):
                     return
                 if round_number == self.max_tool_rounds:
                     raise ToolLoopError(
                         f"the model called tools {round_number + 1} times in a row, {self.max_tool_rounds} rounds are "
                         "allowed; raise max_tool_rounds or make the tools' results clearer"
                     )
-                messages = [as_received(answer) for answer in self._tools.answer(reply["tool_calls"])]
+                answers = [*self._tools.answer(reply.get("tool_calls", ())), *map(told, mistakes)]
+                messages = [as_received(answer) for answer in answers]
                 if not messages:
                     return
                 yield None
@@ -302,6 +307,10 @@ class Conversation:
         finally:
             self._is_answering = False
 
+    def _shown(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """What the user sees of a reply: what only the model is told about is left out where calls are answered."""
+        return [chunk for chunk in chunks if not (self._answers_calls and isinstance(chunk, Mistake))]
+
     def _may_constrain(self, messages: Sequence[Json]) -> bool:
         """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
         return not self._answers_calls or messages[0].get("role") == "tool"
@@ -316,7 +325,7 @@ class Conversation:
         if not len(self._tools):  # a fence is text to a model that was shown no tools
             yield from texts
             return
-        parser = ReplyParser(self._model.tool_syntax)
+        parser = ReplyParser(self._model.tool_syntax, self._tools.parameters)
         for piece in texts:
             yield from parser.push(piece)
         yield from parser.finish()
@@ -377,14 +386,3 @@ class Conversation:
         if self._sequence is None:
             raise ConversationError("the conversation is closed; create a new one")
         return self._sequence
-
-
-def _reply(chunks: Sequence[Chunk]) -> dict[str, Any]:
-    """The model's message: what it wrote around its calls, one part for each stretch of text, and the calls."""
-    texts, calls = joined(chunks)
-    message: dict[str, Any] = {"role": "assistant"}
-    if texts or not calls:
-        message["content"] = [{"type": "text", "text": text} for text in texts or [""]]
-    if calls:
-        message["tool_calls"] = [call.to_json() for call in calls]
-    return message

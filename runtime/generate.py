@@ -22,6 +22,7 @@ class TurnTiming:
     prefill_tokens: int = 0
     time_to_first_token_s: float = 0.0  # from the start of prefill until the first token is drawn
     token_s: list[float] = field(default_factory=list)  # of every later token
+    finish_reason: str | None = None  # once it ended by itself: "stop", or "length" at a limit
 
     @property
     def decode_tokens(self) -> int:
@@ -101,9 +102,11 @@ def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timi
         started = now
         yield token_id
         if how.stop.ended(generated):
+            timing.finish_reason = "stop"
             return
         if how.constraint is not None:
             how.constraint.accept(token_id)
+    timing.finish_reason = "length"
 
 
 def as_text(token_ids: Iterator[int], tokenizer: Tokenizer, stop: StopTokens) -> Iterator[str]:

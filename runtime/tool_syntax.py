@@ -2,28 +2,56 @@
 
 Gemma 3 and 3n read Python signatures and write Python calls in a fence; FunctionGemma has a notation of its own. The
 fences and forms are those of LiteRT-LM's data processors (gemma3_data_processor, function_gemma_data_processor) at
-0.18.1, compared with the engine in the tests.
+0.18.1, compared with the engine in the tests. What the model writes between fences and is no call becomes a Mistake,
+which the model is told; LiteRT-LM fails the whole message.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 class ToolSyntaxError(ValueError):
-    """What stands between the fences is not a call. The reply is then passed on as text."""
+    """What stands between the fences is not a call. Says why, in words for the model."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function call the model wrote."""
+    """A function call the model wrote. positional: arguments without a name, as Python's calls may have."""
 
     name: str
     arguments: Mapping[str, Any]
+    positional: tuple[Any, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"type": "function", "function": {"name": self.name, "arguments": dict(self.arguments)}}
+
+    def named(self, tools: Mapping[str, Sequence[str]]) -> "Call":
+        """The call of one of these tools (names of parameters by name of tool), with a name for every argument.
+
+        A module before the name goes, as in default_api.f(). Raises ToolSyntaxError.
+        """
+        last = self.name.rpartition(".")[2]
+        name = last if self.name not in tools and last in tools else self.name
+        if not self.positional:
+            return Call(name, self.arguments)
+        if name not in tools:
+            raise ToolSyntaxError(f"there is no tool {name}")
+        parameters = tools[name][: len(self.positional)]
+        if len(parameters) < len(self.positional):
+            raise ToolSyntaxError(f"{name} takes {len(tools[name])} arguments, {len(self.positional)} were given")
+        twice = [parameter for parameter in parameters if parameter in self.arguments]
+        if twice:
+            raise ToolSyntaxError(f"argument {twice[0]} of {name} is given twice")
+        return Call(name, {**dict(zip(parameters, self.positional, strict=True)), **self.arguments})
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Something between fences that is no call. text: as it was written. error: what is wrong with it."""
+
+    text: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +59,7 @@ class ToolSyntax:
     """One notation.
 
     fence_start, fence_end: what encloses calls in a reply.
+    is_quotable: whether the end may stand inside a call's text, so that only a whole call, or a new line, ends there.
     declare: a tool's description (OpenAI style, with or without "function") as the template shows it.
     value: a JSON value as source text.
     response: a part of a tool message as source text.
@@ -39,21 +68,25 @@ class ToolSyntax:
 
     fence_start: str
     fence_end: str
+    is_quotable: bool
     declare: Callable[[Mapping[str, Any]], str]
     value: Callable[[Any], str]
     response: Callable[[Mapping[str, Any]], str]
     parse: Callable[[str], Sequence[Call]]
 
 
-Chunk = str | tuple[Call, ...]  # a piece of a reply: text, or the calls of one fence
+Chunk = str | tuple[Call, ...] | Mistake  # a piece of a reply: text, or what one fence holds
 
 
 class ReplyParser:
     """Splits a reply into text and calls while it is written. Text is passed on as soon as it cannot be a fence."""
 
-    def __init__(self, syntax: ToolSyntax) -> None:
+    def __init__(self, syntax: ToolSyntax, tools: Mapping[str, Sequence[str]]) -> None:
+        """tools: the names of each tool's parameters, in order."""
         self._syntax = syntax
+        self._tools = tools
         self._held = ""
+        self._searched = 0  # how much of what is held has no closing fence
 
     def push(self, text: str) -> Iterator[Chunk]:
         """What is certain after more text."""
@@ -66,15 +99,32 @@ class ReplyParser:
                 return
             yield from self._take(start)
             body = len(self._syntax.fence_start)
-            end = self._held.find(self._syntax.fence_end, body)
-            if end < 0:
+            if self._syntax.is_quotable and self._held[body : body + 1].isalnum():
+                # Another word that begins like the fence.
+                yield from self._take(body)
+                continue
+            chunk = self._closed(body)
+            if chunk is None:
                 return
-            fenced = self._held[: end + len(self._syntax.fence_end)]
-            self._held = self._held[len(fenced) :]
-            yield self._parse(fenced, fenced[body:end])
+            yield chunk
+
+    def _closed(self, body: int) -> Chunk | None:
+        """What the fence at the start holds, if it is closed: by a line of its own, or where a call ends before it."""
+        while (end := self._held.find(self._syntax.fence_end, max(body, self._searched))) >= 0:
+            after = end + len(self._syntax.fence_end)
+            chunk = self._parse(self._held[:after], self._held[body:end])
+            if not isinstance(chunk, Mistake) or not self._syntax.is_quotable or self._held[end - 1] == "\n":
+                self._held, self._searched = self._held[after:], 0
+                return chunk
+            self._searched = after
+        return None
 
     def finish(self) -> Iterator[Chunk]:
-        """What is left at the end: a fence that was never closed is text."""
+        """What is left at the end. A fence that was never closed may hold whole calls."""
+        body = len(self._syntax.fence_start)
+        if self._held.startswith(self._syntax.fence_start):
+            held, self._held = self._held, ""
+            yield self._parse(held, held[body:].rstrip(self._syntax.fence_end[0]))
         yield from self._take(len(self._held))
 
     def _take(self, length: int) -> Iterator[str]:
@@ -84,9 +134,9 @@ class ReplyParser:
 
     def _parse(self, fenced: str, body: str) -> Chunk:
         try:
-            return tuple(self._syntax.parse(body))
-        except ToolSyntaxError:
-            return fenced
+            return tuple(call.named(self._tools) for call in self._syntax.parse(body))
+        except ToolSyntaxError as error:
+            return Mistake(fenced, str(error))
 
 
 def joined(chunks: Iterable[Chunk]) -> tuple[list[str], list[Call]]:
@@ -95,63 +145,20 @@ def joined(chunks: Iterable[Chunk]) -> tuple[list[str], list[Call]]:
     calls: list[Call] = []
     in_text = False
     for chunk in chunks:
-        if not isinstance(chunk, str):
+        if isinstance(chunk, tuple):
             calls.extend(chunk)
         elif in_text:
-            texts[-1] += chunk
+            texts[-1] += _written(chunk)
         else:
-            texts.append(chunk)
-        in_text = isinstance(chunk, str)
+            texts.append(_written(chunk))
+        in_text = not isinstance(chunk, tuple)
     return texts, calls
+
+
+def _written(chunk: str | Mistake) -> str:
+    return chunk if isinstance(chunk, str) else chunk.text
 
 
 def _overlap(text: str, start: str) -> int:
     """The length of the longest end of `text` that `start` begins with."""
     return next((n for n in range(min(len(text), len(start) - 1), 0, -1) if start.startswith(text[-n:])), 0)
-
-
-class Scanner:
-    """A text and a place in it, for the two small parsers."""
-
-    def __init__(self, text: str, blank: str = r"\s*") -> None:
-        """blank: what may stand between any two tokens."""
-        self._text = text
-        self._blank = re.compile(blank)
-        self._at = 0
-
-    def take(self, pattern: str) -> str | None:
-        """What matches here, after blanks; None and no move where nothing does."""
-        at = self._blank.match(self._text, self._at)
-        match = re.compile(pattern, re.DOTALL).match(self._text, at.end() if at else self._at)
-        if match is None:
-            return None
-        self._at = match.end()
-        return match[0]
-
-    def expect(self, pattern: str) -> str:
-        """As `take`, but something must match."""
-        found = self.take(pattern)
-        if found is None:
-            raise ToolSyntaxError(f"at {self._text[self._at :][:20]!r}: {pattern!r} expected")
-        return found
-
-    def at_end(self) -> bool:
-        return self.take(r"\Z") is not None
-
-    def items(self, close: str, item: Callable[[], None], trailing_comma: bool) -> None:
-        """Comma-separated items up to `close`."""
-        if self.take(close) is not None:
-            return
-        while True:
-            item()
-            if self.take(close) is not None:
-                return
-            self.expect(",")
-            if trailing_comma and self.take(close) is not None:
-                return
-
-    def number(self) -> int | float | None:
-        found = self.take(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
-        if found is None:
-            return None
-        return int(found) if re.fullmatch(r"-?\d+", found) else float(found)

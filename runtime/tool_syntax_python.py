@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gemma_edge.runtime.tool_syntax import Call, Scanner, ToolSyntax, ToolSyntaxError
+from gemma_edge.runtime.tool_calls_python import python_calls
+from gemma_edge.runtime.tool_syntax import ToolSyntax
 
 _TYPES = {"boolean": "bool", "integer": "int", "number": "float", "string": "str", "object": "dict"}
-_CONSTANTS = {"True": True, "False": False, "None": None}
-_CLASS_KEY = "__type__"  # where LiteRT-LM keeps the name of a constructor call used as a value
 
 
 def _declare(tool: Mapping[str, Any]) -> str:
@@ -50,88 +49,22 @@ def _value(value: Any) -> str:
         case bool():
             return "True" if value else "False"
         case str():
-            return f'"{value}"'  # LiteRT-LM escapes nothing, here and when it parses
+            return json.dumps(value, ensure_ascii=False)  # LiteRT-LM escapes nothing, and lets text out of its quotes
         case list() | tuple():
             return f"[{', '.join(map(_value, value))}]"
-        case {"type": str(name), **arguments}:
+        case {"type": str(name), **arguments} if name.isidentifier() and all(map(_is_name, arguments)):
             return f"{name}({', '.join(f'{key}={_value(item)}' for key, item in arguments.items())})"
         case Mapping():
-            return "{" + ", ".join(f'"{key}": {_value(item)}' for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{_value(str(key))}: {_value(item)}" for key, item in value.items()) + "}"
     return json.dumps(value)
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key.isidentifier()
 
 
 def _response(part: Mapping[str, Any]) -> str:
     return _value(part.get("tool_response", part.get("response", part)))
 
 
-def _parse(text: str) -> list[Call]:
-    scanner = Scanner(text, blank=r"\s*")
-    calls: list[Call] = []
-    while not scanner.at_end():
-        if scanner.take(r"\[") is not None:
-            scanner.items(r"\]", lambda: calls.append(_call(scanner)), trailing_comma=True)
-        else:
-            calls.append(_call(scanner))
-        scanner.take(";")
-    return calls
-
-
-def _call(scanner: Scanner) -> Call:
-    name = scanner.expect(r"[^\W\d][\w.]*")
-    scanner.expect(r"\(")
-    if name == "print":  # print(call()) is what a model trained on notebooks writes
-        call = _call(scanner)
-        scanner.expect(r"\)")
-        return call
-    return Call(name, _arguments(scanner))
-
-
-def _arguments(scanner: Scanner) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-
-    def argument() -> None:
-        key = scanner.expect(r"[^\W\d]\w*")
-        scanner.expect("=")
-        if key in arguments:
-            raise ToolSyntaxError(f"argument {key!r} is given twice")
-        arguments[key] = _literal(scanner)
-
-    scanner.items(r"\)", argument, trailing_comma=True)
-    return arguments
-
-
-def _literal(scanner: Scanner) -> Any:
-    quoted = scanner.take(r'"(\\.|[^"\\])*"|' + r"'(\\.|[^'\\])*'")
-    if quoted is not None:
-        return quoted[1:-1]
-    number = scanner.number()
-    if number is not None:
-        return number
-    if scanner.take(r"\[") is not None:
-        values: list[Any] = []
-        scanner.items(r"\]", lambda: values.append(_literal(scanner)), trailing_comma=True)
-        return values
-    if scanner.take(r"\{") is not None:
-        return _dictionary(scanner)
-    name = scanner.expect(r"[^\W\d][\w.]*")
-    if name in _CONSTANTS:
-        return _CONSTANTS[name]
-    scanner.expect(r"\(")
-    return {_CLASS_KEY: name, **_arguments(scanner)}
-
-
-def _dictionary(scanner: Scanner) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-
-    def entry() -> None:
-        key = _literal(scanner)
-        if not isinstance(key, str):
-            raise ToolSyntaxError(f"dictionary key {key!r} is not text")
-        scanner.expect(":")
-        values[key] = _literal(scanner)
-
-    scanner.items(r"\}", entry, trailing_comma=True)
-    return values
-
-
-PYTHON_SYNTAX = ToolSyntax("```tool_code\n", "\n```", _declare, _value, _response, _parse)
+PYTHON_SYNTAX = ToolSyntax("```tool_code", "```", True, _declare, _value, _response, python_calls)

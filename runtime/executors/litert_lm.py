@@ -22,7 +22,8 @@ from gemma_edge.runtime.message_json import Json
 from gemma_edge.runtime.messages import Message, read_message
 from gemma_edge.runtime.sampler import SamplerConfig
 from gemma_edge.runtime.session import Responses
-from gemma_edge.runtime.tools import Tool, ToolEventHandler, tool_from_function
+from gemma_edge.runtime.tool_result import json_result
+from gemma_edge.runtime.tools import Tool, ToolEventHandler, run_tool, tool_from_function
 from gemma_edge.runtime.weight_cache import default_cache_dir
 
 
@@ -283,7 +284,7 @@ def _their_tool(module: ModuleType, tool: Callable[..., Any] | Tool) -> Any:
             return ours.get_tool_description()
 
         def execute(self, param: Mapping[str, Any]) -> Any:
-            return ours.execute(param)
+            return json_result(run_tool(ours, param))
 
     return Adapter()
 

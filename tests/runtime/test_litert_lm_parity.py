@@ -180,8 +180,8 @@ def get_weather(city: str, days: int = 3) -> None:
     """
 
 
-CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"days": 2, "city": 'the "old" one'}}}
-RESPONSE = {"degrees": [1, None, True, 2.5], "a": {"type": "Mild", "z": 1.0}, "note": "so\u00e9 so \U0001f600\n"}
+CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"days": 2, "city": "the 'old' one"}}}
+RESPONSE = {"degrees": [1, None, True, 2.5], "a": {"type": "Mild", "z": 1.0}, "note": "so\u00e9 so \U0001f600"}
 CONVERSATIONS: list[tuple[Mapping[str, Any], list[Any]]] = [
     ({}, ["In the beginning", "x", "  spaces \n and \u00e9\u65e5 \U0001f600 <b>&amp;</b> ", "It is"]),
     ({"system_message": 'You are\n a "prophet".'}, ["In the beginning", "and then"]),

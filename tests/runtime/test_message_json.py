@@ -234,7 +234,7 @@ def test_calls_that_are_refused(calls: Any, error: str) -> None:
 
 
 def test_a_reply_that_refuses() -> None:
-    message = {"role": "assistant", "content": None, "refusal": "I cannot.", "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": "I cannot.", "annotations": []}
     assert read_message(message)["content"] == "I cannot."
 
 

@@ -81,7 +81,7 @@ def get_weather(city: str, days: int = 3, tags: list[str] = (), ratio: float = 1
 def no_arguments() -> None: ...
 
 
-VALUES = {"b": [True, None, 'x"y\\z\n', 1.5, 1e30, -3], "a": 1, "c": {"type": "Bar", "z": 1.0, "a": {}}}
+VALUES = {"b": [True, None, "x'y z", 1.5, 1e30, -3], "a": 1, "c": {"type": "Bar", "z": 1.0, "a": {}}}
 CALL = {"type": "function", "id": "7", "function": {"name": "f", "arguments": VALUES}}
 CASES: list[tuple[Any, dict[str, Any]]] = [
     ("hi", {}),
@@ -121,6 +121,25 @@ def test_the_template_is_given_what_litert_lms_is(
     assert expected
     with engine.create_conversation(chat_template=PRINTER, **options) as ours:
         assert ours.render_message_to_string(message) == expected
+
+
+def test_quotes_and_new_lines_are_escaped_where_litert_lm_lets_text_out(engine: Engine, google: Any) -> None:
+    """FunctionGemma's notation has marks of its own around text."""
+    call = {"function": {"name": "f", "arguments": {"a": 'x"y\\z\n'}}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": [{"type": "tool_response", "name": "f", "response": {'"k"': "a\n```"}}]},
+    ]
+    template = (
+        "{% for c in messages[-1].tool_calls %}{{ c.function.arguments.a }}{% endfor %}"
+        "{{ messages[-1].content[0].text }}"
+    )
+    shown = []
+    for either in (engine, google):
+        with either.create_conversation(chat_template=template) as conversation:
+            shown.append([conversation.render_message_to_string(message) for message in messages])
+    is_python = engine.text_model.tool_syntax is PYTHON_SYNTAX
+    assert shown[0] == ([r'"x\"y\\z\n"', r'{"\"k\"": "a\n```"}'] if is_python else shown[1])
 
 
 def test_thinking_and_message_objects(engine: Engine, google: Any) -> None:
