@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from gemma_edge.runtime.chat.message_json import Json, base64_bytes
 from gemma_edge.runtime.media.errors import MediaError
-from gemma_edge.runtime.message_json import Json, base64_bytes
 
 
 class MediaKind(Enum):

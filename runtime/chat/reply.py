@@ -1,0 +1,23 @@
+"""A reply put together from its pieces, as the message it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gemma_edge.runtime.chat.message_json import Json
+from gemma_edge.runtime.chat.tool_syntax import Chunk, Mistake, joined
+
+
+def reply_message(chunks: Sequence[Chunk]) -> dict[str, Any]:
+    """The model's message: what it wrote around its calls, one part for each stretch of text, and the calls."""
+    texts, calls = joined(chunks)
+    message: dict[str, Any] = {"role": "assistant"}
+    if texts or not calls:
+        message["content"] = [{"type": "text", "text": text} for text in texts or [""]]
+    if calls:
+        message["tool_calls"] = [call.to_json() for call in calls]
+    return message
+
+
+def told(mistake: Mistake) -> Json:
+    """What the model reads about a call that was none."""
+    return {"role": "tool", "content": f"Error: the call could not be read: {mistake.error}"}
