@@ -198,6 +198,7 @@ class Engine:
         constrained_decoding_config: ConstrainedDecodingConfig | None = None,
         max_output_tokens: int | None = None,
         chat_template: str | None = None,
+        sanitize_control_tokens: bool = False,
     ) -> Conversation:
         """A conversation; the parameters are `Conversation`'s."""
         return Conversation(
@@ -217,6 +218,7 @@ class Engine:
             constrained_decoding_config=constrained_decoding_config,
             max_output_tokens=max_output_tokens,
             chat_template=chat_template,
+            sanitize_control_tokens=sanitize_control_tokens,
         )
 
     def create_session(

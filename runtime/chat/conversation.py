@@ -29,6 +29,7 @@ from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, genera
 from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
+from gemma_edge.runtime.text.control_text import without_marks
 from gemma_edge.runtime.text.penalties import (
     NoRepeatNgramConfig,
     Penalties,
@@ -85,10 +86,12 @@ class Conversation:
         constrained_decoding_config: ConstrainedDecodingConfig | None = None,
         max_output_tokens: int | None = None,
         chat_template: str | None = None,
+        sanitize_control_tokens: bool = False,
     ) -> None:
         """init_s: seconds it took to create the engine. media: what reads images and recordings, by default nothing.
 
-        max_tool_rounds: calls in a row before ToolLoopError.
+        max_tool_rounds: calls in a row before ToolLoopError. sanitize_control_tokens: whether control tokens that a
+        user or an earlier reply wrote out stay text, as they always do in what tools are called and say.
 
         Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
         message that cannot be read. ConfigError: max_output_tokens below 1.
@@ -117,7 +120,9 @@ class Conversation:
         )
         self._preface_items = media_items(preface.messages)
         template = model.template if chat_template is None else ChatTemplate(chat_template)
-        self._renderer = PromptRenderer(template, model.tool_syntax, preface)
+        self._renderer = PromptRenderer(
+            template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
+        )
         self._history: list[Json] = []
         self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
         self._is_answering = False
@@ -203,7 +208,8 @@ class Conversation:
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
-        return self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
+        turn = self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
+        return without_marks(turn)
 
     @property
     def token_count(self) -> int:

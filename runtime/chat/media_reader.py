@@ -23,9 +23,9 @@ from gemma_edge.runtime.media.image import pixel_values
 from gemma_edge.runtime.media.item import MediaItem, MediaKind
 from gemma_edge.runtime.media.mel import frame_count, log_mel
 from gemma_edge.runtime.media.soft_tokens import Rows, SoftToken, soft_tokens
+from gemma_edge.runtime.text.control_text import MEDIA_PLACES
 
-# LiteRT-LM's: the first two in Gemma 3's template, the others in Gemma 3n's.
-_PLACEHOLDERS = re.compile(r"<start_of_image>|<start_of_audio>|<image_soft_token>|<audio_soft_token>")
+_PLACEHOLDERS = re.compile("|".join(MEDIA_PLACES))
 _AROUND = "\n\n"
 _ENCODERS = {MediaKind.IMAGE: "vision", MediaKind.AUDIO: "audio"}
 
@@ -88,7 +88,7 @@ class MediaReader:
         has other placeholders than there are items.
         """
         if not items:  # what looks like a placeholder is text then
-            return Prompt((tuple(self._model.encode(text)),), 0, self)
+            return Prompt((tuple(self._model.encode_prompt(text)),), 0, self)
         self._check(items)
         waiting = {kind: deque(item for item in items if item.kind is kind) for kind in MediaKind}
         marks = {kind: _Marks.of(self._model, kind) for kind in MediaKind}
@@ -99,12 +99,12 @@ class MediaReader:
             if not waiting[kind]:
                 raise self._miscounted(kind, items, text)
             before = f"{pending}{text[after : found.start()]}{_AROUND}{marks[kind].start}"
-            parts += [tuple(self._model.encode(before)), self._part(waiting[kind].popleft(), marks[kind])]
+            parts += [tuple(self._model.encode_prompt(before)), self._part(waiting[kind].popleft(), marks[kind])]
             pending, after = _AROUND, found.end()
         for kind, left in waiting.items():
             if left:
                 raise self._miscounted(kind, items, text)
-        parts.append(tuple(self._model.encode(pending + text[after:])))
+        parts.append(tuple(self._model.encode_prompt(pending + text[after:])))
         return Prompt(tuple(parts), len(items), self)
 
     def _check(self, items: Sequence[MediaItem]) -> None:

@@ -5,7 +5,7 @@ has more (runtime/conversation/conversation.cc). What was prefilled or generated
 tokens are never tokenized again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,25 @@ class Preface:
 class PromptRenderer:
     """Renders the turns of one conversation."""
 
-    def __init__(self, template: ChatTemplate, syntax: ToolSyntax, preface: Preface) -> None:
+    def __init__(
+        self,
+        template: ChatTemplate,
+        syntax: ToolSyntax,
+        preface: Preface,
+        plain: Callable[[Any], Any] = lambda value: value,
+        *,
+        all_plain: bool = False,
+    ) -> None:
+        """plain: marks the control tokens in a JSON value, so that they stay text. Applied to what tools are and say;
+        all_plain: to what everyone says but the system.
+        """
+        self._plain = plain
+        self._all_plain = all_plain
         self._template = template
         self._syntax = syntax
         self._preface = preface
         self._system = SystemText(template)
-        self._tools = [syntax.declare(tool) for tool in preface.tools] if preface.tools else None
+        self._tools = [syntax.declare(plain(tool)) for tool in preface.tools] if preface.tools else None
 
     def turn(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
         """The text that `messages` add after `history`, up to where the model goes on.
@@ -65,6 +78,8 @@ class PromptRenderer:
     def _input(self, message: Json) -> dict[str, Any]:
         """A message as the template sees it: content as a list of parts, calls and results as source text."""
         content = message.get("content")
+        if message["role"] == "tool" or (self._all_plain and message["role"] != "system"):
+            content = self._plain(content)
         has_calls = "tool_calls" in message
         is_tool = message["role"] == "tool"
         if not has_calls and not is_tool:
@@ -82,7 +97,7 @@ class PromptRenderer:
         return part if part.get("type") == "text" else {"type": "text", "text": self._syntax.response(part)}
 
     def _call(self, call: Json) -> dict[str, Any]:
-        function = call["function"]
+        function = self._plain(call["function"])
         result = {"name": function["name"]}
         if function.get("arguments"):  # LiteRT-LM leaves empty ones out as well
             result["arguments"] = {key: self._syntax.value(value) for key, value in function["arguments"].items()}

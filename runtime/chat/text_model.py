@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
@@ -13,6 +14,7 @@ from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.kv.generate import StopTokens
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.control_text import MEDIA_PLACES, ControlText, pieces_between_marks
 from gemma_edge.runtime.text.penalties import SuppressTokensConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from gemma_edge.runtime.text.template import ChatTemplate
@@ -48,6 +50,19 @@ class TextModel:
         if self.start_text and text.startswith(self.start_text):
             return [*self.start_tokens, *self.tokenizer.encode(text.removeprefix(self.start_text))]
         return self.tokenizer.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, in which `marked` has marked what stays text."""
+        first, *others = pieces_between_marks(text)
+        return [*self.encode(first), *(token_id for piece in others for token_id in self.tokenizer.encode(piece))]
+
+    def marked(self, value: Any) -> Any:
+        """A JSON value in which the names of this model's control tokens, and of places for media, stay text."""
+        return self._control_text.marked(value)
+
+    @cached_property
+    def _control_text(self) -> ControlText:
+        return ControlText([*self.tokenizer.whole_pieces, *MEDIA_PLACES])
 
     @property
     def start_tokens(self) -> Sequence[int]:
