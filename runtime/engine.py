@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat.conversation import Conversation, ThinkingConfig
+from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Message
+from gemma_edge.runtime.chat.options import ThinkingConfig
 from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler

@@ -7,7 +7,6 @@ and a bound on tool rounds. A turn that fails or is cancelled leaves the convers
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -18,17 +17,19 @@ from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Contents, Message, read_message
+from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
+from gemma_edge.runtime.chat.prompt_tokens import Encoded, Turn, prompt_tokens
 from gemma_edge.runtime.chat.reply import reply_message, told
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tool_syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
-from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate
+from gemma_edge.runtime.kv.prefix import common_prefix
 from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
 from gemma_edge.runtime.media.item import media_items
-from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
+from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks
 from gemma_edge.runtime.text.penalties import (
     NoRepeatNgramConfig,
@@ -44,24 +45,6 @@ Sendable = str | Contents | Message | Json
 
 class ConversationError(GemmaEdgeError, RuntimeError):
     """The conversation is closed, busy, or has not the turns asked for. Also a RuntimeError, as litert_lm raises."""
-
-
-@dataclass(frozen=True)
-class ThinkingConfig:
-    """Asks the chat template for reasoning (`enable_thinking`). Gemma 3 and 3n have none; the budget is not used."""
-
-    enable_thinking: bool = True
-    thinking_token_budget: int = -1
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What one call of `send_message` asks for beside the message."""
-
-    penalties: Penalties
-    max_output_tokens: int | None
-    extra_context: Mapping[str, Any]
-    response_format: ResponseFormat | None
 
 
 class Conversation:
@@ -124,7 +107,10 @@ class Conversation:
             template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
         )
         self._history: list[Json] = []
-        self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
+        self._encoded = Encoded()
+        self._turns: list[Turn] = []
+        self._is_marked = False
+        self._finish_reason: str | None = None
         self._is_answering = False
 
     # ------------------------------------------------------------ sending
@@ -160,7 +146,9 @@ class Conversation:
                 chunks.clear()  # an answer to tool calls follows, which is what counts
             else:
                 chunks.append(chunk)
-        return Message.from_json(reply_message(self._shown(chunks)))
+        message = Message.from_json(reply_message(self._shown(chunks)))
+        message.finish_reason = self._finish_reason
+        return message
 
     def send_message_async(
         self,
@@ -231,6 +219,11 @@ class Conversation:
         """Times of the last turn, token by token."""
         return self._timing
 
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last reply ended, as `Message.finish_reason` says it: for streams, once they have ended."""
+        return self._finish_reason
+
     def get_benchmark_info(self) -> BenchmarkInfo:
         """Figures of the last turn."""
         self._open()
@@ -242,12 +235,14 @@ class Conversation:
         self._check_idle()
         if not 0 <= turns <= len(self._turns):
             raise ConversationError(f"cannot go back {turns} turns, there are {len(self._turns)}; ask for fewer")
-        if turns:
-            messages, tokens = self._turns[-turns]
-            self._forget(messages, tokens)
+        for _ in range(turns):
+            self._forget(self._turns.pop())
 
     def close(self) -> None:
-        """Releases the conversation. Closing twice, and after the engine, is fine."""
+        """Releases the conversation, and ends a reply that is being written. Closing twice is fine, and so is closing
+        after the engine.
+        """
+        self.cancel_process()
         self._sequence = None
 
     def __enter__(self) -> Self:
@@ -264,7 +259,7 @@ class Conversation:
     def _answers_calls(self) -> bool:
         return self.automatic_tool_calling and len(self._tools) > 0
 
-    def _send(self, message: Sendable, options: _Options) -> Iterator[Chunk | None]:
+    def _send(self, message: Sendable, options: SendOptions) -> Iterator[Chunk | None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
         messages = [as_received(read_message(message))]
@@ -276,6 +271,7 @@ class Conversation:
                     yield chunk
                 reply = reply_message(chunks)
                 self._history += [*messages, reply]
+                self._finish_reason = "tool_calls" if "tool_calls" in reply else self._timing.finish_reason
                 mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake)]
                 if mistakes and self._timing.finish_reason == "length":  # a call that was cut off is none
                     mistakes = []
@@ -296,20 +292,24 @@ class Conversation:
     def _turn(self, sequence: TokenSequence) -> Iterator[None]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
-        began = (len(self._history), len(sequence))
-        self._is_answering = True
+        messages, encoded, held = len(self._history), self._encoded, sequence.token_ids
+        self._is_answering, self._is_marked, self._finish_reason = True, False, None
         sequence.begin()
+
+        def turn() -> Turn:
+            kept = common_prefix(held, sequence.token_ids)
+            return Turn(messages, encoded, kept, held[kept:])
+
         try:
-            if len(sequence):
-                sequence.mark()
             yield
         except CancelledError:
-            self._forget(*began)
+            self._forget(turn())
+            self._finish_reason = "cancelled"
         except BaseException:  # GeneratorExit too: whoever reads the stream has left
-            self._forget(*began)
+            self._forget(turn())
             raise
         else:
-            self._turns.append(began)
+            self._turns.append(turn())
         finally:
             self._is_answering = False
 
@@ -321,7 +321,7 @@ class Conversation:
         """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
         return not self._answers_calls or messages[0].get("role") == "tool"
 
-    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> Iterator[Chunk]:
+    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> Iterator[Chunk]:
         self._timing = TurnTiming()
         prompt = self._prompt(sequence, messages, options)
         wanted = options.response_format if self._may_constrain(messages) else None
@@ -336,25 +336,31 @@ class Conversation:
             yield from parser.push(piece)
         yield from parser.finish()
 
-    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> list[int]:
-        """What these messages add to the sequence."""
-        text = self._renderer.turn(self._history, messages, options.extra_context)
+    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> list[int]:
+        """What is to be appended to the sequence. What differs from the rendered conversation is dropped from it."""
+        text = self._renderer.whole(self._history, messages, options.extra_context)
         items = media_items(messages) if self._history else [*self._preface_items, *media_items(messages)]
-        start = [] if len(sequence) else list(self._model.start_tokens)
-        prompt = self._media.read(text, items)
-        asked = len(sequence) + len(start) + prompt.token_count + 1
-        if asked > sequence.context_tokens:  # before the seconds that encoding takes
-            raise ContextOverflowError(asked, sequence.context_tokens)
+        held = sequence.token_ids
         started = time.perf_counter()
-        tokens = [*start, *prompt.tokens(sequence.check)]
+        prompt = prompt_tokens(
+            text, items, held, self._encoded, self._model, self._media, sequence.context_tokens, sequence.check
+        )
         self._timing.media_s = time.perf_counter() - started if items else 0.0
-        return tokens
+        self._encoded = prompt.encoded
+        kept = common_prefix(held, prompt.token_ids)
+        sequence.truncate(kept)
+        if kept and not self._is_marked:
+            sequence.mark()
+        self._is_marked = True
+        return prompt.token_ids[kept:]
 
-    def _forget(self, messages: int, tokens: int) -> None:
-        del self._history[messages:]
-        self._turns = [turn for turn in self._turns if turn[0] < messages]
+    def _forget(self, turn: Turn) -> None:
+        """Everything is again as it was before this turn."""
+        del self._history[turn.messages :]
+        self._encoded = turn.encoded
         if self._sequence is not None:
-            self._sequence.truncate(tokens)
+            self._sequence.truncate(turn.kept)
+            self._sequence.append(turn.dropped)
 
     def _options(
         self,
@@ -364,20 +370,16 @@ class Conversation:
         max_output_tokens: int | None,
         thinking: ThinkingConfig | None,
         response_format: ResponseFormat | None,
-    ) -> _Options:
-        check_max_output_tokens(max_output_tokens)
-        config = self.constrained_decoding_config
-        if response_format is not None and config is not None and not config.enable:
-            raise ConstraintError(
-                "response_format was given but constrained_decoding_config.enable is False; enable it or leave it out"
-            )
+    ) -> SendOptions:
         penalties = Penalties(
             repetition or RepetitionPenaltyConfig(),
             ngram or NoRepeatNgramConfig(),
             suppress or self._model.suppress,
         )
+        check_format(response_format, self.constrained_decoding_config)
+        check_max_output_tokens(max_output_tokens)
         limit = self.max_output_tokens if max_output_tokens is None else max_output_tokens
-        return _Options(penalties, limit, self._extra(thinking), response_format)
+        return SendOptions(penalties, limit, self._extra(thinking), response_format)
 
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config

@@ -1,8 +1,7 @@
-"""From messages to the text that a turn adds to the prompt, in LiteRT-LM's way.
+"""From messages to the text of a prompt: of the whole conversation, and of what a turn adds to it.
 
-LiteRT-LM never renders a turn alone. It renders the conversation without and with it, and prefills what the longer text
-has more (runtime/conversation/conversation.cc). What was prefilled or generated before stays as it is, so a reply's
-tokens are never tokenized again.
+The latter is what LiteRT-LM shows of a turn and prefills (runtime/conversation/conversation.cc): it renders the
+conversation without and with it, and takes what the longer text has more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,12 +50,16 @@ class PromptRenderer:
         self._system = SystemText(template)
         self._tools = [syntax.declare(plain(tool)) for tool in preface.tools] if preface.tools else None
 
+    def whole(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
+        """The text of the whole conversation, up to where the model goes on. Raises TemplateError."""
+        return self._render([*history, *messages], extra_context, add_generation_prompt=True)
+
     def turn(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
         """The text that `messages` add after `history`, up to where the model goes on.
 
         Raises TemplateError: the template refuses, or a longer conversation does not begin like the shorter one.
         """
-        after = self._render([*history, *messages], extra_context, add_generation_prompt=True)
+        after = self.whole(history, messages, extra_context)
         if not history:
             return after
         before = self._render(history, extra_context, add_generation_prompt=False)
