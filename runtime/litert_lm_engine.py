@@ -69,6 +69,8 @@ def _theirs(module: ModuleType, value: Any) -> Any:
         return make(value.schema_or_pattern)
     if isinstance(value, Backend):
         return getattr(module.Backend, type(value).__name__)(**dataclasses.asdict(value))  # type: ignore[call-overload]
+    if isinstance(value, SamplerConfig):
+        value = dataclasses.replace(value, top_k=value.candidates)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return getattr(module, type(value).__name__)(**dataclasses.asdict(value))
     return value

@@ -20,7 +20,7 @@ from gemma_edge.runtime.chat.messages import Contents, Message, read_message
 from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
 from gemma_edge.runtime.chat.prompt_tokens import Encoded, Turn, prompt_tokens
-from gemma_edge.runtime.chat.reply import reply_message, told
+from gemma_edge.runtime.chat.reply import checked, reply_message, told
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tool_syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
@@ -328,6 +328,8 @@ class Conversation:
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
         texts = as_text(generate(sequence, prompt, how, self._timing), self._model.tokenizer, self._model.stop)
+        if constraint is not None:
+            texts = checked(texts, constraint, self._timing)
         if not len(self._tools):  # a fence is text to a model that was shown no tools
             yield from texts
             return

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 import jinja2
 import numpy as np
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -30,7 +33,11 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_printed
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            finalize=_printed,
+            extensions=[_Generation],
         )
         environment.filters.update(tojson=_to_json, string=_as_text, trim=_trim, lstrip=_lstrip, rstrip=_rstrip)
         # LiteRT-LM replaces minijinja's `none` by one that holds for what is undefined, and not for null.
@@ -65,11 +72,26 @@ class ChatTemplate:
             context["tools"] = tools
         try:
             return self._template.render({**context, **extra_context})
-        except (jinja2.TemplateError, TypeError, LookupError) as error:
+        except Exception as error:  # a template is a program of someone else's
             raise TemplateError(
-                f"the chat template refuses these messages: {error}; "
+                f"the chat template refuses these messages: {_first_line(error)}; "
                 "change their order or form, or pass another chat_template"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+class _Generation(Extension):
+    """{% generation %} marks for training what the assistant says; a prompt is the same without."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _printed(value: object) -> object:
