@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from gemma_edge.runtime.config import Backend as Backend
     from gemma_edge.runtime.engine import Engine as Engine
     from gemma_edge.runtime.litert_lm_engine import LitertLmEngine as LitertLmEngine
+    from gemma_edge.runtime.litert_lm_names import AbstractBenchmark as AbstractBenchmark
+    from gemma_edge.runtime.litert_lm_names import AbstractConversation as AbstractConversation
+    from gemma_edge.runtime.litert_lm_names import AbstractEngine as AbstractEngine
+    from gemma_edge.runtime.litert_lm_names import AbstractSession as AbstractSession
+    from gemma_edge.runtime.litert_lm_names import LogSeverity as LogSeverity
+    from gemma_edge.runtime.litert_lm_names import ModelType as ModelType
+    from gemma_edge.runtime.litert_lm_names import set_min_log_severity as set_min_log_severity
     from gemma_edge.runtime.measure.bench import Benchmark as Benchmark
     from gemma_edge.runtime.tasks.batch import generate_batch as generate_batch
     from gemma_edge.runtime.tasks.media import describe as describe
@@ -48,6 +55,13 @@ if TYPE_CHECKING:
     from gemma_edge.runtime.text.sampler import SamplerConfig as SamplerConfig
 
 _HOMES = {
+    "set_min_log_severity": "litert_lm_names",
+    "ModelType": "litert_lm_names",
+    "LogSeverity": "litert_lm_names",
+    "AbstractSession": "litert_lm_names",
+    "AbstractEngine": "litert_lm_names",
+    "AbstractConversation": "litert_lm_names",
+    "AbstractBenchmark": "litert_lm_names",
     "Backend": "config",
     "Benchmark": "measure.bench",
     "BenchmarkInfo": "chat.figures",
@@ -82,6 +96,8 @@ _HOMES = {
     "transcribe": "tasks.media",
     "translate": "tasks.media",
 }
+
+__all__ = tuple(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ from gemma_edge.runtime.chat.options import ThinkingConfig
 from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
-from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_output_tokens
+from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
@@ -72,12 +72,13 @@ class Engine:
     def __init__(
         self,
         model_path: str,
-        backend: Backend = Backend.CPU(),  # noqa: B008  frozen, and litert_lm's default
+        backend: Backend | type[Backend] = Backend.CPU(),  # noqa: B008  frozen, and litert_lm's default
         max_num_tokens: int | None = None,
         max_num_images: int | None = None,
         cache_dir: str | None = None,
-        vision_backend: Backend | None = None,
-        audio_backend: Backend | None = None,
+        vision_backend: Backend | type[Backend] | None = None,
+        audio_backend: Backend | type[Backend] | None = None,
+        enable_benchmark: bool = False,  # noqa: ARG002  figures are always collected
         *,
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
@@ -87,7 +88,8 @@ class Engine:
         vision = _cpu("vision_backend", vision_backend or backend)
         audio = _cpu("audio_backend", audio_backend or backend)
         self._marks = LoadMarks()
-        self.model_path = model_path
+        self.model_path, self.cache_dir = model_path, cache_dir
+        self.max_num_images = max_num_images
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
         self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
@@ -283,7 +285,8 @@ class HealthError(GemmaEdgeError):
     """The engine cannot answer, or no longer should."""
 
 
-def _cpu(name: str, backend: Backend) -> CPU:
+def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
+    backend = backend_of(backend)
     if not isinstance(backend, CPU):
         raise ConfigError(f"{name} is {backend.get_name()}, this executor runs on cpu; use Backend.CPU()")
     return backend

@@ -80,7 +80,8 @@ class Conversation:
         message that cannot be read. ConfigError: max_output_tokens below 1.
         """
         check_max_output_tokens(max_output_tokens)
-        self.messages = list(messages or ())
+        self.messages, self.tools = list(messages or ()), list(tools or ())
+        self.chat_template, self.tool_event_handler = chat_template, tool_event_handler
         self.automatic_tool_calling = automatic_tool_calling
         self.max_tool_rounds = max_tool_rounds
         self.extra_context = dict(extra_context or {})

@@ -20,7 +20,7 @@ class ToolError(GemmaEdgeError, ValueError):
     """A tool's description is unusable. Also a ValueError, which is what litert_lm raises."""
 
 
-class ToolLoopError(GemmaEdgeError):
+class ToolLoopError(GemmaEdgeError, RuntimeError):
     """The model went on calling tools instead of answering. The conversation is as it was before the message."""
 
 

@@ -24,7 +24,7 @@ _WHITESPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005
 )
 
 
-class TemplateError(GemmaEdgeError):
+class TemplateError(GemmaEdgeError, RuntimeError):
     """The chat template is not valid Jinja, or it refused what it was given."""
 
 

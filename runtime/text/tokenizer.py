@@ -18,7 +18,7 @@ _REPLACEMENT = "\ufffd"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class TokenizerError(GemmaEdgeError):
+class TokenizerError(GemmaEdgeError, RuntimeError):
     """The bundle has no tokenizer this runtime reads, a token id is outside its vocabulary, or a text is no text."""
 
 
