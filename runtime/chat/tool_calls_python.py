@@ -28,8 +28,11 @@ _TOKEN = re.compile(
     r"""|(?P<word>[^\W\d][\w]*(?:-[^\W\d]\w*)*)(?P<after>\s*[=(](?!=))?""",
     re.DOTALL,
 )
-_BAD_ESCAPE = re.compile(r"""\\(?:x(?![0-9a-fA-F]{2})|u(?![0-9a-fA-F]{4})|U(?!00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})
-    |[^\\'"abfnrtvxuU0-7\n])""", re.VERBOSE)  # fmt: skip
+# An escape; `bad` where Python has none, so that the backslash is meant as it stands.
+_ESCAPE = re.compile(
+    r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}|[\\'\"abfnrtv0-7\n]|(?P<bad>.))",
+    re.DOTALL,
+)
 _DASH, _KEYWORD = "__dash__", "__keyword__"
 
 
@@ -82,8 +85,8 @@ def _for_python(token: re.Match[str]) -> str:
     """What Python's parser would refuse and litert_lm reads: new lines in strings, names that are no identifiers."""
     if token["string"] and not token["raw"]:
         text = token["string"]
-        if _BAD_ESCAPE.search(text):  # a path or a pattern, whose backslashes are meant as they stand
-            text = re.sub(r"""\\(?!["'\\])""", r"\\\\", text)
+        if any(escape["bad"] for escape in _ESCAPE.finditer(text)):  # a path or a pattern: none is an escape
+            text = re.sub(r"\\(.)", lambda e: e[0] if e[1] in "\"'\\" else "\\" + e[0], text, flags=re.DOTALL)
         return re.sub(r"(?<!\\)((?:\\\\)*)\n", r"\1\\n", text.replace("\r", "\\r"))
     if token["word"] and token["after"]:
         is_keyword = keyword.iskeyword(token["word"]) and token["after"].strip() == "="

@@ -111,6 +111,7 @@ TOOLS = {"f": ("x", "y"), "get-weather": ("city",)}
         (r'f(x="a\nb")', [("f", {"x": "a\nb"})]),
         (r'f(x="say \"hi\"", y="\u00e9\t")', [("f", {"x": 'say "hi"', "y": "\u00e9\t"})]),
         (r'f(x="C:\Users\new", y="\d+\.")', [("f", {"x": r"C:\Users\new", "y": r"\d+\."})]),
+        (r'f(x="dir D:\\ && echo", y="a\\putty \"b\"")', [("f", {"x": "dir D:\\ && echo", "y": 'a\\putty "b"'})]),
         (r'f(x=r"\d\n", y="a\\b")', [("f", {"x": r"\d\n", "y": r"a\b"})]),
         ("f(x='''a\n\"b\"''')", [("f", {"x": 'a\n"b"'})]),
         ('f("Paris")', [("f", {"x": "Paris"})]),
