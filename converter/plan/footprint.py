@@ -84,13 +84,13 @@ class ModelNeeds:
         return Needs(with_encoders(footprint, self._encoders(target)), resident + kv_bytes)
 
     def _sums(self, target: Target, size: Size = Encoding.nbytes) -> dict[Role, int]:
-        return _sums(self.kinds, self.model.tensors, target.recipe_as_stored, size)
+        return _sums(self.kinds, self.model.tensors, target.recipe_for(self.model), size)
 
     def _encoders(self, target: Target) -> Iterator[EncoderShape]:
         """Of the modalities that the target takes."""
         for tower in self.model.with_modalities(target.modalities or ()).towers:
             kinds = self.towers[tower.modality]
-            sizes = _sums(kinds, tower.tensors, target.recipe_as_stored)
+            sizes = _sums(kinds, tower.tensors, target.recipe_for(self.model))
             yield EncoderShape(EncoderKind[tower.modality.name], sum(sizes.values()), tower.inputs)
 
     @property
