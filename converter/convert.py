@@ -31,16 +31,18 @@ from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.acceptance import Acceptance
+from gemma_edge.converter.quality.beside import report_path
 from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.qat import with_grids
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.quantize.stream import Round
-from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
+from gemma_edge.converter.report import Report, Source, make_report, plan_values
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
 from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space

@@ -12,9 +12,9 @@ from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.onnx.data import scale_count
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.target import Format, KVType, Target
+from gemma_edge.converter.quantize.onnx_blocks import scale_count
 from gemma_edge.converter.quantize.recipes import Placement, Recipe
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import ActivationShape, litert_footprint

@@ -7,11 +7,11 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Unconverted
 from gemma_edge.converter.graph.ops import ANY, Graph
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.onnx import data as onnx_data
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.fit import Settled
 from gemma_edge.converter.plan.footprint import cache_layout
 from gemma_edge.converter.plan.target import Format, Target
+from gemma_edge.converter.quantize import onnx_blocks
 from gemma_edge.converter.quantize.recipes import Placement, Recipe, RecipeError, Storage
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import TensorSpec
@@ -165,7 +165,7 @@ def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> 
         return PlannedTensor(spec, storage, section, storage.encoding.nbytes(spec.shape))
     try:
         is_table = Placement.of(spec.role) is Placement.OFFLOADED
-        nbytes = onnx_data.stored_bytes(spec.shape, storage.encoding, is_table)
+        nbytes = onnx_blocks.stored_bytes(spec.shape, storage.encoding, is_table)
     except EncodingError as error:
         raise RecipeError(f"{spec.name}: {error} (recipe {recipe.name}, {recipe.key(spec)})") from error
     return PlannedTensor(spec, storage, section, nbytes)
