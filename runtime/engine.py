@@ -28,7 +28,7 @@ from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.executors.litert.library import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
 from gemma_edge.runtime.kv.sequence import TokenSequence

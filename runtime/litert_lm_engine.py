@@ -12,12 +12,12 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from gemma_edge.runtime.chat.calls.result import json_result
 from gemma_edge.runtime.chat.conversation import Sendable
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Message, read_message
 from gemma_edge.runtime.chat.session import Responses
-from gemma_edge.runtime.chat.tool_result import json_result
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler, run_tool, tool_from_function
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.executors.base import ExecutorError

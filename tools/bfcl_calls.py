@@ -12,8 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gemma_edge.runtime.chat.tool_syntax import ReplyParser, joined
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.syntax import ReplyParser, joined
 
 
 def calls_of(line: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.chat import aio
+from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.message_json import Json
@@ -22,7 +23,6 @@ from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
 from gemma_edge.runtime.chat.prompt_tokens import Encoded, Turn, prompt_tokens
 from gemma_edge.runtime.chat.reply import checked, reply_message, told
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.chat.tool_syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
 from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate

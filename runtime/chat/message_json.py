@@ -9,9 +9,9 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.media.item import base64_bytes
 
 Json = Mapping[str, Any]  # a message as JSON: {"role": "user", "content": "Hello"}
 
@@ -198,19 +198,6 @@ def _clean(blob: str, medium: str) -> str:
         except ValueError as error:
             raise MessageError(f"the {medium} of a message is no base64 ({error}); encode its bytes") from error
     return blob
-
-
-def base64_bytes(text: str) -> bytes:
-    """The bytes of base64 as it comes: with line ends, without padding, in the alphabet of URLs, or as a data: URL.
-
-    Raises ValueError (binascii.Error) for anything else.
-    """
-    if text.startswith("data:"):
-        header, _, text = text.partition(",")
-        if not header.endswith(";base64"):
-            return unquote_to_bytes(text)
-    text = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"})
-    return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
 
 
 def standard_call(call: object) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 from gemma_edge.runtime.chat.message_json import (
     Json,
     MessageError,
-    base64_bytes,
     sendable_message,
     standard_call,
     standard_content,
     standard_role,
 )
+from gemma_edge.runtime.media.item import base64_bytes
 
 View = TypeVar("View")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.system_text import SystemText
-from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
 from gemma_edge.runtime.text.template import ChatTemplate, TemplateError
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, joined
 from gemma_edge.runtime.chat.message_json import Json
-from gemma_edge.runtime.chat.tool_syntax import Chunk, Mistake, joined
 from gemma_edge.runtime.kv.generate import TurnTiming
 from gemma_edge.runtime.text.constraints import Constraint
 

@@ -7,9 +7,9 @@ from typing import Any
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
 
-from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
-from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.kv.generate import StopTokens

@@ -9,9 +9,9 @@ from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.chat import aio
-from gemma_edge.runtime.chat.tool_docstring import docstring_of
-from gemma_edge.runtime.chat.tool_result import json_result
-from gemma_edge.runtime.chat.tool_schema import schema_of, value_of
+from gemma_edge.runtime.chat.calls.docstring import docstring_of
+from gemma_edge.runtime.chat.calls.result import json_result
+from gemma_edge.runtime.chat.calls.schema import schema_of, value_of
 
 _log = logging.getLogger(__name__)
 

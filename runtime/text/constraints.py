@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.text.json_schema import checker, prepared
+from gemma_edge.runtime.text.logits import Logits
 from gemma_edge.runtime.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)

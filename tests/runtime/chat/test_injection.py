@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer
-from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.tools import Tool
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine

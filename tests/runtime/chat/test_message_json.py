@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.runtime.chat.message_json import MessageError, base64_bytes, sendable_message, standard_message
+from gemma_edge.runtime.chat.message_json import MessageError, sendable_message, standard_message
 from gemma_edge.runtime.chat.messages import Content, Message, Role, read_message
+from gemma_edge.runtime.media.item import base64_bytes
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 B64 = base64.b64encode(PNG).decode()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.messages import Contents, Message, ToolCall
 from gemma_edge.runtime.chat.options import ThinkingConfig
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind, SectionSpec

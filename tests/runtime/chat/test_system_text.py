@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.tokenizer.chat_template import gemma_template
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.messages import read_message
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
 from gemma_edge.runtime.text.template import ChatTemplate
 
 CHATML = (

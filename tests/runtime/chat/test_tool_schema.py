@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Typed
 import pydantic
 import pytest
 
-from gemma_edge.runtime.chat.tool_docstring import docstring_of
-from gemma_edge.runtime.chat.tool_schema import schema_of, value_of
+from gemma_edge.runtime.chat.calls.docstring import docstring_of
+from gemma_edge.runtime.chat.calls.schema import schema_of, value_of
 from gemma_edge.runtime.chat.tools import ToolBox
 
 Celsius = NewType("Celsius", float)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.runtime.chat.tool_syntax import Call, Chunk, Mistake, ReplyParser, ToolSyntax, joined
-from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.syntax import Call, Chunk, Mistake, ReplyParser, ToolSyntax, joined
 
 S, E = "<start_function_call>", "<end_function_call>"
 

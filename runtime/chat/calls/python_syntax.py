@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gemma_edge.runtime.chat.tool_calls_python import python_calls
-from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
+from gemma_edge.runtime.chat.calls.python_calls import python_calls
+from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 
 _TYPES = {"boolean": "bool", "integer": "int", "number": "float", "string": "str", "object": "dict"}
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemma_edge.runtime.chat.tool_syntax import Call, ToolSyntax, ToolSyntaxError
+from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
 
 _ESCAPE = "<escape>"  # around text, which may hold anything but this
 _NAME = r"[\w.\-]+"

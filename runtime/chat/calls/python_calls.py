@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntaxError
 from gemma_edge.runtime.chat.message_json import MessageError, standard_arguments
-from gemma_edge.runtime.chat.tool_syntax import Call, ToolSyntaxError
 
 _CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
 _CONSTRUCTOR = "__type__"  # where LiteRT-LM keeps the name of a constructor call used as a value
