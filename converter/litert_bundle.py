@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from gemma_edge.converter.chat_template import bundle_template
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.tflite import emit
 from gemma_edge.converter.emit.tflite_file import TfliteFile
-from gemma_edge.converter.metadata import CacheBuffer, executor_metadata, llm_metadata
+from gemma_edge.converter.metadata import CacheBuffer, executor_metadata, llm_metadata, media
 from gemma_edge.converter.plan import DECODER, Plan
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream, write_at
@@ -64,11 +65,12 @@ class LitertBundle:
 
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
-        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
-        _give_back_memory()
         model = plan.model
+        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio))
+        tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
+        _give_back_memory()
         metadata = llm_metadata(
-            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
         )
         sections = [
             _bytes(SectionKind.LLM_METADATA, metadata),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter import graph as ir
+from gemma_edge.converter.chat_template import BundleTemplate, bundle_template
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.onnx import BATCH, TOKENS, Lowering
 from gemma_edge.converter.emit.onnx_file import BOOL, F32, I64, OnnxFile
-from gemma_edge.converter.metadata import llm_metadata
+from gemma_edge.converter.metadata import llm_metadata, media
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx_config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.plan import DECODER, Plan
@@ -64,11 +65,12 @@ class OnnxBundle:
         data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
         config = model_config(checkpoint, plan.model.family, dtype, data_files)
         files.append(_json(onnx_dir.CONFIG, config))
-        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
+        template = bundle_template(checkpoint, media(plan.model.image_pixels, plan.model.takes_audio))
+        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size, template.written)
         if plan.model.family == gemma3.FAMILY:
-            genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer)
+            genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
-        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer)))
+        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer, template)))
 
     @property
     def nbytes(self) -> int:
@@ -162,10 +164,10 @@ def _dims(shape: ir.Shape) -> tuple[int | str, ...]:
     return (BATCH, TOKENS, *shape[2:])
 
 
-def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes) -> list[PlannedFile]:
+def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: BundleTemplate) -> list[PlannedFile]:
     model = plan.model
     metadata = llm_metadata(
-        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
     names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]

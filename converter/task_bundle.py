@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 import sentencepiece
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from gemma_edge.converter.chat_template import bundle_template
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.tflite_file import TfliteFile
+from gemma_edge.converter.generation import stop_token_ids
 from gemma_edge.converter.litert_bundle import LitertBundle, PlannedSection, tokenizer_of
-from gemma_edge.converter.metadata import TURN_END, TURN_START, stop_token_ids
 from gemma_edge.converter.plan import Plan
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream
@@ -98,12 +99,14 @@ def _entry_name(section: PlannedSection) -> str:
 def llm_parameters(checkpoint: Path, tokenizer: bytes) -> bytes:
     """A serialised LlmParameters: start and stop tokens by name, what surrounds a prompt."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    parameters = _llm_parameters_class()(
-        start_token=pieces.id_to_piece(pieces.bos_id()),
-        stop_tokens=[pieces.id_to_piece(number) for number in stop_token_ids(checkpoint, pieces)],
-    )
-    parameters.prompt_template.prompt_prefix = f"{TURN_START}user\n"
-    parameters.prompt_template.prompt_suffix = f"{TURN_END}\n{TURN_START}model\n"
+    template = bundle_template(checkpoint)
+    turns = template.turns
+    stops = stop_token_ids(checkpoint, pieces, turns.model_suffix)
+    parameters = _llm_parameters_class()(stop_tokens=[pieces.id_to_piece(number) for number in stops])
+    if template.starts:
+        parameters.start_token = "<bos>"
+    parameters.prompt_template.prompt_prefix = turns.user_prefix
+    parameters.prompt_template.prompt_suffix = turns.user_suffix + turns.model_prefix
     data: bytes = parameters.SerializeToString(deterministic=True)
     return data
 

@@ -15,7 +15,7 @@ tokenizer.json and plain text to SentencePiece, and a literal U+2581 beside a sp
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,15 @@ class TokenizerError(GemmaEdgeError):
     """The checkpoint's tokenizer is missing, is not Gemma's kind, or its two spellings disagree."""
 
 
-def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int) -> bytes:
+def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int, written: Collection[str] = ()) -> bytes:
     """A serialised SentencePiece ModelProto for the checkpoint in that directory.
 
     Added tokens behind the vocabulary proper (Gemma 3n's image and audio tokens) become pieces too, ids between them
     become UNUSED fillers. Added tokens at or above vocabulary_tokens, which have no embedding row (Gemma 3 1B lists
     <image_soft_token>), are left out: such text is then spelled in ordinary pieces.
 
-    vocabulary_tokens: rows of the embedding table; every id is below it.
+    vocabulary_tokens: rows of the embedding table; every id is below it. written: control tokens such as "<eos>" that
+    prompts spell, and that are therefore to be found in text.
     Raises TokenizerError: neither file present, unreadable, not a Gemma BPE tokenizer, the two files disagree, a
     derived model that segments differently, more pieces than embedding rows.
     """
@@ -68,6 +69,9 @@ def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int) -> bytes:
         )
     if source is not None:
         _append_added(model, source, vocabulary_tokens)
+    for piece in model.pieces:
+        if piece.piece in written:
+            piece.type = _Piece.USER_DEFINED
     model.trainer_spec.vocab_size = len(model.pieces)
     data: bytes = model.SerializeToString(deterministic=True)
     if source is not None and not model_path.exists():

@@ -17,6 +17,7 @@ from gemma_edge.runtime.tokenizer import Tokenizer
 from gemma_edge.runtime.tool_syntax import ToolSyntax
 from gemma_edge.runtime.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.tool_syntax_template import template_syntax
 
 
 class TextModel:
@@ -66,8 +67,11 @@ class TextModel:
     @property
     def tool_syntax(self) -> ToolSyntax:
         """How this model reads and writes calls."""
-        is_function_gemma = self.metadata.llm_model_type.WhichOneof("model_type") == "function_gemma"
-        return FUNCTION_GEMMA_SYNTAX if is_function_gemma else PYTHON_SYNTAX
+        model_type = self.metadata.llm_model_type
+        if model_type.WhichOneof("model_type") != "function_gemma":
+            return PYTHON_SYNTAX
+        function_gemma = model_type.function_gemma
+        return template_syntax(function_gemma) if function_gemma.use_template_for_fc_format else FUNCTION_GEMMA_SYNTAX
 
     def constraint(self, response_format: ResponseFormat) -> Constraint:
         """A fresh constraint for one reply. Raises ConstraintError."""

@@ -65,7 +65,7 @@ class PromptRenderer:
         content = message.get("content")
         has_calls = isinstance(message.get("tool_calls"), Sequence)
         is_tool = message.get("role") == "tool"
-        if not has_calls and not is_tool:
+        if self._syntax.shows_json or (not has_calls and not is_tool):
             return {**message, "content": _parts(content)} if "content" in message else dict(message)
         result: dict[str, Any] = {"role": message["role"]} if "role" in message else {}
         if is_tool and isinstance(content, Mapping):
