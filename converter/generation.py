@@ -80,9 +80,21 @@ def stop_token_ids(
     if not stops - {found.get("<eos>")} and turn_end.strip():
         raise MetadataError(
             f"tokenizer: has no piece {turn_end.strip()}, which ends a turn; "
-            "use the tokenizer of an instruction-tuned Gemma, or add the token"
+            "use the tokenizer of an instruction-tuned Gemma, or add the chat template of this one"
         )
     return sorted(stops | set(_listed(checkpoint, pieces.vocab_size())))
+
+
+def token_id(checkpoint: Path, pieces: sentencepiece.SentencePieceProcessor, key: str, usual: str) -> int:
+    """The id of a special token such as "bos_token", which a fine-tune may have given another name.
+
+    Raises MetadataError: the tokenizer has no such piece.
+    """
+    for text in (special_tokens(checkpoint).get(key, usual), usual):
+        number: int = pieces.piece_to_id(text)
+        if number != pieces.unk_id():
+            return number
+    raise MetadataError(f"{checkpoint}: the tokenizer has no piece {usual} ({key}); use the one of the checkpoint")
 
 
 def first_token(pieces: sentencepiece.SentencePieceProcessor, text: str) -> str:

@@ -15,7 +15,7 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
 from gemma_edge.converter.chat_template import BundleTemplate, bundle_template
-from gemma_edge.converter.generation import sampler_defaults, stop_token_ids, suppressed_tokens
+from gemma_edge.converter.generation import sampler_defaults, stop_token_ids, suppressed_tokens, token_id
 from gemma_edge.converter.multimodal_metadata import FrontEnd, generic_model
 
 
@@ -53,8 +53,8 @@ def llm_metadata(
 
     metadata = LlmMetadata(max_num_tokens=context_tokens, jinja_prompt_template=template.source)
     if template.starts:
-        metadata.start_token.token_ids.ids.append(pieces.piece_to_id("<bos>"))
-    metadata.pad_token.token_ids.ids.append(pieces.piece_to_id("<pad>"))
+        metadata.start_token.token_ids.ids.append(token_id(checkpoint, pieces, "bos_token", "<bos>"))
+    metadata.pad_token.token_ids.ids.append(token_id(checkpoint, pieces, "pad_token", "<pad>"))
     for number in stop_token_ids(checkpoint, pieces, template.turns.model_suffix):
         metadata.stop_tokens.add().token_ids.ids.append(number)
     metadata.suppress_tokens.ids.extend(suppressed_tokens(checkpoint, pieces))

@@ -3,27 +3,32 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
 
 from gemma_edge.converter import graph as ir
 from gemma_edge.converter.chat_template import BundleTemplate, bundle_template
 from gemma_edge.converter.checkpoint import Checkpoint
 from gemma_edge.converter.emit.onnx import BATCH, TOKENS, Lowering
 from gemma_edge.converter.emit.onnx_file import BOOL, F32, I64, OnnxFile
+from gemma_edge.converter.gguf_tokenizer import derived_tokenizer, tokenizer_json
 from gemma_edge.converter.metadata import llm_metadata, media
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx_config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.plan import DECODER, Plan
 from gemma_edge.converter.quantize import QuantError
 from gemma_edge.converter.stream import NO_ROUNDS, Look, Round, Stream
-from gemma_edge.converter.tokenizer import sentencepiece_model
+from gemma_edge.converter.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.encoding import Encoding
 
-COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+TOKENIZER_JSON = "tokenizer.json"
+COPIED = (TOKENIZER_JSON, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and sound are prepared
 _NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
 _TYPES = {"float32": F32, "bool": BOOL}
@@ -171,12 +176,35 @@ def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: B
     )
     names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
+    has_json = checkpoint / TOKENIZER_JSON in copied
+    made = [] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]
     return [
         _bytes(onnx_dir.TOKENIZER, tokenizer),
         _bytes(onnx_dir.METADATA, metadata),
         _json("tokenizer_config.json", tokenizer_config(checkpoint)),
         *(PlannedFile(path.name, path.stat().st_size, path) for path in copied),
+        *made,
     ]
+
+
+def _tokenizer_json(checkpoint: Path, tokenizer: bytes) -> bytes:
+    """For transformers.js and onnxruntime-genai, which read no SentencePiece model; proved to make the same tokens.
+
+    Raises CheckpointError, TokenizerError where there is none.
+    """
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(tokenizer).pieces
+    lists = {
+        "tokens": [piece.piece for piece in pieces],
+        "scores": [float(piece.score) for piece in pieces],
+        "token_type": [int(piece.type) for piece in pieces],
+    }
+    metadata = {f"tokenizer.ggml.{name}": values for name, values in lists.items()}
+    content = derived_tokenizer(checkpoint / onnx_dir.TOKENIZER, {"tokenizer.ggml.model": "llama", **metadata})
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / TOKENIZER_JSON
+        path.write_bytes(tokenizer_json(content))
+        prove_equal(tokenizer, path, SAMPLES)
+        return path.read_bytes()
 
 
 def _bytes(name: str, content: bytes) -> PlannedFile:

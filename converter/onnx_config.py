@@ -8,7 +8,7 @@ import sentencepiece
 
 from gemma_edge.converter.chat_template import BundleTemplate, onnx_template
 from gemma_edge.converter.checkpoint import read_json_object
-from gemma_edge.converter.generation import sampler_defaults, stop_token_ids
+from gemma_edge.converter.generation import sampler_defaults, stop_token_ids, token_id
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.plan import Plan
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS
@@ -54,9 +54,9 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
     return {
         "model": {
             "type": "gemma3_text",
-            "bos_token_id": pieces.piece_to_id("<bos>"),
+            "bos_token_id": token_id(checkpoint, pieces, "bos_token", "<bos>"),
             "eos_token_id": stop_token_ids(checkpoint, pieces, template.turns.model_suffix),
-            "pad_token_id": pieces.piece_to_id("<pad>"),
+            "pad_token_id": token_id(checkpoint, pieces, "pad_token", "<pad>"),
             "context_length": plan.context_tokens,
             "vocab_size": config.vocab_size,
             "decoder": {

@@ -156,7 +156,7 @@ def test_a_tokenizer_without_turns(checkpoint: Path) -> None:
     model.pieces[11].piece = "<other>"
     with pytest.raises(
         MetadataError,
-        match="has no piece <end_of_turn>, which ends a turn; use the tokenizer of an instruction-tuned Gemma, or add",
+        match="has no piece <end_of_turn>, which ends a turn; use the tokenizer of an instruction-tuned Gemma, or",
     ):
         llm_metadata(checkpoint, "gemma3", 512, model.SerializeToString())
 
