@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.cgroup_limit import own_limit
+from gemma_edge.runtime.chat.conversation import Conversation, ThinkingConfig
+from gemma_edge.runtime.chat.media_reader import MediaReader
+from gemma_edge.runtime.chat.messages import Json, Message
+from gemma_edge.runtime.chat.session import Session
+from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_output_tokens
-from gemma_edge.runtime.constraints import ConstrainedDecodingConfig
-from gemma_edge.runtime.conversation import Conversation, ThinkingConfig
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.liblitert import FileRange
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.media.encoders import Encoders
-from gemma_edge.runtime.media.reader import MediaReader
-from gemma_edge.runtime.messages import Json, Message
-from gemma_edge.runtime.model import TextModel
-from gemma_edge.runtime.pressure import relieve
-from gemma_edge.runtime.sampler import Sampler, SamplerConfig
-from gemma_edge.runtime.sequence import TokenSequence
-from gemma_edge.runtime.session import Session
+from gemma_edge.runtime.memory.cgroup_limit import own_limit
+from gemma_edge.runtime.memory.pressure import relieve
+from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
 from gemma_edge.runtime.settings import Settings, settle
-from gemma_edge.runtime.tools import Tool, ToolEventHandler
-from gemma_edge.runtime.watch import BudgetWatch, LoadMarks, OverBudgetAction
+from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
 
 class Engine:
@@ -126,7 +126,7 @@ class Engine:
         self.init_s = time.perf_counter() - started
 
     def _onnx_executor(self, directory: OnnxDirectory, settings: Settings) -> "OnnxExecutor":
-        from gemma_edge.runtime.executors.onnx import OnnxExecutor
+        from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
         longest = self.text_model.metadata.max_num_tokens
         context = longest if settings.max_num_tokens is None else settings.max_num_tokens
@@ -140,7 +140,7 @@ class Engine:
     def _open_encoders(self, vision_threads: int, audio_threads: int, cache_dir: Path | None) -> Encoders:
         if isinstance(self.bundle, Bundle):
             return LitertEncoders(self.bundle, vision_threads, audio_threads, cache_dir)
-        from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
+        from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 
         return OnnxEncoders(self.bundle, vision_threads, audio_threads)
 

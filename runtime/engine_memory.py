@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gemma_edge.profiles.footprint import Footprint
-from gemma_edge.runtime.executors.liblitert import FileRange
-from gemma_edge.runtime.executors.litert import LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import LitertExecutor
+from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.memory import MemoryReading, file_mappings, read_memory
-from gemma_edge.runtime.watch import LoadMarks
+from gemma_edge.runtime.memory.reading import MemoryReading, file_mappings, read_memory
+from gemma_edge.runtime.memory.watch import LoadMarks
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
 WEIGHT_CACHE = "weight_cache"
 

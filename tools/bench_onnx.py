@@ -14,8 +14,8 @@ import click
 import numpy as np
 
 from gemma_edge.runtime.executors.base import Executor
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.onnx import OnnxExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
+from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.model import TextModel
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
 DECODE_TOKENS = 8
 
@@ -43,7 +43,7 @@ def run_litert(request: Request) -> None:
 
 def run_onnx(request: Request) -> None:
     """The same for ONNX directories, whose context is chosen when they are loaded."""
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor  # imported as late as Engine does
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor  # imported as late as Engine does
 
     directory = OnnxDirectory.open(request.path)
     text = TextModel(directory)

@@ -1,0 +1,93 @@
+"""Where the models of a bundle lie, and what goes into and comes out of one, read without loading it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from gemma_edge.runtime.executors.base import BundleMismatchError
+from gemma_edge.runtime.executors.litert.library import FileRange
+from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
+from gemma_edge.runtime.media.mel import BANDS
+
+MASK = "mask"
+"""What the name of a mask has in it; LiteRT-LM tells it from features so."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelShapes:
+    """Of a model's first signature, by name."""
+
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
+
+
+def section_range(bundle: Bundle, model_type: ModelType) -> FileRange:
+    """The bytes of a model. Raises BundleError where the bundle has none of that type."""
+    section = bundle.section(SectionKind.TFLITE_MODEL, model_type)
+    return FileRange(bundle.path, section.begin, section.nbytes, section.sha256)
+
+
+def has_model(bundle: Bundle, model_type: ModelType) -> bool:
+    """Whether the bundle brings such a model."""
+    return bundle.find(SectionKind.TFLITE_MODEL, model_type) is not None
+
+
+def model_shapes(bundle: Bundle, model_type: ModelType) -> ModelShapes:
+    """Raises BundleError where there is no such section, BundleMismatchError where it is not a TFLite model."""
+    view = bundle.view(bundle.section(SectionKind.TFLITE_MODEL, model_type))
+    try:
+        model = schema.Model.GetRootAs(view, 0)
+        signature = model.SignatureDefs(0)
+        graph = model.Subgraphs(signature.SubgraphIndex())
+        return ModelShapes(dict(_shapes(graph, signature, "Inputs")), dict(_shapes(graph, signature, "Outputs")))
+    except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        raise BundleMismatchError(
+            f"{bundle.path}: its {model_type} section is not a TFLite model with a signature; convert the model again"
+        ) from error
+
+
+def vision_size(bundle: Bundle) -> VisionSize | None:
+    """What the vision encoder takes and gives; None without one. Raises BundleMismatchError: not as expected."""
+    if not has_model(bundle, ModelType.VISION_ENCODER):
+        return None
+    images = _features(model_shapes(bundle, ModelType.VISION_ENCODER).inputs)
+    rows = _features(model_shapes(bundle, ModelType.VISION_ADAPTER).outputs)
+    _check(bundle, len(images) == 4 and images[-1] == 3, ModelType.VISION_ENCODER, images, "[1, height, width, 3]")
+    _check(bundle, len(rows) == 3 and rows[1] > 1, ModelType.VISION_ADAPTER, rows, "[1, tokens + 1, width]")
+    return VisionSize(images[1], images[2], rows[1] - 1)
+
+
+def audio_size(bundle: Bundle) -> AudioSize | None:
+    """What the audio encoder takes and gives; None without one. Raises BundleMismatchError: not as expected."""
+    if not has_model(bundle, ModelType.AUDIO_ENCODER):
+        return None
+    mel = _features(model_shapes(bundle, ModelType.AUDIO_ENCODER).inputs)
+    rows = _features(model_shapes(bundle, ModelType.AUDIO_ADAPTER).outputs)
+    _check(bundle, len(mel) == 3 and mel[2] == BANDS, ModelType.AUDIO_ENCODER, mel, f"[1, frames, {BANDS}]")
+    _check(bundle, len(rows) == 3, ModelType.AUDIO_ADAPTER, rows, "[1, tokens, width]")
+    return AudioSize(tokens=rows[1], frames=mel[1])
+
+
+def _features(shapes: Mapping[str, Shape]) -> Shape:
+    """The tensor that is not a mask."""
+    return next((shape for name, shape in shapes.items() if MASK not in name), ())
+
+
+def _check(bundle: Bundle, is_right: bool, model_type: ModelType, found: Shape, expected: str) -> None:
+    if not is_right:
+        raise BundleMismatchError(
+            f"{bundle.path}: the {model_type} section has a tensor {list(found)}, expected {expected}; "
+            "convert the checkpoint with gemma-edge"
+        )
+
+
+def _shapes(graph: Any, signature: Any, direction: str) -> Iterator[tuple[str, Shape]]:
+    for i in range(getattr(signature, f"{direction}Length")()):
+        entry = getattr(signature, direction)(i)
+        tensor = graph.Tensors(entry.TensorIndex())
+        yield entry.Name().decode(), tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
