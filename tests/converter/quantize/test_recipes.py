@@ -102,8 +102,6 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
          "roles.ffn.search: found 'best', expected one of absmax, mse; use one of these"),
         ('ple = "int8"', 'ple = { encoding = "int4", placement = "resident" }',
          "roles.ple: found key 'placement', expected encoding, search; rename or remove it"),
-        ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected no blocks; "
-         "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
         ("[roles]", "roles = 3\n[other]",
          "found key 'other', expected search, blocks, hadamard, balance, roles, tensors, floor; rename or remove it"),
