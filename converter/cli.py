@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,23 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gemma_edge"):
                 raise
-            click.echo(f"error: this needs the package {error.name}; pip install 'gemma-edge[litert]'", err=True)
+            extra = extra_with(error.name or "")
+            click.echo(f"error: this needs the package {error.name}; pip install 'gemma-edge[{extra}]'", err=True)
         raise click.exceptions.Exit(status)
+
+
+_OTHER_NAMES = {"PIL": "pillow"}  # imported under another name than installed
+
+
+def extra_with(module: str) -> str:
+    """The extra of gemma-edge that installs what is imported under that name."""
+    name = _OTHER_NAMES.get(module, module).partition(".")[0].replace("_", "-").lower()
+    for requirement in requires("gemma-edge") or ():
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        if package and extra and package[0].replace("_", "-").lower() == name and extra[1] not in ("dev", "real"):
+            return extra[1]
+    return "litert"  # what the packages of an extra need in turn: protobuf, flatbuffers
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,12 +117,12 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--prefill",
             type=Lengths(),
-            default="16,128",
-            show_default=True,
-            help="Prefill chunk lengths; an ONNX graph takes any.",
+            help="Prefill chunk lengths; an ONNX graph takes any.  [default: 16,128, as far as the context allows]",
         ),
         click.option(
-            "--format", type=click.Choice(FORMATS), default="litertlm", show_default=True, help="Bundle kind."
+            "--format",
+            type=click.Choice(FORMATS),
+            help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(
             "--modalities",

@@ -33,7 +33,7 @@ from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.plan.fit import settle
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan, make_plan
-from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
+from gemma_edge.converter.plan.target import Format, KVType, Target, TargetError, format_of, usual_prefill
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.acceptance import Acceptance
 from gemma_edge.converter.quality.beside import report_path
@@ -45,7 +45,13 @@ from gemma_edge.converter.quantize.stream import Round
 from gemma_edge.converter.report import Report, Source, make_report, plan_values
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
-from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
+from gemma_edge.runtime.formats.atomic import (
+    OutputError,
+    atomic_directory,
+    atomic_file,
+    require_directory,
+    require_space,
+)
 from gemma_edge.runtime.formats.digest import sha256_of
 
 AUTO = "auto"
@@ -61,11 +67,11 @@ def convert(
     *,
     profile: str | None = None,
     context: int | None = None,
-    prefill: Sequence[int] = DEFAULT_PREFILL_TOKENS,
+    prefill: Sequence[int] | None = None,
     kv: str = KVType.FP32.value,
     recipe: str | Path | None = None,
     encoding: Sequence[str] = (),
-    format: str = Format.LITERTLM.value,  # noqa: A002  the command line's name
+    format: str | None = None,  # noqa: A002  the command line's name
     modalities: Sequence[str] | None = None,
     fit: bool = False,
     calibrate: str | Path | None = None,
@@ -82,9 +88,10 @@ def convert(
     that size.
     modalities: of "text", "vision" and "audio"; None is all that the checkpoint has and the profile can bear.
     profile: a device profile's name or file; the conversion is refused if the plan does not fit it, or, with fit, the
-    nearest one that does is made. context, prefill: tokens. encoding: "ROLE=ENCODING" for roles in which the recipe is
-    overridden. calibrate: a text file, or "built-in", that layers are rounded for. recipe "auto" measures which
-    encodings lose least in a bundle of max_bytes ("2.6GB"). lora: a PEFT adapter's directory, merged on the way.
+    nearest one that does is made. context, prefill: tokens; prefill None is 16,128, as far as the context allows.
+    format: None is what the name of `out` says. encoding: "ROLE=ENCODING" for roles in which the recipe is overridden.
+    calibrate: a text file, or "built-in", that layers are rounded for. recipe "auto" measures which encodings lose
+    least in a bundle of max_bytes ("2.6GB"). lora: a PEFT adapter's directory, merged on the way.
     measure: whether to measure what is lost. gate: bounds that it must keep, "kl<=0.05,ppl<=1.1". accept_loss: write
     what is not usable, too.
     Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
@@ -96,9 +103,11 @@ def convert(
     out = Path(out)
     if out.name in ("", ".."):  # "." has a name, too, and the report goes beside it
         out = out.resolve()
+    kind = format_of(out, format)
     request = make_target(
-        target, profile, context, prefill, kv, recipe, encoding, format, modalities, fit, calibrate, max_bytes, lora
+        target, profile, context, prefill, kv, recipe, encoding, kind, modalities, fit, calibrate, max_bytes, lora
     )
+    require_directory(out)
     # An output that cannot be written is refused before a download. The report appears after its bundle.
     with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
         source, plan = plan_for(request, checkpoint, stage)
@@ -137,11 +146,11 @@ def make_target(
     target: str,
     profile: str | None = None,
     context: int | None = None,
-    prefill: Sequence[int] = DEFAULT_PREFILL_TOKENS,
+    prefill: Sequence[int] | None = None,
     kv: str = KVType.FP32.value,
     recipe: str | Path | None = None,
     encoding: Sequence[str] = (),
-    format: str = Format.LITERTLM.value,  # noqa: A002  the command line's name
+    format: str | None = None,  # noqa: A002  the command line's name
     modalities: Sequence[str] | None = None,
     fit: bool = False,
     calibrate: str | Path | None = None,
@@ -162,9 +171,9 @@ def make_target(
         precision=precision,
         recipe=reduce(Recipe.overridden, encoding, base),
         context_tokens=context,
-        prefill_tokens=tuple(prefill),
+        prefill_tokens=usual_prefill(context) if prefill is None else tuple(prefill),
         kv=_choice("kv", kv, KVType),
-        format=_choice("format", format, Format),
+        format=Format.LITERTLM if format is None else _choice("format", format, Format),
         profile=None if profile is None else load_profile(profile),
         fit=fit,
         modalities=None if modalities is None else _modalities(modalities),
@@ -222,7 +231,7 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     source = Checkpoint.open(path)
     model = model.with_modalities([tower.modality for tower in model.towers if tower.is_stored_in(source.tensors)])
     if request.lora is not None:
-        source = merged(source, request.lora)
+        source = merged(source, request.lora, text_only=request.modalities == (Modality.TEXT,))
         model = replace(Model.from_json(source.text_config), towers=model.towers)  # its head may have become untied
     return source, with_grids(model, source, request.recipe_for(model))
 

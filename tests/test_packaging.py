@@ -23,6 +23,7 @@ EXTRAS_MODULES = (
     "litert_lm_builder",
     "llguidance",
     "matplotlib",
+    "minijinja",
     "onnx",
     "onnx_ir",
     "onnxruntime",

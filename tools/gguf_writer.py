@@ -23,7 +23,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.plan import TOWERS
-from gemma_edge.converter.tokenizer.chat_template import checkpoint_template
+from gemma_edge.converter.tokenizer.template_files import checkpoint_templates
 from gemma_edge.converter.tokenizer.tokenizer import SPACE, sentencepiece_model
 from tools.gguf_oracle import gguf_name, name_table
 
@@ -142,8 +142,8 @@ def _add_tokenizer(writer: Any, directory: Path, model: Model) -> int:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    if (template := checkpoint_template(directory)) is not None:
-        writer.add_chat_template(template)
+    if templates := checkpoint_templates(directory):
+        writer.add_chat_template(templates["default"])
     return rows
 
 

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint import spelling
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
+from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
-from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values
+from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
+from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values, same_values
 from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
 from gemma_edge.runtime.formats.direct import DirectReader
 
@@ -30,17 +33,10 @@ __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "Unconverted", "read_c
 
 Float32 = NDArray[np.float32]
 
-# Decoder prefixes: multimodal since transformers 4.52, multimodal before it, text-only. "model." is last because the
-# vision and audio towers of the first kind live below it as well.
-DECODER_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
-_HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
 _TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")  # beside the decoder
 
-# Buffers that older transformers saved although they follow from config.json.
-_LEFTOVER = re.compile(r"\.rotary_emb(_local)?\.inv_freq$")
-
 # What besides the weights decides the output, where present.
-_SIDE_FILES = (
+SIDE_FILES = (
     "config.json", "generation_config.json", "model.safetensors.index.json",
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
@@ -89,14 +85,17 @@ class Checkpoint:
             opened = open_gguf(gguf)
             return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
-        tensors = _read_headers(path)
-        for prefix in DECODER_PREFIXES:
-            if prefix + "embed_tokens.weight" in tensors:
-                return cls(path, MappingProxyType(config), MappingProxyType(tensors), prefix)
-        raise CheckpointError(
-            f"{path}: no embed_tokens.weight among {len(tensors)} tensors; expected it behind one of "
-            f"{', '.join(DECODER_PREFIXES)}: not a Gemma checkpoint, or an incomplete one"
-        )
+        tensors = spelling.unwrapped(_read_headers(path))
+        prefix = spelling.decoder_prefix(tensors)
+        if prefix is None:
+            raise CheckpointError(
+                f"{path}: no {EMBEDDING} among {len(tensors)} tensors; expected it behind one of "
+                f"{', '.join(filter(None, DECODER_PREFIXES))}: not a Gemma checkpoint, or an incomplete one"
+            )
+        nested = config.get("text_config", config)
+        if isinstance(nested, Mapping) and nested.get("tie_word_embeddings", True):
+            tensors = spelling.with_embedding(tensors, prefix)
+        return cls(path, MappingProxyType(config), MappingProxyType(tensors), prefix)
 
     @property
     def text_config(self) -> Mapping[str, Any]:
@@ -127,7 +126,7 @@ class Checkpoint:
         """The stored tensor behind a source name ("layers.0.mlp.up_proj.weight", "lm_head.weight"), if there is one."""
         names: tuple[str, ...] = (self.prefix + source,)
         if source == "lm_head.weight":
-            names = _HEAD_NAMES
+            names = HEAD_NAMES
         elif source.startswith(_TOWERS):
             names = ("model." + source, source)
         return next((self.tensors[name] for name in names if name in self.tensors), None)
@@ -142,6 +141,14 @@ class Checkpoint:
         Raises:
             CheckpointError: a missing, misshapen, quantised or unclaimed tensor, by name.
         """
+        try:
+            return self._match(specs, tuple(ignored))
+        except CheckpointError:
+            if (reason := quantized_by(self.config, self.tensors)) is None:
+                raise
+            raise CheckpointError(f"{self.path}: {reason}") from None
+
+    def _match(self, specs: Iterable[TensorSpec], ignored: tuple[str, ...]) -> Unconverted:
         claimed = set()
         missing = []
         for stored in (stored for spec in specs for stored in spec.stored):
@@ -153,9 +160,9 @@ class Checkpoint:
             claimed.add(tensor.name)
         if missing:
             raise CheckpointError(
-                f"{self.path}: {_names(missing)} missing; incomplete checkpoint, or config.json of another"
+                f"{self.path}: {spelling.listed(missing)} missing; incomplete checkpoint, or config.json of another"
             )
-        return self._sort_leftovers([t for name, t in self.tensors.items() if name not in claimed], tuple(ignored))
+        return self._sort_leftovers([t for name, t in self.tensors.items() if name not in claimed], ignored)
 
     def _sort_leftovers(self, leftovers: list[TensorInfo], ignored: tuple[str, ...]) -> Unconverted:
         groups: dict[str, list[TensorInfo]] = {}
@@ -163,9 +170,9 @@ class Checkpoint:
         for tensor in leftovers:
             spellings = (tensor.name, tensor.name.removeprefix("model."), tensor.name.removeprefix(self.prefix))
             group = next((prefix for prefix in ignored if any(s.startswith(prefix) for s in spellings)), None)
-            if group is None and _LEFTOVER.search(tensor.name):
-                group = "inv_freq (follows from config.json)"
-            if group is None and tensor.name in _HEAD_NAMES:
+            if group is None:
+                group = next((reason for pattern, reason in LEFTOVERS if pattern.search(tensor.name)), None)
+            if group is None and tensor.name in HEAD_NAMES:
                 self._check_tied(tensor)
                 group = "lm_head (equals embed_tokens)"
             if group is None:
@@ -174,15 +181,19 @@ class Checkpoint:
                 groups.setdefault(group, []).append(tensor)
         if unclaimed:
             raise CheckpointError(
-                f"{self.path}: {_names(unclaimed)} not part of this model; "
+                f"{self.path}: {spelling.listed(unclaimed)} not part of this model; "
                 "convert the checkpoint that config.json describes"
             )
         return Unconverted(MappingProxyType({group: tuple(tensors) for group, tensors in groups.items()}))
 
     def _check_tied(self, head: TensorInfo) -> None:
         """A stored head that no spec claims must equal the embedding: transformers unties the two where they differ."""
-        embedding = self._require("embed_tokens.weight")
-        if not _same_values(head, embedding):
+        embedding = self._require(EMBEDDING)
+        try:
+            are_equal = same_values(head, embedding)
+        except OSError as error:
+            raise unreadable(head.file, error) from error
+        if not are_equal:
             raise CheckpointError(
                 f"{head.name}: differs from {embedding.name}, which config.json says is the head; "
                 'set "tie_word_embeddings": false there, or remove the tensor'
@@ -239,7 +250,7 @@ class Checkpoint:
         """Every file that can influence the output: configuration, tokenizer, index and the shards in use."""
         if self.origin is not None:
             return list(self.origin.files)
-        side_files = [self.path / name for name in _SIDE_FILES]
+        side_files = [self.path / name for name in SIDE_FILES]
         shards = sorted({tensor.file for tensor in self.tensors.values()})
         return [file for file in side_files if file.is_file()] + shards
 
@@ -267,7 +278,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a directory; expected one with config.json and model.safetensors")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: no config.json; expected a checkpoint in Hugging Face format")
-    return read_json_object(path / "config.json")
+    config = read_json_object(path / "config.json")
+    nested, kind = config.get("text_config"), config.get("model_type")
+    if isinstance(nested, dict) and kind in ("gemma3", "gemma3n"):  # whose text models transformers takes for granted
+        config["text_config"] = {"model_type": f"{kind}_text", **nested}
+    return config
 
 
 def _text_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -337,6 +352,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _check_tensor(tensor: TensorInfo, expected: Stored) -> None:
+    if tensor.dtype == "F64":
+        raise CheckpointError(
+            f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "
+            "model.to(torch.bfloat16) and save_pretrained() it"
+        )
     if tensor.dtype not in READABLE:
         raise CheckpointError(
             f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
@@ -348,14 +368,6 @@ def _check_tensor(tensor: TensorInfo, expected: Stored) -> None:
         )
 
 
-def _names(names: list[str]) -> str:
-    """The first names and how many more there are."""
-    if len(names) == 1:
-        return f"{names[0]} is"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more} are"
-
-
 @contextmanager
 def _reading(path: Path) -> Iterator[DirectReader]:
     """The file open; where the disk fails, a CheckpointError names it."""
@@ -364,18 +376,6 @@ def _reading(path: Path) -> Iterator[DirectReader]:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def _same_values(a: TensorInfo, b: TensorInfo) -> bool:
-    """Whether two stored tensors are equal bit by bit."""
-    if (a.dtype, a.shape) != (b.dtype, b.shape):
-        return False
-    with _reading(a.file) as a_file, _reading(b.file) as b_file:
-        for begin in range(0, a.nbytes, _BLOCK_BYTES):
-            count = min(_BLOCK_BYTES, a.nbytes - begin)
-            if a_file.read(a.offset + begin, count) != b_file.read(b.offset + begin, count):
-                return False
-    return True
 
 
 def _file_sha256(path: Path, on_bytes: Callable[[int], None]) -> str:

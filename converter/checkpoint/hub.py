@@ -22,6 +22,9 @@ class HubError(GemmaEdgeError):
     """There is no checkpoint directory to be had; the message says how to get one."""
 
 
+_PAGE = re.compile(r"https?://(www\.)?huggingface\.co/(?P<repository>[\w][\w.-]*/[\w][\w.-]*)")
+
+
 def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     """The directory or the GGUF file of a checkpoint, downloaded into the Hugging Face cache if it is not a local one.
 
@@ -41,6 +44,10 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         checkpoint = OFFICIAL[size]
     path = Path(checkpoint)
     try:
+        path = path.expanduser()
+    except RuntimeError as error:  # nobody of that name
+        raise HubError(f"{checkpoint}: cannot be looked up ({error}); pass another directory") from error
+    try:
         is_directory, is_file = path.is_dir(), path.is_file()
     except OSError as error:  # a name that is too long, a directory that may not be entered
         raise HubError(f"{checkpoint}: cannot be looked up ({error.strerror}); pass another directory") from error
@@ -52,10 +59,13 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         raise HubError(
             f"{checkpoint}: is a file; expected the directory that holds config.json and the weights, or a GGUF file"
         )
+    if (page := _PAGE.match(checkpoint)) is not None:
+        raise HubError(f"{checkpoint}: a web page; give the repository's name, {page['repository']}")
     match = _REPOSITORY.fullmatch(checkpoint)
     if match is None or match["repository"].endswith(SUFFIX):
         raise HubError(
-            f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
+            f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
+            "correct the path"
         )
     repository, revision, gguf = match["repository"], match["revision"], match["gguf"]
     if gguf is not None:
@@ -111,13 +121,14 @@ def _download(repository: str, revision: str | None, wanted: list[str], unwanted
         raise HubError(f"{repository}: has no revision {revision!r}; see {page}/commits/main") from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{repository}: not on {constants.ENDPOINT}, or private; check the name, or `hf auth login` or set HF_TOKEN"
+            f"{repository}: no directory of that name, and not on {constants.ENDPOINT}, or private; check the name, or "
+            "`hf auth login` or set HF_TOKEN"
         ) from error
     except errors.LocalEntryNotFoundError as error:  # the hub could not be asked, and the cache does not suffice
         reason = _reason(error.__cause__ or error)
         raise HubError(
-            f"{repository}: no complete copy in {constants.HF_HUB_CACHE} and the hub cannot be asked ({reason}); "
-            "connect and try again, or pass --checkpoint with a directory"
+            f"{repository}: no directory of that name; as a repository, no complete copy in {constants.HF_HUB_CACHE} "
+            f"and the hub cannot be asked ({reason}); connect and try again, or pass --checkpoint with a directory"
         ) from error
     # What else can happen in this one call differs by version and the HTTP library below it: connections lost for good,
     # a full disk, a name the hub does not allow.

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint.checkpoint import DECODER_PREFIXES, Checkpoint, TensorInfo, Unconverted
+from gemma_edge.converter.checkpoint.adapter_files import SideFiles
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo, Unconverted
 from gemma_edge.converter.checkpoint.lora_adapter import Adapter, LowRank, listed
 from gemma_edge.converter.checkpoint.lora_config import CONFIG_FILE, LoraError
+from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES
 from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = ["LoraError", "MergedCheckpoint", "add_low_rank", "merged", "scale_rows"]
@@ -36,12 +38,16 @@ _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 class MergedCheckpoint(Checkpoint):
     """A checkpoint as if PEFT's merge_and_unload had been saved. `tensors` has the adapter's where it replaces one.
 
-    changes: by the name of the stored tensor. absent: modules of the adapter that the checkpoint lacks.
+    changes, tokens: by the name of the stored tensor. absent: modules of the adapter that the checkpoint lacks.
+    text_only: only text was asked for, so that what the adapter does to encoders stays behind with them.
     """
 
     adapter: Adapter
     changes: Mapping[str, LowRank]
     absent: tuple[str, ...]
+    tokens: Mapping[str, tuple[tuple[int, ...], TensorInfo]]
+    side: SideFiles
+    text_only: bool = False
     _tables: dict[str, tuple[Float32, Float32]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -61,6 +67,11 @@ class MergedCheckpoint(Checkpoint):
             }
         }
 
+    @property
+    def side_path(self) -> Path:
+        """As Checkpoint.side_path; the adapter's tokenizer and chat template come before the base's."""
+        return self.side.path
+
     def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
         """As Checkpoint.match; also that everything the adapter changes is converted, and nothing it should is left.
 
@@ -74,12 +85,12 @@ class MergedCheckpoint(Checkpoint):
             tensor.name
             for group, tensors in unconverted.groups.items()
             for tensor in tensors
-            if tensor.name in changed and not group.startswith("layers.")
+            if tensor.name in changed and not group.startswith("layers.") and not self.text_only
         ]
         if lost:
             raise LoraError(
                 f"{self.adapter.path}: changes {listed(lost)}, which would not be in the output; "
-                "convert its modality as well, or train an adapter without it"
+                "convert its modality as well, or say that it may stay behind: --modalities text"
             )
         return unconverted
 
@@ -122,6 +133,7 @@ class MergedCheckpoint(Checkpoint):
         if values.ndim == 2:
             for update in self._updates(source, 0, len(values)):
                 update.apply(0, values)
+            self._replace_tokens(source, 0, values)
         return values
 
     def rows(
@@ -133,12 +145,22 @@ class MergedCheckpoint(Checkpoint):
         for first, rows in super().rows(source, chunk_bytes, start, stop):
             for update in updates:
                 update.apply(first - start, rows)
+            self._replace_tokens(source, first, rows)
             yield first, rows
+
+    def _replace_tokens(self, source: str, first: int, rows: Float32) -> None:
+        """Put trained rows in place of those of `rows`, which are the table's from `first` on."""
+        ids, stored = self.tokens.get(self._require(source).name, ((), None))
+        within = [place for place, number in enumerate(ids) if first <= number < first + len(rows)]
+        if stored is not None and within:
+            trained = self.adapter.weights.read(stored.name)
+            rows[[ids[place] - first for place in within]] = trained[within]
 
     def input_files(self) -> list[Path]:
         """As Checkpoint.input_files, and the adapter's."""
-        own = self.adapter.files
-        return [file for file in super().input_files() if file not in own] + own
+        own = self.adapter.files + self.side.files
+        base = [file for file in super().input_files() if file not in own and file.name not in self.side.replaced]
+        return base + own
 
     def _updates(self, source: str, start: int, stop: int) -> list["_Update"]:
         """What is done to rows [start, stop) of a matrix."""
@@ -156,8 +178,10 @@ class MergedCheckpoint(Checkpoint):
         return [_Update(left[start:stop], right, change.scale, magnitude)]
 
 
-def merged(base: Checkpoint, path: Path) -> MergedCheckpoint:
-    """`base` with the adapter in the directory `path`.
+def merged(base: Checkpoint, path: Path, text_only: bool = False) -> MergedCheckpoint:
+    """`base` with the adapter in the directory `path`, its tokenizer and chat template where it has them.
+
+    An adapter of a model with new tokens brings tables with more rows; config.json says how many from here on.
 
     Where config.json ties embedding and head and the adapter changes one of them, or both, they are two matrices from
     here on, as they were in training, and the config of what is returned says so. PEFT's merge adds what was trained
@@ -167,22 +191,33 @@ def merged(base: Checkpoint, path: Path) -> MergedCheckpoint:
     not fit this checkpoint's tensors; see also MergedCheckpoint.match.
     """
     adapter = Adapter.open(path)
-    ends = {_source(module) for module in adapter.modules} & {_EMBEDDING, _HEAD}
+    own_rows = base.text_config.get("vocab_size")
+    base = _resized(base, adapter)
+    ends = {_source(module) for module in (*adapter.low_rank, *adapter.saved)} & {_EMBEDDING, _HEAD}
     if ends and not (adapter.config.keeps_tie and len(ends) == 1):
         base = _untied(base)
-    tensors, changes, absent = dict(base.tensors), {}, []
+    tensors, changes, tokens, absent = dict(base.tensors), {}, {}, []
     for module in adapter.modules:
         stored = _stored(base, module)
         if stored is None:
             absent.append(module)
             continue
         saved, change = adapter.saved.get(module), adapter.low_rank.get(module)
+        if module in adapter.tokens:
+            tokens[stored.name] = adapter.tokens[module]
         if saved is not None:
             _check_shape(adapter, module, saved.shape, stored)
             tensors[stored.name] = replace(saved, name=stored.name)
         if change is not None:
             _check_shape(adapter, module, change.shape, stored)
             changes[stored.name] = change
+    if (rows := base.text_config.get("vocab_size")) != own_rows:
+        left = [n for n in (base.prefix + _EMBEDDING, *(f"{h}.weight" for h in _HEADS)) if n in tensors]
+        if any(tensors[name].file not in adapter.files for name in left):
+            raise LoraError(
+                f"{path}: has {rows} rows for one of embedding and head, and none for the other, which has {own_rows}; "
+                "save the adapter with both (save_embedding_layers=True)"
+            )
     return MergedCheckpoint(
         base.path,
         base.config,
@@ -191,20 +226,41 @@ def merged(base: Checkpoint, path: Path) -> MergedCheckpoint:
         adapter,
         MappingProxyType(changes),
         tuple(absent),
+        MappingProxyType(tokens),
+        SideFiles(base.side_path, path, base.config),
+        text_only,
         origin=base.origin,
     )
 
 
+def _resized(base: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The same model with as many rows for tokens as the adapter's tables have, which take the place of its own."""
+    saved = {_source(module): tensor for module, tensor in adapter.saved.items()}
+    table = base.resolve(_EMBEDDING)
+    found = saved.get(_EMBEDDING, saved.get(_HEAD))
+    if table is None or found is None or len(found.shape) != 2 or found.shape[0] <= table.shape[0]:
+        return base
+    rows = found.shape[0]
+    tensors = {
+        name: replace(tensor, shape=(rows, *tensor.shape[1:])) if tensor in (table, base.resolve(_HEAD)) else tensor
+        for name, tensor in base.tensors.items()
+    }
+    return replace(_with_settings(base, {"vocab_size": rows}), tensors=MappingProxyType(tensors))
+
+
+def _with_settings(base: Checkpoint, settings: Mapping[str, Any]) -> Checkpoint:
+    config = {**base.config, **settings}
+    if "text_config" in config:
+        config["text_config"] = {**base.text_config, **settings}
+    return replace(base, config=MappingProxyType(config))
+
+
 def _untied(base: Checkpoint) -> Checkpoint:
     """The same model with a head of its own."""
-    untied = {"tie_word_embeddings": False}
-    config = {**base.config, **untied}
-    if "text_config" in config:
-        config["text_config"] = {**base.text_config, **untied}
     tensors = dict(base.tensors)
     if base.resolve(_HEAD) is None:
         tensors[_HEAD] = replace(tensors[base.prefix + _EMBEDDING], name=_HEAD)
-    return replace(base, config=MappingProxyType(config), tensors=MappingProxyType(tensors))
+    return replace(_with_settings(base, {"tie_word_embeddings": False}), tensors=MappingProxyType(tensors))
 
 
 def _source(module: str) -> str:

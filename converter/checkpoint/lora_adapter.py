@@ -6,6 +6,7 @@ Names in adapter_model.safetensors, M being a module's name in training ("model.
     base_model.model.M.lora_embedding_A [r, rows], .lora_embedding_B [columns, r]      nn.Embedding
     base_model.model.M.lora_magnitude_vector [out]      DoRA
     base_model.model.M.weight, M.base_layer.weight      modules_to_save, embeddings: a tensor that replaces the base's
+    base_model.model.M.token_adapter.trainable_tokens_delta [n, columns]      whole rows, of trainable_token_indices
 
 Source: peft utils/save_and_load.py and tuners/lora/layer.py (0.21).
 """
@@ -25,8 +26,11 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _LINEAR = ("lora_A.weight", "lora_B.weight")
 _EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
 _MAGNITUDE = "lora_magnitude_vector"
-_SAVED = ("base_layer.weight", "weight")
-_PARTS = (*_LINEAR, *_EMBEDDING, _MAGNITUDE, *_SAVED)
+_TOKENS = "token_adapter.trainable_tokens_delta"
+# What replaces a weight; where several do, the last. An adapter of a resized model holds some more than once.
+_SAVED = ("token_adapter.base_layer.weight", "base_layer.weight", "weight", "modules_to_save.weight")
+_UNUSED = "original_module.weight"  # of modules_to_save: what it was before
+_PARTS = (*_LINEAR, *_EMBEDDING, _MAGNITUDE, _TOKENS, *_SAVED, _UNUSED)
 _KEY = re.compile(rf"base_model\.model\.(?P<module>.+?)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})")
 _FLOATS = ("BF16", "F16", "F32")
 
@@ -61,7 +65,7 @@ class Adapter:
     """An opened adapter directory; holds no values.
 
     weights: its tensors, read as a checkpoint's are, by their own names.
-    low_rank, saved: what changes and what replaces a weight, by module.
+    low_rank, saved: what changes and what replaces a weight, by module. tokens: which rows are replaced by which.
     """
 
     path: Path
@@ -69,6 +73,7 @@ class Adapter:
     weights: Checkpoint
     low_rank: Mapping[str, LowRank]
     saved: Mapping[str, TensorInfo]
+    tokens: Mapping[str, tuple[tuple[int, ...], TensorInfo]]
 
     @classmethod
     def open(cls, path: Path) -> "Adapter":
@@ -80,13 +85,22 @@ class Adapter:
         tensors = read_header(_require(path, WEIGHTS_FILE))
         parts = _parts_by_module(path, tensors)
         low_rank = {
-            module: _low_rank(config, module, own) for module, own in parts.items() if not own.keys() <= {*_SAVED}
+            module: _low_rank(config, module, own)
+            for module, own in parts.items()
+            if not own.keys() <= {*_SAVED, _TOKENS, _UNUSED}
         }
+        tokens = {module: _token_rows(config, module, own) for module, own in parts.items() if _TOKENS in own}
         saved = {module: own[part] for module, own in parts.items() for part in _SAVED if part in own}
-        if not low_rank and not saved:
+        if config.tokens and not tokens:
+            found = next(map(list, config.tokens.values()))
+            raise LoraError(
+                f"{config.path}: trainable_token_indices is {found}, and {WEIGHTS_FILE} has no such rows; "
+                "save the adapter again"
+            )
+        if not low_rank and not saved and not tokens:
             raise LoraError(f"{path / WEIGHTS_FILE}: holds no tensor; save the adapter again")
         weights = Checkpoint(path, {}, MappingProxyType(tensors), prefix="")
-        return cls(path, config, weights, MappingProxyType(low_rank), MappingProxyType(saved))
+        return cls(path, config, weights, MappingProxyType(low_rank), MappingProxyType(saved), tokens)
 
     @property
     def files(self) -> list[Path]:
@@ -96,7 +110,7 @@ class Adapter:
     @property
     def modules(self) -> list[str]:
         """Every module that it changes or replaces."""
-        return list(dict.fromkeys((*self.low_rank, *self.saved)))
+        return list(dict.fromkeys((*self.low_rank, *self.saved, *self.tokens)))
 
 
 def _require(path: Path, name: str) -> Path:
@@ -167,6 +181,21 @@ def _low_rank(config: LoraConfig, module: str, parts: Mapping[str, TensorInfo]) 
             "layer; merge the adapter with PEFT (merge_and_unload) and convert the result"
         )
     return LowRank(module, a, b, config.scale_of(module), is_embedding, magnitude)
+
+
+def _token_rows(config: LoraConfig, module: str, parts: Mapping[str, TensorInfo]) -> tuple[tuple[int, ...], TensorInfo]:
+    """Which rows a module's token adapter replaces, and by which."""
+    name = module.rpartition(".")[2]
+    ids = next((ids for key, ids in config.tokens.items() if module.endswith(key)), None)
+    if ids is None and name == "lm_head":  # tied to the embedding, and trained with it
+        ids = next((ids for key, ids in config.tokens.items() if key.endswith("embed_tokens")), None)
+    rows = parts[_TOKENS]
+    if ids is None or rows.shape[:1] != (len(ids),) or parts.keys() & {*_LINEAR, *_EMBEDDING}:
+        raise LoraError(
+            f"{module}: {_TOKENS} {list(rows.shape)} does not fit trainable_token_indices in {CONFIG_FILE}; "
+            "merge the adapter with PEFT (merge_and_unload) and convert the result"
+        )
+    return ids, rows
 
 
 def listed(names: Iterable[str]) -> str:

@@ -26,7 +26,8 @@ _NO_EFFECT = frozenset((
 ))  # fmt: skip
 _UNDERSTOOD = frozenset((
     "alpha_pattern", "ensure_weight_tying", "exclude_modules", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "lora_alpha", "peft_type", "r", "rank_pattern", "target_modules", "use_dora", "use_rslora",
+    "layers_to_transform", "lora_alpha", "peft_type", "r", "rank_pattern", "target_modules", "trainable_token_indices",
+    "unsloth_version", "use_dora", "use_rslora",
 ))  # fmt: skip
 
 # The others (pissa, olora, corda, loftq) begin by changing the base weights: a merge into the original ones is wrong.
@@ -45,6 +46,7 @@ class LoraConfig:
 
     path: of adapter_config.json, for messages. base: what the adapter says it was trained on.
     targets, excluded: names or name endings, or one regular expression, or "all-linear". layers: None means all.
+    tokens: rows of tables that were trained by themselves, by the last part of the table's name.
     keeps_tie: what was trained for one of embedding and head, where they are one matrix, is for the other as well.
     """
 
@@ -60,11 +62,14 @@ class LoraConfig:
     targets: str | tuple[str, ...]
     excluded: str | tuple[str, ...]
     layers: frozenset[int] | None
+    tokens: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def load(cls, path: Path) -> "LoraConfig":
         """Read and check the file at `path`. Raises LoraError naming the key, CheckpointError if it is not JSON."""
         values = read_json_object(path)
+        if "fine_tune_type" in values:
+            raise LoraError(f"{path}: an adapter of mlx-lm; merge it with `mlx_lm.fuse` and convert the result")
         if values.get("peft_type") != "LORA":
             raise LoraError(
                 f"{path}: peft_type is {values.get('peft_type')!r}, expected 'LORA'; "
@@ -95,6 +100,7 @@ class LoraConfig:
             targets=_names(path, "target_modules", values.get("target_modules")),
             excluded=_names(path, "exclude_modules", values.get("exclude_modules") or []),
             layers=None if layers is None or layers == [] else _layers(path, layers),
+            tokens=_tokens(path, values.get("trainable_token_indices")),
         )
 
     def rank_of(self, module: str) -> int:
@@ -186,6 +192,16 @@ def _check_expressions(path: Path, key: str, expressions: Iterable[str]) -> None
             re.compile(expression)
         except re.error as error:
             raise _wrong(path, key, expression, f"a regular expression ({error})") from None
+
+
+def _tokens(path: Path, value: Any) -> dict[str, tuple[int, ...]]:
+    if not value:
+        return {}
+    named = value if isinstance(value, dict) else {"embed_tokens": value}
+    for numbers in named.values():
+        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+            raise _wrong(path, "trainable_token_indices", value, "token ids, or a list of them for each table")
+    return {name: tuple(numbers) for name, numbers in named.items()}
 
 
 def _layers(path: Path, value: Any) -> frozenset[int]:

@@ -1,5 +1,6 @@
 """From a stored tensor's bytes to float32, whatever the file: 16- and 32-bit floats, and the blocks of GGUF."""
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -11,18 +12,22 @@ from gemma_edge.runtime.formats.direct import DirectReader
 
 Float32 = NDArray[np.float32]
 
-# Bit pattern of +infinity: with the sign bit cleared, everything from here on is Inf or NaN.
-_INFINITY_BITS = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F80_0000}
+LIMIT: Final = 2.0**40
+"""A weight from here on is a flipped bit, as training leaves none above some thousands, and ends in infinity: RMSNorm
+squares what was multiplied by it, and float32 ends at 2^128."""
+
+# Bit pattern of LIMIT, of +infinity where nothing reaches it: with the sign bit cleared, what may not be from here on.
+_LIMIT_BITS = {"BF16": 0x5380, "F16": 0x7C00, "F32": 0x5380_0000}
 _BITS_TYPE: dict[str, type[np.unsignedinteger[Any]]] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 
-FLOATS: Final = tuple(_INFINITY_BITS)
+FLOATS: Final = tuple(_LIMIT_BITS)
 READABLE: Final = frozenset((*FLOATS, *BLOCK_TYPES))
 
 
 def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
     """Fill `values` (flat) with the tensor's values from number `first` on; both are whole blocks where it has blocks.
 
-    Raises CheckpointError: NaN or Inf values, or a file that has become shorter.
+    Raises CheckpointError: NaN, infinite or absurd values, or a file that has become shorter.
     """
     block, block_bytes = TYPES[tensor.dtype].block, TYPES[tensor.dtype].nbytes
     wanted = values.size // block * block_bytes
@@ -31,26 +36,46 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
     if tensor.dtype in BLOCK_TYPES:
         dequantize(stored, tensor.dtype, values)
-        # Of finite numbers the largest and the smallest are finite, and either is NaN where one is: no temporaries.
-        is_finite = not values.size or bool(np.isfinite(values.max()) and np.isfinite(values.min()))
+        # NaN is neither below a number nor above one, and the largest and the smallest where there is one.
+        is_sound = not values.size or bool(values.max() < LIMIT and values.min() > -LIMIT)
     else:
-        is_finite = _read_floats(stored, tensor.dtype, values)
-    if not is_finite:
-        raise CheckpointError(f"{tensor.name}: holds NaN or Inf, expected finite values; the checkpoint is damaged")
+        is_sound = _read_floats(stored, tensor.dtype, values)
+    if not is_sound:
+        raise CheckpointError(
+            f"{tensor.name}: holds NaN, Inf or a value above {LIMIT:.0e}, expected weights; the checkpoint is damaged, "
+            "get it again"
+        )
     if tensor.shift:
         np.add(values, np.float32(tensor.shift), out=values)
 
 
 def _read_floats(stored: memoryview, dtype: str, values: Float32) -> bool:
-    """Whether all of them are finite; `values` is filled only then."""
+    """Whether all of them are below LIMIT; `values` is filled only then."""
     bits: NDArray[np.unsignedinteger[Any]] = np.frombuffer(stored, np.dtype(_BITS_TYPE[dtype]))
     # Of the bit patterns, the signed maximum finds positive Inf and NaN, the unsigned one negative: no temporaries.
-    infinity = _INFINITY_BITS[dtype]
+    limit = _LIMIT_BITS[dtype]
     sign = 1 << (8 * bits.itemsize - 1)
-    if bits.size and (bits.view(f"i{bits.itemsize}").max() >= infinity or bits.max() >= sign + infinity):
+    if bits.size and (bits.view(f"i{bits.itemsize}").max() >= limit or bits.max() >= sign + limit):
         return False
     if dtype == "BF16":  # the upper half of a float32
         np.left_shift(bits, 16, out=values.view(np.uint32), dtype=np.uint32)
     else:
         values[:] = bits.view(f"f{bits.itemsize}")
+    return True
+
+
+def same_values(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two stored tensors hold the same numbers, whatever their dtypes. Raises CheckpointError, OSError."""
+    if a.shape != b.shape or not {a.dtype, b.dtype} <= set(FLOATS):
+        return False
+    step = 1 << 20
+    found, other = np.empty(step, np.float32), np.empty(step, np.float32)
+    with DirectReader(a.file) as a_file, DirectReader(b.file) as b_file:
+        count = math.prod(a.shape)
+        for first in range(0, count, step):
+            size = min(step, count - first)
+            read_values(a_file, a, first, found[:size])
+            read_values(b_file, b, first, other[:size])
+            if not np.array_equal(found[:size], other[:size]):
+                return False
     return True

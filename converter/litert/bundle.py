@@ -12,10 +12,11 @@ from typing import BinaryIO
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.litert.lower import emit
-from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata
+from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata, media
 from gemma_edge.converter.plan.plan import DECODER, Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream, write_at
+from gemma_edge.converter.tokenizer.chat_template import bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
@@ -64,11 +65,12 @@ class LitertBundle:
 
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
-        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
-        _give_back_memory()
         model = plan.model
+        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio))
+        tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
+        _give_back_memory()
         metadata = llm_metadata(
-            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
         )
         sections = [
             _bytes(SectionKind.LLM_METADATA, metadata),

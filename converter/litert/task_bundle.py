@@ -17,10 +17,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.bundle import LitertBundle, PlannedSection, tokenizer_of
 from gemma_edge.converter.litert.file import TfliteFile
-from gemma_edge.converter.litert.metadata import TURN_END, TURN_START, stop_token_ids
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
+from gemma_edge.converter.tokenizer.chat_template import bundle_template
+from gemma_edge.converter.tokenizer.generation import stop_token_ids
 from gemma_edge.runtime.formats import task
 from gemma_edge.runtime.formats.litertlm import SectionKind, SectionSpec
 
@@ -98,12 +99,14 @@ def _entry_name(section: PlannedSection) -> str:
 def llm_parameters(checkpoint: Path, tokenizer: bytes) -> bytes:
     """A serialised LlmParameters: start and stop tokens by name, what surrounds a prompt."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    parameters = _llm_parameters_class()(
-        start_token=pieces.id_to_piece(pieces.bos_id()),
-        stop_tokens=[pieces.id_to_piece(number) for number in stop_token_ids(checkpoint, pieces)],
-    )
-    parameters.prompt_template.prompt_prefix = f"{TURN_START}user\n"
-    parameters.prompt_template.prompt_suffix = f"{TURN_END}\n{TURN_START}model\n"
+    template = bundle_template(checkpoint)
+    turns = template.turns
+    stops = stop_token_ids(checkpoint, pieces, turns.model_suffix)
+    parameters = _llm_parameters_class()(stop_tokens=[pieces.id_to_piece(number) for number in stops])
+    if template.starts:
+        parameters.start_token = "<bos>"
+    parameters.prompt_template.prompt_prefix = turns.user_prefix
+    parameters.prompt_template.prompt_suffix = turns.user_suffix + turns.model_prefix
     data: bytes = parameters.SerializeToString(deterministic=True)
     return data
 

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sentencepiece import sentencepiece_model_pb2
+
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_tokenizer, tokenizer_json
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.litert.metadata import llm_metadata
+from gemma_edge.converter.litert.metadata import llm_metadata, media
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
@@ -19,11 +23,13 @@ from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.plan.plan import DECODER, Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
-from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
+from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
+from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.encoding import Encoding
 
-COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+TOKENIZER_JSON = "tokenizer.json"
+COPIED = (TOKENIZER_JSON, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and sound are prepared
 _NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
 _TYPES = {"float32": F32, "bool": BOOL}
@@ -65,11 +71,12 @@ class OnnxBundle:
         data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
         config = model_config(checkpoint, plan.model.family, dtype, data_files)
         files.append(_json(onnx_dir.CONFIG, config))
-        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
+        template = bundle_template(checkpoint, media(plan.model.image_pixels, plan.model.takes_audio))
+        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size, template.written)
         if plan.model.family == gemma3.FAMILY:
-            genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer)
+            genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
-        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer)))
+        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer, template)))
 
     @property
     def nbytes(self) -> int:
@@ -163,19 +170,42 @@ def _dims(shape: ir.Shape) -> tuple[int | str, ...]:
     return (BATCH, TOKENS, *shape[2:])
 
 
-def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes) -> list[PlannedFile]:
+def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: BundleTemplate) -> list[PlannedFile]:
     model = plan.model
     metadata = llm_metadata(
-        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
     names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
+    has_json = checkpoint / TOKENIZER_JSON in copied
+    made = [] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]
     return [
         _bytes(onnx_dir.TOKENIZER, tokenizer),
         _bytes(onnx_dir.METADATA, metadata),
         _json("tokenizer_config.json", tokenizer_config(checkpoint)),
         *(PlannedFile(path.name, path.stat().st_size, path) for path in copied),
+        *made,
     ]
+
+
+def _tokenizer_json(checkpoint: Path, tokenizer: bytes) -> bytes:
+    """For transformers.js and onnxruntime-genai, which read no SentencePiece model; proved to make the same tokens.
+
+    Raises CheckpointError, TokenizerError where there is none.
+    """
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(tokenizer).pieces
+    lists = {
+        "tokens": [piece.piece for piece in pieces],
+        "scores": [float(piece.score) for piece in pieces],
+        "token_type": [int(piece.type) for piece in pieces],
+    }
+    metadata = {f"tokenizer.ggml.{name}": values for name, values in lists.items()}
+    content = derived_tokenizer(checkpoint / onnx_dir.TOKENIZER, {"tokenizer.ggml.model": "llama", **metadata})
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / TOKENIZER_JSON
+        path.write_bytes(tokenizer_json(content))
+        prove_equal(tokenizer, path, SAMPLES)
+        return path.read_bytes()
 
 
 def _bytes(name: str, content: bytes) -> PlannedFile:

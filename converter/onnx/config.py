@@ -7,10 +7,13 @@ from typing import Any
 import sentencepiece
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
-from gemma_edge.converter.litert.metadata import stop_token_ids
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.tokenizer.chat_template import checkpoint_template, gemma_template
+from gemma_edge.converter.tokenizer.chat_template import (
+    BundleTemplate,
+    onnx_template,
+)
+from gemma_edge.converter.tokenizer.generation import sampler_defaults, stop_token_ids, token_id
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS
 
 Json = dict[str, Any]
@@ -40,23 +43,23 @@ def tokenizer_config(checkpoint: Path) -> Json:
     """
     path = checkpoint / "tokenizer_config.json"
     config = read_json_object(path) if path.exists() else {}
-    template = checkpoint_template(checkpoint) or gemma_template()
-    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": template}
+    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": onnx_template(checkpoint)}
 
 
-def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes) -> Json:
+def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes, template: BundleTemplate) -> Json:
     """genai_config.json of a Gemma 3 (onnxruntime-genai 0.18, src/config.h)."""
     config = plan.model.config
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    sampler = sampler_defaults(checkpoint)
     inputs = ("input_ids", "attention_mask", "position_ids")
     caches = {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
     presents = {"present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
     return {
         "model": {
             "type": "gemma3_text",
-            "bos_token_id": pieces.bos_id(),
-            "eos_token_id": stop_token_ids(checkpoint, pieces),
-            "pad_token_id": pieces.pad_id(),
+            "bos_token_id": token_id(checkpoint, pieces, "bos_token", "<bos>"),
+            "eos_token_id": stop_token_ids(checkpoint, pieces, template.turns.model_suffix),
+            "pad_token_id": token_id(checkpoint, pieces, "pad_token", "<pad>"),
             "context_length": plan.context_tokens,
             "vocab_size": config.vocab_size,
             "decoder": {
@@ -71,5 +74,12 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
                 "outputs": {"logits": "logits"} | presents,
             },
         },
-        "search": {"max_length": plan.context_tokens, "do_sample": False, "past_present_share_buffer": True},
+        "search": {
+            "max_length": plan.context_tokens,
+            "do_sample": not sampler.is_greedy,
+            "top_k": sampler.top_k or config.vocab_size,
+            "top_p": sampler.top_p,
+            "temperature": sampler.temperature or 1.0,
+            "past_present_share_buffer": True,
+        },
     }

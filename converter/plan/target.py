@@ -53,6 +53,26 @@ class Format(StrEnum):
     ONNX = "onnx"  # a directory for ONNX Runtime and transformers.js
 
 
+def format_of(out: Path, asked: str | None) -> str | None:
+    """The format that was asked for, else what the name of the output says: "model.task" is a .task.
+
+    Raises TargetError where the two contradict each other.
+    """
+    named = {".task": Format.TASK, ".litertlm": Format.LITERTLM}.get(out.suffix)
+    if asked is not None and named is not None and asked != named:
+        raise TargetError(
+            f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
+        )
+    return asked or (named and named.value)
+
+
+def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
+    """DEFAULT_PREFILL_TOKENS without what is longer than the context; one chunk where all are."""
+    if context_tokens is None:
+        return DEFAULT_PREFILL_TOKENS
+    return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
+
+
 class KVType(StrEnum):
     """How keys and values are kept at run time. fp32 with rings needs less memory than fp16: see the README."""
 

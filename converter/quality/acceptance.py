@@ -41,8 +41,6 @@ class Acceptance:
 
     def complaint(self, quality: Quality) -> str | None:
         """What is wrong with it, as the beginning of a line; None where it may pass."""
-        if not quality.is_defined:  # the checkpoint computes no numbers: nothing was lost
-            return f"gate {self.gates[0]}: cannot be judged, the checkpoint computes no numbers" if self.gates else None
         failed = [verdict for verdict in judge(self.gates, quality.metrics) if not verdict.holds]
         if failed:
             return str(failed[0])
@@ -57,8 +55,6 @@ class Acceptance:
         """For the report: what was measured, or why nothing was."""
         if quality is None:
             return {"verdict": NOT_MEASURED, "meaning": "convert was told not to measure (--no-measure)"}
-        if not quality.is_defined:
-            return {"verdict": NOT_MEASURED, "meaning": "the checkpoint itself computes no finite numbers"}
         gates = [{"gate": str(verdict.gate), "value": verdict.value} for verdict in judge(self.gates, quality.metrics)]
         return {"text": text, **quality.values(), **({"gates": gates} if gates else {})}
 

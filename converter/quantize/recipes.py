@@ -153,12 +153,6 @@ class Recipe:
             raise RecipeError(
                 f"{self.name}: roles.kernel: found {found}, expected fp16 or fp32; kernels of convolutions stay floats"
             )
-        for role, storage in self.roles.items():
-            if storage.encoding.block and Placement.of(role) is Placement.OFFLOADED:
-                raise RecipeError(
-                    f"{self.name}: roles.{role}.encoding: found {storage.encoding.name}, expected no blocks; "
-                    "in int4, tables have a scale per layer or row; use int4 or int8"
-                )
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -267,6 +261,14 @@ class Recipe:
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
             return Storage(trained_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+        # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.
+        if storage.encoding.block and not is_resident and spec.name not in self.tensors:
+            stored = Encoding("int", 4, self._int4_block(spec))
+            if storage.encoding != stored:
+                raise RecipeError(
+                    f"{spec.name}: found {storage.encoding.name}, expected int4: in 4 bits, tables have a scale "
+                    f"per layer or row, here {stored.name} (recipe {self.name}, {self.key(spec)})"
+                )
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
         try:

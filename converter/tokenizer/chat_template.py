@@ -1,59 +1,65 @@
-"""Which chat template goes into the bundle.
+"""Which chat template goes into the bundle, proved to write what transformers writes.
 
-LiteRT-LM renders prompts with minijinja (runtime/components/rust/minijinja_template.rs), a Rust engine without most of
-Python's methods: a template that calls `message.get("role")` parses, is packed, and renders nothing at the user's first
-message. A bundle therefore gets
-- our template, where the checkpoint's renders the same prompts: it is Gemma's own, and ours adds tools and audio;
-- the checkpoint's, where it renders other prompts (a fine-tune with a format of its own) and minijinja can render it;
-- nothing otherwise: the conversion stops and says which construct to replace.
+LiteRT-LM renders prompts with minijinja, a Rust engine without Python's methods, and hands content over as a list of
+parts: a template that joins `'<|im_start|>' + message['content']` is packed and then renders nothing, or worse,
+`[{"type": "text", ...` is what the model reads. A bundle therefore gets
+- our template, where the checkpoint's renders the same prompts and shows no tools: it is Gemma's own, and ours adds
+  tools and audio;
+- the checkpoint's, where LiteRT-LM renders it as transformers does;
+- the checkpoint's written again (template_dialect.py), behind lines that make content text again where that helps;
+- nothing otherwise: the conversion stops and says what differs.
+Each is tried on the conversations of template_probes.py, by minijinja itself.
 """
 
-import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final
 
 import jinja2
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gemma_edge.profiles.errors import GemmaEdgeError
-
-# Where LiteRT-LM 0.18.1 differs from Jinja2 (found by asking it, which a test repeats). It carries a few Python methods
-# over; join() is not among them: it is accepted and yields the separator.
-MISSING_FILTERS = frozenset(
-    (
-        "center",
-        "filesizeformat",
-        "forceescape",
-        "random",
-        "striptags",
-        "truncate",
-        "urlencode",
-        "urlize",
-        "wordcount",
-        "wordwrap",
-        "xmlattr",
-    )
+from gemma_edge.converter.tokenizer.minijinja import LitertTemplate
+from gemma_edge.converter.tokenizer.template_dialect import MISSING_FILTERS, MISSING_FUNCTIONS, MISSING_TESTS, rewritten
+from gemma_edge.converter.tokenizer.template_files import (
+    DEFAULT,
+    TOOL_USE,
+    ChatTemplateError,
+    checkpoint_templates,
+    special_tokens,
 )
-MISSING_TESTS = frozenset(["callable"])
-MISSING_FUNCTIONS = frozenset(["cycler", "joiner", "lipsum"])
-METHODS = frozenset(["endswith", "items", "lstrip", "replace", "rstrip", "split", "startswith", "strip"])
+from gemma_edge.converter.tokenizer.template_probes import ABSENT, Probe, absent, probes
+from gemma_edge.converter.tokenizer.template_reference import Reference
+from gemma_edge.converter.tokenizer.template_turns import GEMMA_TURNS, CallSyntax, Turns, call_syntax, turns
 
-# A template is Gemma's if it renders these as ours does.
-_PARTS = [{"type": "text", "text": " Look. "}, {"type": "text", "text": "Well?\n"}]
-_TURNS: list[dict[str, Any]] = [
-    {"role": "user", "content": " Hi,\n\nyou "},
-    {"role": "assistant", "content": "Hello. "},
-    {"role": "user", "content": _PARTS},
-]
-_SYSTEM: dict[str, Any] = {"role": "system", "content": "Be brief."}
-_SYSTEM_PARTS: dict[str, Any] = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
-PROBES = (_TURNS[:1], _TURNS[:2], _TURNS, [_SYSTEM, *_TURNS[:1]], [_SYSTEM_PARTS, *_TURNS])
+__all__ = ["BundleTemplate", "ChatTemplateError", "bundle_template", "gemma_template", "onnx_template"]
+
+METHODS: Final = frozenset(["endswith", "items", "lstrip", "replace", "rstrip", "split", "startswith", "strip"])
+"""Python's methods that LiteRT-LM rewrites by itself. join() is not among them: it yields the separator."""
+
+_PLACEHOLDERS: Final = {"image": ("<start_of_image>", "<image_soft_token>"), "audio": ("<audio_soft_token>",)}
 
 
-class ChatTemplateError(GemmaEdgeError):
-    """The checkpoint's chat template cannot be used on the device."""
+@dataclass(frozen=True)
+class BundleTemplate:
+    """What a bundle says about prompts.
+
+    source: Jinja for LiteRT-LM. is_gemmas: whether it is ours. shows_tools: whether it shows tools; other templates
+    than ours need them as they are, JSON objects. calls: how the model writes calls, where that is known.
+    starts: whether prompts begin with the start token, which source leaves out. written: control tokens that its
+    prompts spell, such as "<eos>". turns: what stands around a message.
+    """
+
+    source: str
+    is_gemmas: bool = False
+    shows_tools: bool = True
+    calls: CallSyntax | None = None
+    starts: bool = True
+    written: frozenset[str] = frozenset()
+    turns: Turns = GEMMA_TURNS
 
 
 def gemma_template() -> str:
@@ -61,81 +67,272 @@ def gemma_template() -> str:
     return (files("gemma_edge.converter.tokenizer") / "templates" / "gemma.jinja").read_text("utf-8")
 
 
-def bundle_template(checkpoint: Path) -> str:
-    """The Jinja source for the bundle; see the module's first lines.
+def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTemplate:
+    """The template for the bundle; see the module's first lines.
 
-    Raises ChatTemplateError: a syntax error, a construct that LiteRT-LM cannot render, an unreadable file.
+    media: "image", "audio": what the model takes beside text.
+    Raises ChatTemplateError: a syntax error, prompts that LiteRT-LM would write otherwise, an unreadable file.
     """
-    ours, theirs = gemma_template(), checkpoint_template(checkpoint)
-    if theirs is None:
+    ours = BundleTemplate(gemma_template(), is_gemmas=True)
+    named = checkpoint_templates(checkpoint)
+    if not named:
         return ours
+    special = special_tokens(checkpoint)
     try:
-        if all(render(theirs, probe) == render(ours, probe) for probe in PROBES):
-            return ours
+        reference = Reference(named, special)
+        gemmas = Reference({DEFAULT: ours.source}, special)
     except jinja2.TemplateSyntaxError as error:
         raise ChatTemplateError(
             f"{checkpoint}: chat template, line {error.lineno}: {error.message}; correct chat_template.jinja"
         ) from error
-    except Exception:  # whatever it does with content it does not expect: Gemma's own renders every probe
-        pass
-    _check_portable(theirs, checkpoint)
-    return theirs
+    if not reference.mentions_tools and _are_equal(reference, gemmas):
+        return ours
+    return _proved(_Case(checkpoint, named, reference, tuple(media)))
 
 
-def render(template: str, messages: list[dict[str, Any]], generation: bool = True) -> str:
-    """The prompt that a template makes of a conversation, as LiteRT-LM renders it (no start token)."""
+def onnx_template(checkpoint: Path) -> str | list[dict[str, str]]:
+    """For transformers.js and onnxruntime-genai, whose engines have Python's methods: the checkpoint's, else ours.
 
-    def refuse(message: str) -> NoReturn:
-        raise jinja2.TemplateRuntimeError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, loader=jinja2.DictLoader({})
-    )
-    environment.globals.update(raise_exception=refuse, strftime_now=lambda layout: layout)
-    compiled = environment.from_string(template)
-    return compiled.render(messages=messages, bos_token="", eos_token="", add_generation_prompt=generation)
+    A text, or a list of named ones as the checkpoint has it. `{% generation %}`, for training only, is left out.
+    """
+    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
+    named = {name: _GENERATION.sub(_if_true, source) for name, source in named.items()}
+    if len(named) == 1:
+        return named[DEFAULT]
+    return [{"name": name, "template": source} for name, source in named.items()]
 
 
-def checkpoint_template(checkpoint: Path) -> str | None:
-    """chat_template.jinja, else tokenizer_config.json's chat_template (a string, or a list with one named default)."""
+_GENERATION: Final = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+
+
+def _if_true(found: re.Match[str]) -> str:
+    return f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}"
+
+
+def _are_equal(theirs: Reference, ours: Reference) -> bool:
+    """Whether two templates write the same, where the first does not refuse (as Gemma 2's does system messages)."""
+    rendered = [
+        (theirs.render(probe.messages, None, probe.generation), ours.render(probe.messages, None, probe.generation))
+        for probe in probes(theirs, ABSENT)
+        if "developer" not in probe.what
+    ]
+    return any(their is not None for their, _ in rendered) and all(their in (our, None) for their, our in rendered)
+
+
+# ---------------------------------------------------------------- the checkpoint's own
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A checkpoint's templates and what they are held against."""
+
+    checkpoint: Path
+    named: dict[str, str]
+    reference: Reference
+    media: tuple[str, ...]
+
+    def expected(self) -> list[tuple[Probe, str]]:
+        """Each probe with transformers' prompt. What the template refuses is left out, as LiteRT-LM's refuses too."""
+        found = [*probes(self.reference, absent(self.reference)), *self._parts()]
+        rendered = ((p, self.reference.render(p.messages, p.tools, p.generation, **p.context)) for p in found)
+        return [(probe, text) for probe, text in rendered if text is not None]
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the template itself reads content in parts, all of them."""
+        text = self.reference.render([_PARTS_MESSAGE]) or ""
+        return all(word in text for word in ("0451", "0452")) and "'type'" not in text and '"type"' not in text
+
+    def _parts(self) -> Iterator[Probe]:
+        joined = {"role": "user", "content": "".join(part["text"] for part in _PARTS_MESSAGE["content"])}
+        yield Probe("content in parts", [_PARTS_MESSAGE if self.takes_parts else joined], [_PARTS_MESSAGE])
+        for kind in self.media:
+            message = {"role": "user", "content": [{"type": kind}, {"type": "text", "text": "Well?"}]}
+            yield Probe(f"an {kind}", [message], [message])
+
+    def refused(self, why: str) -> ChatTemplateError:
+        return ChatTemplateError(f"{self.checkpoint}: chat template, {why}")
+
+
+_PARTS_MESSAGE: Final[dict[str, Any]] = {
+    "role": "user",
+    "content": [{"type": "text", "text": "It is 0451. "}, {"type": "text", "text": "Not 0452"}],
+}
+
+
+def _proved(case: _Case) -> BundleTemplate:
+    """The first spelling that renders every probe as transformers does."""
+    expected = case.expected()
+    _check_use(case, expected)
+    start = case.reference.special["bos_token"]
+    starts = {text.startswith(start) for probe, text in expected}
+    if len(starts) > 1:
+        raise case.refused(f"some prompts begin with {start} and some do not; begin all of them with it, or none")
+    wanted = [(probe, text.removeprefix(start)) for probe, text in expected]
+    failure = ""
+    for source in _spellings(case, repeats_start=any(start in text for _, text in wanted)):
+        failure = _difference(source, wanted)
+        if not failure:
+            controls = {case.reference.special.get(key, "") for key in ("bos_token", "eos_token", "pad_token")} - {""}
+            return BundleTemplate(
+                source,
+                shows_tools=case.reference.mentions_tools,
+                calls=call_syntax(case.reference) if case.reference.mentions_tools else None,
+                starts=starts == {True},
+                written=frozenset(token for token in controls if any(token in text for _, text in wanted)),
+                turns=turns(case.reference),
+            )
+    raise case.refused(failure)
+
+
+def _check_use(case: _Case, expected: Sequence[tuple[Probe, str]]) -> None:
+    """Raises ChatTemplateError for a template that no conversation can be held with."""
+    said = case.reference.render([{"role": "user", "content": "0451"}])
+    if said is None or "0451" not in said:
+        raise case.refused("it does not write what a user says; correct chat_template.jinja")
+    for kind in case.media:
+        text = next((text for probe, text in expected if probe.what == f"an {kind}"), "")
+        if sum(text.count(word) for word in _PLACEHOLDERS[kind]) != 1:
+            raise case.refused(
+                f"it writes no {_PLACEHOLDERS[kind][-1]} for an {kind}; correct it, or leave {kind}s out: "
+                "--modalities text"
+            )
+    if case.media and case.reference.mentions_tools:
+        raise case.refused(
+            "it shows tools in its own way, which LiteRT-LM has for text models only; convert with --modalities text"
+        )
+    for what in ("two turns", "a system message and two turns"):
+        talk = next((probe for probe, _ in expected if probe.what == what and probe.generation), None)
+        if talk is None:
+            continue
+        before = case.reference.render(talk.messages[:-1], generation=False)
+        if before is None or not (case.reference.render(talk.messages) or "").startswith(before):
+            raise case.refused(
+                "it changes earlier turns when a message is added, and LiteRT-LM keeps what it has read; "
+                "let it only append"
+            )
+
+
+def _spellings(case: _Case, repeats_start: bool) -> Iterator[str]:
+    """Ways to write the template for LiteRT-LM, the plainest first."""
+    trees = case.reference.parsed
+    if len(trees) == 1 and _is_portable(trees[DEFAULT], case.named[DEFAULT]):
+        yield case.named[DEFAULT]
+    missing = absent(case.reference)
+    for prints_python in (False, True):
+        body = _rewritten(case, repeats_start, prints_python)
+        yield _HEAD + body
+        yield _HEAD + _as_text(joins=not case.takes_parts, missing=missing) + body
+
+
+def _rewritten(case: _Case, repeats_start: bool, prints_python: bool) -> str:
+    """The checkpoint's templates in LiteRT-LM's dialect. Raises ChatTemplateError naming what it has no word for."""
+    trees, start = case.reference.parsed, case.reference.special["bos_token"]
+    constants = {**case.reference.special, "bos_token": start if repeats_start else ""}
     try:
-        if (path := checkpoint / "chat_template.jinja").exists():
-            return path.read_text("utf-8")
-        if not (path := checkpoint / "tokenizer_config.json").exists():
-            return None
-        template = json.loads(path.read_bytes()).get("chat_template")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ChatTemplateError(f"{path}: unreadable ({error}); download the file again") from error
-    if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
-    if not isinstance(template, str | None):
-        raise ChatTemplateError(
-            f"{path}: chat_template is {str(template)[:40]!r}, expected a text, or a list of named ones; "
-            "download the file again"
-        )
-    return template
+        bodies = {
+            name: rewritten(trees[name], constants, "" if repeats_start else start, prints_python)
+            for name in (DEFAULT, TOOL_USE)
+            if name in trees
+        }
+    except ChatTemplateError as error:
+        raise case.refused(str(error)) from None
+    body = bodies[DEFAULT]
+    if TOOL_USE in bodies:
+        body = f"{{%- if tools -%}}\n{bodies[TOOL_USE]}{{%- else -%}}\n{body}{{%- endif -%}}\n"
+    if repeats_start:  # LiteRT-LM writes the first one itself
+        body = f"{{%- set _all -%}}\n{body}{{%- endset -%}}\n{{{{- _all[{len(start)}:] -}}}}\n"
+    return _UNSET + body
 
 
-def _check_portable(template: str, checkpoint: Path) -> None:
-    """Raises ChatTemplateError at the first construct that Jinja2 has and LiteRT-LM's minijinja has not."""
+_HEAD: Final = "{#- The checkpoint's chat template, written for LiteRT-LM by gemma-edge. -#}\n"
+_UNSET: Final = "".join(
+    f"{{%- set {name} = {name} if {name} is defined else none -%}}\n" for name in ("tools", "documents")
+)
 
-    def refuse(node: nodes.Node, what: str, advice: str) -> NoReturn:
-        raise ChatTemplateError(
-            f"{checkpoint}: chat template, line {node.lineno}: {what} is unknown to LiteRT-LM's minijinja; {advice}"
-        )
+_AS_TEXT: Final = """\
+{%- set _told = namespace(messages=[], text="", plain=true) -%}
+{%- for message in messages -%}
+    {%- if message["content"] is not defined -%}
+        {%- set _told.messages = _told.messages + [MISSING] -%}
+    {%- elif message["content"] is string or message["content"] is mapping or message["content"] is not iterable -%}
+        {%- set _told.messages = _told.messages + [message] -%}
+    {%- elif message["role"] == "tool" and message["content"] and message["content"][0]["type"] != "text" -%}
+        {%- for part in message["content"] -%}
+            {%- set result = part["tool_response"] if part["tool_response"] is defined else part -%}
+            {%- set result = part["response"] if part["response"] is defined else result -%}
+            {%- set result = result if result is string else (result | tojson) -%}
+            {%- set named = dict(message, name=part["name"]) if part["name"] is defined else message -%}
+            {%- set _told.messages = _told.messages + [dict(named, content=result)] -%}
+        {%- endfor -%}
+    {%- else -%}
+        {%- set _told.text = "" -%}
+        {%- set _told.plain = true -%}
+        {%- for part in message["content"] -%}
+            {%- if part["type"] == "text" -%}
+                {%- set _told.text = _told.text ~ part["text"] -%}
+            {%- else -%}
+                {%- set _told.plain = false -%}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- if PLAIN -%}
+            {%- set _told.messages = _told.messages + [dict(message, content=_told.text)] -%}
+        {%- else -%}
+            {%- set _told.messages = _told.messages + [OTHER] -%}
+        {%- endif -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- set messages = _told.messages -%}
+"""
 
-    kinds = (nodes.Filter, nodes.Test, nodes.Call, nodes.Import, nodes.FromImport, nodes.Include, nodes.Extends)
-    for node in jinja2.Environment().parse(template).find_all(kinds):
+
+def _as_text(joins: bool, missing: Any) -> str:
+    """Lines that give the template messages as transformers does. joins: several parts become one text, too."""
+    refusal = "raise_exception('this chat template takes text only')"
+    content = "none" if missing is None else '""'
+    words = {
+        "MISSING": "message" if missing is ABSENT else f"dict(message, content={content})",
+        "PLAIN": "_told.plain" if joins else '_told.plain and (message["content"] | length) < 2',
+        "OTHER": refusal if joins else "message",
+    }
+    return re.sub("|".join(words), lambda found: words[found[0]], _AS_TEXT)
+
+
+def _is_portable(tree: nodes.Template, source: str) -> bool:
+    """Whether LiteRT-LM's minijinja has all of a template's constructs, with Jinja2's meaning."""
+    if _GENERATION.search(source):
+        return False
+    for node in tree.find_all((nodes.Filter, nodes.Test, nodes.Call, nodes.Stmt)):
         match node:
             case nodes.Filter(name=name) if name in MISSING_FILTERS:
-                refuse(node, f"the filter {name!r}", "use another filter")
+                return False
             case nodes.Filter(name="tojson", args=args, kwargs=kwargs) if args or kwargs:
-                refuse(node, "an argument of the filter 'tojson'", "leave it out")
-            case nodes.Test(name=name) if name in MISSING_TESTS:
-                refuse(node, f"the test {name!r}", "use another test")
+                return False
+            case nodes.Test(name=name) if name in MISSING_TESTS | {"none", "sequence"}:
+                return False
             case nodes.Call(node=nodes.Getattr(attr=name)) if name not in METHODS:
-                refuse(node, f"the method .{name}()", "use a filter or an index")
+                return False
             case nodes.Call(node=nodes.Name(name=name)) if name in MISSING_FUNCTIONS:
-                refuse(node, f"the function {name}()", "do without it")
+                return False
             case nodes.Import() | nodes.FromImport() | nodes.Include() | nodes.Extends():
-                refuse(node, "loading another template", "put all of it into one template")
+                return False
+            case nodes.Continue() | nodes.Break():
+                return False
+    return True
+
+
+def _difference(source: str, wanted: Sequence[tuple[Probe, str]]) -> str:
+    """Where a spelling first differs from transformers, for people; "" where it never does."""
+    template = LitertTemplate(source)
+    for probe, text in wanted:
+        try:
+            found = template.render(probe.received, probe.tools, probe.generation, **probe.context)
+        except ValueError as error:
+            return f"for {probe.what}: LiteRT-LM's minijinja says {error}; write it without"
+        if found != text:
+            at = next(i for i, pair in enumerate(zip_longest(text, found)) if pair[0] != pair[1])
+            return (
+                f"for {probe.what}, after {text[max(0, at - 24) : at]!r} LiteRT-LM would write "
+                f"{found[at : at + 24]!r}, transformers writes {text[at : at + 24]!r}; write that expression otherwise"
+            )
+    return ""

@@ -15,7 +15,7 @@ tokenizer.json and plain text to SentencePiece, and a literal U+2581 beside a sp
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,7 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as proto
 
-from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.converter.tokenizer.added_tokens import TokenizerError, added_tokens
 
 SPACE = "\u2581"  # SentencePiece writes a space as LOWER ONE EIGHTH BLOCK
 CONTROL = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # never produced from text
@@ -37,29 +37,36 @@ _SPACE_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Merged
 _Piece = proto.ModelProto.SentencePiece
 
 
-class TokenizerError(GemmaEdgeError):
-    """The checkpoint's tokenizer is missing, is not Gemma's kind, or its two spellings disagree."""
-
-
-def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int) -> bytes:
+def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int, written: Collection[str] = ()) -> bytes:
     """A serialised SentencePiece ModelProto for the checkpoint in that directory.
 
-    Added tokens behind the vocabulary proper (Gemma 3n's image and audio tokens) become pieces too, ids between them
-    become UNUSED fillers. Added tokens at or above vocabulary_tokens, which have no embedding row (Gemma 3 1B lists
-    <image_soft_token>), are left out: such text is then spelled in ordinary pieces.
+    Added tokens, wherever the checkpoint lists them (see added_tokens.py), become pieces that are cut out of a text:
+    those behind the vocabulary proper (Gemma 3n's image and audio tokens) with UNUSED fillers for ids between them,
+    those that rename a piece ("<unused0>" to "<think>") in its place. Those at or above vocabulary_tokens, which have
+    no embedding row (Gemma 3 1B lists <image_soft_token>), are left out: such text is then spelled in ordinary pieces.
 
-    vocabulary_tokens: rows of the embedding table; every id is below it.
+    vocabulary_tokens: rows of the embedding table; every id is below it. written: control tokens such as "<eos>" that
+    prompts spell, and that are therefore to be found in text.
     Raises TokenizerError: neither file present, unreadable, not a Gemma BPE tokenizer, the two files disagree, a
     derived model that segments differently, more pieces than embedding rows.
     """
     stamps = (path.stat() for path in sorted(checkpoint.glob("*token*")))
-    return _made(checkpoint, vocabulary_tokens, tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stamps))
+    known = tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stamps)
+    return _made(checkpoint, vocabulary_tokens, frozenset(written), known)
 
 
-@lru_cache(maxsize=1)  # a conversion asks up to three times, and it takes seconds
-def _made(checkpoint: Path, vocabulary_tokens: int, _stamps: tuple[tuple[int, int, int], ...]) -> bytes:
+@lru_cache(maxsize=2)  # a conversion asks up to three times, and it takes seconds
+def _made(
+    checkpoint: Path, vocabulary_tokens: int, written: frozenset[str], _known: tuple[tuple[int, int, int], ...]
+) -> bytes:
     model_path, json_path = checkpoint / "tokenizer.model", checkpoint / "tokenizer.json"
     source = _read_json(json_path) if json_path.exists() else None
+    added = added_tokens(
+        checkpoint,
+        vocabulary_tokens,
+        {} if source is None else source.vocabulary,
+        () if source is None else source.settings["added_tokens"],
+    )
     if model_path.exists():
         model = _read_model(model_path)
         if source is not None:
@@ -73,8 +80,10 @@ def _made(checkpoint: Path, vocabulary_tokens: int, _stamps: tuple[tuple[int, in
             f"{checkpoint}: the tokenizer has {len(model.pieces)} pieces, the model {vocabulary_tokens} embedding rows"
             "; use the tokenizer that belongs to the checkpoint"
         )
-    if source is not None:
-        _append_added(model, source, vocabulary_tokens)
+    _place_added(model, added)
+    for piece in model.pieces:
+        if piece.piece in written:
+            piece.type = _Piece.USER_DEFINED
     model.trainer_spec.vocab_size = len(model.pieces)
     data: bytes = model.SerializeToString(deterministic=True)
     if source is not None and not model_path.exists():
@@ -190,12 +199,10 @@ def _check_settings(source: _Source, path: Path) -> None:
     for what, (found, allowed) in settings.items():
         if found not in allowed:
             raise refuse(what, found, allowed[-1])
-    for token in source.settings["added_tokens"]:
-        for flag in ("single_word", "lstrip", "rstrip", "normalized"):
-            if token.get(flag):
-                raise refuse(f"{flag} of {token['content']!r}", True, False)
+    by_id = {number: text for text, number in vocabulary.items()}
     for text, number in (CONTROL | UNKNOWN).items():
-        if vocabulary.get(text) != number:
+        is_renamed = number not in UNKNOWN.values() and text not in vocabulary and by_id.get(number) in source.added
+        if vocabulary.get(text) != number and not is_renamed:
             raise refuse(f"the id of {text}", vocabulary.get(text), number)
     if missing := _BYTES - vocabulary.keys():
         raise refuse("the number of byte pieces", 256 - len(missing), 256)
@@ -249,7 +256,7 @@ def _derive(source: _Source, path: Path) -> proto.ModelProto:
             kind = _Piece.UNKNOWN
         elif text in _BYTES:
             kind = _Piece.BYTE
-        elif text in source.added:
+        elif text in source.added:  # <eos> too, where a fine-tune gave it another name
             kind = _Piece.USER_DEFINED
         else:
             kind = _Piece.NORMAL
@@ -260,7 +267,7 @@ def _derive(source: _Source, path: Path) -> proto.ModelProto:
     trainer.model_type = proto.TrainerSpec.BPE
     trainer.byte_fallback = True
     trainer.pad_id, trainer.eos_id, trainer.bos_id, trainer.unk_id = 0, 1, 2, 3
-    trainer.pad_piece, trainer.eos_piece, trainer.bos_piece, trainer.unk_piece = "<pad>", "<eos>", "<bos>", "<unk>"
+    trainer.pad_piece, trainer.eos_piece, trainer.bos_piece, trainer.unk_piece = (p.piece for p in model.pieces[:4])
     normalizer.name = "identity"
     normalizer.add_dummy_prefix = False
     normalizer.remove_extra_whitespaces = False
@@ -268,14 +275,15 @@ def _derive(source: _Source, path: Path) -> proto.ModelProto:
     return model
 
 
-def _append_added(model: proto.ModelProto, source: _Source, vocabulary_tokens: int) -> None:
-    """Adds pieces for the added tokens behind the vocabulary, up to the last that has an embedding row."""
-    behind = {number: text for text, number in source.added.items() if len(model.pieces) <= number < vocabulary_tokens}
-    for number in range(len(model.pieces), max(behind, default=-1) + 1):
-        if number in behind:
-            model.pieces.add(piece=behind[number], score=0, type=_Piece.USER_DEFINED)
-        else:
-            model.pieces.add(piece=f"<filler{number}>", score=0, type=_Piece.UNUSED)
+def _place_added(model: proto.ModelProto, added: Mapping[int, str]) -> None:
+    """Gives the added tokens their pieces: in place of another, or behind the vocabulary up to the last one."""
+    for number in range(len(model.pieces), max(added, default=-1) + 1):
+        model.pieces.add(piece=f"<filler{number}>", score=0, type=_Piece.UNUSED)
+    for number, text in added.items():
+        piece = model.pieces[number]
+        spelled = text.replace(" ", SPACE)  # as SentencePiece has a text when it looks for pieces
+        if piece.piece != spelled or piece.type in (_Piece.NORMAL, _Piece.UNUSED):
+            piece.piece, piece.type, piece.score = spelled, _Piece.USER_DEFINED, 0
 
 
 # ---------------------------------------------------------------- tokenizer.model
@@ -298,8 +306,9 @@ def _read_model(path: Path) -> proto.ModelProto:
 def _check_agreement(model: proto.ModelProto, source: _Source, path: Path) -> None:
     """The two files must list the same ids: a fine-tuned checkpoint may have replaced one of them only."""
     by_id = {number: text for text, number in (source.vocabulary | source.added).items()}
+    renamed = set(source.added.values())
     for number, piece in enumerate(model.pieces):
-        if by_id.get(number) != piece.piece:
+        if by_id.get(number) != piece.piece and number not in renamed:
             raise TokenizerError(
                 f"{path}: token {number} is {piece.piece!r}, in tokenizer.json {by_id.get(number)!r}; "
                 "remove the file that does not belong to the checkpoint"

@@ -50,4 +50,4 @@ def windows_of(text: str, name: str, tokenizer: bytes, *, tokens: int, count: in
     whole = len(ids) // step
     chosen = np.arange(whole) if whole <= count else np.arange(count) * whole // count
     body = ids[: whole * step].reshape(whole, step)[chosen]
-    return np.concatenate([np.full((len(body), 1), pieces.bos_id(), np.int32), body], axis=1)
+    return np.concatenate([np.full((len(body), 1), pieces.piece_to_id("<bos>"), np.int32), body], axis=1)

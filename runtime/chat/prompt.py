@@ -85,7 +85,7 @@ class PromptRenderer:
             content = self._plain(content)
         has_calls = "tool_calls" in message
         is_tool = message["role"] == "tool"
-        if not has_calls and not is_tool:
+        if self._syntax.shows_json or (not has_calls and not is_tool):
             return {**message, "content": _parts(content)} if "content" in message else dict(message)
         result: dict[str, Any] = {"role": message["role"]}
         if is_tool and isinstance(content, Sequence) and not isinstance(content, str):

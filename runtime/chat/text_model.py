@@ -10,6 +10,7 @@ from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
+from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.kv.generate import StopTokens
@@ -81,8 +82,11 @@ class TextModel:
     @property
     def tool_syntax(self) -> ToolSyntax:
         """How this model reads and writes calls."""
-        is_function_gemma = self.metadata.llm_model_type.WhichOneof("model_type") == "function_gemma"
-        return FUNCTION_GEMMA_SYNTAX if is_function_gemma else PYTHON_SYNTAX
+        model_type = self.metadata.llm_model_type
+        if model_type.WhichOneof("model_type") != "function_gemma":
+            return PYTHON_SYNTAX
+        function_gemma = model_type.function_gemma
+        return template_syntax(function_gemma) if function_gemma.use_template_for_fc_format else FUNCTION_GEMMA_SYNTAX
 
     def constraint(self, response_format: ResponseFormat) -> Constraint:
         """A fresh constraint for one reply. Raises ConstraintError."""

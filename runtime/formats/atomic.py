@@ -119,17 +119,25 @@ def _resolved(path: Path) -> Path:
         raise OutputError(f"{path}: a link that leads to itself; remove it or choose another output") from None
 
 
-def _check_target(path: Path, target: Path) -> None:
+def require_directory(path: Path) -> None:
+    """Raises OutputError where the directory that `path` would lie in does not exist."""
+    _check_parent(path, _resolved(path))
+
+
+def _check_parent(path: Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise OutputError(f"{path}: the directory {target.parent} does not exist; create it or choose another output")
+
+
+def _check_target(path: Path, target: Path) -> None:
+    _check_parent(path, target)
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: exists and is not a file; choose another output")
     _remove_stale(target)
 
 
 def _check_directory(path: Path, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise OutputError(f"{path}: the directory {target.parent} does not exist; create it or choose another output")
+    _check_parent(path, target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{path}: exists and is not an empty directory; remove it or choose another output")
     _remove_stale(target)

@@ -39,7 +39,12 @@ class ChatTemplate:
             finalize=_printed,
             extensions=[_Generation],
         )
-        environment.filters.update(tojson=_to_json, string=_as_text, trim=_trim, lstrip=_lstrip, rstrip=_rstrip)
+        environment.filters.update(
+            tojson=_to_json, string=_as_text, trim=_trim, lstrip=_lstrip, rstrip=_rstrip, split=_split
+        )
+        environment.tests.update(
+            startingwith=_is_starting_with, endingwith=_is_ending_with
+        )  # as split, minijinja's own
         # LiteRT-LM replaces minijinja's `none` by one that holds for what is undefined, and not for null.
         environment.tests["none"] = lambda value: isinstance(value, jinja2.Undefined)
         environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
@@ -134,6 +139,18 @@ def _lstrip(text: object, characters: str = _WHITESPACE) -> str:
 
 def _rstrip(text: object, characters: str = _WHITESPACE) -> str:
     return _as_text(text).rstrip(characters)
+
+
+def _split(text: str, separator: str | None = None, splits: int = -1) -> list[str]:
+    return str(text).split(separator, splits)
+
+
+def _is_starting_with(text: str, start: str) -> bool:
+    return str(text).startswith(start)
+
+
+def _is_ending_with(text: str, end: str) -> bool:
+    return str(text).endswith(end)
 
 
 def _raise_exception(message: str) -> NoReturn:

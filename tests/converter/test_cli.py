@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
-from gemma_edge.converter.cli import main
+from gemma_edge.converter.cli import extra_with, main
 from gemma_edge.converter.progress import bars
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.device import load_profile
@@ -178,7 +178,8 @@ def test_a_checkpoint_of_another_shape(tiny_gemma3: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert error_of("plan", *SMALL, "--checkpoint", missing) == (
-        f"{missing}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
+        f"{missing}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
+        "correct the path"
     )
     assert error_of("plan", *SMALL, "--checkpoint", tmp_path) == (
         f"{tmp_path}: no config.json; expected a checkpoint in Hugging Face format"
@@ -254,6 +255,23 @@ def test_usage(arguments: tuple[str, ...], message: str) -> None:
     result = gemma_edge("plan", "--target", "custom-int4", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("onnx_ir", "onnx"),
+        ("onnxruntime", "onnx"),
+        ("minijinja", "litert"),
+        ("google.protobuf", "litert"),
+        ("PIL", "encoders"),
+        ("soundfile", "encoders"),
+        ("matplotlib.pyplot", "plot"),
+        ("gguf", "gguf"),
+    ],
+)
+def test_the_extra_of_a_package_is_the_one_that_has_it(module: str, extra: str) -> None:
+    assert extra_with(module) == extra
 
 
 @pytest.mark.parametrize("package", ["ai_edge_litert", "sentencepiece"])

@@ -45,7 +45,7 @@ def prompting_faults(checkpoint: Checkpoint, vocab_size: int, model: TextModel) 
         *_prompts("wrong chat template", TALK, tokenizer, prompts, model),
         *(_prompts("wrong tool prompts", TOOLS, tokenizer, prompts, model) if prompts.mentions_tools else ()),
         *_stop_tokens(checkpoint, tokenizer, prompts, vocab_size, model),
-        *_start_token(tokenizer, model),
+        *_start_token(tokenizer, prompts, model),
         *_tokenizer(tokenizer, tokenizer.added.keys() - lost.keys(), model),
     ]
 
@@ -64,7 +64,7 @@ def _prompts(
     """The first conversation that does not become the checkpoint's token ids, start token aside."""
     for probe in probes:
         expected = prompts.render(probe.messages, probe.tools)
-        if expected is None:
+        if expected is None or not _takes(expected, probe):
             continue
         try:
             found = _rendered(model, probe)
@@ -93,6 +93,12 @@ def _prompts(
             meaning = "prompts must be the tokens of training: what looks like a special token must be one"
         yield Finding(name, meaning, evidence)
         return
+
+
+def _takes(expected: str, probe: Probe) -> bool:
+    """Whether the checkpoint's template reads content in parts, all of them. Where it does not, there is no right."""
+    parts = [part for message in probe.messages if isinstance(message["content"], list) for part in message["content"]]
+    return not parts or ("'type'" not in expected and all(part["text"].strip() in expected for part in parts))
 
 
 def _rendered(model: TextModel, probe: Probe) -> str:
@@ -125,10 +131,14 @@ def _stop_tokens(
         yield Finding("wrong stop tokens", meaning, f"the bundle {' and '.join(parts)}")
 
 
-def _start_token(tokenizer: CheckpointTokenizer, model: TextModel) -> Iterator[Finding]:
-    if model.start_token_id != tokenizer.bos_id:
-        evidence = f"the bundle starts with {model.start_token_id}, the tokenizer's <bos> is {tokenizer.bos_id}"
-        yield Finding("wrong start token", "Gemma predicts nonsense without <bos>", evidence)
+def _start_token(tokenizer: CheckpointTokenizer, prompts: ExpectedPrompts, model: TextModel) -> Iterator[Finding]:
+    """A template that writes no <bos> was trained without."""
+    prompt = next(filter(None, (prompts.render(probe.messages, probe.tools) for probe in TALK)), "")
+    first = tokenizer.encode(prompt)[:1]
+    right = tokenizer.bos_id if first in ([], [tokenizer.bos_id]) else None
+    if model.start_token_id != right:
+        evidence = f"the bundle starts with {model.start_token_id}, the checkpoint's prompts with {right}"
+        yield Finding("wrong start token", "Gemma predicts nonsense with another start than in training", evidence)
 
 
 def _tokenizer(tokenizer: CheckpointTokenizer, added: Iterable[str], model: TextModel) -> Iterator[Finding]:

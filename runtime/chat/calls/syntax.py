@@ -64,15 +64,17 @@ class ToolSyntax:
     value: a JSON value as source text.
     response: a part of a tool message as source text.
     parse: the text between the fences to calls; raises ToolSyntaxError.
+    shows_json: the template gets declarations, calls and results as they are, and writes them itself.
     """
 
     fence_start: str
     fence_end: str
     is_quotable: bool
-    declare: Callable[[Mapping[str, Any]], str]
-    value: Callable[[Any], str]
-    response: Callable[[Mapping[str, Any]], str]
+    declare: Callable[[Mapping[str, Any]], Any]
+    value: Callable[[Any], Any]
+    response: Callable[[Mapping[str, Any]], Any]
     parse: Callable[[str], Sequence[Call]]
+    shows_json: bool = False
 
 
 Chunk = str | tuple[Call, ...] | Mistake  # a piece of a reply: text, or what one fence holds

@@ -7,6 +7,7 @@ import pytest
 
 from gemma_edge.converter.convert import convert, make_target, plan_for
 from gemma_edge.converter.quantize.recipes import RecipeError
+from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.footprint import Part
 
 INT4 = """\
@@ -98,3 +99,17 @@ def test_a_file_may_be_called_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for own in ("./auto", Path("auto")):
         assert make_target("custom-int4", recipe=own).recipe.name == "auto"
+
+
+def test_the_word_that_a_plan_prints_for_a_table_can_be_asked_for(tiny_gemma3n: Path) -> None:
+    _, plan = plan_for(make_target("custom-int4", **SMALL), tiny_gemma3n)
+    [word] = {plan.storages[name].encoding.name for name, spec in plan.specs.items() if spec.role is Role.PLE}
+    assert word.startswith("int4-b")
+    _, asked = plan_for(make_target("custom-int4", encoding=[f"ple={word}"], **SMALL), tiny_gemma3n)
+    assert asked.storages == plan.storages
+    with pytest.raises(RecipeError) as refused:
+        plan_for(make_target("custom-int4", encoding=["ple=int4-b256"], **SMALL), tiny_gemma3n)
+    assert str(refused.value) == (
+        "embed_tokens_per_layer.weight: found int4-b256, expected int4: in 4 bits, tables have a scale per layer or "
+        f"row, here {word} (recipe int4, ple=int4-b256, roles.ple)"
+    )

@@ -46,11 +46,12 @@ def save(directory: Path, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
 
 
 def random_tensor(dtype: str, *shape: int) -> torch.Tensor:
-    """Values over the whole range of the dtype, subnormals, zeros of both signs and the largest ones included."""
+    """Values over all that is read of the dtype, subnormals, zeros of both signs and the largest ones included."""
     info = torch.finfo(TORCH_DTYPES[dtype])
+    largest = min(info.max, float(np.nextafter(np.float32(2.0**40), np.float32(0))) if dtype == "F32" else 2.0**39)
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(shape, generator=generator) * torch.logspace(-7, 4, shape[-1])
-    values.view(-1)[:6] = torch.tensor([0.0, -0.0, info.max, info.min, info.tiny, info.tiny / 4])
+    values.view(-1)[:6] = torch.tensor([0.0, -0.0, largest, -largest, info.tiny, info.tiny / 4])
     return values.to(TORCH_DTYPES[dtype])
 
 
@@ -118,24 +119,27 @@ class TestReading:
         assert peak_bytes < 3.2 * (1 << 20)
 
     @pytest.mark.parametrize("dtype", TORCH_DTYPES)
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2.0**41, -(2.0**64), 3e38])
     def test_values_that_are_no_numbers_are_refused_by_name(self, dtype: str, value: float, directory: Path) -> None:
         tensor = random_tensor(dtype, 20, 4)
-        tensor[13, 2] = value
+        tensor[13, 2] = value  # infinite in 16 bits
         checkpoint = save(directory, {"model.embed_tokens.weight": tensor, "model.norm.weight": tensor[0].clone()})
-        expected = "model.embed_tokens.weight: holds NaN or Inf, expected finite values; the checkpoint is damaged"
+        expected = (
+            "model.embed_tokens.weight: holds NaN, Inf or a value above 1e+12, expected weights; "
+            "the checkpoint is damaged, get it again"
+        )
         assert one_line(lambda: checkpoint.read("embed_tokens.weight")) == expected
         assert one_line(lambda: list(checkpoint.rows("embed_tokens.weight", 16))) == expected
         assert len(list(checkpoint.rows("embed_tokens.weight", stop=13))) == 1
         assert np.isfinite(checkpoint.read("norm.weight")).all()
 
-    def test_every_bit_pattern_of_16_bits_is_judged_as_numpy_judges_it(self, directory: Path) -> None:
+    def test_every_bit_pattern_of_16_bits_is_judged_as_torch_judges_it(self, directory: Path) -> None:
         patterns = torch.arange(-(2**15), 2**15, dtype=torch.int16).reshape(-1, 1)
         for dtype in (torch.bfloat16, torch.float16):
             stored = patterns.view(dtype)
             checkpoint = save(directory, {"model.embed_tokens.weight": stored})
             for row in range(0, 2**16, 61):
-                finite = bool(torch.isfinite(stored[row]).all())
+                finite = bool((stored[row].float().abs() < 2.0**40).all())
                 try:
                     ((_, values),) = checkpoint.rows("embed_tokens.weight", start=row, stop=row + 1)
                 except CheckpointError:
@@ -268,12 +272,13 @@ class TestMatch:
     @pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
     def test_a_tied_head_may_be_stored_as_a_copy_but_not_as_another(self, name: str, directory: Path) -> None:
         embedding = random_tensor("BF16", 8, 4)
-        checkpoint = save(directory, {"model.embed_tokens.weight": embedding, name: embedding.clone()})
-        unconverted = checkpoint.match([EMBEDDING, TIED_HEAD], [])
-        assert [t.name for t in unconverted.groups["lm_head (equals embed_tokens)"]] == [name]
+        for copy in (embedding.clone(), embedding.float()):
+            checkpoint = save(directory, {"model.embed_tokens.weight": embedding, name: copy})
+            unconverted = checkpoint.match([EMBEDDING, TIED_HEAD], [])
+            assert [t.name for t in unconverted.groups["lm_head (equals embed_tokens)"]] == [name]
         other = embedding.clone()
         other[7, 3] = 0.0
-        for head in (other, embedding.float()):
+        for head in (other, other.float()):
             checkpoint = save(directory, {"model.embed_tokens.weight": embedding, name: head})
             assert one_line(lambda: checkpoint.match([EMBEDDING, TIED_HEAD], [])) == (  # noqa: B023
                 f"{name}: differs from model.embed_tokens.weight, which config.json says is the head; "
@@ -306,7 +311,7 @@ class TestMatch:
 
     @pytest.mark.parametrize(
         ("dtype", "name"), [(torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3"),
-                            (torch.int32, "I32"), (torch.float64, "F64"), (torch.bool, "BOOL")],
+                            (torch.int32, "I32"), (torch.bool, "BOOL")],
     )  # fmt: skip
     def test_wrong_dtype(self, dtype: torch.dtype, name: str, directory: Path) -> None:
         checkpoint = save(directory, {"model.embed_tokens.weight": torch.ones(8, 4).to(dtype)})

@@ -69,7 +69,7 @@ class TestDirectory:
         )
         assert one_line(lambda: Checkpoint.open(directory)) == (
             f"{directory}: no embed_tokens.weight among 1 tensors; expected it behind one of model.language_model., "
-            "language_model.model., model.: not a Gemma checkpoint, or an incomplete one"
+            "language_model.model., model., language_model.: not a Gemma checkpoint, or an incomplete one"
         )
 
     def test_input_files_and_their_hashes(self, tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def test_unknown_repository(tmp_path: Path) -> None:
     with serve(repository()) as hub:
         assert resolve(hub.endpoint, tmp_path, "google/gemma-9") == (
             "error",
-            f"google/gemma-9: not on {hub.endpoint}, or private; check the name, or `hf auth login` or set HF_TOKEN",
+            f"google/gemma-9: no directory of that name, and not on {hub.endpoint}, or private; check the name, or "
+            "`hf auth login` or set HF_TOKEN",
         )
 
 
@@ -210,7 +211,10 @@ def test_offline_without_a_copy_says_so(tmp_path: Path) -> None:
         endpoint = hub.endpoint
     kind, message = resolve(endpoint, tmp_path)  # nobody listens there any more
     assert kind == "error"
-    assert message.startswith(f"google/gemma-3-1b-it: no complete copy in {tmp_path}/hub and the hub cannot be asked (")
+    assert message.startswith(
+        f"google/gemma-3-1b-it: no directory of that name; as a repository, no complete copy in {tmp_path}/hub and the "
+        "hub cannot be asked ("
+    )
     assert message.endswith("); connect and try again, or pass --checkpoint with a directory")
     assert "HF_HUB_OFFLINE" in resolve(endpoint, tmp_path, HF_HUB_OFFLINE="1")[1]
 
@@ -223,7 +227,7 @@ def test_offline_uses_a_complete_copy_and_refuses_an_incomplete_one(offline_mode
     (Path(path) / "model.safetensors").unlink()
     kind, message = resolve(hub.endpoint, tmp_path, HF_HUB_OFFLINE=offline_mode)
     assert kind == "error"
-    assert message.startswith("google/gemma-3-1b-it: no complete copy in")
+    assert message.startswith("google/gemma-3-1b-it: no directory of that name; as a repository, no complete copy in")
 
 
 def test_hub_in_trouble(tmp_path: Path) -> None:

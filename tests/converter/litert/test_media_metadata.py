@@ -11,7 +11,8 @@ import transformers
 
 from gemma_edge.converter.litert.media_metadata import FrontEnd, FrontEndError, generic_model
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.tokenizer.chat_template import gemma_template, render
+from gemma_edge.converter.tokenizer.chat_template import gemma_template
+from gemma_edge.converter.tokenizer.minijinja import LitertTemplate
 
 
 def write(checkpoint: Path, name: str, values: dict[str, Any]) -> Path:
@@ -84,7 +85,7 @@ def test_the_front_end_is_spelled_in_litert_lms_terms() -> None:
 def test_the_template_marks_media_with_what_the_bundle_looks_for() -> None:
     model = generic_model(FrontEnd(), image_size=768)
     content = [{"type": "text", "text": "Look"}, {"type": "image"}, {"type": "audio"}, {"type": "text", "text": "!"}]
-    prompt = render(gemma_template(), [{"role": "user", "content": content}])
+    prompt = LitertTemplate(gemma_template()).render([{"role": "user", "content": content}])
     image, audio = re.findall(model.delimiter_regex, prompt)
     assert re.fullmatch(model.image_token_regex, image)
     assert re.fullmatch(model.audio_token_regex, audio)

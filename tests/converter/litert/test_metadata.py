@@ -11,14 +11,9 @@ from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.litert.metadata import (
-    CacheBuffer,
-    MetadataError,
-    SamplerDefaults,
-    executor_metadata,
-    llm_metadata,
-)
+from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata
 from gemma_edge.converter.tokenizer.chat_template import gemma_template
+from gemma_edge.converter.tokenizer.generation import MetadataError, SamplerDefaults
 from gemma_edge.runtime.formats.litertlm import Bundle
 
 
@@ -127,7 +122,10 @@ def test_litert_lm_understands_all_of_it(family: str, request: pytest.FixtureReq
     [
         ({"eos_token_id": 2048}, "eos_token_id 2048, expected ids below 2048; correct it"),
         ({"eos_token_id": [1, "</s>"]}, "eos_token_id '</s>', expected ids below 2048; correct it"),
-        ({"top_k": 0}, "top_k is 0, expected at least 1; correct it"),
+        ({"top_k": -1}, "top_k is -1, expected at least 1, or 0 for off; correct it"),
+        ({"top_k": 0.5}, "top_k is 0.5, expected a whole number; correct it"),
+        ({"do_sample": "no"}, "do_sample is 'no', expected true or false; correct it"),
+        ({"suppress_tokens": [5, 2048]}, "suppress_tokens 2048, expected ids below 2048; correct it"),
         ({"top_p": 1.5}, "top_p is 1.5, expected 0 < top_p <= 1; correct it"),
         ({"temperature": -1}, "temperature is -1, expected 0 or more; correct it"),
         ({"top_k": "many"}, "top_k is 'many', expected a number; correct it"),
@@ -157,7 +155,8 @@ def test_a_tokenizer_without_turns(checkpoint: Path) -> None:
     model.ParseFromString(tokenizer(checkpoint))
     model.pieces[11].piece = "<other>"
     with pytest.raises(
-        MetadataError, match="has no piece <end_of_turn>; use the tokenizer of an instruction-tuned Gemma"
+        MetadataError,
+        match="has no piece <end_of_turn>, which ends a turn; use the tokenizer of an instruction-tuned Gemma, or",
     ):
         llm_metadata(checkpoint, "gemma3", 512, model.SerializeToString())
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
 from gemma_edge.converter.onnx import data as onnx_data
 from gemma_edge.converter.onnx.data import DataFiles
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.quantize.stored import StoredWeight
+from gemma_edge.converter.tokenizer.added_tokens import TokenizerError
 from gemma_edge.converter.tokenizer.chat_template import gemma_template
 from gemma_edge.runtime.formats.atomic import OutputError
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -119,7 +119,7 @@ def test_columns_that_no_block_fits_are_named(tiny_gemma3n: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("text", "message"), [("[]", "a JSON object was expected"), ("{", "not JSON (")])
+@pytest.mark.parametrize(("text", "message"), [("[]", "a list, expected an object"), ("{", "unreadable (")])
 def test_a_tokenizer_configuration_beside_a_template_file(
     text: str, message: str, tiny_gemma3: Path, tmp_path: Path
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_tokenizer_configuration_beside_a_template_file(
     checkpoint = Path(shutil.copytree(tiny_gemma3, tmp_path / "checkpoint"))
     (checkpoint / "chat_template.jinja").write_text(gemma_template())
     (checkpoint / "tokenizer_config.json").write_text(text)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(TokenizerError) as caught:
         convert("custom-int8", checkpoint, tmp_path / "out", format="onnx")
     assert str(caught.value).startswith(f"{checkpoint / 'tokenizer_config.json'}: {message}")
     assert sorted(tmp_path.iterdir()) == [checkpoint]

@@ -9,7 +9,7 @@ import pytest
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.target import SIZES, Target, TargetError
+from gemma_edge.converter.plan.target import SIZES, Target, TargetError, format_of
 from gemma_edge.converter.quantize.recipes import Floor
 from gemma_edge.converter.tensors import Role, TensorSpec
 
@@ -141,10 +141,42 @@ def test_a_context_beyond_the_model(model: Model) -> None:
 def test_a_prefill_longer_than_the_context(model: Model) -> None:
     assert make_target("custom-int4", context=128).context_for(model) == 128
     with pytest.raises(TargetError) as caught:
-        make_target("custom-int4", context=127).context_for(model)
+        make_target("custom-int4", context=127, prefill=(16, 128)).context_for(model)
     assert str(caught.value) == (
         "prefill 128: longer than the context of 127 tokens; give chunk lengths up to 127"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("context", "chunks"), [(16, (16,)), (64, (16,)), (127, (16,)), (128, (16, 128)), (None, (16, 128))]
+)
+def test_chunks_that_nobody_asked_for_fit_the_context(context: int | None, chunks: tuple[int, ...]) -> None:
+    assert make_target("custom-int4", context=context).prefill_tokens == chunks
+
+
+@pytest.mark.parametrize(
+    ("out", "asked", "expected"),
+    [
+        ("model.task", None, "task"),
+        ("model.litertlm", None, "litertlm"),
+        ("model.task", "task", "task"),
+        ("model", None, None),
+        ("model.bin", "onnx", "onnx"),
+        ("dir.v1/model", None, None),
+    ],
+)
+def test_the_format_is_what_the_outputs_name_says(out: str, asked: str | None, expected: str | None) -> None:
+    assert format_of(Path(out), asked) == expected
+
+
+@pytest.mark.parametrize(("out", "asked"), [("a.task", "litertlm"), ("a.litertlm", "onnx"), ("a.task", "onnx")])
+def test_a_name_that_says_another_format_than_was_asked_for(out: str, asked: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        format_of(Path(out), asked)
+    assert str(caught.value) == (
+        f"out {out}: its name says {out.partition('.')[2]}, --format {asked}; leave --format out, or choose another "
+        "name"
+    )
 
 
 def test_an_onnx_graph_has_no_chunks_to_fit_in(model: Model) -> None:

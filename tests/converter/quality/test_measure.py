@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.calibrate.step import calibration_text
+from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.litert.bundle import LitertBundle
@@ -99,17 +100,22 @@ def test_a_context_shorter_than_a_window(tiny_gemma3: Path, tmp_path: Path) -> N
     assert told["verdict"] == "good"
 
 
-def test_a_checkpoint_that_computes_no_numbers_is_not_measured(tiny_gemma3: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_computes_no_numbers_is_refused(tiny_gemma3: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     for file in tiny_gemma3.iterdir():
         (checkpoint / file.name).write_bytes(file.read_bytes())
     tensors = load_file(checkpoint / "model.safetensors")
-    for part in ("gate", "up"):  # what they give, multiplied, is infinite
-        tensors[f"model.layers.0.mlp.{part}_proj.weight"].fill_(1e30)
+    for part, value in (("gate", 4e11), ("up", 5e11), ("down", 4e11)):  # each a number, multiplied they are infinite
+        tensors[f"model.layers.0.mlp.{part}_proj.weight"].fill_(value)
     save_file(tensors, checkpoint / "model.safetensors")
-    told = convert("custom-fp32", checkpoint, tmp_path / "model", **SMALL).values["quality"]
-    assert told == {"verdict": "not measured", "meaning": "the checkpoint itself computes no finite numbers"}
+    with pytest.raises(CheckpointError) as refusal:
+        convert("custom-fp32", checkpoint, tmp_path / "model", **SMALL)
+    assert str(refusal.value) == (
+        f"{checkpoint}: computes NaN or infinite logits, of which nothing can be made; its largest weights, up to "
+        "5e+11, are in layers.0.mlp.up_proj.weight: the checkpoint is damaged, get it again"
+    )
+    assert sorted(tmp_path.iterdir()) == [checkpoint]
 
 
 def test_it_can_be_left_out(tiny_gemma3: Path, tmp_path: Path) -> None:

@@ -11,18 +11,15 @@ import litert_lm
 import pytest
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.tokenizer.chat_template import (
-    METHODS,
-    MISSING_FILTERS,
-    MISSING_FUNCTIONS,
-    MISSING_TESTS,
-    ChatTemplateError,
-    bundle_template,
-    gemma_template,
-    render,
-)
+from gemma_edge.converter.tokenizer.chat_template import METHODS, ChatTemplateError, bundle_template, gemma_template
+from gemma_edge.converter.tokenizer.minijinja import LitertTemplate
+from gemma_edge.converter.tokenizer.template_dialect import MISSING_FILTERS, MISSING_FUNCTIONS, MISSING_TESTS
 
-CHATML = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.strip() }}{% endfor %}<|assistant|>"
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>{% for part in m.content if m.content is not string %}"
+    "{{ part.text.strip() }}{% endfor %}"
+    "{{ m.content.strip() if m.content is string }}{% endfor %}{{ '<|model|>' if add_generation_prompt }}"
+)
 CONVERSATION: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "  How are you?\n"},
@@ -32,6 +29,10 @@ CONVERSATION: list[dict[str, Any]] = [
         "content": [{"type": "text", "text": "And "}, {"type": "image"}, {"type": "text", "text": "this?"}],
     },
 ]
+
+
+def render(template: str, messages: list[dict[str, Any]], generation: bool = True) -> str:
+    return LitertTemplate(template).render(messages, None, generation)
 
 
 @pytest.fixture(scope="module")
@@ -120,35 +121,41 @@ def test_litert_lm_shows_tools_with_it(engine: litert_lm.Engine) -> None:
 
 
 def test_without_a_template_ours_is_used(tmp_path: Path) -> None:
-    assert bundle_template(tmp_path) == gemma_template()
+    assert bundle_template(tmp_path).source == gemma_template()
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    assert bundle_template(tmp_path) == gemma_template()
+    assert bundle_template(tmp_path).source == gemma_template()
 
 
 def test_googles_own_is_replaced_by_ours(gemma_tokenizer: Path) -> None:
-    assert bundle_template(gemma_tokenizer) == gemma_template()
+    assert bundle_template(gemma_tokenizer).source == gemma_template()
 
 
 def test_a_format_of_its_own_is_kept(tmp_path: Path) -> None:
-    assert bundle_template(checkpoint(tmp_path, CHATML)) == CHATML
+    assert bundle_template(checkpoint(tmp_path, CHATML)).source == CHATML
 
 
-def test_of_several_the_default_is_taken(tmp_path: Path) -> None:
-    entries = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
-    assert bundle_template(checkpoint(tmp_path, entries)) == CHATML
+def test_of_several_the_one_for_tools_is_taken_with_tools(tmp_path: Path) -> None:
+    entries = [
+        {"name": "tool_use", "template": "{% for m in messages %}{{ m.content }}{% endfor %}"},
+        {"name": "default", "template": CHATML},
+    ]
+    source = bundle_template(checkpoint(tmp_path, entries)).source
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    assert LitertTemplate(source).render(messages) == "<|user|>Hi<|model|>"
+    assert LitertTemplate(source).render(messages, [{"type": "function"}]) == "Hi"
 
 
 def test_a_template_file_comes_before_the_configuration(tmp_path: Path) -> None:
     (checkpoint(tmp_path, "other") / "chat_template.jinja").write_text(CHATML)
-    assert bundle_template(tmp_path) == CHATML
+    assert bundle_template(tmp_path).source == CHATML
 
 
 @pytest.mark.parametrize(
     "start",
-    ["{% if messages | length > 1 %}{{ raise_exception('one only') }}{% endif %}", "{{ 'x' + messages[-1].content }}"],
+    ["{% if messages | length > 3 %}{{ raise_exception('two only') }}{% endif %}", "{{ 'x' }}"],
 )
 def test_one_that_cannot_render_every_conversation_is_kept(tmp_path: Path, start: str) -> None:
-    assert bundle_template(checkpoint(tmp_path, start + CHATML)) == start + CHATML
+    assert bundle_template(checkpoint(tmp_path, start + CHATML)).source == start + CHATML
 
 
 # ---------------------------------------------------------------- refused
@@ -157,21 +164,31 @@ def test_one_that_cannot_render_every_conversation_is_kept(tmp_path: Path, start
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (
-            "\n{{ messages[0].get('role') }}",
-            r"line 2: the method \.get\(\) is unknown .* minijinja; use a filter or an",
-        ),
+        ("\n{{ 'a'.zfill(3) }}", r"line 2: the method \.zfill\(\) is unknown .* minijinja; use a filter or an index"),
+        ("{{ 'a,b'.replace('a', 'b', 1) }}", r"the method \.replace\(\) with 3 arguments is unknown .*; use a filter"),
         ("{{ messages[0].role | center(9) }}", "the filter 'center' is unknown to LiteRT-LM's minijinja; use another"),
-        ("{{ messages | tojson(indent=2) }}", "an argument of the filter 'tojson' is unknown .*; leave it out"),
+        ("{{ messages | tojson(sort_keys=true) }}", "argument 'sort_keys' of the filter 'tojson' is .*; leave it out"),
+        ("{{ messages | tojson(ensure_ascii=true) }}", "argument 'ensure_ascii' of the filter 'tojson' is unknown"),
+        ("{{ 'x' | tojson(separators=x) }}", "the argument 'separators' of the filter 'tojson' is .*; give two texts"),
         ("{{ 'x' if messages is callable }}", "the test 'callable' is unknown to LiteRT-LM's minijinja; use another"),
         ("{{ lipsum() }}", r"the function lipsum\(\) is unknown to LiteRT-LM's minijinja; do without it"),
+        ("{{ '%s' % 'x' }}", "formatting with '%' is unknown to LiteRT-LM's minijinja; join the parts with ~"),
+        ("{{ dict(*messages) }}", "unpacking arguments is unknown to LiteRT-LM's minijinja; write them out"),
+        ("{{ [range][0](2) }}", "calling a value is unknown to LiteRT-LM's minijinja; call a macro or a function"),
+        ("{% macro f() %}{{ varargs }}{% endmacro %}", "varargs of a macro is unknown to .*; name its arguments"),
+        ("{% for x in [] recursive %}{% endfor %}", "a recursive loop is unknown to .*; use a macro"),
         ("{% include 'x' ignore missing %}", "loading another template is unknown .*; put all of it into one"),
-        ("\n\n{% generation %}x", "line 3: Encountered unknown tag 'generation'.*; correct chat_template.jinja"),
+        (
+            "{% for m in messages %}{% with %}{% break %}{% endwith %}{% endfor %}",
+            "the statement 'break' is unknown to LiteRT-LM's minijinja; do without it",
+        ),
+        ("\n\n{% generation %}x", "line 3: .*; correct chat_template.jinja"),
     ],
 )
 def test_what_litert_lm_cannot_render_is_refused(tmp_path: Path, template: str, message: str) -> None:
+    said = "{% if false %}@{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(ChatTemplateError, match=f"chat template, .*{message}"):
-        bundle_template(checkpoint(tmp_path, template))
+        bundle_template(checkpoint(tmp_path, said.replace("@", template)))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
@@ -194,21 +211,26 @@ def test_a_template_that_is_no_text(tmp_path: Path, template: object) -> None:
     )
 
 
-def test_a_list_without_a_default_is_no_template(tmp_path: Path) -> None:
-    assert bundle_template(checkpoint(tmp_path, [{"name": "tool_use", "template": "x"}])) == gemma_template()
+def test_a_list_without_a_default_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ChatTemplateError) as caught:
+        bundle_template(checkpoint(tmp_path, [{"name": "tool_use", "template": "x"}]))
+    assert str(caught.value) == (
+        f"{tmp_path}: found the chat templates tool_use, expected one named default; name it so"
+    )
 
 
 def test_templates_are_utf8_wherever_one_lives(tmp_path: Path) -> None:
     """In a process whose locale knows ASCII only."""
-    (tmp_path / "chat_template.jinja").write_text("«{{ messages[0].content }}»", "utf-8")
+    (tmp_path / "chat_template.jinja").write_text("«{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
     program = (
         "import sys, pathlib; from gemma_edge.converter.tokenizer.chat_template import bundle_template;"
-        "print(ascii(bundle_template(pathlib.Path(sys.argv[1]))))"
+        "print(ascii(bundle_template(pathlib.Path(sys.argv[1])).source))"
     )
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", program, str(tmp_path)]
     result = subprocess.run(command, env=ascii_only, capture_output=True, text=True, check=False)
-    assert (result.stdout, result.stderr) == ("'\\xab{{ messages[0].content }}\\xbb'\n", "")
+    assert "\\xab" in result.stdout
+    assert result.stderr == ""
 
 
 def test_the_list_of_gaps_is_litert_lms(engine: litert_lm.Engine) -> None:

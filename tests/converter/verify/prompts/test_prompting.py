@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.litert import bundle as litert_bundle
 from gemma_edge.converter.litert import metadata
 from gemma_edge.converter.tokenizer import tokenizer
-from gemma_edge.converter.tokenizer.chat_template import gemma_template
+from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, gemma_template
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.find.faults import Finding
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
@@ -48,12 +49,17 @@ def test_a_right_conversion_of_a_tuned_checkpoint_has_no_fault(tuned: Path, val_
     assert faults(verified(bundle, tuned, val_bin)) == []
 
 
+def _packs(patch: pytest.MonkeyPatch, source: str, is_gemmas: bool = False) -> None:
+    """The converter packs this template, whatever the checkpoint has."""
+    patch.setattr(litert_bundle, "bundle_template", lambda *_: BundleTemplate(source, is_gemmas))
+
+
 def _our_template(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(metadata, "bundle_template", lambda _checkpoint: gemma_template())
+    _packs(patch, gemma_template(), is_gemmas=True)
 
 
 def _no_added_tokens(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tokenizer, "_append_added", lambda *_: None)
+    patch.setattr(tokenizer, "_place_added", lambda *_: None)
     patch.setattr(metadata, "stop_token_ids", lambda *_: [1, 11, 2049])
 
 
@@ -68,7 +74,11 @@ def _stop_at_a_word(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("mistake", "named", "evidence"),
     [
-        (_our_template, ["wrong chat template"], "for one turn, after '<' the bundle writes 'start_of_turn>user\\n"),
+        (
+            _our_template,
+            ["wrong chat template", "wrong start token"],
+            "for one turn, after '<' the bundle writes 'start_of_turn>user\\n",
+        ),
         (
             _no_added_tokens,
             ["lost added tokens", "wrong chat template"],
@@ -161,7 +171,6 @@ def test_a_token_that_takes_the_spaces_beside_it_is_another(tiny_gemma3: Path, t
             GEMMA + "{{ '<think>' if messages | length > 1 }}",
             "for several turns, after 'n>\\n<start_of_turn>model\\n' the bundle writes '', the checkpoint '<think>'",
         ),
-        ("{{ '' if messages[0]['content'] is string else 'parts' }}" + GEMMA, "for content in parts, after '' the bun"),
     ],
 )
 def test_another_template_is_named(
@@ -185,7 +194,7 @@ def test_another_template_is_named(
 def test_a_checkpoints_own_template_that_the_runtime_renders_otherwise_is_named(
     template: str, evidence: str, tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metadata, "bundle_template", lambda _checkpoint: template)
+    _packs(monkeypatch, template)
     checkpoint = with_template(tiny_gemma3, tmp_path / "a", template)
     [finding, *_] = found(checkpoint, bundle_of(checkpoint))
     assert finding.name == "wrong chat template"
@@ -197,9 +206,9 @@ def test_a_template_that_rewrites_the_past_is_named(
 ) -> None:
     """The runtime adds to a prompt; it cannot take back what a longer conversation renders otherwise."""
     template = GEMMA.replace("{{ bos_token }}", "{{ messages | length }}")
-    monkeypatch.setattr(metadata, "bundle_template", lambda _checkpoint: template)
+    _packs(monkeypatch, template)
     checkpoint = with_template(tiny_gemma3, tmp_path / "a", template)
-    [finding] = found(checkpoint, bundle_of(checkpoint))
+    [finding, _] = found(checkpoint, bundle_of(checkpoint))
     assert "for several turns the bundle writes nothing (the chat template changes what it" in finding.evidence
 
 

@@ -1,0 +1,61 @@
+"""How the tensors of a checkpoint are named: by transformers of several ages, and by what wrapped the model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
+
+# Decoder prefixes: multimodal since transformers 4.52, multimodal before it, text-only, a multimodal and a text model
+# saved without head. "model." and "" stand behind those that begin with them, or below which towers live as well.
+DECODER_PREFIXES: Final = ("model.language_model.", "language_model.model.", "model.", "language_model.", "")
+HEAD_NAMES: Final = ("lm_head.weight", "language_model.lm_head.weight")
+EMBEDDING: Final = "embed_tokens.weight"
+_ALWAYS: Final = "layers.0.input_layernorm.weight"
+
+# What torch's DistributedDataParallel, torch.compile and PEFT put before every name of the model that they hold.
+_WRAPPERS: Final = ("module.", "_orig_mod.", "base_model.model.")
+
+# Tensors that no model needs: buffers that older transformers saved although they follow from config.json, and the
+# value head of TRL's PPO, which is not part of the language model.
+LEFTOVERS: Final = (
+    (re.compile(r"\.rotary_emb(_local)?\.inv_freq$"), "inv_freq (follows from config.json)"),
+    (re.compile(r"(^|\.)embed_tokens\w*\.embed_scale$"), "embed_scale (follows from config.json)"),
+    (re.compile(r"^v_head\."), "v_head (TRL's value head, for training)"),
+)
+
+
+def listed(names: list[str]) -> str:
+    """The first names and how many more there are, with the verb."""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} are"
+
+
+def unwrapped(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Without the prefix of a wrapper, if every tensor has it; several may lie in one another."""
+    found = dict(tensors)
+    while wrapper := next((w for w in _WRAPPERS if found and all(name.startswith(w) for name in found)), None):
+        names = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
+        found = {name: replace(tensor, name=name) for name, tensor in names.items()}
+    return found
+
+
+def decoder_prefix(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """What stands before the decoder's names; None where there is no decoder."""
+    for wanted in (EMBEDDING, _ALWAYS):
+        for prefix in DECODER_PREFIXES:
+            if prefix + wanted in tensors:
+                return prefix
+    return None
+
+
+def with_embedding(tensors: dict[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
+    """With a tied head that was saved alone under the name of the embedding, which is the same table."""
+    head = next((tensors[name] for name in HEAD_NAMES if name in tensors), None)
+    name = prefix + EMBEDDING
+    if head is None or name in tensors:
+        return tensors
+    return {key: tensor for key, tensor in tensors.items() if tensor is not head} | {name: replace(head, name=name)}
