@@ -1,7 +1,6 @@
 """The command line: `gemma-edge` and its shorthand `convert`."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -17,7 +16,6 @@ from gemma_edge.profiles.errors import GemmaEdgeError
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")
-FORMATS = ("litertlm", "task", "onnx")
 MODALITIES = ("text", "vision", "audio")
 
 
@@ -105,9 +103,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Prefill chunk lengths; an ONNX graph takes any.",
         ),
-        click.option(
-            "--format", type=click.Choice(FORMATS), default="litertlm", show_default=True, help="Bundle kind."
-        ),
+        click.option("--format", metavar="[litertlm|onnx]", default="litertlm", show_default=True, help="Bundle kind."),
         click.option(
             "--modalities",
             type=Names(*MODALITIES),
@@ -189,23 +185,14 @@ def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_main(bundle: Path, as_json: bool) -> None:
     """Show what a bundle or an ONNX directory holds: graphs, tensors with encodings, metadata and hashes."""
-    inspect, print_values = _inspectors(bundle)
-    values = inspect(bundle)
+    from gemma_edge.converter.plan.output import reader_of
+
+    reader = reader_of(bundle)
+    values = reader.inspect(bundle)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        print_values(values, Console())
-
-
-def _inspectors(path: Path) -> tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, Any], Console], None]]:
-    """How to look at what lies at `path`, and how to print it. Each format needs libraries of its own."""
-    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the name is too long, or may not be looked up
-        from gemma_edge.converter.onnx.inspect import inspect_directory, print_directory
-
-        return inspect_directory, print_directory
-    from gemma_edge.converter.litert.inspect import inspect_bundle, print_inspection
-
-    return inspect_bundle, print_inspection
+        reader.show(values, Console())
 
 
 @main.command("targets")

@@ -31,9 +31,10 @@ from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.plan.fit import settle
-from gemma_edge.converter.plan.output import Bundle
+from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.plan.output import Bundle, output_of
 from gemma_edge.converter.plan.plan import Plan, make_plan
-from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
+from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Target, TargetError
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.acceptance import Acceptance
 from gemma_edge.converter.quality.beside import report_path
@@ -45,7 +46,7 @@ from gemma_edge.converter.quantize.stream import Round
 from gemma_edge.converter.report import Report, Source, make_report, plan_values
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
-from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
+from gemma_edge.runtime.formats.atomic import OutputError, atomic_file, require_space
 from gemma_edge.runtime.formats.digest import sha256_of
 
 AUTO = "auto"
@@ -65,7 +66,7 @@ def convert(
     kv: str = KVType.FP32.value,
     recipe: str | Path | None = None,
     encoding: Sequence[str] = (),
-    format: str = Format.LITERTLM.value,  # noqa: A002  the command line's name
+    format: str = LITERTLM.name,  # noqa: A002  the command line's name
     modalities: Sequence[str] | None = None,
     fit: bool = False,
     calibrate: str | Path | None = None,
@@ -100,7 +101,7 @@ def convert(
         target, profile, context, prefill, kv, recipe, encoding, format, modalities, fit, calibrate, max_bytes, lora
     )
     # An output that cannot be written is refused before a download. The report appears after its bundle.
-    with atomic_file(report_path(out)) as report_file, _output(request.format, out) as output:
+    with atomic_file(report_path(out)) as report_file, output_of(request.format).opened(out) as output:
         source, plan = plan_for(request, checkpoint, stage)
         check_calibration(plan)
         _spare_inputs(source, out)
@@ -141,7 +142,7 @@ def make_target(
     kv: str = KVType.FP32.value,
     recipe: str | Path | None = None,
     encoding: Sequence[str] = (),
-    format: str = Format.LITERTLM.value,  # noqa: A002  the command line's name
+    format: str = LITERTLM.name,  # noqa: A002  the command line's name
     modalities: Sequence[str] | None = None,
     fit: bool = False,
     calibrate: str | Path | None = None,
@@ -164,7 +165,7 @@ def make_target(
         context_tokens=context,
         prefill_tokens=tuple(prefill),
         kv=_choice("kv", kv, KVType),
-        format=_choice("format", format, Format),
+        format=_format(format),
         profile=None if profile is None else load_profile(profile),
         fit=fit,
         modalities=None if modalities is None else _modalities(modalities),
@@ -179,6 +180,17 @@ def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:
         return choices(value)
     except ValueError:
         raise TargetError(f"{option} {value!r}: expected {' or '.join(choices)}; use one of them") from None
+
+
+def _format(name: str) -> Format:
+    if name in FORMATS:
+        return FORMATS[name]
+    if name == "task":  # which earlier versions wrote
+        raise TargetError(
+            "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
+            "has taken the place of MediaPipe's LLM Inference"
+        )
+    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
 
 
 def _bytes(text: str) -> int:
@@ -241,23 +253,8 @@ def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint,
 
 
 def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
-    """The output in the format asked for, to the byte, without its weights.
-
-    A format is imported when it is asked for: a refusal should not wait for what it does not need.
-    """
-    match plan.target.format:
-        case Format.LITERTLM:
-            from gemma_edge.converter.litert.bundle import LitertBundle
-
-            return LitertBundle.lay_out(plan, source.side_path)
-        case Format.TASK:
-            from gemma_edge.converter.litert.task_bundle import TaskBundle
-
-            return TaskBundle.lay_out(plan, source.side_path)
-        case Format.ONNX:
-            from gemma_edge.converter.onnx.bundle import OnnxBundle
-
-            return OnnxBundle.lay_out(plan, source.side_path)
+    """The output in the format asked for, to the byte, without its weights."""
+    return output_of(plan.target.format).lay_out(plan, source)
 
 
 def _spare_inputs(source: Checkpoint, out: Path) -> None:
@@ -266,11 +263,6 @@ def _spare_inputs(source: Checkpoint, out: Path) -> None:
     for path in (out, report_path(out)):
         if path.resolve() in inputs:
             raise OutputError(f"{path}: is part of the checkpoint that is converted; choose another output")
-
-
-def _output(format: Format, out: Path) -> AbstractContextManager[Any]:  # noqa: A002  as above
-    """What a bundle writes itself into: a directory for ONNX, else a file."""
-    return atomic_directory(out) if format is Format.ONNX else atomic_file(out)
 
 
 def _digest_and_sync(output: Any) -> str:

@@ -16,7 +16,6 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.products import one_thread_each
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError
@@ -112,11 +111,7 @@ def _calibration_tokens(model: Model) -> int:
 def activation_bytes_per_token(model: Model) -> int:
     """Of both runs, where most values are alive: inside the feed-forward part of a layer."""
     config = model.config
-    if isinstance(config, gemma3n.Config):
-        streams, hidden = config.altup_inputs, max(config.hidden)
-        per_layer = len(config.attention) * config.ple_width
-    else:
-        streams, hidden, per_layer = 1, config.hidden, 0
+    streams, hidden, per_layer = config.residual_streams, config.ffn_width, config.ple_values
     return 2 * 4 * ((2 * streams + 4) * config.width + 3 * hidden + per_layer)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sentencepiece
 from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetadata, StateBuffer
@@ -61,7 +61,7 @@ class CacheBuffer:
 
 def llm_metadata(
     checkpoint: Path,
-    family: Literal["gemma3", "gemma3n"],
+    model_type: str,
     context_tokens: int,
     tokenizer: bytes,
     image_pixels: int | None = None,
@@ -69,6 +69,7 @@ def llm_metadata(
 ) -> bytes:
     """A serialised LlmMetadata: tokens, chat template, sampler defaults, model type, context length.
 
+    model_type: LiteRT-LM's name of the family.
     image_pixels: width and height of images; None where the model takes none.
     tokenizer: the bundle's SentencePiece model (`tokenizer.sentencepiece_model`); every id is checked against it.
     Raises MetadataError: an id outside the tokenizer, a sampler value out of range. ChatTemplateError: see there.
@@ -93,13 +94,14 @@ def llm_metadata(
             temperature=sampler.temperature,
         )
     )
-    model_type = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
+    kind = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
     if takes_audio:
-        model_type.generic_model.CopyFrom(generic_model(FrontEnd.read(checkpoint), image_pixels))
+        kind.generic_model.CopyFrom(generic_model(FrontEnd.read(checkpoint), image_pixels))
     else:
-        getattr(model_type, family).SetInParent()
+        chosen = getattr(kind, model_type)
+        chosen.SetInParent()
         if image_pixels is not None:
-            model_type.gemma3n.image_tensor_height = model_type.gemma3n.image_tensor_width = image_pixels
+            chosen.image_tensor_height = chosen.image_tensor_width = image_pixels
     metadata.supports_thinking = False
     metadata.supports_function_calling = "tools" in template
     data: bytes = metadata.SerializeToString(deterministic=True)

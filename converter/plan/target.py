@@ -2,12 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.format import LITERTLM, Format, KVType
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.device import DeviceProfile
@@ -17,12 +17,6 @@ DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_PREFILL_TOKENS = (16, 128)
 """A large chunk for speed (longer ones cost activation memory: 70 MB at 128) and a small one so that a turn can end
 close to the end of the context, where a padded large chunk would not fit."""
-
-
-ONNX_INT4_BLOCKS = (256, 128, 64, 32)
-"""ONNX Runtime stores a scale per block anyway, so there each int4 block gets its own, the larger the better: E4B has
-room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.28e-3 instead of 1.39e-3 of
-128 on tiny-gemma3n, see int4.toml), for two fifths more bytes to read per token."""
 
 
 class TargetError(GemmaEdgeError):
@@ -43,21 +37,6 @@ class CalibrationText:
     def sha256(self) -> str:
         """Of the content in UTF-8."""
         return hashlib.sha256(self.content.encode()).hexdigest()
-
-
-class Format(StrEnum):
-    """The file that `convert` writes."""
-
-    LITERTLM = "litertlm"  # LiteRT-LM's bundle
-    TASK = "task"  # MediaPipe LLM Inference's bundle, for its legacy and web users
-    ONNX = "onnx"  # a directory for ONNX Runtime and transformers.js
-
-
-class KVType(StrEnum):
-    """How keys and values are kept at run time. fp32 with rings needs less memory than fp16: see the README."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
 
 
 @dataclass(frozen=True)
@@ -101,7 +80,7 @@ class Target:
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
     kv: KVType = KVType.FP32
-    format: Format = Format.LITERTLM
+    format: Format = LITERTLM
     profile: DeviceProfile | None = None
     fit: bool = False
     modalities: tuple[Modality, ...] | None = None
@@ -118,16 +97,13 @@ class Target:
                 f"prefill {','.join(map(str, lengths)) or 'empty'}: expected chunk lengths of at least 1, rising; "
                 "for example --prefill 16,128"
             )
-        if self.format is Format.ONNX and self.kv is not KVType.FP32:
-            raise TargetError("kv fp16: the ONNX graphs keep keys and values as fp32; leave --kv out")
+        if self.kv not in self.format.kv_types:
+            kept = " or ".join(self.format.kv_types)
+            raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
         if self.modalities is not None and Modality.TEXT not in self.modalities:
             raise TargetError(
                 f"modalities {','.join(self.modalities) or 'empty'}: expected text among them; for example "
                 "--modalities text,vision"
-            )
-        if self.format is Format.TASK and (self.modalities or (Modality.TEXT,)) != (Modality.TEXT,):
-            raise TargetError(
-                f"modalities {','.join(self.modalities or ())}: a .task bundle takes text only; use --format litertlm"
             )
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
@@ -146,7 +122,8 @@ class Target:
     @property
     def recipe_as_stored(self) -> Recipe:
         """The recipe, with what the format decides."""
-        return self.recipe.with_blocks(*ONNX_INT4_BLOCKS) if self.format is Format.ONNX else self.recipe
+        blocks = self.format.int4_blocks
+        return self.recipe.with_blocks(*blocks) if blocks else self.recipe
 
     @property
     def name(self) -> str:
@@ -161,7 +138,7 @@ class Target:
             raise TargetError(
                 f"context {context}: this model takes up to {longest} tokens; give --context {longest} or less"
             )
-        if self.prefill_tokens[-1] > context and self.format is not Format.ONNX:
+        if self.prefill_tokens[-1] > context and not self.format.any_prefill:
             raise TargetError(
                 f"prefill {self.prefill_tokens[-1]}: longer than the context of {context} tokens; "
                 f"give chunk lengths up to {context}"
@@ -180,9 +157,13 @@ class Target:
             return
         size = SIZES[self.size]
         config = model.config
-        hidden = config.hidden if isinstance(config, gemma3.Config) else max(config.hidden)
         expected = {"family": size.family, "layers": size.layers, "hidden_size": size.width, "ffn": size.hidden}
-        found = {"family": model.family, "layers": len(config.attention), "hidden_size": config.width, "ffn": hidden}
+        found = {
+            "family": model.family,
+            "layers": len(config.attention),
+            "hidden_size": config.width,
+            "ffn": config.ffn_width,
+        }
         wrong = [f"{key} {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
         if wrong:
             raise TargetError(

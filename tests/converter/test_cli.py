@@ -246,7 +246,6 @@ def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
     [
         (("--prefill", "16;32"), "'16;32': expected numbers with commas between them, such as 16,128"),
         (("--kv", "int8"), "'int8' is not one of 'fp32', 'fp16'"),
-        (("--format", "gguf"), "'gguf' is not one of 'litertlm', 'task'"),
         (("--context", "long"), "'long' is not a valid integer"),
     ],
 )
@@ -254,6 +253,15 @@ def test_usage(arguments: tuple[str, ...], message: str) -> None:
     result = gemma_edge("plan", "--target", "custom-int4", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_formats_that_are_not_written() -> None:
+    asked = ("plan", "--target", "custom-int4", "--format")
+    assert error_of(*asked, "gguf") == "format 'gguf': expected litertlm or onnx; use one of them"
+    assert error_of(*asked, "task") == (
+        "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
+        "has taken the place of MediaPipe's LLM Inference"
+    )
 
 
 @pytest.mark.parametrize("package", ["ai_edge_litert", "sentencepiece"])

@@ -82,9 +82,8 @@ def lasting(report: Report) -> dict[str, Any]:
 # ---------------------------------------------------------------- the same bytes
 
 
-@pytest.mark.parametrize("container", ["litertlm", "task"])
 def test_twice_the_same_bytes_on_any_number_of_threads(
-    container: str, tiny_gemma3n: Path, blockwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_gemma3n: Path, blockwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "_TASK_BYTES", 1 << 14)  # several tasks to a matrix, as in a large model
     reports: list[Report] = []
@@ -92,7 +91,7 @@ def test_twice_the_same_bytes_on_any_number_of_threads(
         monkeypatch.setattr(stream, "_THREADS", threads)
         out = tmp_path / f"run{len(reports)}" / "model"
         out.parent.mkdir()
-        reports.append(convert("custom-int4", tiny_gemma3n, out, recipe=blockwise, format=container, **SMALL))
+        reports.append(convert("custom-int4", tiny_gemma3n, out, recipe=blockwise, **SMALL))
         assert sha256(out) == reports[0].values["output"]["sha256"]
     assert lasting(reports[0]) == lasting(reports[1]) == lasting(reports[2])
 
@@ -128,7 +127,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32": {"target": "custom-fp32"},
     "blockwise": {"target": "custom-int4", "recipe": "blockwise"},
     "fp16 cache": {"target": "custom-int4", "kv": "fp16"},
-    "task": {"target": "custom-int4", "format": "task"},
     "one prefill": {"target": "custom-int4", "prefill": (64,), "context": 64},
 }
 

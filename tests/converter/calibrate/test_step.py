@@ -50,7 +50,7 @@ def test_the_same_text_gives_the_same_bytes_of_the_same_size(tiny_gemma3n: Path,
     )  # no temporary file is left
 
 
-@pytest.mark.parametrize("format_", ["task", "onnx"])
+@pytest.mark.parametrize("format_", ["onnx"])
 def test_other_formats_take_calibrated_weights_too(tiny_gemma3: Path, text: Path, format_: str, tmp_path: Path) -> None:
     reports = [
         convert(

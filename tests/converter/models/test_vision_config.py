@@ -42,8 +42,8 @@ def test_a_tower_knows_what_it_takes() -> None:
     tower = Tower.of(official())
     assert (tower.modality, tower.inputs) == (Modality.VISION, 768 * 768)
     assert tower.prefixes == ("vision_tower.", "embed_vision.")
-    assert [graph.name for graph in tower.graphs(is_onnx=False)] == ["vision_encoder", "vision_adapter"]
-    assert [graph.name for graph in tower.graphs(is_onnx=True)] == ["vision_encoder"]
+    assert [graph.name for graph in tower.graphs(in_one=False)] == ["vision_encoder", "vision_adapter"]
+    assert [graph.name for graph in tower.graphs(in_one=True)] == ["vision_encoder"]
     assert tower.is_stored_in(["model.vision_tower.timm_model.msfa.norm.weight"])
     assert tower.is_stored_in(["vision_tower.timm_model.msfa.norm.weight"])
     assert not tower.is_stored_in(["model.embed_vision.embedding.weight", "model.language_model.norm.weight"])

@@ -21,8 +21,8 @@ from gemma_edge.converter.convert import convert, make_target, plan_for
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.plan.door import needs_of
 from gemma_edge.converter.plan.fit import Alternative, Loss, alternatives, settle
-from gemma_edge.converter.plan.footprint import ModelNeeds
 from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget
 from gemma_edge.profiles.sizes import GIB, MIB
@@ -41,7 +41,7 @@ storage_bytes_per_s = "500 MB"
 
 
 def needed_bytes(target: Target, model: Model | None = None) -> int:
-    return ModelNeeds.of(model or official_model(target.size)).needs(target).footprint.total_bytes
+    return needs_of(model or official_model(target.size), target).footprint.total_bytes
 
 
 def nearest(target: Target, budget_bytes: int) -> list[Alternative]:
@@ -67,7 +67,7 @@ def test_the_official_models_are_the_published_ones(size: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
-@pytest.mark.parametrize("request_", [{}, {"context": 256, "prefill": (8, 32)}, {"kv": "fp16"}, {"format": "task"}])
+@pytest.mark.parametrize("request_", [{}, {"context": 256, "prefill": (8, 32)}, {"kv": "fp16"}])
 def test_the_footprint_is_what_the_graphs_say(
     family: str, request_: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
@@ -83,7 +83,7 @@ def test_the_footprint_is_what_the_graphs_say(
 def test_an_onnx_directory_keeps_the_cache_that_layers_share_whole() -> None:
     """117.5 MiB is what our executor allocates for E2B; LiteRT needs 104."""
     for format_, kv_mib in (("onnx", 117.5), ("litertlm", 104)):
-        footprint = ModelNeeds.of(official_model("e2b")).needs(make_target("e2b-int4", format=format_)).footprint
+        footprint = needs_of(official_model("e2b"), make_target("e2b-int4", format=format_)).footprint
         assert next(part.anon_bytes for part in footprint.parts if part.name == "KV cache") == kv_mib * MIB
 
 
@@ -102,7 +102,7 @@ def test_without_a_profile_everything_fits() -> None:
 
 
 def test_the_smaller_of_two_changes_comes_first() -> None:
-    losses = [Loss(prefill=2), Loss(context=1), Loss(container=1), Loss(weights=1), Loss(model=1)]
+    losses = [Loss(prefill=2), Loss(context=1), Loss(weights=1), Loss(model=1)]
     assert all(less < more for less, more in pairwise(losses))
     assert Loss(context=9, prefill=9) < Loss(weights=1)
 
@@ -113,7 +113,6 @@ FIRST = [
     ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--prefill 8,64", "--context 2048"]),
     ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--prefill 16", "--context 2048"]),
     ({"target": "e2b-int4", "kv": "fp16"}, -1, ["--kv fp32"]),
-    ({"target": "e2b-int4", "format": "task", "context": 8192}, -200 * MIB, ["--context 4096", "--format litertlm"]),
     ({"target": "e2b-int8"}, -800 * MIB, ["--target e2b-int4"]),
     ({"target": "e4b-fp16"}, -3 * GIB, ["--target e4b-int8"]),
     ({"target": "e4b-int4"}, -900 * MIB, ["--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"]),
@@ -196,7 +195,7 @@ def directory(tmp_path: Path) -> Callable[[str], Path]:
         "--target e4b-int4 --profile phone-2gb --context 32768",
         "--target e2b-int8 --profile phone-2gb",
         "--target e2b-fp16 --profile phone-3gb --kv fp16",
-        "--target e2b-int4 --profile phone-2gb --format task --prefill 128,512",
+        "--target e2b-int4 --profile phone-2gb --prefill 128,512",
         "--target 1b-fp32 --profile phone-2gb --context 32768",
     ],
 )
@@ -317,9 +316,9 @@ def test_fit_keeps_the_model_and_the_format() -> None:
     with pytest.raises(OverBudget) as caught:
         settle(make_target("e4b-int8", profile="phone-2gb", fit=True), official_model("e4b"))
     assert caught.value.suggestions[0].label == "--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"
-    target = make_target("e2b-int4", format="task", context=8192)
+    target = make_target("e2b-int4", format="onnx", context=8192)
     chosen = settle(
-        on(needed_bytes(target) - 1, target="e2b-int4", format="task", context=8192, profile="phone-2gb", fit=True),
+        on(needed_bytes(target) - 1, target="e2b-int4", format="onnx", context=8192, profile="phone-2gb", fit=True),
         official_model("e2b"),
     ).target
     assert (chosen.size, chosen.format) == ("e2b", target.format)

@@ -87,7 +87,7 @@ def test_prefill_lengths_that_make_no_sense(prefill: tuple[int, ...], shown: str
     ("choice", "message"),
     [
         ({"kv": "fp8"}, "kv 'fp8': expected fp32 or fp16; use one of them"),
-        ({"format": "gguf"}, "format 'gguf': expected litertlm or task or onnx; use one of them"),
+        ({"format": "gguf"}, "format 'gguf': expected litertlm or onnx; use one of them"),
     ],
 )
 def test_choices_that_do_not_exist(choice: dict[str, Any], message: str) -> None:
@@ -99,7 +99,7 @@ def test_choices_that_do_not_exist(choice: dict[str, Any], message: str) -> None
 def test_onnx_has_no_fp16_kv() -> None:
     with pytest.raises(TargetError) as caught:
         make_target("custom-int4", format="onnx", kv="fp16")
-    assert str(caught.value) == "kv fp16: the ONNX graphs keep keys and values as fp32; leave --kv out"
+    assert str(caught.value) == "kv fp16: onnx keeps keys and values as fp32; use --kv fp32"
 
 
 @pytest.mark.parametrize(

@@ -73,15 +73,13 @@ def grid(values: Mapping[str, Any]) -> tuple[int, float]:
     return report["tensors"], report["exact_values"] / report["values"]
 
 
-@pytest.mark.parametrize("container", ["litertlm", "task", "onnx"])
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
 def test_every_matrix_keeps_its_own_grid(container: str, qat: Path, tmp_path: Path) -> None:
     """A mixed checkpoint: layer 0 is int4 like any other."""
     report = convert("custom-int4", qat, tmp_path / "model", format=container, **SMALL)
     assert grid(report.values) == (len(MATRICES) * (LAYERS - 1) + 1, 1.0)  # and the head
     assert report.values["trained_grid"]["read_by_row"] == []
     ordinary = ("int4", "int8", "int8-b128", "int8-b256", "int4-b128", "int4-b256", "int4-b64")
-    if container == "task":
-        return
     for name, encoding, found, expected in matrices(qat, tmp_path / "model"):
         if name.startswith("layers.0."):
             assert encoding in ordinary, name
