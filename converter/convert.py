@@ -236,18 +236,20 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     if request.lora is not None:
         source = merged(source, request.lora)
         model = replace(Model.from_json(source.text_config), towers=model.towers)  # its head may have become untied
-    return source, with_grids(model, source, request.recipe_as_stored)
+    return source, with_grids(model, source, request.recipe_for(model))
 
 
 def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint, stage: Stage) -> Target:
     """The request with the recipe that loses least in a bundle of at most `max_bytes`."""
     without_profile = replace(request, profile=None, fit=False)
 
-    def size_of(recipe: Recipe) -> int:
-        return lay_out(make_plan(settle(replace(without_profile, recipe=recipe), model), source), source).nbytes
+    def plan_of(recipe: Recipe) -> Plan:
+        return make_plan(settle(replace(without_profile, recipe=recipe), model), source)
 
+    plan = balanced_plan(plan_of(request.recipe), source, stage)
+    windows = measuring_windows(request, model, source)
     recipe = automatic_recipe(
-        source, model, request.recipe, max_bytes, size_of, measuring_windows(request, model, source), stage
+        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
     )
     return replace(request, recipe=recipe)
 

@@ -114,7 +114,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "name": target.recipe.name,
             "roles": {
                 role.value: {"encoding": s.encoding.name, "search": s.search.value}
-                for role, s in target.recipe_as_stored.roles.items()
+                for role, s in target.recipe_for(plan.model).roles.items()
                 if plan.model.towers or role not in TOWER_ROLES
             },
             **_tensors(target),

@@ -53,13 +53,13 @@ class ModelNeeds:
 
     def sums(self, target: Target, size: Size = Encoding.nbytes) -> dict[Role, int]:
         """Of the decoder's tensors, by role."""
-        return _sums(self.kinds, self.model.tensors, target.recipe_as_stored, size)
+        return _sums(self.kinds, self.model.tensors, target.recipe_for(self.model), size)
 
     def encoders(self, target: Target) -> Iterator[EncoderShape]:
         """Of the modalities that the target takes."""
         for tower in self.model.with_modalities(target.modalities or ()).towers:
             kinds = self.towers[tower.modality]
-            sizes = _sums(kinds, tower.tensors, target.recipe_as_stored)
+            sizes = _sums(kinds, tower.tensors, target.recipe_for(self.model))
             yield EncoderShape(EncoderKind[tower.modality.name], sum(sizes.values()), tower.inputs)
 
     @property

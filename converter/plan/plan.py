@@ -10,8 +10,9 @@ from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.door import DECODER, planning
 from gemma_edge.converter.plan.fit import Settled
 from gemma_edge.converter.plan.footprint import cache_layout
+from gemma_edge.converter.plan.format import Format
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.quantize.recipes import Placement, RecipeError, Storage
+from gemma_edge.converter.quantize.recipes import Placement, Recipe, RecipeError, Storage
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
@@ -119,7 +120,8 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
     target = settled.target
-    model = with_turned_columns(settled.model, target.recipe_as_stored)
+    recipe = target.recipe_for(settled.model)
+    model = with_turned_columns(settled.model, recipe)
     settled = replace(settled, model=model)
     specs = _specs(model)
     target.recipe.check_names(specs)
@@ -129,7 +131,7 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     layout = cache_layout(target, model)
     graphs = planning(target.format).graphs(model, target)
     tensors = tuple(
-        _planned(specs[spec.name], target, section)
+        _planned(specs[spec.name], recipe, section, target.format)
         for section, signatures in graphs.items()
         for spec in signatures[0].used.values()  # the first signature uses every tensor that the others do
     )
@@ -145,12 +147,12 @@ def _specs(model: Model) -> dict[str, TensorSpec]:
     return specs | {name: spec for tower in model.towers for name, spec in tower.tensors.items()}
 
 
-def _planned(spec: TensorSpec, target: Target, section: str) -> PlannedTensor:
-    storage = target.recipe_as_stored.storage(spec)
+def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> PlannedTensor:  # noqa: A002
+    storage = recipe.storage(spec)
     try:
-        return PlannedTensor(spec, storage, section, planning(target.format).nbytes(spec, storage))
+        return PlannedTensor(spec, storage, section, planning(format).nbytes(spec, storage))
     except EncodingError as error:
-        raise RecipeError(f"{spec.name}: {error} (recipe {target.recipe.name}, {target.recipe.key(spec)})") from error
+        raise RecipeError(f"{spec.name}: {error} (recipe {recipe.name}, {recipe.key(spec)})") from error
 
 
 def _caches(decode: Graph, layout: CacheLayout) -> Iterator[PlannedCache]:

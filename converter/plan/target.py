@@ -119,11 +119,10 @@ class Target:
             )
         return size, precision
 
-    @property
-    def recipe_as_stored(self) -> Recipe:
-        """The recipe, with what the format decides."""
-        blocks = self.format.int4_blocks
-        return self.recipe.with_blocks(*blocks) if blocks else self.recipe
+    def recipe_for(self, model: Model) -> Recipe:
+        """The recipe, with what the model and the format decide."""
+        recipe, blocks = self.recipe.for_shares(model.shares), self.format.int4_blocks
+        return recipe.with_blocks(*blocks) if blocks else recipe
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from gemma_edge.converter.models import vision
 from gemma_edge.converter.models.encoders import Modality, Tower, towers
+from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.vision_config import Attention, EdgeResidual, InvertedBottleneck
 
@@ -51,11 +52,14 @@ def test_a_tower_knows_what_it_takes() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"model_type": "gemma3n_text"}, {"model_type": "gemma3", "vision_config": {}, "text_config": {}},
-     {"model_type": "gemma3n", "text_config": {}, "vision_config": None}],
-)  # fmt: skip
+    [
+        {"model_type": "gemma3n_text"},
+        {"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}},
+        {"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}, "vision_config": None},
+    ],
+)
 def test_models_without_towers(values: dict[str, Any]) -> None:
-    assert towers(values, 768) == ()
+    assert Model.of_checkpoint(values, 768).towers == ()
 
 
 BLOCK = {"block_type": "uir", "out_chs": 32, "stride": 2, "dw_kernel_size_mid": 3, "exp_ratio": 2.0}
