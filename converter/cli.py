@@ -89,7 +89,7 @@ class Commands(click.Group):
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
-        click.option("--target", required=True, help="{e2b,e4b,1b,custom}-{int4,int8,fp16,fp32}."),
+        click.option("--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}."),
         click.option(
             "--checkpoint",
             help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
@@ -164,19 +164,28 @@ def convert_main(as_json: bool, **request: Any) -> None:
 @main.command("plan")
 @request_options
 def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
-    """Show every size and the memory a run will need, to the byte, before a weight is converted."""
-    from gemma_edge.converter.convert import lay_out, make_target, plan_for
+    """Show every size and the memory a run will need, to the byte, before a weight is converted.
+
+    Without --checkpoint an official model is planned offline, from what is published of it.
+    """
+    from gemma_edge.converter.convert import lay_out, make_target, plan_for, published_plan
     from gemma_edge.converter.progress import bars
     from gemma_edge.converter.report import plan_values, print_plan, print_sections, section_values
 
-    with bars(Console(stderr=True)) as stage:
-        source, plan = plan_for(make_target(**request), checkpoint, stage)
-    bundle = lay_out(plan, source)
+    asked = make_target(**request)
+    plan, bundle = (published_plan(asked) if checkpoint is None else None), None
+    if plan is None:
+        with bars(Console(stderr=True)) as stage:
+            source, plan = plan_for(asked, checkpoint, stage)
+        bundle = lay_out(plan, source)
     if as_json:
-        values = plan_values(plan) | {"sections": section_values(bundle), "bundle_bytes": bundle.nbytes}
-        click.echo(json.dumps(values, indent=2))
+        sizes = {} if bundle is None else {"sections": section_values(bundle), "bundle_bytes": bundle.nbytes}
+        click.echo(json.dumps(plan_values(plan) | sizes, indent=2))
+        return
+    print_plan(plan, Console())
+    if bundle is None:
+        click.echo("planned from the published configuration; add --checkpoint for the sections of the file")
     else:
-        print_plan(plan, Console())
         print_sections(bundle, Console())
 
 

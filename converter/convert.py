@@ -1,7 +1,6 @@
 """The straight line: facts + decisions -> plan -> weights stream through -> one file."""
 
 import hashlib
-import json
 import os
 import threading
 import time
@@ -27,9 +26,10 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.identity import identity
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.fit import settle
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
 from gemma_edge.converter.plan.output import Bundle, output_of
@@ -43,7 +43,7 @@ from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.qat import with_grids
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.quantize.stream import Round
-from gemma_edge.converter.report import Report, Source, make_report, plan_values
+from gemma_edge.converter.report import Report, Source, make_report
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
 from gemma_edge.runtime.formats.atomic import OutputError, atomic_file, require_space
@@ -115,7 +115,9 @@ def convert(
             ):
                 on_read = stage("convert", sum(tensor.spec.values * 2 for tensor in plan.tensors))
                 look = None if measurement is None else measurement.look
-                errors = bundle.write(output, source, lambda: identity(plan, hashes.result()), on_read, rounds, look)
+                errors = bundle.write(
+                    output, source, lambda: identity(plan, hashes.result(), rounds), on_read, rounds, look
+                )
                 compared = None if measurement is None else measurement.result()
             if measurement is not None and compared is not None:
                 refuse_loss(acceptance, plan, source, measurement.windows, compared, out.parent, stage)
@@ -212,7 +214,7 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     What does not fit its profile is refused before the official checkpoint is downloaded, and before a shard is opened.
     Raises OverBudget, LoraError, and what reading and matching a checkpoint raise.
     """
-    if checkpoint is None and request.size in TEXT_CONFIGS and request.max_bytes is None:
+    if checkpoint is None and request.size in OFFICIAL and request.max_bytes is None:
         settle(request, official_model(request.size))
     path = resolve_checkpoint(None if checkpoint is None else str(checkpoint), request.size)
     model = Model.of_checkpoint(read_config(path), image_pixels(path))
@@ -224,6 +226,17 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     if request.max_bytes is not None:
         request = _measured(request, request.max_bytes, model, source, stage)
     return source, make_plan(settle(request, model), source)
+
+
+def published_plan(request: Target) -> Plan | None:
+    """The plan for an official model, from what is published of it: nothing is downloaded, no checkpoint is needed.
+
+    None where the request follows from a checkpoint's values: another model, an adapter, a recipe that is measured.
+    Raises OverBudget.
+    """
+    if request.size not in OFFICIAL or request.lora is not None or request.max_bytes is not None:
+        return None
+    return make_plan(settle(request, official_model(request.size)))
 
 
 def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]:
@@ -281,17 +294,6 @@ def _digest_and_sync(output: Any) -> str:
         with path.open("rb") as file:
             lines.append(f"{_digest_and_sync(file)}  {path.relative_to(output).as_posix()}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-# What of a plan changes no byte of the output.
-_WISHES = ("profile", "fit", "modalities", "predicted_decode_tokens_per_s", "footprint")
-
-
-def identity(plan: Plan, hashes: Mapping[str, str]) -> str:
-    """A digest of everything the output follows from: the inputs' contents and the decisions."""
-    decisions = {key: value for key, value in plan_values(plan).items() if key not in _WISHES}
-    text = json.dumps({"inputs": dict(hashes), "plan": decisions}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

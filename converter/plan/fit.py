@@ -11,10 +11,9 @@ from dataclasses import astuple, dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from gemma_edge.converter.checkpoint.hub import OFFICIAL
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.door import planning
 from gemma_edge.converter.plan.footprint import ModelNeeds, Needs
 from gemma_edge.converter.plan.format import KVType
@@ -159,10 +158,10 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
 def _sizes(target: Target) -> Iterator[_Step]:
     """The model asked for, then the smaller official ones; a model of the user's own has no smaller ones."""
     yield AS_ASKED
-    ladder = list(TEXT_CONFIGS)
+    ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size]}")
+        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:

@@ -114,8 +114,10 @@ class Plan:
         return sizes
 
 
-def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
+def make_plan(settled: Settled, checkpoint: Checkpoint | None = None) -> Plan:
     """Decide everything about a request that fits. Touches headers and configuration only.
+
+    checkpoint: whose tensors are matched; None where there is none yet.
 
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
@@ -127,7 +129,8 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     target.recipe.check_names(specs)
     converted = [prefix for tower in model.towers for prefix in tower.prefixes]
     ignored = [prefix for prefix in TOWERS if prefix not in converted]
-    unconverted = checkpoint.match(specs.values(), (*ignored, *model.config.unused_tensors()))
+    known = (*ignored, *model.config.unused_tensors())
+    unconverted = Unconverted({}) if checkpoint is None else checkpoint.match(specs.values(), known)
     layout = cache_layout(target, model)
     graphs = planning(target.format).graphs(model, target)
     tensors = tuple(

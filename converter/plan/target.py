@@ -4,9 +4,9 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import LITERTLM, Format, KVType
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import Recipe
@@ -39,25 +39,6 @@ class CalibrationText:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Size:
-    """An official model: the numbers that tell it from others."""
-
-    name: str
-    family: str
-    layers: int
-    width: int
-    hidden: int
-
-
-SIZES = {
-    size.name: size
-    for size in (
-        Size("e2b", gemma3n.FAMILY, layers=30, width=2048, hidden=8192),
-        Size("e4b", gemma3n.FAMILY, layers=35, width=2048, hidden=16384),
-        Size("1b", gemma3.FAMILY, layers=26, width=1152, hidden=6912),
-    )
-}
 CUSTOM = "custom"
 
 
@@ -65,7 +46,7 @@ CUSTOM = "custom"
 class Target:
     """A request: which model, how precise, for how long a context, and for which device.
 
-    size: a key of SIZES, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
+    size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
     prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. fit: where the profile is too
     small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
@@ -112,9 +93,9 @@ class Target:
     def split_name(cls, name: str) -> tuple[str, str]:
         """("e2b", "int4") of "e2b-int4". Raises TargetError with the grammar for anything else."""
         size, _, precision = name.partition("-")
-        if size not in (*SIZES, CUSTOM) or precision not in PRECISIONS:
+        if size not in (*OFFICIAL, CUSTOM) or precision not in PRECISIONS:
             raise TargetError(
-                f"target {name!r}: expected {{{','.join((*SIZES, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}; "
+                f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}; "
                 "`gemma-edge targets` lists them"
             )
         return size, precision
@@ -154,18 +135,17 @@ class Target:
                 )
         if self.size == CUSTOM:
             return
-        size = SIZES[self.size]
-        config = model.config
-        expected = {"family": size.family, "layers": size.layers, "hidden_size": size.width, "ffn": size.hidden}
-        found = {
-            "family": model.family,
-            "layers": len(config.attention),
-            "hidden_size": config.width,
-            "ffn": config.ffn_width,
-        }
+        expected, found = _shape(official_model(self.size)), _shape(model)
         wrong = [f"{key} {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
         if wrong:
             raise TargetError(
                 f"target {self.name}: the checkpoint has {'; '.join(wrong)}; "
                 f"use another size, or custom-{self.precision} for a model of your own shape"
             )
+
+
+def _shape(model: Model) -> dict[str, str | int]:
+    """The numbers that tell official models from each other, and from others."""
+    config = model.config
+    layers, ffn = len(config.attention), config.ffn_width
+    return {"family": model.family, "layers": layers, "hidden_size": config.width, "ffn": ffn}

@@ -20,7 +20,7 @@ from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert, make_target, plan_for
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.door import needs_of
 from gemma_edge.converter.plan.fit import Alternative, Loss, alternatives, settle
 from gemma_edge.converter.plan.target import Target, TargetError
@@ -58,7 +58,7 @@ def on(budget_bytes: int, **request: Any) -> Target:
 # ---------------------------------------------------------------- footprints
 
 
-@pytest.mark.parametrize("size", TEXT_CONFIGS)
+@pytest.mark.parametrize("size", OFFICIAL)
 def test_the_official_models_are_the_published_ones(size: str) -> None:
     config = SIZES[size].config
     published, ours = Model.of_checkpoint(config, 768), official_model(size)
@@ -264,6 +264,28 @@ def test_the_official_checkpoint_is_refused_before_it_is_downloaded(monkeypatch:
     monkeypatch.setattr("gemma_edge.converter.convert.resolve_checkpoint", no_download)
     with pytest.raises(OverBudget, match="e4b-int8 at 4096 tokens on phone-2gb: needs 4"):
         plan_for(make_target("e4b-int8", profile="phone-2gb"), None)
+
+
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
+def test_an_official_model_is_planned_offline_on_the_base_install(container: str) -> None:
+    """In a process that can neither reach the hub nor import an extra."""
+    extras = ("ai_edge_litert", "litert_lm_builder", "onnx_ir", "sentencepiece", "tokenizers", "huggingface_hub")
+    arguments = f"plan --target e2b-int4 --profile phone-2gb --format {container}".split()
+    without = f"import sys\nsys.modules.update(dict.fromkeys({extras}))\nfrom gemma_edge.converter.cli import main\n"
+
+    def printed(*more: str) -> str:
+        command = [sys.executable, "-c", f"{without}main({[*arguments, *more]})"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tables = printed()
+    assert "e2b-int4, context 4096" in tables
+    assert "decode, predicted:" in tables
+    assert "planned from the published configuration; add --checkpoint" in tables
+    values = json.loads(printed("--json"))
+    target = make_target("e2b-int4", profile="phone-2gb", format=container)
+    assert values["footprint"]["anon_bytes"] == settle(target, official_model("e2b")).needs.footprint.anon_bytes
 
 
 def test_the_refusal_on_the_command_line(directory: Callable[[str], Path]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.target import SIZES, Target, TargetError
+from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.converter.quantize.recipes import Floor
 from gemma_edge.converter.tensors import Role, TensorSpec
 
@@ -60,7 +60,7 @@ def test_anything_else_is_refused_with_the_grammar(name: str) -> None:
     with pytest.raises(TargetError) as caught:
         Target.split_name(name)
     assert str(caught.value) == (
-        f"target {name!r}: expected {{e2b,e4b,1b,custom}}-{{fp32,fp16,int8,int4}}; `gemma-edge targets` lists them"
+        f"target {name!r}: expected {{e4b,e2b,1b,custom}}-{{fp32,fp16,int8,int4}}; `gemma-edge targets` lists them"
     )
 
 
@@ -152,7 +152,7 @@ def test_an_onnx_graph_has_no_chunks_to_fit_in(model: Model) -> None:
     assert make_target("custom-int4", context=64, format="onnx").context_for(model) == 64
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", OFFICIAL)
 def test_a_named_size_takes_its_own_shape_only(size: str) -> None:
     for other, config in OFFICIAL.items():
         target = make_target(f"{size}-int8")
