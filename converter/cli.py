@@ -168,11 +168,12 @@ def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
 
     Without --checkpoint an official model is planned offline, from what is published of it.
     """
-    from gemma_edge.converter.convert import lay_out, make_target, plan_for, published_plan
+    from gemma_edge.converter.calibrate.planning import lay_out, plan_for, published_plan
+    from gemma_edge.converter.plan.target import Target
     from gemma_edge.converter.progress import bars
     from gemma_edge.converter.report import plan_values, print_plan, print_sections, section_values
 
-    asked = make_target(**request)
+    asked = Target.parse(**request)
     plan, bundle = (published_plan(asked) if checkpoint is None else None), None
     if plan is None:
         with bars(Console(stderr=True)) as stage:

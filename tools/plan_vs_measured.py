@@ -21,9 +21,9 @@ from typing import Any, Self
 
 import click
 
-from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.plan.door import needs_of
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.memory.reading import MemoryPeak, PeakSampler, process_tree
 
@@ -118,7 +118,7 @@ def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
 
 def planned(case: Case, output_format: str) -> Footprint:
     """What the planner says of the official model."""
-    target = make_target(case.target, context=case.context_tokens, format=output_format)
+    target = Target.parse(case.target, context=case.context_tokens, format=output_format)
     return needs_of(official_model(case.size), target).footprint
 
 

@@ -1,6 +1,9 @@
 """What a format makes of a plan, to the byte, before a weight is read; and what it says of what it has made."""
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +17,7 @@ from gemma_edge.converter.plan.format import FORMATS, Format
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
+from gemma_edge.runtime.formats.digest import sha256_of
 
 
 class Section(Protocol):
@@ -90,3 +94,19 @@ def reader_of(path: Path) -> Output:
     """For what lies there; the first format where none knows it, which then says so."""
     outputs = [output_of(known) for known in FORMATS.values()]
     return next((output for output in outputs if output.reads(path)), outputs[0])
+
+
+def digest_and_sync(output: Any) -> str:
+    """SHA-256 of a file; of a directory, of its files' digests and names as sha256sum prints them."""
+    if not isinstance(output, Path):
+        output.flush()
+        with ThreadPoolExecutor(1) as pool:
+            synced = pool.submit(os.fsync, output.fileno())  # part of the time that a conversion takes
+            digest = sha256_of(output.fileno(), 0, os.fstat(output.fileno()).st_size)
+            synced.result()
+        return digest
+    lines = []
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{digest_and_sync(file)}  {path.relative_to(output).as_posix()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

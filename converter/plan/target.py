@@ -1,17 +1,24 @@
 """What the user asks for, as one value, checked before any file is opened."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import reduce
+from importlib import resources
 from pathlib import Path
+from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL, official_model
-from gemma_edge.converter.plan.format import LITERTLM, Format, KVType
+from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
-from gemma_edge.converter.quantize.recipes import Recipe
-from gemma_edge.profiles.device import DeviceProfile
+from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
+from gemma_edge.converter.tokenizer.windows import read_text
+from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_PREFILL_TOKENS = (16, 128)
@@ -24,6 +31,7 @@ class TargetError(GemmaEdgeError):
 
 
 BUILT_IN_TEXT = "built-in"
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,34 @@ class CalibrationText:
 
 
 CUSTOM = "custom"
+
+
+AUTO: Final = "auto"
+"""The recipe that is chosen by measuring."""
+
+
+class Options(TypedDict, total=False):
+    """What a request may say, named as on the command line.
+
+    profile: a device profile's name or file; what does not fit it is refused, or, with fit, the nearest that does is
+    taken. context, prefill: tokens. recipe: a file, one of the other named recipes, or "auto", which measures which
+    encodings lose least in a bundle of max_bytes ("2.6GB"). encoding: "ROLE=ENCODING" for roles in which the recipe is
+    overridden. modalities: of "text", "vision" and "audio"; left out, all that the checkpoint has and the profile can
+    bear. calibrate: a text file, or "built-in", that layers are rounded for. lora: a PEFT adapter's directory.
+    """
+
+    profile: str | None
+    context: int | None
+    prefill: Sequence[int]
+    kv: str
+    recipe: str | Path | None
+    encoding: Sequence[str]
+    format: str
+    modalities: Sequence[str] | None
+    fit: bool
+    calibrate: str | Path | None
+    max_bytes: str | None
+    lora: str | Path | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +124,38 @@ class Target:
             )
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
+
+    @classmethod
+    def parse(cls, target: str, **options: Unpack[Options]) -> Self:
+        """The request as one checked value, from what the command line or a caller gives.
+
+        target: "e2b-int4" and so on. Raises TargetError, RecipeError, TextError or ProfileError.
+        """
+        size, precision = cls.split_name(target)
+        recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
+        profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
+        is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
+        if is_automatic != (max_bytes is not None):
+            raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
+        if recipe is None or is_automatic:
+            base = Recipe.named(precision)
+        else:
+            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(Path(recipe))
+        return cls(
+            size=size,
+            precision=precision,
+            recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
+            context_tokens=options.get("context"),
+            prefill_tokens=tuple(options.get("prefill", DEFAULT_PREFILL_TOKENS)),
+            kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
+            format=_format(options.get("format", LITERTLM.name)),
+            profile=None if profile is None else load_profile(profile),
+            fit=options.get("fit", False),
+            modalities=None if modalities is None else _modalities(modalities),
+            calibration=None if calibrate is None else calibration_text(calibrate),
+            max_bytes=None if max_bytes is None else _bytes(max_bytes),
+            lora=None if lora is None else Path(lora),
+        )
 
     @classmethod
     def split_name(cls, name: str) -> tuple[str, str]:
@@ -149,3 +217,42 @@ def _shape(model: Model) -> dict[str, str | int]:
     config = model.config
     layers, ffn = len(config.attention), config.ffn_width
     return {"family": model.family, "layers": layers, "hidden_size": config.width, "ffn": ffn}
+
+
+def calibration_text(choice: str | Path) -> CalibrationText:
+    """The built-in text, or that of a file. Raises TextError naming the file."""
+    if str(choice) == BUILT_IN_TEXT:
+        text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
+        return CalibrationText(BUILT_IN_TEXT, text)
+    return CalibrationText(Path(choice).name, read_text(Path(choice)))
+
+
+def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise TargetError(f"{option} {value!r}: expected {' or '.join(choices)}; use one of them") from None
+
+
+def _format(name: str) -> Format:
+    if name in FORMATS:
+        return FORMATS[name]
+    if name == "task":  # which earlier versions wrote
+        raise TargetError(
+            "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
+            "has taken the place of MediaPipe's LLM Inference"
+        )
+    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise TargetError(f"max-bytes {text!r}: expected a number with its unit, such as 2.6GB or 900MiB") from None
+
+
+def _modalities(names: Sequence[str]) -> tuple[Modality, ...]:
+    """In the order of Modality, each once."""
+    chosen = {_choice("modalities", name, Modality) for name in names}
+    return tuple(modality for modality in Modality if modality in chosen)

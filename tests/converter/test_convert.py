@@ -22,8 +22,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize import stream
 from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Recipe
 from gemma_edge.converter.report import Report
@@ -139,7 +141,7 @@ def test_the_planned_size_is_the_size(
     options = SMALL | CASES[case]
     if "recipe" in options:
         options["recipe"] = blockwise
-    source, plan = plan_for(make_target(**options), checkpoint)
+    source, plan = plan_for(Target.parse(**options), checkpoint)
     planned = lay_out(plan, source)
     report = convert(checkpoint=checkpoint, out=tmp_path / "model", **options)
     assert (tmp_path / "model").stat().st_size == planned.nbytes == report.values["output"]["bytes"]

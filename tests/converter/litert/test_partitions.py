@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemma_edge.converter.convert import make_target, plan_for
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize import stored
 from tests.converter.litert.tflite_runs import Delegation, fill
 
@@ -38,7 +39,7 @@ def delegations(plan: Plan) -> dict[str, Delegation]:
 
 
 def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32") -> Plan:
-    target = make_target(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv)
+    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv)
     return plan_for(target, checkpoint)[1]
 
 
