@@ -164,7 +164,7 @@ def test_help_and_defaults(tiny_gemma3: Path) -> None:
 
 def test_an_unknown_target(tiny_gemma3n: Path, tmp_path: Path) -> None:
     arguments = ("--target", "e3b-int4", "--checkpoint", tiny_gemma3n)
-    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith("target 'e3b-int4': expected {e2b,")
+    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith("target 'e3b-int4': expected {e4b,")
     assert error_of("plan", *arguments).endswith("`gemma-edge targets` lists them")
     assert list(tmp_path.iterdir()) == []
 
