@@ -1,7 +1,6 @@
 """The command line: `gemma-edge` and its shorthand `convert`."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from gemma_edge.profiles.errors import GemmaEdgeError
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")
-FORMATS = ("litertlm", "task", "onnx")
 MODALITIES = ("text", "vision", "audio")
 
 
@@ -107,7 +105,7 @@ def extra_with(module: str) -> str:
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
-        click.option("--target", required=True, help="{e2b,e4b,1b,custom}-{int4,int8,fp16,fp32}."),
+        click.option("--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}."),
         click.option(
             "--checkpoint",
             help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
@@ -121,7 +119,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--format",
-            type=click.Choice(FORMATS),
+            metavar="[litertlm|onnx]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(
@@ -184,19 +182,29 @@ def convert_main(as_json: bool, **request: Any) -> None:
 @main.command("plan")
 @request_options
 def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
-    """Show every size and the memory a run will need, to the byte, before a weight is converted."""
-    from gemma_edge.converter.convert import lay_out, make_target, plan_for
+    """Show every size and the memory a run will need, to the byte, before a weight is converted.
+
+    Without --checkpoint an official model is planned offline, from what is published of it.
+    """
+    from gemma_edge.converter.calibrate.planning import lay_out, plan_for, published_plan
+    from gemma_edge.converter.plan.target import Target
     from gemma_edge.converter.progress import bars
     from gemma_edge.converter.report import plan_values, print_plan, print_sections, section_values
 
-    with bars(Console(stderr=True)) as stage:
-        source, plan = plan_for(make_target(**request), checkpoint, stage)
-    bundle = lay_out(plan, source)
+    asked = Target.parse(**request)
+    plan, bundle = (published_plan(asked) if checkpoint is None else None), None
+    if plan is None:
+        with bars(Console(stderr=True)) as stage:
+            source, plan = plan_for(asked, checkpoint, stage)
+        bundle = lay_out(plan, source)
     if as_json:
-        values = plan_values(plan) | {"sections": section_values(bundle), "bundle_bytes": bundle.nbytes}
-        click.echo(json.dumps(values, indent=2))
+        sizes = {} if bundle is None else {"sections": section_values(bundle), "bundle_bytes": bundle.nbytes}
+        click.echo(json.dumps(plan_values(plan) | sizes, indent=2))
+        return
+    print_plan(plan, Console())
+    if bundle is None:
+        click.echo("planned from the published configuration; add --checkpoint for the sections of the file")
     else:
-        print_plan(plan, Console())
         print_sections(bundle, Console())
 
 
@@ -205,23 +213,14 @@ def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_main(bundle: Path, as_json: bool) -> None:
     """Show what a bundle or an ONNX directory holds: graphs, tensors with encodings, metadata and hashes."""
-    inspect, print_values = _inspectors(bundle)
-    values = inspect(bundle)
+    from gemma_edge.converter.plan.output import reader_of
+
+    reader = reader_of(bundle)
+    values = reader.inspect(bundle)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        print_values(values, Console())
-
-
-def _inspectors(path: Path) -> tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, Any], Console], None]]:
-    """How to look at what lies at `path`, and how to print it. Each format needs libraries of its own."""
-    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the name is too long, or may not be looked up
-        from gemma_edge.converter.onnx.inspect import inspect_directory, print_directory
-
-        return inspect_directory, print_directory
-    from gemma_edge.converter.litert.inspect import inspect_bundle, print_inspection
-
-    return inspect_bundle, print_inspection
+        reader.show(values, Console())
 
 
 @main.command("targets")

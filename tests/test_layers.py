@@ -31,7 +31,7 @@ ROOMS = {
         "checkpoint/safetensors_file", "checkpoint/origin", "checkpoint/gguf", "checkpoint",
         "evaluate", "quantize", "plan", "calibrate", "quality", "litert", "onnx",
         "verify/errors", "verify/measure", "verify/find", "verify/prompts", "verify/show", "verify",
-        "report", "convert", "cli", "__main__",
+        "report", "identity", "convert", "cli", "__main__",
     ],
 }  # fmt: skip
 # (who imports, what): the reason. Arrows to the right that have to be.

@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.measure import StoredWeights
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.calibrate.step import balanced_plan, calibration_text, calibration_windows
+from gemma_edge.converter.calibrate.step import balanced_plan, calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.convert import make_target, plan_for
 from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks, Substitute
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import Target, calibration_text
 from gemma_edge.converter.progress import silent
 from gemma_edge.converter.quality.figures import Quality, QualitySums
 from gemma_edge.converter.quantize.recipes import Storage
@@ -111,7 +112,7 @@ class Ours:
     @classmethod
     def of(cls, checkpoint: Path, target: str, recipe: str | None = None) -> "Ours":
         """As `convert --target TARGET --recipe RECIPE` decides."""
-        source, plan = plan_for(make_target(target, recipe=recipe), checkpoint)
+        source, plan = plan_for(Target.parse(target, recipe=recipe), checkpoint)
         plan = balanced_plan(plan, source, silent)
         return cls(plan, StreamingModel(source, plan.model))
 
@@ -150,7 +151,7 @@ class Comparison:
     @classmethod
     def of(cls, path: Path, windows: NDArray[np.int32], text: str | Path) -> "Comparison":
         """Run the float32 model."""
-        checkpoint, plan = plan_for(make_target("custom-fp32"), path)
+        checkpoint, plan = plan_for(Target.parse("custom-fp32"), path)
         model = StreamingModel(checkpoint, plan.model)
         return cls(path, checkpoint, model, windows, model.hidden(windows, NO_HOOKS), text)
 

@@ -78,6 +78,7 @@ def write_gguf(
 
 def _add_hyperparameters(writer: Any, model: Model) -> None:
     c = model.config
+    assert isinstance(c, gemma3.Config | gemma3n.Config), c
     layers = len(c.attention)
     if isinstance(c, gemma3.Config) and c.query_scale != c.heads.size**-0.5:
         raise ValueError("query_pre_attn_scalar: llama.cpp scales by the size of a head")

@@ -21,15 +21,14 @@ from typing import Any, Self
 
 import click
 
-from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.models.official import official_model
-from gemma_edge.converter.plan.footprint import ModelNeeds
-from gemma_edge.converter.plan.target import Format
+from gemma_edge.converter.plan.door import needs_of
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.memory.reading import MemoryPeak, PeakSampler, process_tree
 
 RECORDS = Path(__file__).with_suffix(".json")
-ENGINES = {Format.LITERTLM: ("litert", "litert_lm"), Format.ONNX: ("onnx",)}
+ENGINES = {"litertlm": ("litert", "litert_lm"), "onnx": ("onnx",)}
 """Of fill_context, by what they load."""
 MIB = 1 << 20
 
@@ -73,7 +72,7 @@ def save_records(records: Iterable[Record], path: Path = RECORDS) -> None:
     path.write_text(json.dumps([asdict(record) for record in sorted(newest.values())], indent=1) + "\n")
 
 
-def measure(target: str, contexts: Sequence[int], output_format: Format, checkpoint: Path, work: Path) -> list[Record]:
+def measure(target: str, contexts: Sequence[int], output_format: str, checkpoint: Path, work: Path) -> list[Record]:
     """Convert once, run twice in each engine and context (the first run packs the weights), delete.
 
     contexts: of LiteRT one, which the bundle is made for; the context of an ONNX directory is chosen when it is loaded.
@@ -117,10 +116,10 @@ def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
     return sampler.peak
 
 
-def planned(case: Case, output_format: Format) -> Footprint:
+def planned(case: Case, output_format: str) -> Footprint:
     """What the planner says of the official model."""
-    target = make_target(case.target, context=case.context_tokens, format=output_format)
-    return ModelNeeds.of(official_model(case.size)).needs(target).footprint
+    target = Target.parse(case.target, context=case.context_tokens, format=output_format)
+    return needs_of(official_model(case.size), target).footprint
 
 
 def table(records: Iterable[Record]) -> str:
@@ -159,8 +158,8 @@ def measure_main(checkpoints: Path, work: Path, formats: tuple[str, ...], cases:
     contexts: dict[str, list[int]] = {}
     for case in map(Case.parse, cases):
         contexts.setdefault(case.target, []).append(case.context_tokens)
-    for output_format, (target, wanted) in product(map(Format, formats or ENGINES), contexts.items()):
-        for together in [wanted] if output_format is Format.ONNX else [[context] for context in wanted]:
+    for output_format, (target, wanted) in product((formats or ENGINES), contexts.items()):
+        for together in [wanted] if output_format == "onnx" else [[context] for context in wanted]:
             found = measure(target, together, output_format, checkpoints / Case(target, 0).size, work)
             save_records([*load_records(), *found])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -16,16 +15,15 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.products import one_thread_each
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError
+from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError, calibration_text
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quantize.balance import balanced
 from gemma_edge.converter.quantize.recipes import TOWER_ROLES
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
 from gemma_edge.converter.tensors import Role
-from gemma_edge.converter.tokenizer.windows import read_text, token_windows
+from gemma_edge.converter.tokenizer.windows import token_windows
 
 WINDOW_TOKENS: Final = 256
 LARGEST_TOKENS: Final = 16_384
@@ -35,14 +33,6 @@ BALANCING_WINDOWS: Final = 2
 BALANCING_WINDOW_TOKENS: Final = 64
 ACTIVATION_BYTES: Final = 4 << 30
 """What the activations of both runs may take together, on disk."""
-
-
-def calibration_text(choice: str | Path) -> CalibrationText:
-    """The built-in text, or that of a file. Raises TextError naming the file."""
-    if str(choice) == BUILT_IN_TEXT:
-        text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
-        return CalibrationText(BUILT_IN_TEXT, text)
-    return CalibrationText(Path(choice).name, read_text(Path(choice)))
 
 
 @contextmanager
@@ -112,11 +102,7 @@ def _calibration_tokens(model: Model) -> int:
 def activation_bytes_per_token(model: Model) -> int:
     """Of both runs, where most values are alive: inside the feed-forward part of a layer."""
     config = model.config
-    if isinstance(config, gemma3n.Config):
-        streams, hidden = config.altup_inputs, max(config.hidden)
-        per_layer = len(config.attention) * config.ple_width
-    else:
-        streams, hidden, per_layer = 1, config.hidden, 0
+    streams, hidden, per_layer = config.residual_streams, config.ffn_width, config.ple_values
     return 2 * 4 * ((2 * streams + 4) * config.width + 3 * hidden + per_layer)
 
 

@@ -4,9 +4,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, listed, parts_of
+from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.profiles.errors import GemmaEdgeError
-
-OFFICIAL = {"1b": "google/gemma-3-1b-it", "e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"}
 
 # What a conversion reads; other formats of the same weights (.bin, subdirectories, GGUF beside safetensors) stay on the
 # hub.
@@ -41,7 +40,7 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     if checkpoint is None:
         if size not in OFFICIAL:
             raise HubError(f"{size}: has no official checkpoint; pass --checkpoint with a directory or org/name")
-        checkpoint = OFFICIAL[size]
+        checkpoint = OFFICIAL[size].repository
     path = Path(checkpoint)
     try:
         path = path.expanduser()

@@ -13,7 +13,8 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.litert.lower import emit
 from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata, media
-from gemma_edge.converter.plan.plan import DECODER, Plan
+from gemma_edge.converter.plan.door import DECODER
+from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream, write_at
 from gemma_edge.converter.tokenizer.chat_template import bundle_template
@@ -70,7 +71,13 @@ class LitertBundle:
         tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
         _give_back_memory()
         metadata = llm_metadata(
-            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
+            checkpoint,
+            model.names.litert,
+            plan.context_tokens,
+            tokenizer,
+            model.image_pixels,
+            model.takes_audio,
+            template,
         )
         sections = [
             _bytes(SectionKind.LLM_METADATA, metadata),
@@ -79,7 +86,7 @@ class LitertBundle:
         ]
         encodings = {name: storage.encoding for name, storage in plan.storages.items()}
         for name, graphs in plan.graphs.items():
-            tflite = emit(f"gemma-edge {plan.model.family} {name}", list(graphs), encodings, plan.cache_layout)
+            tflite = emit(f"gemma-edge {plan.model.names.litert} {name}", list(graphs), encodings, plan.cache_layout)
             spec = SectionSpec(SectionKind.TFLITE_MODEL, tflite.lay_out(), _MODEL_TYPES[name])
             sections.append(PlannedSection(spec, tflite))
         return cls(plan, tuple(sections))
@@ -92,7 +99,9 @@ class LitertBundle:
     @property
     def tokenizer(self) -> bytes:
         """A serialised SentencePiece model."""
-        return tokenizer_of(self.sections)
+        [content] = (s.content for s in self.sections if s.spec.kind is SectionKind.SENTENCEPIECE_TOKENIZER)
+        assert isinstance(content, bytes)
+        return content
 
     def write(
         self,
@@ -132,13 +141,6 @@ class LitertBundle:
             for section, digest in zip(self.sections, digests, strict=True)
         ]
         return BundleLayout.of(specs, identity, _SYSTEM)
-
-
-def tokenizer_of(sections: Sequence[PlannedSection]) -> bytes:
-    """The SentencePiece model among them."""
-    [content] = (s.content for s in sections if s.spec.kind is SectionKind.SENTENCEPIECE_TOKENIZER)
-    assert isinstance(content, bytes)
-    return content
 
 
 def _bytes(kind: SectionKind, content: bytes) -> PlannedSection:

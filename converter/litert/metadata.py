@@ -7,7 +7,6 @@ ids, never as text: a text would go through the tokenizer, which never makes "<b
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import sentencepiece
 from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetadata, StateBuffer
@@ -33,7 +32,7 @@ class CacheBuffer:
 
 def llm_metadata(
     checkpoint: Path,
-    family: Literal["gemma3", "gemma3n"],
+    model_type: str,
     context_tokens: int,
     tokenizer: bytes,
     image_pixels: int | None = None,
@@ -42,6 +41,7 @@ def llm_metadata(
 ) -> bytes:
     """A serialised LlmMetadata: tokens, chat template, sampler defaults, model type, context length.
 
+    model_type: LiteRT-LM's name of the family.
     image_pixels: width and height of images; None where the model takes none.
     tokenizer: the bundle's SentencePiece model (`tokenizer.sentencepiece_model`); every id is checked against it.
     template: None finds it (`bundle_template`).
@@ -70,19 +70,20 @@ def llm_metadata(
             temperature=sampler.temperature,
         )
     )
-    model_type = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
+    kind = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
     if takes_audio:
-        model_type.generic_model.CopyFrom(generic_model(FrontEnd.read(checkpoint), image_pixels))
+        kind.generic_model.CopyFrom(generic_model(FrontEnd.read(checkpoint), image_pixels))
     elif template.shows_tools and not template.is_gemmas:  # the one processor that leaves tools and calls as they are
-        processor = model_type.function_gemma
+        processor = kind.function_gemma
         processor.use_template_for_fc_format = True
         if template.calls is not None:
             processor.code_fence_start, processor.code_fence_end = template.calls.start, template.calls.end
             processor.syntax_type = template.calls.notation
     else:
-        getattr(model_type, family).SetInParent()
+        chosen = getattr(kind, model_type)
+        chosen.SetInParent()
         if image_pixels is not None:
-            model_type.gemma3n.image_tensor_height = model_type.gemma3n.image_tensor_width = image_pixels
+            chosen.image_tensor_height = chosen.image_tensor_width = image_pixels
     metadata.supports_thinking = False
     metadata.supports_function_calling = template.shows_tools
     data: bytes = metadata.SerializeToString(deterministic=True)

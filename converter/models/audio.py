@@ -24,9 +24,9 @@ NORM_EPS: Final = (
 )
 
 
-def graphs(config: Config, specs: Mapping[str, TensorSpec], is_onnx: bool) -> Iterator[Graph]:
-    """The sections: for LiteRT-LM an encoder, an adapter and a constant, for transformers.js all in one."""
-    if is_onnx:
+def graphs(config: Config, specs: Mapping[str, TensorSpec], in_one: bool) -> Iterator[Graph]:
+    """An encoder, an adapter and a constant, as LiteRT-LM wants them; or all in one, as transformers.js does."""
+    if in_one:
         yield _whole(config, specs)
     else:
         yield _encoder(config, specs)

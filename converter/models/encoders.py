@@ -1,13 +1,13 @@
 """The encoders of images and sound of one checkpoint: facts, as family.py has them for the decoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
 from gemma_edge.converter.graph.ops import Graph
-from gemma_edge.converter.models import audio, gemma3n, vision
+from gemma_edge.converter.models import audio, vision
 from gemma_edge.converter.models.embedder import Embedder
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import TensorSpec
@@ -54,25 +54,36 @@ class Tower:
         """Pixels of an image, or frames of a clip."""
         return self.config.pixels if isinstance(self.config, vision.Config) else self.config.frames
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """[1, H, W, 3] of an image, [frames, mel bins] of a clip."""
+        if isinstance(self.config, vision.Config):
+            return 1, self.config.image_size, self.config.image_size, 3
+        return self.config.frames, self.config.mel_bins
+
+    def shortened(self, embeddings: int) -> "Tower":
+        """The same encoder for clips of at most so many embeddings; an image has as many as it has."""
+        if isinstance(self.config, vision.Config):
+            return self
+        return Tower.of(replace(self.config, embeddings=min(embeddings, self.config.embeddings)))
+
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether any of a checkpoint's tensors is the encoder's. Its embedder alone is of no use."""
         prefix = self.prefixes[0]
         return any(name.removeprefix("model.").startswith(prefix) for name in names)
 
-    def graphs(self, is_onnx: bool) -> tuple[Graph, ...]:
-        """One for each section, named as the section."""
+    def graphs(self, in_one: bool) -> tuple[Graph, ...]:
+        """The encoder and what follows it, each a section named as its graph; or all of it in one graph."""
         if isinstance(self.config, vision.Config):
-            return tuple(vision.graphs(self.config, self.tensors, is_onnx))
-        return tuple(audio.graphs(self.config, self.tensors, is_onnx))
+            return tuple(vision.graphs(self.config, self.tensors, in_one))
+        return tuple(audio.graphs(self.config, self.tensors, in_one))
 
 
 def towers(config: Mapping[str, Any], image_pixels: int) -> tuple[Tower, ...]:
-    """Those that a config.json describes. Raises ConfigError for numbers that cannot be used.
+    """Those that a multimodal config.json describes. Raises ConfigError for numbers that cannot be used.
 
     image_pixels: width and height of an image, which config.json does not tell.
     """
-    if config.get("model_type") != gemma3n.FAMILY or "text_config" not in config:
-        return ()
     found = []
     if _describes(config, "vision_config"):
         found.append(Tower.of(vision.Config.from_json(config, image_pixels)))

@@ -4,22 +4,26 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import gemma3, gemma3n, vision
 from gemma_edge.converter.models.encoders import Modality, Tower, towers
 from gemma_edge.converter.models.fields import ConfigError
+from gemma_edge.converter.models.questions import Config, Names
 from gemma_edge.converter.tensors import Role, TensorSpec
 
-FAMILIES = (gemma3, gemma3n)
+FAMILIES: tuple[ModuleType, ...] = (gemma3, gemma3n)
+"""Modules with FAMILY, MODEL_TYPES, MULTIMODAL_TYPES, NAMES, a Config, which answers questions.py, and the functions
+`tensors`, `decoder` and `lookups`. CONTRIBUTING.md says how to add one."""
 
 
 @dataclass(frozen=True)
 class Model:
     """A family with the numbers of one checkpoint. The graphs are built on demand, per signature."""
 
-    config: gemma3.Config | gemma3n.Config
+    config: Config
     tensors: Mapping[str, TensorSpec]  # the decoder's, by the graph's name, in order of use
     towers: tuple[Tower, ...] = ()
 
@@ -27,6 +31,8 @@ class Model:
     def of_checkpoint(cls, config: Mapping[str, Any], image_pixels: int) -> "Model":
         """The model of a whole config.json, with the towers that it describes. Raises ConfigError as from_json does."""
         text = cls.from_json(config.get("text_config", config))
+        if config.get("model_type") not in _family(text.config).MULTIMODAL_TYPES or "text_config" not in config:
+            return text
         return replace(text, towers=towers(config, image_pixels))
 
     @classmethod
@@ -40,10 +46,9 @@ class Model:
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected one of {known}; see CONTRIBUTING.md")
 
     @classmethod
-    def of(cls, config: gemma3.Config | gemma3n.Config) -> "Model":
+    def of(cls, config: Config) -> "Model":
         """The model of these numbers."""
-        specs = gemma3.tensors(config) if isinstance(config, gemma3.Config) else gemma3n.tensors(config)
-        return cls(config, {spec.name: spec for spec in specs})
+        return cls(config, {spec.name: spec for spec in _family(config).tensors(config)})
 
     def with_modalities(self, modalities: Collection[Modality]) -> "Model":
         """This model without the towers of other ones."""
@@ -73,18 +78,28 @@ class Model:
         return Modality.AUDIO in self.modalities
 
     @property
-    def family(self) -> Literal["gemma3", "gemma3n"]:
-        """LiteRT-LM's name of the model type."""
-        return gemma3.FAMILY if isinstance(self.config, gemma3.Config) else gemma3n.FAMILY
+    def family(self) -> str:
+        """Our name of it."""
+        name: str = _family(self.config).FAMILY
+        return name
+
+    @property
+    def names(self) -> Names:
+        """What others call it."""
+        names: Names = _family(self.config).NAMES
+        return names
 
     def decoder(self, name: str, tokens: int, with_logits: bool) -> Graph:
         """One signature of the decoder for `tokens` tokens at a time, or ANY number."""
-        if isinstance(self.config, gemma3.Config):
-            return gemma3.decoder(self.config, self.tensors, name, tokens, with_logits)
-        return gemma3n.decoder(self.config, self.tensors, name, tokens, with_logits)
+        graph: Graph = _family(self.config).decoder(self.config, self.tensors, name, tokens, with_logits)
+        return graph
 
     def lookups(self, tokens: int = 1) -> Iterator[Graph]:
-        """The tables read by row: embedder, and for 3n per_layer_embedder."""
-        if isinstance(self.config, gemma3.Config):
-            return gemma3.lookups(self.config, self.tensors, tokens)
-        return gemma3n.lookups(self.config, self.tensors, tokens)
+        """The tables read by row: embedder, and per_layer_embedder where the family has one."""
+        graphs: Iterator[Graph] = _family(self.config).lookups(self.config, self.tensors, tokens)
+        return graphs
+
+
+def _family(config: Config) -> ModuleType:
+    """The module that these numbers are from."""
+    return next(family for family in FAMILIES if isinstance(config, family.Config))

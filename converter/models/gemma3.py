@@ -4,17 +4,22 @@ Source: transformers models/gemma3/modeling_gemma3.py; paper arXiv 2503.19786.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gemma_edge.converter.graph.ops import Graph, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, Fields
+from gemma_edge.converter.models.questions import Names, Wrong
 from gemma_edge.converter.tensors import Fold, TensorSpec
 
 FAMILY: Final = "gemma3"
 MODEL_TYPES = ("gemma3_text", "gemma3")
+MULTIMODAL_TYPES: tuple[str, ...] = ()  # whose encoders can be converted
+NAMES: Final = Names(
+    litert="gemma3", onnx_architecture="Gemma3ForCausalLM", onnx_model_type="gemma3_text", genai="gemma3_text"
+)
 
 PLUS_ONE = Fold(add=1.0)  # Gemma 3 stores w - 1 in every norm; Gemma 3n stores w
 
@@ -65,6 +70,45 @@ class Config:
             max_context_tokens=f.positive("max_position_embeddings", 131_072),
             attention=tuple(ropes[kind] for kind in types),
         )
+
+    @property
+    def kv_layers(self) -> int:
+        """Every layer has its own."""
+        return len(self.attention)
+
+    @property
+    def ffn_width(self) -> int:
+        """The same in all layers."""
+        return self.hidden
+
+    @property
+    def residual_streams(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def ple_values(self) -> int:
+        """None."""
+        return 0
+
+    def kv_source(self, layer: int) -> int:
+        """The layer itself."""
+        return layer
+
+    def unused_tensors(self) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+    def wrong(self) -> Iterator[tuple[Wrong, "Config"]]:
+        """See questions.py."""
+        if self.softcap:
+            yield Wrong.SOFTCAP, replace(self, softcap=None)
+        for mistake, attention in (
+            (Wrong.WINDOW, blocks.without_window(self.attention)),
+            (Wrong.ROPE, blocks.with_one_rope(self.attention)),
+        ):
+            if attention != self.attention:
+                yield mistake, replace(self, attention=attention)
 
 
 def tensors(config: Config) -> Iterator[TensorSpec]:

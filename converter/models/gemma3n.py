@@ -4,7 +4,7 @@ Source: transformers models/gemma3n/modeling_gemma3n.py. AltUp: arXiv 2301.13310
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -12,10 +12,18 @@ from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
+from gemma_edge.converter.models.questions import Names, Wrong
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
 FAMILY: Final = "gemma3n"
 MODEL_TYPES = ("gemma3n_text", "gemma3n")
+MULTIMODAL_TYPES = ("gemma3n",)  # whose encoders can be converted
+NAMES: Final = Names(
+    litert="gemma3n",
+    onnx_architecture="Gemma3nForConditionalGeneration",
+    onnx_model_type="gemma3n",
+    onnx_text_type="gemma3n_text",
+)
 
 SQRT_HALF = 0.5**0.5
 NORMS = (
@@ -117,6 +125,50 @@ class Config:
             return layer
         window = self.attention[layer].window
         return max(i for i in range(self.kv_layers) if self.attention[i].window == window)
+
+    @property
+    def ffn_width(self) -> int:
+        """Of the widest layer."""
+        return max(self.hidden)
+
+    @property
+    def residual_streams(self) -> int:
+        """AltUp's."""
+        return self.altup_inputs
+
+    @property
+    def ple_values(self) -> int:
+        """Of all layers."""
+        return len(self.attention) * self.ple_width
+
+    def unused_tensors(self) -> Iterator[str]:
+        """Official checkpoints hold keys and values of layers that read another's."""
+        for layer in range(self.kv_layers, len(self.attention)):
+            for name in ("k_proj.", "v_proj.", "k_norm.", "v_norm."):
+                yield f"layers.{layer}.self_attn.{name}"
+
+    def wrong(self) -> Iterator[tuple[Wrong, "Config"]]:
+        """See questions.py."""
+        if self.softcap:
+            yield Wrong.SOFTCAP, replace(self, softcap=None)
+        if any(self.sparsity):
+            yield Wrong.SPARSITY, replace(self, sparsity=(0.0,) * len(self.sparsity))
+        if self.kv_layers < len(self.attention):
+            yield Wrong.UNSHARED, replace(self, kv_layers=len(self.attention))
+            yield Wrong.OTHER_OWNER, _LastOwner(**{field.name: getattr(self, field.name) for field in fields(self)})
+        for mistake, attention in (
+            (Wrong.WINDOW, blocks.without_window(self.attention)),
+            (Wrong.ROPE, blocks.with_one_rope(self.attention)),
+        ):
+            if attention != self.attention:
+                yield mistake, replace(self, attention=attention)
+
+
+class _LastOwner(Config):
+    """A mistake: every sharing layer reads the last layer that owns keys and values, whatever its kind."""
+
+    def kv_source(self, layer: int) -> int:
+        return min(layer, self.kv_layers - 1)
 
 
 def tensors(config: Config) -> Iterator[TensorSpec]:

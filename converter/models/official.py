@@ -4,31 +4,41 @@ With these a model that is not on disk can be planned: a smaller one to suggest,
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 
-TEXT_CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "e4b": {  # google/gemma-3n-E4B-it
+
+@dataclass(frozen=True)
+class Official:
+    """repository: on the hub. text: what its config.json says of the decoder."""
+
+    repository: str
+    text: Mapping[str, Any]
+
+
+OFFICIAL: Mapping[str, Official] = {
+    "e4b": Official("google/gemma-3n-E4B-it", {
         "model_type": "gemma3n_text", "num_hidden_layers": 35, "num_kv_shared_layers": 15, "intermediate_size": 16384,
-    },
-    "e2b": {  # google/gemma-3n-E2B-it
+    }),
+    "e2b": Official("google/gemma-3n-E2B-it", {
         "model_type": "gemma3n_text", "num_hidden_layers": 30, "num_kv_shared_layers": 10, "intermediate_size": 8192,
-    },
-    "1b": {  # google/gemma-3-1b-it
+    }),
+    "1b": Official("google/gemma-3-1b-it", {
         "model_type": "gemma3_text", "num_hidden_layers": 26, "hidden_size": 1152, "intermediate_size": 6912,
         "num_attention_heads": 4, "num_key_value_heads": 1, "sliding_window": 512, "vocab_size": 262_144,
         "max_position_embeddings": 32_768,
-    },
+    }),
 }  # fmt: skip
-"""By size, the largest first."""
+"""By size, the largest first: the one table of them."""
 
 
 def official_model(size: str) -> Model:
-    """The model of a key of TEXT_CONFIGS; a Gemma 3n has both towers, with the numbers that are their defaults."""
-    text = TEXT_CONFIGS[size]
+    """The model of a key of OFFICIAL; a Gemma 3n has both towers, with the numbers that are their defaults."""
+    text = OFFICIAL[size].text
     if text["model_type"] != "gemma3n_text":
         return Model.from_json(text)
     whole = {"model_type": gemma3n.FAMILY, "text_config": text, "vision_config": {}, "audio_config": {}}

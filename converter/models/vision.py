@@ -142,9 +142,9 @@ def _depthwise_last(kernel: Floats) -> Floats:
 # ---------------------------------------------------------------- graphs
 
 
-def graphs(config: Config, specs: Mapping[str, TensorSpec], is_onnx: bool) -> Iterator[Graph]:
-    """The sections: for LiteRT-LM an encoder and an adapter, for transformers.js both in one."""
-    if is_onnx:
+def graphs(config: Config, specs: Mapping[str, TensorSpec], in_one: bool) -> Iterator[Graph]:
+    """An encoder and an adapter, as LiteRT-LM wants them; or both in one, as transformers.js does."""
+    if in_one:
         yield _whole(config, specs)
     else:
         yield _encoder(config, specs)

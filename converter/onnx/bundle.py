@@ -15,12 +15,12 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_tokenizer, tokenizer_json
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert.metadata import llm_metadata, media
-from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
 from gemma_edge.converter.onnx.lower import lowered
 from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
-from gemma_edge.converter.plan.plan import DECODER, Plan
+from gemma_edge.converter.plan.door import DECODER
+from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
 from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
@@ -69,11 +69,11 @@ class OnnxBundle:
                 PlannedFile(f"{onnx_dir.GRAPHS}/{name}", nbytes, None) for name, nbytes in graph.data.sizes.items()
             ]
         data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
-        config = model_config(checkpoint, plan.model.family, dtype, data_files)
+        config = model_config(checkpoint, plan.model.names, dtype, data_files)
         files.append(_json(onnx_dir.CONFIG, config))
         template = bundle_template(checkpoint, media(plan.model.image_pixels, plan.model.takes_audio))
         tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size, template.written)
-        if plan.model.family == gemma3.FAMILY:
+        if plan.model.names.genai is not None:
             genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
         return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer, template)))
@@ -118,7 +118,7 @@ class OnnxBundle:
 
 
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
-    """Gemma 3 as one graph from ids to logits; Gemma 3n with its tables apart, which our runtime reads itself."""
+    """A text model as one graph from ids to logits; others with their tables apart, which our runtime reads itself."""
     encodings = {name: storage.encoding for name, storage in plan.storages.items()}
     lookups = {name: plan.graphs[name][0] for name in _NAMES if name in plan.graphs}
     decoder = plan.graphs[DECODER][0]
@@ -134,7 +134,7 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
         outputs = lowered(file, decoder, encodings, inputs)
         file.output("logits", outputs["logits"], (BATCH, 1, plan.model.config.vocab_size))
 
-    if plan.model.family == gemma3.FAMILY:
+    if plan.model.names.onnx_text_type is None:
         model = OnnxFile(onnx_dir.graph_file(onnx_dir.MODEL, dtype))
         rows = look_up(model)
         decode(model, {name: rows[_INPUTS[name]] for name in decoder.inputs})
@@ -173,7 +173,7 @@ def _dims(shape: ir.Shape) -> tuple[int | str, ...]:
 def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: BundleTemplate) -> list[PlannedFile]:
     model = plan.model
     metadata = llm_metadata(
-        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
+        checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
     names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]

@@ -7,7 +7,7 @@ from typing import Any
 import sentencepiece
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
-from gemma_edge.converter.models import gemma3
+from gemma_edge.converter.models.questions import Names
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.tokenizer.chat_template import (
     BundleTemplate,
@@ -19,7 +19,7 @@ from gemma_edge.runtime.formats.onnx_dir import GRAPHS
 Json = dict[str, Any]
 
 
-def model_config(checkpoint: Path, family: str, dtype: str, data_files: Mapping[str, int]) -> Json:
+def model_config(checkpoint: Path, names: Names, dtype: str, data_files: Mapping[str, int]) -> Json:
     """config.json: the text model's, named so that transformers.js (4.3.1, src/models/registry.js) finds it.
 
     data_files: how many data files each graph has. Gemma 3n is found by the name of its multimodal class only, which
@@ -28,12 +28,11 @@ def model_config(checkpoint: Path, family: str, dtype: str, data_files: Mapping[
     config = read_json_object(checkpoint / "config.json")
     text = config.get("text_config", config)
     settings = {"dtype": dtype, "use_external_data_format": dict(data_files)}
-    if family == gemma3.FAMILY:
-        names: Json = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
-        return {**text, **names, "transformers.js_config": settings}
-    names = {"architectures": ["Gemma3nForConditionalGeneration"], "model_type": "gemma3n"}
-    text = {**text, "model_type": "gemma3n_text"}
-    return {**config, **names, "text_config": text, "transformers.js_config": settings}
+    named: Json = {"architectures": [names.onnx_architecture], "model_type": names.onnx_model_type}
+    if names.onnx_text_type is None:
+        return {**text, **named, "transformers.js_config": settings}
+    text = {**text, "model_type": names.onnx_text_type}
+    return {**config, **named, "text_config": text, "transformers.js_config": settings}
 
 
 def tokenizer_config(checkpoint: Path) -> Json:
@@ -47,7 +46,7 @@ def tokenizer_config(checkpoint: Path) -> Json:
 
 
 def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes, template: BundleTemplate) -> Json:
-    """genai_config.json of a Gemma 3 (onnxruntime-genai 0.18, src/config.h)."""
+    """genai_config.json of a family that it knows (onnxruntime-genai 0.18, src/config.h)."""
     config = plan.model.config
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     sampler = sampler_defaults(checkpoint)
@@ -56,7 +55,7 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
     presents = {"present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
     return {
         "model": {
-            "type": "gemma3_text",
+            "type": plan.model.names.genai,
             "bos_token_id": token_id(checkpoint, pieces, "bos_token", "<bos>"),
             "eos_token_id": stop_token_ids(checkpoint, pieces, template.turns.model_suffix),
             "pad_token_id": token_id(checkpoint, pieces, "pad_token", "<pad>"),

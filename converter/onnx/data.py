@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gemma_edge.converter.quantize.onnx_blocks import scale_block, scale_bytes
+from gemma_edge.converter.onnx.blocks import scale_block, scale_bytes
 from gemma_edge.converter.quantize.quantize import Quantized
 from gemma_edge.converter.quantize.stored import StoredWeight, Write
 

@@ -1,9 +1,9 @@
 """From a request that does not fit its profile to the nearest ones that do: every one computed, cheapest loss first.
 
 Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
-costs length of conversation, another container costs the engine it was made for, fewer bits cost quality
-(quantize/recipe_data/int4.toml has the measurements), fewer modalities cost uses, a smaller model costs most: at equal
-bytes more parameters in four bits beat fewer in eight (arXiv 2212.09720).
+costs length of conversation, fewer bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer
+modalities cost uses, a smaller model costs most: at equal bytes more parameters in four bits beat fewer in eight (arXiv
+2212.09720).
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,12 +11,13 @@ from dataclasses import astuple, dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from gemma_edge.converter.checkpoint.hub import OFFICIAL
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan.door import planning
 from gemma_edge.converter.plan.footprint import ModelNeeds, Needs
-from gemma_edge.converter.plan.target import Format, KVType, Target
+from gemma_edge.converter.plan.format import KVType
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion
@@ -35,7 +36,6 @@ class Loss:
     model: int = 0
     modalities: int = 0
     weights: int = 0
-    container: int = 0
     context: int = 0
     kv: int = 0
     prefill: int = 0
@@ -56,8 +56,8 @@ class Alternative:
 
     @property
     def can_be_chosen(self) -> bool:
-        """Whether `--fit` may take it: the checkpoint, what the model takes and the app that reads it stay."""
-        return not (self.loss.model or self.loss.modalities or self.loss.container)
+        """Whether `--fit` may take it: the checkpoint and what the model takes stay."""
+        return not (self.loss.model or self.loss.modalities)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def settle(target: Target, model: Model) -> Settled:
 
     Raises OverBudget with what would fit.
     """
-    model_needs = ModelNeeds.of(model)
+    model_needs, needs_of = ModelNeeds.of(model), planning(target.format).needs
     for modalities in _modalities(target, model):
         target = replace(target, modalities=modalities)
-        needs = model_needs.needs(target)
+        needs = needs_of(model_needs, target)
         if target.profile is None or target.profile.budget.fits(needs.footprint):
             return Settled(target, model.with_modalities(modalities), needs)
     assert target.profile is not None
@@ -103,11 +103,8 @@ def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
     if target.modalities is not None:
         yield target.modalities
         return
-    text_only = (Modality.TEXT,)
-    if target.format is not Format.TASK:  # which has no place for encoders
-        yield from dict.fromkeys([model.modalities, *((Modality.TEXT, tower.modality) for tower in model.towers)])
-    if target.format is Format.TASK or model.modalities != text_only:
-        yield text_only
+    fewer = ((Modality.TEXT, tower.modality) for tower in model.towers)
+    yield from dict.fromkeys([model.modalities, *fewer, (Modality.TEXT,)])
 
 
 def alternatives(target: Target, model: Model, budget: MemoryBudget) -> list[Alternative]:
@@ -134,6 +131,7 @@ AS_ASKED = _Step()
 
 def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
     """Every request with one step of each kind."""
+    needs_of = planning(target.format).needs
     for size in _sizes(target):
         changed_size = size.fields.get("size", target.size)
         resized = model if size is AS_ASKED else official_model(changed_size)
@@ -141,30 +139,29 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
         axes = (
             _fewer_modalities(target),
             _weights(target),
-            _containers(target),
             _contexts(target, resized),
             _kv_types(target),
             _prefills(target),
         )
         for steps in product([size], *axes):
             changed = replace(target, **{name: value for step in steps for name, value in step.fields.items()})
-            if changed.prefill_tokens[-1] > changed.context_for(resized):
+            if not target.format.any_prefill and changed.prefill_tokens[-1] > changed.context_for(resized):
                 continue
             if not set(changed.modalities or ()) <= set(resized.modalities):
                 continue
             name = "" if changed.name == target.name else f"--target {changed.name}"
             options = " ".join(filter(None, (name, *(step.option for step in steps))))
             loss = Loss(*map(sum, zip(*(astuple(step.loss) for step in steps), strict=True)))
-            yield Alternative(changed, model_needs.needs(changed), loss, options)
+            yield Alternative(changed, needs_of(model_needs, changed), loss, options)
 
 
 def _sizes(target: Target) -> Iterator[_Step]:
     """The model asked for, then the smaller official ones; a model of the user's own has no smaller ones."""
     yield AS_ASKED
-    ladder = list(TEXT_CONFIGS)
+    ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size]}")
+        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:
@@ -191,13 +188,6 @@ def _weights(target: Target) -> Iterator[_Step]:
         yield _Step(fields | {"recipe": recipe}, Loss(weights=steps), " ".join(options))
 
 
-def _containers(target: Target) -> Iterator[_Step]:
-    """Only .litertlm has rings."""
-    yield AS_ASKED
-    if target.format is Format.TASK:
-        yield _Step({"format": Format.LITERTLM}, Loss(container=1), f"--format {Format.LITERTLM}")
-
-
 def _contexts(target: Target, model: Model) -> Iterator[_Step]:
     """The context asked for, then powers of two below it."""
     asked = target.context_for(model)
@@ -211,7 +201,7 @@ def _contexts(target: Target, model: Model) -> Iterator[_Step]:
 def _kv_types(target: Target) -> Iterator[_Step]:
     """fp16 rarely helps: LiteRT keeps a float32 copy beside it."""
     yield AS_ASKED
-    if target.format is Format.ONNX:
+    if len(target.format.kv_types) < 2:
         return
     other = KVType.FP32 if target.kv is KVType.FP16 else KVType.FP16
     yield _Step({"kv": other}, Loss(kv=int(other is KVType.FP16)), f"--kv {other}")

@@ -1,12 +1,23 @@
-"""What a format makes of a plan, to the byte, before a weight is read."""
+"""What a format makes of a plan, to the byte, before a weight is read; and what it says of what it has made."""
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from rich.console import Console
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.machine import Inputs
+from gemma_edge.converter.plan.format import FORMATS, Format
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
+from gemma_edge.runtime.formats.digest import sha256_of
 
 
 class Section(Protocol):
@@ -50,3 +61,52 @@ class Bundle(Protocol):
         look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights through. output: a file or a directory, as the format has it. Errors by tensor name."""
+
+
+class Output(Protocol):
+    """A module, `litert/format.py` for one. Its other half is plan/door.py's."""
+
+    def opened(self, out: Path) -> AbstractContextManager[Any]:
+        """What a bundle is written into: complete under its name when the block ends, or never there."""
+
+    def lay_out(self, plan: Plan, source: Checkpoint) -> Bundle:
+        """To the byte, without its weights."""
+
+    def kernel_inputs(self, plan: Plan) -> Inputs:
+        """What linear layers multiply where the bundle runs: inputs rounded to int8 where weights are integers."""
+
+    def reads(self, path: Path) -> bool:
+        """Whether what lies there may be of this format."""
+
+    def inspect(self, path: Path) -> dict[str, Any]:
+        """What it holds, as JSON values."""
+
+    def show(self, values: dict[str, Any], console: Console) -> None:
+        """The same for people."""
+
+
+def output_of(format: Format) -> Output:  # noqa: A002  what it is
+    """Imported when it is asked for, as in plan/door.py."""
+    return cast(Output, import_module(f"gemma_edge.converter.{format.room}.format"))
+
+
+def reader_of(path: Path) -> Output:
+    """For what lies there; the first format where none knows it, which then says so."""
+    outputs = [output_of(known) for known in FORMATS.values()]
+    return next((output for output in outputs if output.reads(path)), outputs[0])
+
+
+def digest_and_sync(output: Any) -> str:
+    """SHA-256 of a file; of a directory, of its files' digests and names as sha256sum prints them."""
+    if not isinstance(output, Path):
+        output.flush()
+        with ThreadPoolExecutor(1) as pool:
+            synced = pool.submit(os.fsync, output.fileno())  # part of the time that a conversion takes
+            digest = sha256_of(output.fileno(), 0, os.fstat(output.fileno()).st_size)
+            synced.result()
+        return digest
+    lines = []
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            lines.append(f"{digest_and_sync(file)}  {path.relative_to(output).as_posix()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Unconverted
-from gemma_edge.converter.graph.ops import ANY, Graph
-from gemma_edge.converter.models import gemma3n
+from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.cache_layout import CacheLayout
+from gemma_edge.converter.plan.door import DECODER, planning
 from gemma_edge.converter.plan.fit import Settled
 from gemma_edge.converter.plan.footprint import cache_layout
-from gemma_edge.converter.plan.target import Format, Target
-from gemma_edge.converter.quantize import onnx_blocks
+from gemma_edge.converter.plan.format import Format
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import Placement, Recipe, RecipeError, Storage
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import TensorSpec
@@ -19,7 +19,6 @@ from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.formats.encoding import EncodingError
 
-DECODER = "decoder"
 EMBEDDING = "embed_tokens.weight"
 TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.", "multi_modal_projector.")
 """Stored beside the text model by multimodal checkpoints; reported as not converted."""
@@ -115,8 +114,10 @@ class Plan:
         return sizes
 
 
-def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
+def make_plan(settled: Settled, checkpoint: Checkpoint | None = None) -> Plan:
     """Decide everything about a request that fits. Touches headers and configuration only.
+
+    checkpoint: whose tensors are matched; None where there is none yet.
 
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
@@ -128,9 +129,10 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     target.recipe.check_names(specs)
     converted = [prefix for tower in model.towers for prefix in tower.prefixes]
     ignored = [prefix for prefix in TOWERS if prefix not in converted]
-    unconverted = checkpoint.match(specs.values(), (*ignored, *unused(model)))
+    known = (*ignored, *model.config.unused_tensors())
+    unconverted = Unconverted({}) if checkpoint is None else checkpoint.match(specs.values(), known)
     layout = cache_layout(target, model)
-    graphs = _graphs(model, target)
+    graphs = planning(target.format).graphs(model, target)
     tensors = tuple(
         _planned(specs[spec.name], recipe, section, target.format)
         for section, signatures in graphs.items()
@@ -148,35 +150,12 @@ def _specs(model: Model) -> dict[str, TensorSpec]:
     return specs | {name: spec for tower in model.towers for name, spec in tower.tensors.items()}
 
 
-def _graphs(model: Model, target: Target) -> dict[str, list[Graph]]:
-    encoders = {g.name: [g] for tower in model.towers for g in tower.graphs(target.format is Format.ONNX)}
-    if target.format is Format.ONNX:
-        lookups = model.lookups(tokens=ANY)
-        decoder = model.decoder("decoder", tokens=ANY, with_logits=True)
-        return {DECODER: [decoder]} | {g.name: [g] for g in lookups} | encoders
-    decode = model.decoder("decode", tokens=1, with_logits=True)
-    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
-    return {DECODER: [decode, *prefills]} | {lookup.name: [lookup] for lookup in model.lookups()} | encoders
-
-
 def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> PlannedTensor:  # noqa: A002
     storage = recipe.storage(spec)
-    if format is not Format.ONNX:
-        return PlannedTensor(spec, storage, section, storage.encoding.nbytes(spec.shape))
     try:
-        is_table = Placement.of(spec.role) is Placement.OFFLOADED
-        nbytes = onnx_blocks.stored_bytes(spec.shape, storage.encoding, is_table)
+        return PlannedTensor(spec, storage, section, planning(format).nbytes(spec, storage))
     except EncodingError as error:
         raise RecipeError(f"{spec.name}: {error} (recipe {recipe.name}, {recipe.key(spec)})") from error
-    return PlannedTensor(spec, storage, section, nbytes)
-
-
-def unused(model: Model) -> Iterator[str]:
-    """What official 3n checkpoints store although no layer reads it: keys and values of layers that share KV."""
-    if isinstance(model.config, gemma3n.Config):
-        for layer in range(model.config.kv_layers, len(model.config.attention)):
-            for name in ("k_proj.", "v_proj.", "k_norm.", "v_norm."):
-                yield f"layers.{layer}.self_attn.{name}"
 
 
 def _caches(decode: Graph, layout: CacheLayout) -> Iterator[PlannedCache]:

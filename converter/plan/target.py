@@ -1,17 +1,24 @@
 """What the user asks for, as one value, checked before any file is opened."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
+from importlib import resources
 from pathlib import Path
+from typing import Final, Self, TypedDict, TypeVar, Unpack
 
-from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
-from gemma_edge.converter.quantize.recipes import Recipe
-from gemma_edge.profiles.device import DeviceProfile
+from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
+from gemma_edge.converter.tokenizer.windows import read_text
+from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_PREFILL_TOKENS = (16, 128)
@@ -19,17 +26,12 @@ DEFAULT_PREFILL_TOKENS = (16, 128)
 close to the end of the context, where a padded large chunk would not fit."""
 
 
-ONNX_INT4_BLOCKS = (256, 128, 64, 32)
-"""ONNX Runtime stores a scale per block anyway, so there each int4 block gets its own, the larger the better: E4B has
-room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.28e-3 instead of 1.39e-3 of
-128 on tiny-gemma3n, see int4.toml), for two fifths more bytes to read per token."""
-
-
 class TargetError(GemmaEdgeError):
     """A request that cannot work, whatever the checkpoint, or that this checkpoint does not fit."""
 
 
 BUILT_IN_TEXT = "built-in"
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,17 @@ class CalibrationText:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
-class Format(StrEnum):
-    """The file that `convert` writes."""
-
-    LITERTLM = "litertlm"  # LiteRT-LM's bundle
-    TASK = "task"  # MediaPipe LLM Inference's bundle, for its legacy and web users
-    ONNX = "onnx"  # a directory for ONNX Runtime and transformers.js
-
-
 def format_of(out: Path, asked: str | None) -> str | None:
-    """The format that was asked for, else what the name of the output says: "model.task" is a .task.
+    """The format that was asked for, else what the name of the output says.
 
     Raises TargetError where the two contradict each other.
     """
-    named = {".task": Format.TASK, ".litertlm": Format.LITERTLM}.get(out.suffix)
+    named = out.suffix[1:] if out.suffix in (".litertlm", ".task") else None
     if asked is not None and named is not None and asked != named:
         raise TargetError(
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
         )
-    return asked or (named and named.value)
+    return asked or named
 
 
 def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
@@ -73,40 +67,42 @@ def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
     return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
 
 
-class KVType(StrEnum):
-    """How keys and values are kept at run time. fp32 with rings needs less memory than fp16: see the README."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-
-
-@dataclass(frozen=True)
-class Size:
-    """An official model: the numbers that tell it from others."""
-
-    name: str
-    family: str
-    layers: int
-    width: int
-    hidden: int
-
-
-SIZES = {
-    size.name: size
-    for size in (
-        Size("e2b", gemma3n.FAMILY, layers=30, width=2048, hidden=8192),
-        Size("e4b", gemma3n.FAMILY, layers=35, width=2048, hidden=16384),
-        Size("1b", gemma3.FAMILY, layers=26, width=1152, hidden=6912),
-    )
-}
 CUSTOM = "custom"
+
+
+AUTO: Final = "auto"
+"""The recipe that is chosen by measuring."""
+
+
+class Options(TypedDict, total=False):
+    """What a request may say, named as on the command line.
+
+    profile: a device profile's name or file; what does not fit it is refused, or, with fit, the nearest that does is
+    taken. context, prefill: tokens; prefill left out is 16,128, as far as the context allows. recipe: a file, one of the other named recipes, or "auto", which measures which
+    encodings lose least in a bundle of max_bytes ("2.6GB"). encoding: "ROLE=ENCODING" for roles in which the recipe is
+    overridden. modalities: of "text", "vision" and "audio"; left out, all that the checkpoint has and the profile can
+    bear. calibrate: a text file, or "built-in", that layers are rounded for. lora: a PEFT adapter's directory.
+    """
+
+    profile: str | None
+    context: int | None
+    prefill: Sequence[int] | None
+    kv: str
+    recipe: str | Path | None
+    encoding: Sequence[str]
+    format: str | None
+    modalities: Sequence[str] | None
+    fit: bool
+    calibrate: str | Path | None
+    max_bytes: str | None
+    lora: str | Path | None
 
 
 @dataclass(frozen=True)
 class Target:
     """A request: which model, how precise, for how long a context, and for which device.
 
-    size: a key of SIZES, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
+    size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
     prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. fit: where the profile is too
     small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
@@ -121,7 +117,7 @@ class Target:
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
     kv: KVType = KVType.FP32
-    format: Format = Format.LITERTLM
+    format: Format = LITERTLM
     profile: DeviceProfile | None = None
     fit: bool = False
     modalities: tuple[Modality, ...] | None = None
@@ -138,35 +134,65 @@ class Target:
                 f"prefill {','.join(map(str, lengths)) or 'empty'}: expected chunk lengths of at least 1, rising; "
                 "for example --prefill 16,128"
             )
-        if self.format is Format.ONNX and self.kv is not KVType.FP32:
-            raise TargetError("kv fp16: the ONNX graphs keep keys and values as fp32; leave --kv out")
+        if self.kv not in self.format.kv_types:
+            kept = " or ".join(self.format.kv_types)
+            raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
         if self.modalities is not None and Modality.TEXT not in self.modalities:
             raise TargetError(
                 f"modalities {','.join(self.modalities) or 'empty'}: expected text among them; for example "
                 "--modalities text,vision"
             )
-        if self.format is Format.TASK and (self.modalities or (Modality.TEXT,)) != (Modality.TEXT,):
-            raise TargetError(
-                f"modalities {','.join(self.modalities or ())}: a .task bundle takes text only; use --format litertlm"
-            )
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
+
+    @classmethod
+    def parse(cls, target: str, **options: Unpack[Options]) -> Self:
+        """The request as one checked value, from what the command line or a caller gives.
+
+        target: "e2b-int4" and so on. Raises TargetError, RecipeError, TextError or ProfileError.
+        """
+        size, precision = cls.split_name(target)
+        recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
+        profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
+        prefill = options.get("prefill")
+        is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
+        if is_automatic != (max_bytes is not None):
+            raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
+        if recipe is None or is_automatic:
+            base = Recipe.named(precision)
+        else:
+            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(Path(recipe))
+        return cls(
+            size=size,
+            precision=precision,
+            recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
+            context_tokens=options.get("context"),
+            prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
+            kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
+            format=_format(options.get("format") or LITERTLM.name),
+            profile=None if profile is None else load_profile(profile),
+            fit=options.get("fit", False),
+            modalities=None if modalities is None else _modalities(modalities),
+            calibration=None if calibrate is None else calibration_text(calibrate),
+            max_bytes=None if max_bytes is None else _bytes(max_bytes),
+            lora=None if lora is None else Path(lora),
+        )
 
     @classmethod
     def split_name(cls, name: str) -> tuple[str, str]:
         """("e2b", "int4") of "e2b-int4". Raises TargetError with the grammar for anything else."""
         size, _, precision = name.partition("-")
-        if size not in (*SIZES, CUSTOM) or precision not in PRECISIONS:
+        if size not in (*OFFICIAL, CUSTOM) or precision not in PRECISIONS:
             raise TargetError(
-                f"target {name!r}: expected {{{','.join((*SIZES, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}; "
+                f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}; "
                 "`gemma-edge targets` lists them"
             )
         return size, precision
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        recipe = self.recipe.for_shares(model.shares)
-        return recipe.with_blocks(*ONNX_INT4_BLOCKS) if self.format is Format.ONNX else recipe
+        recipe, blocks = self.recipe.for_shares(model.shares), self.format.int4_blocks
+        return recipe.with_blocks(*blocks) if blocks else recipe
 
     @property
     def name(self) -> str:
@@ -181,7 +207,7 @@ class Target:
             raise TargetError(
                 f"context {context}: this model takes up to {longest} tokens; give --context {longest} or less"
             )
-        if self.prefill_tokens[-1] > context and self.format is not Format.ONNX:
+        if self.prefill_tokens[-1] > context and not self.format.any_prefill:
             raise TargetError(
                 f"prefill {self.prefill_tokens[-1]}: longer than the context of {context} tokens; "
                 f"give chunk lengths up to {context}"
@@ -198,14 +224,56 @@ class Target:
                 )
         if self.size == CUSTOM:
             return
-        size = SIZES[self.size]
-        config = model.config
-        hidden = config.hidden if isinstance(config, gemma3.Config) else max(config.hidden)
-        expected = {"family": size.family, "layers": size.layers, "hidden_size": size.width, "ffn": size.hidden}
-        found = {"family": model.family, "layers": len(config.attention), "hidden_size": config.width, "ffn": hidden}
+        expected, found = _shape(official_model(self.size)), _shape(model)
         wrong = [f"{key} {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
         if wrong:
             raise TargetError(
                 f"target {self.name}: the checkpoint has {'; '.join(wrong)}; "
                 f"use another size, or custom-{self.precision} for a model of your own shape"
             )
+
+
+def _shape(model: Model) -> dict[str, str | int]:
+    """The numbers that tell official models from each other, and from others."""
+    config = model.config
+    layers, ffn = len(config.attention), config.ffn_width
+    return {"family": model.family, "layers": layers, "hidden_size": config.width, "ffn": ffn}
+
+
+def calibration_text(choice: str | Path) -> CalibrationText:
+    """The built-in text, or that of a file. Raises TextError naming the file."""
+    if str(choice) == BUILT_IN_TEXT:
+        text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
+        return CalibrationText(BUILT_IN_TEXT, text)
+    return CalibrationText(Path(choice).name, read_text(Path(choice)))
+
+
+def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise TargetError(f"{option} {value!r}: expected {' or '.join(choices)}; use one of them") from None
+
+
+def _format(name: str) -> Format:
+    if name in FORMATS:
+        return FORMATS[name]
+    if name == "task":  # which earlier versions wrote
+        raise TargetError(
+            "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
+            "has taken the place of MediaPipe's LLM Inference"
+        )
+    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise TargetError(f"max-bytes {text!r}: expected a number with its unit, such as 2.6GB or 900MiB") from None
+
+
+def _modalities(names: Sequence[str]) -> tuple[Modality, ...]:
+    """In the order of Modality, each once."""
+    chosen = {_choice("modalities", name, Modality) for name in names}
+    return tuple(modality for modality in Modality if modality in chosen)

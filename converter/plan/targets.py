@@ -5,14 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gemma_edge.converter.checkpoint.hub import OFFICIAL
-from gemma_edge.converter.plan.target import CUSTOM, SIZES
+from gemma_edge.converter.models.official import OFFICIAL
+from gemma_edge.converter.plan.target import CUSTOM
 from gemma_edge.converter.quantize.recipes import NAMES, Recipe
 
 
 def target_values() -> list[dict[str, Any]]:
     """Every target with the repository it downloads and the encodings of its recipe."""
-    repositories = {name: OFFICIAL[name] for name in SIZES} | {CUSTOM: None}
+    repositories = {name: official.repository for name, official in OFFICIAL.items()} | {CUSTOM: None}
     return [
         {
             "target": f"{size}-{precision}",

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.printing import printable
 from gemma_edge.converter.quality.acceptance import quality_line
 from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.runtime.formats.atomic import OutputError
 
 
 def report_path(bundle: Path) -> Path:
@@ -32,3 +34,11 @@ def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
     if quality is not None:
         style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
         console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style, soft_wrap=True)
+
+
+def spare_inputs(source: Checkpoint, out: Path) -> None:
+    """Raises OutputError where the bundle or its report would replace a file that it is made from."""
+    inputs = {path.resolve() for path in source.input_files()}
+    for path in (out, report_path(out)):
+        if path.resolve() in inputs:
+            raise OutputError(f"{path}: is part of the checkpoint that is converted; choose another output")

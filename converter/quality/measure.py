@@ -18,21 +18,17 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.measure import StoredWeights
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate.activations import round_blocks, round_tokens
-from gemma_edge.converter.evaluate.machine import Hooks, Inputs
+from gemma_edge.converter.evaluate.machine import Hooks
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.output import output_of
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.plan.target import Format
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quality.side_by_side import Compared, SideBySide
 from gemma_edge.converter.quality.tap import Tap
-from gemma_edge.converter.quantize.onnx_blocks import scale_block
 from gemma_edge.converter.quantize.recipes import Placement
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
 from gemma_edge.converter.tokenizer.windows import windows_of
-
-Float32 = NDArray[np.float32]
 
 TEXT: Final = "built-in"
 
@@ -114,20 +110,5 @@ def bundle_hooks(
     plan: Plan, model: StreamingModel, source: Checkpoint, rounds: Mapping[str, Round] = NO_ROUNDS
 ) -> Hooks:
     """For a run that computes what the bundle of this plan does."""
-    return Hooks(weights=StoredWeights(source, model, plan.storages, rounds), inputs=kernel_inputs(plan))
-
-
-def kernel_inputs(plan: Plan) -> Inputs:
-    """What linear layers multiply in the plan's format: where their weights are integers, inputs rounded to int8."""
-    storages = plan.storages
-    is_onnx = plan.target.format is Format.ONNX
-
-    def rounded(name: str, x: Float32) -> Float32:
-        encoding = storages[name].encoding
-        if encoding.kind == "float":
-            return x
-        if is_onnx:
-            return round_blocks(x, scale_block(plan.specs[name].shape, encoding, is_table=False))
-        return round_tokens(x)
-
-    return rounded
+    inputs = output_of(plan.target.format).kernel_inputs(plan)
+    return Hooks(weights=StoredWeights(source, model, plan.storages, rounds), inputs=inputs)

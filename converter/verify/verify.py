@@ -10,7 +10,7 @@ from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import MergedCheckpoint, merged
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.plan import TOWERS, unused
+from gemma_edge.converter.plan.plan import TOWERS
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
 from gemma_edge.converter.verify.dissect import dissect, readable_weights
@@ -116,7 +116,7 @@ def verify(
 
 def _check_source(source: Checkpoint, model: Model) -> None:
     """That the text model is all there and the adapter, if there is one, is its own; what changes encoders may stay."""
-    specs, ignored = model.tensors.values(), (*TOWERS, *unused(model))
+    specs, ignored = model.tensors.values(), (*TOWERS, *model.config.unused_tensors())
     if isinstance(source, MergedCheckpoint):
         source.check_adapter(specs, ignored)
     Checkpoint.match(source, specs, ignored)

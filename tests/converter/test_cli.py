@@ -164,7 +164,7 @@ def test_help_and_defaults(tiny_gemma3: Path) -> None:
 
 def test_an_unknown_target(tiny_gemma3n: Path, tmp_path: Path) -> None:
     arguments = ("--target", "e3b-int4", "--checkpoint", tiny_gemma3n)
-    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith("target 'e3b-int4': expected {e2b,")
+    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith("target 'e3b-int4': expected {e4b,")
     assert error_of("plan", *arguments).endswith("`gemma-edge targets` lists them")
     assert list(tmp_path.iterdir()) == []
 
@@ -247,7 +247,6 @@ def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
     [
         (("--prefill", "16;32"), "'16;32': expected numbers with commas between them, such as 16,128"),
         (("--kv", "int8"), "'int8' is not one of 'fp32', 'fp16'"),
-        (("--format", "gguf"), "'gguf' is not one of 'litertlm', 'task'"),
         (("--context", "long"), "'long' is not a valid integer"),
     ],
 )
@@ -272,6 +271,15 @@ def test_usage(arguments: tuple[str, ...], message: str) -> None:
 )
 def test_the_extra_of_a_package_is_the_one_that_has_it(module: str, extra: str) -> None:
     assert extra_with(module) == extra
+
+
+def test_formats_that_are_not_written() -> None:
+    asked = ("plan", "--target", "custom-int4", "--format")
+    assert error_of(*asked, "gguf") == "format 'gguf': expected litertlm or onnx; use one of them"
+    assert error_of(*asked, "task") == (
+        "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
+        "has taken the place of MediaPipe's LLM Inference"
+    )
 
 
 @pytest.mark.parametrize("package", ["ai_edge_litert", "sentencepiece"])

@@ -22,8 +22,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize import stream
 from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Recipe
 from gemma_edge.converter.report import Report
@@ -82,9 +84,8 @@ def lasting(report: Report) -> dict[str, Any]:
 # ---------------------------------------------------------------- the same bytes
 
 
-@pytest.mark.parametrize("container", ["litertlm", "task"])
 def test_twice_the_same_bytes_on_any_number_of_threads(
-    container: str, tiny_gemma3n: Path, blockwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_gemma3n: Path, blockwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "_TASK_BYTES", 1 << 14)  # several tasks to a matrix, as in a large model
     reports: list[Report] = []
@@ -92,7 +93,7 @@ def test_twice_the_same_bytes_on_any_number_of_threads(
         monkeypatch.setattr(stream, "_THREADS", threads)
         out = tmp_path / f"run{len(reports)}" / "model"
         out.parent.mkdir()
-        reports.append(convert("custom-int4", tiny_gemma3n, out, recipe=blockwise, format=container, **SMALL))
+        reports.append(convert("custom-int4", tiny_gemma3n, out, recipe=blockwise, **SMALL))
         assert sha256(out) == reports[0].values["output"]["sha256"]
     assert lasting(reports[0]) == lasting(reports[1]) == lasting(reports[2])
 
@@ -128,7 +129,6 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32": {"target": "custom-fp32"},
     "blockwise": {"target": "custom-int4", "recipe": "blockwise"},
     "fp16 cache": {"target": "custom-int4", "kv": "fp16"},
-    "task": {"target": "custom-int4", "format": "task"},
     "one prefill": {"target": "custom-int4", "prefill": (64,), "context": 64},
 }
 
@@ -141,7 +141,7 @@ def test_the_planned_size_is_the_size(
     options = SMALL | CASES[case]
     if "recipe" in options:
         options["recipe"] = blockwise
-    source, plan = plan_for(make_target(**options), checkpoint)
+    source, plan = plan_for(Target.parse(**options), checkpoint)
     planned = lay_out(plan, source)
     report = convert(checkpoint=checkpoint, out=tmp_path / "model", **options)
     assert (tmp_path / "model").stat().st_size == planned.nbytes == report.values["output"]["bytes"]

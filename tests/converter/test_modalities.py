@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.cli import main
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.official import official_model
+from gemma_edge.converter.plan.door import needs_of
 from gemma_edge.converter.plan.fit import settle
-from gemma_edge.converter.plan.footprint import ModelNeeds
-from gemma_edge.converter.plan.target import TargetError
+from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.converter.report import Report
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.footprint import Footprint
@@ -87,7 +88,7 @@ def test_encoders_are_files_of_their_own_in_onnx(checkpoint: Path, tmp_path: Pat
 
 def test_the_plan_is_what_is_written(checkpoint: Path, tmp_path: Path) -> None:
     for container in ("litertlm", "onnx"):
-        source, plan = plan_for(make_target("custom-int8", context=128, format=container), checkpoint)
+        source, plan = plan_for(Target.parse("custom-int8", context=128, format=container), checkpoint)
         report = report_of(checkpoint, tmp_path / container, format=container)
         assert lay_out(plan, source).nbytes == report.values["output"]["bytes"]
         assert sum(plan.bytes_by("section").values()) == sum(report.values["bytes_by_section"].values())
@@ -144,15 +145,8 @@ def _drop(path: Path, prefixes: tuple[str, ...]) -> None:
 )
 def test_requests_that_cannot_be(asked: list[str], message: str) -> None:
     with pytest.raises(TargetError) as caught:
-        make_target("e2b-int4", modalities=asked)
+        Target.parse("e2b-int4", modalities=asked)
     assert str(caught.value) == message
-
-
-def test_a_task_bundle_takes_text_only(checkpoint: Path, tmp_path: Path) -> None:
-    assert report_of(checkpoint, tmp_path / "model.task", format="task").values["modalities"] == ["text"]
-    with pytest.raises(TargetError) as caught:
-        make_target("e2b-int4", modalities=["text", "audio"], format="task")
-    assert str(caught.value) == "modalities text,audio: a .task bundle takes text only; use --format litertlm"
 
 
 def test_a_checkpoint_of_text_has_no_eyes(tiny_gemma3n: Path, tmp_path: Path) -> None:
@@ -175,17 +169,17 @@ def test_the_command_line_names_what_it_knows(checkpoint: Path) -> None:
 
 HEAVY = ("vision=fp32", "audio=fp32")
 # A small decoder with E2B's encoders: in float32, seeing needs more than answering, and hearing more than seeing.
-MODEL = ModelNeeds.of(replace(official_model("1b"), towers=official_model("e2b").towers))
+MODEL = replace(official_model("1b"), towers=official_model("e2b").towers)
 
 
 def footprint_of(*modalities: str) -> Footprint:
-    return MODEL.needs(make_target("1b-int4", modalities=modalities, encoding=HEAVY)).footprint
+    return needs_of(MODEL, Target.parse("1b-int4", modalities=modalities, encoding=HEAVY)).footprint
 
 
 def settled(budget_bytes: int, folder: Path, *modalities: str, fit: bool = False) -> tuple[Modality, ...] | None:
     profile = str(write_profile(folder, budget_bytes))
-    target = make_target("1b-int4", profile=profile, modalities=modalities or None, encoding=HEAVY, fit=fit)
-    return settle(target, MODEL.model).target.modalities
+    target = Target.parse("1b-int4", profile=profile, modalities=modalities or None, encoding=HEAVY, fit=fit)
+    return settle(target, MODEL).target.modalities
 
 
 def test_encoders_are_counted_when_they_are_the_larger_moment() -> None:
@@ -197,9 +191,9 @@ def test_encoders_are_counted_when_they_are_the_larger_moment() -> None:
 
 def test_encoders_cost_nothing_where_answering_needs_more() -> None:
     """E2B with int8 encoders: its decoder is idle while they run."""
-    model = ModelNeeds.of(official_model("e2b"))
+    model = official_model("e2b")
     plain, all_of_it = (
-        model.needs(make_target("e2b-int4", modalities=names)).footprint
+        needs_of(model, Target.parse("e2b-int4", modalities=names)).footprint
         for names in (["text"], ["text", "vision", "audio"])
     )
     assert plain == all_of_it

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma_edge.converter.convert import convert, make_target
-from gemma_edge.converter.models import gemma3n
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.official import official_model
-from gemma_edge.converter.plan.footprint import ModelNeeds, cache_layout
+from gemma_edge.converter.plan.door import needs_of
+from gemma_edge.converter.plan.footprint import cache_layout
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.device import load_profile, profile_names
 from gemma_edge.profiles.footprint import Footprint, Part
@@ -94,10 +95,10 @@ def plans() -> Values:
 
 
 def _plan(name: str, context_tokens: int) -> Values:
-    target, model = make_target(name, context=context_tokens), official_model(name.partition("-")[0])
-    footprint = ModelNeeds.of(model).needs(target).footprint
+    target, model = Target.parse(name, context=context_tokens), official_model(name.partition("-")[0])
+    footprint = needs_of(model, target).footprint
     layout, config = cache_layout(target, model), model.config
-    owners = config.attention[: config.kv_layers] if isinstance(config, gemma3n.Config) else config.attention
+    owners = config.attention[: config.kv_layers]
     return {
         "anon_bytes": footprint.anon_bytes,
         "file_bytes": footprint.file_bytes,

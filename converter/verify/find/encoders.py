@@ -5,7 +5,7 @@ is neither a photograph nor speech, but rounding weights costs about the same on
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.evaluate.encoders import run_graph
-from gemma_edge.converter.models import audio, vision
-from gemma_edge.converter.models.encoders import Modality, Tower, towers
+from gemma_edge.converter.models.encoders import Modality, Tower
+from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.verify.find.faults import Finding
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle
@@ -60,9 +60,10 @@ def score_encoders(
     present = {Modality.VISION: encoders.vision is not None, Modality.AUDIO: encoders.audio is not None}
     if not any(present.values()):
         return
-    for tower in towers(checkpoint.config, image_pixels(checkpoint.side_path)):
+    for tower in Model.of_checkpoint(checkpoint.config, image_pixels(checkpoint.side_path)).towers:
         if present[tower.modality]:
-            expected, found = _vision(tower, checkpoint, encoders) or _audio(tower, checkpoint, encoders)
+            compare = _vision if tower.modality is Modality.VISION else _audio
+            expected, found = compare(tower, checkpoint, encoders)
             encoders.release()
             yield _score(tower.modality, expected, found)
 
@@ -74,27 +75,22 @@ def _score(modality: Modality, expected: Float32, found: Float32) -> EncoderScor
     return EncoderScore(modality, len(expected), error, cosine)
 
 
-def _vision(tower: Tower, checkpoint: Checkpoint, encoders: Encoders) -> tuple[Float32, Float32] | None:
+def _vision(tower: Tower, checkpoint: Checkpoint, encoders: Encoders) -> tuple[Float32, Float32]:
     """Expected and found embeddings of an image, [tokens, text width]."""
-    if not isinstance(tower.config, vision.Config):
-        return None
-    pixels = _soft_shapes(tower.config.image_size)
-    [graph] = tower.graphs(is_onnx=True)
+    pixels = _soft_shapes(tower.input_shape[1])
+    [graph] = tower.graphs(in_one=True)
     [expected] = run_graph(graph, checkpoint, {"pixel_values": pixels.transpose(0, 3, 1, 2)}).values()
     return expected[0], encoders.encode_image(pixels)[0]
 
 
 def _audio(tower: Tower, checkpoint: Checkpoint, encoders: Encoders) -> tuple[Float32, Float32]:
     """Expected and found embeddings of a clip, [tokens, text width]; what only pads is left out."""
-    assert isinstance(tower.config, audio.Config)
-    count = min(CLIP_EMBEDDINGS, tower.config.embeddings)
-    short = Tower.of(replace(tower.config, embeddings=count))
-    assert isinstance(short.config, audio.Config)
-    mel = _rising_and_falling(short.config.frames, short.config.mel_bins)
-    encoder, adapter, _ = short.graphs(is_onnx=False)
+    short = tower.shortened(CLIP_EMBEDDINGS)
+    mel = _rising_and_falling(*short.input_shape)
+    encoder, adapter, _ = short.graphs(in_one=False)
     inputs = {"src_inputs": mel[None], "mask": np.ones((1, len(mel)), np.bool_)}
     [expected] = run_graph(adapter, checkpoint, run_graph(encoder, checkpoint, inputs)).values()
-    return expected[0], encoders.encode_audio(mel)[:count]
+    return expected[0], encoders.encode_audio(mel)[: len(expected[0])]
 
 
 def _soft_shapes(size: int) -> Float32:

@@ -5,17 +5,12 @@ right one, it has the fault.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from gemma_edge.converter.models import gemma3, gemma3n
-from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.questions import Wrong
 from gemma_edge.converter.tensors import Role, TensorSpec
-
-Config = gemma3.Config | gemma3n.Config
-
-_ENDLESS_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -41,57 +36,17 @@ class Finding:
     evidence: str
 
 
-def _without_softcap(model: Model) -> Model | None:
-    return _with(model, replace(model.config, softcap=None)) if model.config.softcap else None
+def _with(mistake: Wrong) -> Callable[[Model], Model | None]:
+    """The model with other numbers; what weights it keeps are folded as they were."""
 
+    def alter(model: Model) -> Model | None:
+        config = dict(model.config.wrong()).get(mistake)
+        if config is None:
+            return None
+        other = Model.of(config)
+        return replace(other, tensors={name: model.tensors.get(name, spec) for name, spec in other.tensors.items()})
 
-def _without_sparsity(model: Model) -> Model | None:
-    config = model.config
-    if isinstance(config, gemma3.Config) or not any(config.sparsity):
-        return None
-    return _with(model, replace(config, sparsity=(0.0,) * len(config.sparsity)))
-
-
-def _unshared(model: Model) -> Model | None:
-    config = model.config
-    if isinstance(config, gemma3.Config) or config.kv_layers == len(config.attention):
-        return None
-    return _with(model, replace(config, kv_layers=len(config.attention)))
-
-
-def _with(model: Model, config: gemma3.Config | gemma3n.Config) -> Model:
-    """With other numbers; what weights it keeps are folded as they were."""
-    other = Model.of(config)
-    return replace(other, tensors={name: model.tensors.get(name, spec) for name, spec in other.tensors.items()})
-
-
-class _LastOwner(gemma3n.Config):
-    """Every sharing layer reads the last layer that owns keys and values, whatever its kind."""
-
-    def kv_source(self, layer: int) -> int:
-        return min(layer, self.kv_layers - 1)
-
-
-def _shared_with_the_last(model: Model) -> Model | None:
-    config = model.config
-    if isinstance(config, gemma3.Config) or config.kv_layers == len(config.attention):
-        return None
-    return _with(model, _LastOwner(**{field.name: getattr(config, field.name) for field in fields(config)}))
-
-
-def _without_window(model: Model) -> Model | None:
-    layers = tuple(AttentionLayer(a.rope, a.window and _ENDLESS_TOKENS) for a in model.config.attention)
-    return None if layers == model.config.attention else _with_attention(model, layers)
-
-
-def _one_rope(model: Model) -> Model | None:
-    whole = [layer.rope for layer in model.config.attention if layer.window is None]
-    layers = tuple(AttentionLayer(whole[0] if whole else a.rope, a.window) for a in model.config.attention)
-    return None if layers == model.config.attention else _with_attention(model, layers)
-
-
-def _with_attention(model: Model, layers: tuple[AttentionLayer, ...]) -> Model:
-    return _with(model, replace(model.config, attention=layers))
+    return alter
 
 
 def _other_norms(model: Model) -> Model:
@@ -114,36 +69,36 @@ WRONG_NORMS: Final = Fault(
 
 GRAPH_FAULTS: Final = (
     Fault(
-        "missing soft-cap",
+        Wrong.SOFTCAP,
         "logits must be bounded by final_logit_softcapping * tanh(...)",
-        _without_softcap,
+        _with(Wrong.SOFTCAP),
         after_head=True,
     ),
     Fault(
-        "missing sparsity",
+        Wrong.SPARSITY,
         "the first layers must cut activations below the quantile of activation_sparsity_pattern",
-        _without_sparsity,
+        _with(Wrong.SPARSITY),
     ),
     Fault(
-        "unshared KV",
+        Wrong.UNSHARED,
         "the last num_kv_shared_layers must read an earlier layer's keys and values instead of making their own",
-        _unshared,
+        _with(Wrong.UNSHARED),
     ),
     Fault(
-        "wrongly shared KV",
+        Wrong.OTHER_OWNER,
         "a layer that shares keys and values must read the last owner of its own kind",
-        _shared_with_the_last,
+        _with(Wrong.OTHER_OWNER),
     ),
     Fault(
-        "missing sliding window",
+        Wrong.WINDOW,
         "local layers must see only the last sliding_window tokens",
-        _without_window,
+        _with(Wrong.WINDOW),
         in_window=False,
     ),
     Fault(
-        "one RoPE base for all layers",
+        Wrong.ROPE,
         "local layers must rotate by their own rope_theta",
-        _one_rope,
+        _with(Wrong.ROPE),
     ),
 )
 """What the graph may get wrong; WRONG_NORMS is in the weights."""

@@ -10,9 +10,10 @@ import pytest
 from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.calibrate.step import calibration_text, calibration_windows
+from gemma_edge.converter.calibrate.step import calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.plan.target import calibration_text
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.recipes import Recipe
 

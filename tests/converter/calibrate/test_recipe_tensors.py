@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.calibrate.planning import plan_for
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.footprint import Part
@@ -36,8 +38,8 @@ def recipe(tmp_path: Path, tensors: str) -> Path:
 
 def test_a_named_tensor_gets_its_own_encoding(tiny_gemma3: Path, tmp_path: Path) -> None:
     named = recipe(tmp_path, '"layers.2.mlp.down_proj.weight" = "int8"\n"layers.3.mlp.up_proj.weight" = "int4-b64"')
-    _, plan = plan_for(make_target("custom-int4", recipe=named, **SMALL), tiny_gemma3)
-    _, plain = plan_for(make_target("custom-int4", recipe="int4-fast", **SMALL), tiny_gemma3)
+    _, plan = plan_for(Target.parse("custom-int4", recipe=named, **SMALL), tiny_gemma3)
+    _, plain = plan_for(Target.parse("custom-int4", recipe="int4-fast", **SMALL), tiny_gemma3)
     found = {name: storage.encoding.name for name, storage in plan.storages.items()}
     expected = {name: storage.encoding.name for name, storage in plain.storages.items()}
     assert found == expected | {"layers.2.mlp.down_proj.weight": "int8", "layers.3.mlp.up_proj.weight": "int4-b64"}
@@ -78,7 +80,7 @@ def test_a_bundle_is_written_as_named(tiny_gemma3: Path, tmp_path: Path) -> None
 def test_what_cannot_be_is_refused(tiny_gemma3: Path, tensors: str, message: str, tmp_path: Path) -> None:
     path = recipe(tmp_path, tensors)
     with pytest.raises(RecipeError) as refused:
-        plan_for(make_target("custom-int4", recipe=path, **SMALL), tiny_gemma3)
+        plan_for(Target.parse("custom-int4", recipe=path, **SMALL), tiny_gemma3)
     assert str(refused.value) == f"{path}: {message}"
 
 
@@ -86,29 +88,29 @@ def test_a_matrix_below_the_floor_is_refused_but_as_what_it_is(tiny_gemma3n: Pat
     name = "layers.0.laurel.linear_left.weight"
     path = recipe(tmp_path, f'"{name}" = "int8"')
     with pytest.raises(RecipeError) as refused:
-        plan_for(make_target("custom-int4", recipe=path, **SMALL), tiny_gemma3n)
+        plan_for(Target.parse("custom-int4", recipe=path, **SMALL), tiny_gemma3n)
     assert str(refused.value) == (
         f"{path}: tensors.{name}: found int8, expected fp32; (16, 128) is below the floor, "
         "lower that or remove the line"
     )
-    plan_for(make_target("custom-int4", recipe=recipe(tmp_path, f'"{name}" = "fp32"'), **SMALL), tiny_gemma3n)
+    plan_for(Target.parse("custom-int4", recipe=recipe(tmp_path, f'"{name}" = "fp32"'), **SMALL), tiny_gemma3n)
 
 
 def test_a_file_may_be_called_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe(tmp_path, "").rename(tmp_path / "auto")
     monkeypatch.chdir(tmp_path)
     for own in ("./auto", Path("auto")):
-        assert make_target("custom-int4", recipe=own).recipe.name == "auto"
+        assert Target.parse("custom-int4", recipe=own).recipe.name == "auto"
 
 
 def test_the_word_that_a_plan_prints_for_a_table_can_be_asked_for(tiny_gemma3n: Path) -> None:
-    _, plan = plan_for(make_target("custom-int4", **SMALL), tiny_gemma3n)
+    _, plan = plan_for(Target.parse("custom-int4", **SMALL), tiny_gemma3n)
     [word] = {plan.storages[name].encoding.name for name, spec in plan.specs.items() if spec.role is Role.PLE}
     assert word.startswith("int4-b")
-    _, asked = plan_for(make_target("custom-int4", encoding=[f"ple={word}"], **SMALL), tiny_gemma3n)
+    _, asked = plan_for(Target.parse("custom-int4", encoding=[f"ple={word}"], **SMALL), tiny_gemma3n)
     assert asked.storages == plan.storages
     with pytest.raises(RecipeError) as refused:
-        plan_for(make_target("custom-int4", encoding=["ple=int4-b256"], **SMALL), tiny_gemma3n)
+        plan_for(Target.parse("custom-int4", encoding=["ple=int4-b256"], **SMALL), tiny_gemma3n)
     assert str(refused.value) == (
         "embed_tokens_per_layer.weight: found int4-b256, expected int4: in 4 bits, tables have a scale per layer or "
         f"row, here {word} (recipe int4, ple=int4-b256, roles.ple)"

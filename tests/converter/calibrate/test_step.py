@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.calibrate import sensitivity, step
-from gemma_edge.converter.calibrate.step import calibration_text
-from gemma_edge.converter.convert import convert, make_target
-from gemma_edge.converter.plan.target import TargetError
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.plan.target import Target, TargetError, calibration_text
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.tokenizer.windows import TextError
 from gemma_edge.runtime.formats.atomic import OutputError
@@ -50,7 +49,7 @@ def test_the_same_text_gives_the_same_bytes_of_the_same_size(tiny_gemma3n: Path,
     )  # no temporary file is left
 
 
-@pytest.mark.parametrize("format_", ["task", "onnx"])
+@pytest.mark.parametrize("format_", ["onnx"])
 def test_other_formats_take_calibrated_weights_too(tiny_gemma3: Path, text: Path, format_: str, tmp_path: Path) -> None:
     reports = [
         convert(
@@ -124,10 +123,10 @@ def test_a_budget_that_nothing_fits_is_refused(tiny_gemma3: Path, tmp_path: Path
 def test_requests_that_make_no_sense_are_refused() -> None:
     for recipe, max_bytes in (("auto", None), (None, "2.6GB")):
         with pytest.raises(TargetError) as refused:
-            make_target("e2b-int4", recipe=recipe, max_bytes=max_bytes)
+            Target.parse("e2b-int4", recipe=recipe, max_bytes=max_bytes)
         assert str(refused.value) == (
             "recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB"
         )
     with pytest.raises(TargetError) as refused:
-        make_target("e2b-int4", recipe="auto", max_bytes="much")
+        Target.parse("e2b-int4", recipe="auto", max_bytes="much")
     assert str(refused.value) == "max-bytes 'much': expected a number with its unit, such as 2.6GB or 900MiB"

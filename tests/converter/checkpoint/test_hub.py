@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, CheckpointError
-from gemma_edge.converter.checkpoint.hub import OFFICIAL, HubError, resolve_checkpoint
+from gemma_edge.converter.checkpoint.hub import HubError, resolve_checkpoint
+from gemma_edge.converter.models.official import OFFICIAL
 from tests.converter.checkpoint.hub_server import COMMIT, Hub, serve
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "tiny-gemma3"
@@ -55,7 +56,7 @@ def test_a_name_that_is_too_long() -> None:
 
 
 def test_official_repositories() -> None:
-    assert OFFICIAL == {
+    assert {name: official.repository for name, official in OFFICIAL.items()} == {
         "1b": "google/gemma-3-1b-it", "e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it",
     }  # fmt: skip
 

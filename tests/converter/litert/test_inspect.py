@@ -12,8 +12,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from rich.console import Console
 
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.litert.inspect import inspect_bundle, print_inspection
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.runtime.formats.litertlm import ALIGNMENT_BYTES, VERSION, Bundle, BundleError
 
 SECTIONS = [
@@ -116,7 +118,7 @@ def test_lookups(values: dict[str, Any]) -> None:
 def test_every_tensor_is_there_once_in_the_encoding_of_the_plan(
     values: dict[str, Any], tiny_gemma3n: Path, recipe: Path
 ) -> None:
-    plan = plan_for(make_target(recipe=recipe, **TARGET), tiny_gemma3n)[1]
+    plan = plan_for(Target.parse(recipe=recipe, **TARGET), tiny_gemma3n)[1]
     expected = sorted((f"tf_lite_{t.section}", t.spec.name, t.storage.encoding.name, t.nbytes) for t in plan.tensors)
     found = []
     for part in values["sections"]:
@@ -231,6 +233,6 @@ def test_a_damaged_section_is_named(path: Path, name: str, garbage: Callable[[in
 
 
 def test_sizes_are_those_of_the_layout(values: dict[str, Any], tiny_gemma3n: Path, recipe: Path) -> None:
-    source, plan = plan_for(make_target(recipe=recipe, **TARGET), tiny_gemma3n)
+    source, plan = plan_for(Target.parse(recipe=recipe, **TARGET), tiny_gemma3n)
     planned = {section.name: section.nbytes for section in lay_out(plan, source).sections}
     assert {section["name"]: section["bytes"] for section in values["sections"]} == planned

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemma_edge.converter.convert import make_target, plan_for
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize import stored
 from tests.converter.litert.tflite_runs import Delegation, fill
 
@@ -37,8 +38,8 @@ def delegations(plan: Plan) -> dict[str, Delegation]:
     }
 
 
-def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32", container: str = "litertlm") -> Plan:
-    target = make_target(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv, format=container)
+def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32") -> Plan:
+    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv)
     return plan_for(target, checkpoint)[1]
 
 
@@ -86,14 +87,6 @@ def test_tables_are_looked_up_by_litert(precision: str, tiny_gemma3n: Path) -> N
 def test_float16_tables_are_gathered(tiny_gemma3n: Path) -> None:
     found = delegations(plan_of(tiny_gemma3n, "fp16"))
     assert dict(found["embedder"].outside) == LOOKUP | {"GATHER": 1, "CAST": 1}
-
-
-def test_without_rings_there_is_less_to_compute(tiny_gemma3n: Path) -> None:
-    found = delegations(plan_of(tiny_gemma3n, container="task"))
-    prologue = {"RESHAPE": 3, "CAST": 1, "PACK": 4}
-    assert dict(found["decode"].outside) == prologue | WRITES
-    assert dict(found["prefill_8"].outside) == prologue | {"SLICE": 1} | WRITES
-    assert found["decode"].partitions == found["prefill_8"].partitions == 1
 
 
 def test_float16_caches_are_converted_outside(tiny_gemma3n: Path) -> None:

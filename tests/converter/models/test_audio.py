@@ -60,7 +60,7 @@ class LiteRT:
     """The sections, run one after the other as LiteRT-LM does."""
 
     def __init__(self, encoder: Encoder, precision: str = "fp32") -> None:
-        graphs = audio.graphs(encoder.config, encoder.specs, is_onnx=False)
+        graphs = audio.graphs(encoder.config, encoder.specs, in_one=False)
         self.contents = {
             g.name: tflite_runs.fill([g], used(g, encoder), encodings(g, precision)).content for g in graphs
         }
@@ -77,7 +77,7 @@ class LiteRT:
 
 
 def onnx(encoder: Encoder, folder: Path, precision: str = "fp32") -> onnx_runs.Session:
-    [graph] = audio.graphs(encoder.config, encoder.specs, is_onnx=True)
+    [graph] = audio.graphs(encoder.config, encoder.specs, in_one=True)
     filled = onnx_runs.fill(graph, used(graph, encoder), encodings(graph, precision), folder, many_rows=True)
     return onnx_runs.Session.of(filled.path)
 
@@ -87,7 +87,7 @@ def onnx(encoder: Encoder, folder: Path, precision: str = "fp32") -> onnx_runs.S
 
 def test_the_graph_is_transformers(encoder: Encoder) -> None:
     """In float32 and without an emitter. The reference walks each step: one length is enough."""
-    graph = next(audio.graphs(encoder.config, encoder.specs, is_onnx=False))
+    graph = next(audio.graphs(encoder.config, encoder.specs, in_one=False))
     frames, count = mel(encoder), encoder.config.frames - 11
     inputs: Mapping[str, NDArray[Any]] = {"src_inputs": frames, "mask": valid_frames(count, encoder.config.frames)}
     found = reference.run(graph, encoder.weights, inputs, {})

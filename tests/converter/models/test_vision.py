@@ -109,8 +109,8 @@ class Encoder:
         stored = {name: parameter.detach().numpy() for name, parameter in self.oracle.parameters().items()}
         return {spec.name: _value(spec, stored) for spec in self.specs.values()}
 
-    def graphs(self, is_onnx: bool) -> dict[str, Graph]:
-        return {graph.name: graph for graph in vision.graphs(self.config, self.specs, is_onnx)}
+    def graphs(self, in_one: bool) -> dict[str, Graph]:
+        return {graph.name: graph for graph in vision.graphs(self.config, self.specs, in_one)}
 
     def images(self, count: int = 1, seed: int = 0) -> Floats:
         return random_images(count, self.config.image_size, seed)
@@ -151,7 +151,7 @@ class LiteRT:
             name: tflite_runs.Session.of(
                 tflite_runs.fill([graph], used(graph, encoder), encodings(graph, precision)).content
             )
-            for name, graph in encoder.graphs(is_onnx=False).items()
+            for name, graph in encoder.graphs(in_one=False).items()
         }
 
     def encode(self, image: Floats) -> Floats:
@@ -168,7 +168,7 @@ class LiteRT:
 
 
 def onnx(encoder: Encoder, folder: Path, precision: str = "fp32") -> onnx_runs.Session:
-    [graph] = encoder.graphs(is_onnx=True).values()
+    [graph] = encoder.graphs(in_one=True).values()
     weights = used(graph, encoder)
     return onnx_runs.Session.of(
         onnx_runs.fill(graph, weights, encodings(graph, precision), folder, many_rows=True).path
@@ -185,7 +185,7 @@ def test_every_tensor_of_timm_is_described(encoder: Encoder) -> None:
 
 def test_the_graph_computes_what_timm_does(encoder: Encoder) -> None:
     """In float64: what is left is timm's own rounding."""
-    graphs = encoder.graphs(is_onnx=False)
+    graphs = encoder.graphs(in_one=False)
     weights = {name: value.astype(np.float64) for name, value in encoder.weights.items()}
     image = encoder.images()
     inputs = {"images": image.transpose(0, 2, 3, 1).astype(np.float64)}
@@ -220,7 +220,7 @@ def test_onnx_gives_timms_embeddings_for_a_batch(encoder: Encoder, tmp_path: Pat
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_xnnpack_takes_all_of_it(precision: str) -> None:
     encoder = tiny("all")
-    for name, graph in encoder.graphs(is_onnx=False).items():
+    for name, graph in encoder.graphs(in_one=False).items():
         filled = tflite_runs.fill([graph], used(graph, encoder), encodings(graph, precision))
         delegation = tflite_runs.Delegation.of(filled.content)
         assert delegation.partitions == 1, name
@@ -244,7 +244,7 @@ def test_error_of_stored_weights(precision: str, bound: float, tmp_path: Path) -
 
 def test_int8_keeps_kernels_and_vectors_as_floats() -> None:
     encoder = tiny("all")
-    [graph] = encoder.graphs(is_onnx=True).values()
+    [graph] = encoder.graphs(in_one=True).values()
     found = encodings(graph, "int8")
     kinds = {(len(spec.shape), found[name]) for name, spec in graph.used.items() if spec.values > 4096}
     assert kinds == {(2, "int8"), (4, "fp16")}

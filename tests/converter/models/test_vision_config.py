@@ -6,6 +6,7 @@ import pytest
 
 from gemma_edge.converter.models import vision
 from gemma_edge.converter.models.encoders import Modality, Tower, towers
+from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.vision_config import Attention, EdgeResidual, InvertedBottleneck
 
@@ -42,8 +43,8 @@ def test_a_tower_knows_what_it_takes() -> None:
     tower = Tower.of(official())
     assert (tower.modality, tower.inputs) == (Modality.VISION, 768 * 768)
     assert tower.prefixes == ("vision_tower.", "embed_vision.")
-    assert [graph.name for graph in tower.graphs(is_onnx=False)] == ["vision_encoder", "vision_adapter"]
-    assert [graph.name for graph in tower.graphs(is_onnx=True)] == ["vision_encoder"]
+    assert [graph.name for graph in tower.graphs(in_one=False)] == ["vision_encoder", "vision_adapter"]
+    assert [graph.name for graph in tower.graphs(in_one=True)] == ["vision_encoder"]
     assert tower.is_stored_in(["model.vision_tower.timm_model.msfa.norm.weight"])
     assert tower.is_stored_in(["vision_tower.timm_model.msfa.norm.weight"])
     assert not tower.is_stored_in(["model.embed_vision.embedding.weight", "model.language_model.norm.weight"])
@@ -51,11 +52,14 @@ def test_a_tower_knows_what_it_takes() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"model_type": "gemma3n_text"}, {"model_type": "gemma3", "vision_config": {}, "text_config": {}},
-     {"model_type": "gemma3n", "text_config": {}, "vision_config": None}],
-)  # fmt: skip
+    [
+        {"model_type": "gemma3n_text"},
+        {"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text"}},
+        {"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}, "vision_config": None},
+    ],
+)
 def test_models_without_towers(values: dict[str, Any]) -> None:
-    assert towers(values, 768) == ()
+    assert Model.of_checkpoint(values, 768).towers == ()
 
 
 BLOCK = {"block_type": "uir", "out_chs": 32, "stride": 2, "dw_kernel_size_mid": 3, "exp_ratio": 2.0}

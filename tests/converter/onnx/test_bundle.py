@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.cli import main
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.onnx import data as onnx_data
 from gemma_edge.converter.onnx.data import DataFiles
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.quantize.stored import StoredWeight
 from gemma_edge.converter.tokenizer.added_tokens import TokenizerError
@@ -39,7 +41,7 @@ def test_every_byte_is_known_before_one_is_written(
     family: str, precision: str, tiny_gemma3: Path, tiny_gemma3n: Path, tmp_path: Path
 ) -> None:
     checkpoint = {"gemma3": tiny_gemma3, "gemma3n": tiny_gemma3n}[family]
-    source, plan = plan_for(make_target(f"custom-{precision}", format="onnx"), checkpoint)
+    source, plan = plan_for(Target.parse(f"custom-{precision}", format="onnx"), checkpoint)
     planned = {section.name: section.nbytes for section in lay_out(plan, source).sections}
     report = convert(f"custom-{precision}", checkpoint, tmp_path / "model", format="onnx").values
     assert files(tmp_path / "model") == planned

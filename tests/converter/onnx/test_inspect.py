@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.cli import main
-from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.onnx.inspect import inspect_directory, print_directory
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectoryError
 
 
@@ -51,7 +53,7 @@ def test_graphs(values: dict[str, Any]) -> None:
 
 
 def test_every_weight_is_listed_with_its_encoding(tiny_gemma3n: Path, values: dict[str, Any]) -> None:
-    _, plan = plan_for(make_target("custom-int4", format="onnx"), tiny_gemma3n)
+    _, plan = plan_for(Target.parse("custom-int4", format="onnx"), tiny_gemma3n)
     bits = {tensor.spec.name: f"int{tensor.storage.encoding.bits}" for tensor in plan.tensors}
     listed = {
         weight["name"]: weight["encoding"].split("-")[0] for graph in values["graphs"] for weight in graph["weights"]

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.cli import main
-from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan.door import needs_of
 from gemma_edge.converter.plan.fit import Alternative, Loss, alternatives, settle
-from gemma_edge.converter.plan.footprint import ModelNeeds
 from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget
 from gemma_edge.profiles.sizes import GIB, MIB
@@ -41,7 +42,7 @@ storage_bytes_per_s = "500 MB"
 
 
 def needed_bytes(target: Target, model: Model | None = None) -> int:
-    return ModelNeeds.of(model or official_model(target.size)).needs(target).footprint.total_bytes
+    return needs_of(model or official_model(target.size), target).footprint.total_bytes
 
 
 def nearest(target: Target, budget_bytes: int) -> list[Alternative]:
@@ -50,7 +51,7 @@ def nearest(target: Target, budget_bytes: int) -> list[Alternative]:
 
 def on(budget_bytes: int, **request: Any) -> Target:
     """A request on a profile of that budget."""
-    target = make_target(**request)
+    target = Target.parse(**request)
     assert target.profile is not None
     return replace(target, profile=replace(target.profile, budget_bytes=budget_bytes, ram_bytes=64 * GIB))
 
@@ -58,7 +59,7 @@ def on(budget_bytes: int, **request: Any) -> Target:
 # ---------------------------------------------------------------- footprints
 
 
-@pytest.mark.parametrize("size", TEXT_CONFIGS)
+@pytest.mark.parametrize("size", OFFICIAL)
 def test_the_official_models_are_the_published_ones(size: str) -> None:
     config = SIZES[size].config
     published, ours = Model.of_checkpoint(config, 768), official_model(size)
@@ -67,11 +68,11 @@ def test_the_official_models_are_the_published_ones(size: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
-@pytest.mark.parametrize("request_", [{}, {"context": 256, "prefill": (8, 32)}, {"kv": "fp16"}, {"format": "task"}])
+@pytest.mark.parametrize("request_", [{}, {"context": 256, "prefill": (8, 32)}, {"kv": "fp16"}])
 def test_the_footprint_is_what_the_graphs_say(
     family: str, request_: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    plan = plan_for(make_target("custom-int4", **request_), request.getfixturevalue(f"tiny_{family}"))[1]
+    plan = plan_for(Target.parse("custom-int4", **request_), request.getfixturevalue(f"tiny_{family}"))[1]
     parts = {part.name: part.total_bytes for part in plan.footprint.parts}
     assert parts["KV cache"] == plan.cache_bytes
     assert parts["decoder weights"] == plan.bytes_by("placement")["resident"]
@@ -83,7 +84,7 @@ def test_the_footprint_is_what_the_graphs_say(
 def test_an_onnx_directory_keeps_the_cache_that_layers_share_whole() -> None:
     """117.5 MiB is what our executor allocates for E2B; LiteRT needs 104."""
     for format_, kv_mib in (("onnx", 117.5), ("litertlm", 104)):
-        footprint = ModelNeeds.of(official_model("e2b")).needs(make_target("e2b-int4", format=format_)).footprint
+        footprint = needs_of(official_model("e2b"), Target.parse("e2b-int4", format=format_)).footprint
         assert next(part.anon_bytes for part in footprint.parts if part.name == "KV cache") == kv_mib * MIB
 
 
@@ -91,18 +92,18 @@ def test_an_onnx_directory_keeps_the_cache_that_layers_share_whole() -> None:
 
 
 def test_a_request_that_fits_stays_as_it_is() -> None:
-    target = make_target("e2b-int4", profile="phone-2gb", fit=True)
+    target = Target.parse("e2b-int4", profile="phone-2gb", fit=True)
     settled = settle(target, official_model("e2b"))
     assert (replace(settled.target, modalities=None), settled.changes) == (target, "")
     assert settled.target.modalities == settled.model.modalities == tuple(Modality)
 
 
 def test_without_a_profile_everything_fits() -> None:
-    assert settle(make_target("e4b-fp32"), official_model("e4b")).changes == ""
+    assert settle(Target.parse("e4b-fp32"), official_model("e4b")).changes == ""
 
 
 def test_the_smaller_of_two_changes_comes_first() -> None:
-    losses = [Loss(prefill=2), Loss(context=1), Loss(container=1), Loss(weights=1), Loss(model=1)]
+    losses = [Loss(prefill=2), Loss(context=1), Loss(weights=1), Loss(model=1)]
     assert all(less < more for less, more in pairwise(losses))
     assert Loss(context=9, prefill=9) < Loss(weights=1)
 
@@ -113,7 +114,6 @@ FIRST = [
     ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--prefill 8,64", "--context 2048"]),
     ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--prefill 16", "--context 2048"]),
     ({"target": "e2b-int4", "kv": "fp16"}, -1, ["--kv fp32"]),
-    ({"target": "e2b-int4", "format": "task", "context": 8192}, -200 * MIB, ["--context 4096", "--format litertlm"]),
     ({"target": "e2b-int8"}, -800 * MIB, ["--target e2b-int4"]),
     ({"target": "e4b-fp16"}, -3 * GIB, ["--target e4b-int8"]),
     ({"target": "e4b-int4"}, -900 * MIB, ["--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"]),
@@ -123,7 +123,7 @@ FIRST = [
 
 @pytest.mark.parametrize(("request_", "spare_bytes", "options"), FIRST, ids=[options[0] for _, _, options in FIRST])
 def test_the_first_suggestions(request_: dict[str, Any], spare_bytes: int, options: list[str]) -> None:
-    target = make_target(**request_)
+    target = Target.parse(**request_)
     found = [alternative.options for alternative in nearest(target, needed_bytes(target) + spare_bytes)]
     assert found[: len(options)] == options
 
@@ -132,7 +132,7 @@ def test_the_first_suggestions(request_: dict[str, Any], spare_bytes: int, optio
 def test_none_gives_up_more_than_another_and_losses_rise(
     request_: dict[str, Any], spare_bytes: int, options: list[str]
 ) -> None:
-    target = make_target(**request_)
+    target = Target.parse(**request_)
     losses = [alternative.loss for alternative in nearest(target, needed_bytes(target) + spare_bytes)]
     assert len(losses) >= len(options)
     assert losses == sorted(losses)
@@ -141,7 +141,7 @@ def test_none_gives_up_more_than_another_and_losses_rise(
 
 def test_what_does_not_lower_the_footprint_is_not_suggested() -> None:
     """fp16 keys and values cost more than they save, and int4 embedding rows touch as many pages as int8 ones."""
-    target = make_target("e2b-int4")
+    target = Target.parse("e2b-int4")
     assert needed_bytes(replace(target, kv=type(target.kv).FP16)) > needed_bytes(target)
     for budget_bytes in range(needed_bytes(target) - 1, 500 * MIB, -50 * MIB):
         options = [alternative.options for alternative in nearest(target, budget_bytes)]
@@ -151,7 +151,7 @@ def test_what_does_not_lower_the_footprint_is_not_suggested() -> None:
 def test_a_recipe_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text((Path(__file__).parents[3] / "converter" / "quantize" / "recipe_data" / "int8.toml").read_text())
-    target = make_target("e4b-int8", recipe=recipe)
+    target = Target.parse("e4b-int8", recipe=recipe)
     options = [alternative.options for alternative in nearest(target, needed_bytes(target) - 100 * MIB)]
     assert options[0] == "--prefill 16"
     assert "--encoding attention=int4" in options
@@ -159,8 +159,8 @@ def test_a_recipe_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_model_of_the_users_own_has_no_smaller_one(tiny_gemma3n: Path) -> None:
-    model = plan_for(make_target("custom-fp32"), tiny_gemma3n)[1].model
-    target = make_target("custom-fp32")
+    model = plan_for(Target.parse("custom-fp32"), tiny_gemma3n)[1].model
+    target = Target.parse("custom-fp32")
     found = alternatives(target, model, MemoryBudget(needed_bytes(target, model) - 1))
     assert found
     assert not [alternative for alternative in found if alternative.loss.model]
@@ -196,7 +196,7 @@ def directory(tmp_path: Path) -> Callable[[str], Path]:
         "--target e4b-int4 --profile phone-2gb --context 32768",
         "--target e2b-int8 --profile phone-2gb",
         "--target e2b-fp16 --profile phone-3gb --kv fp16",
-        "--target e2b-int4 --profile phone-2gb --format task --prefill 128,512",
+        "--target e2b-int4 --profile phone-2gb --prefill 128,512",
         "--target 1b-fp32 --profile phone-2gb --context 32768",
     ],
 )
@@ -207,7 +207,7 @@ def test_suggestions_that_are_followed_pass(request_: str) -> None:
         command = main.commands["plan"]
         with command.make_context("plan", shlex.split(options)) as context:
             request = {name: value for name, value in context.params.items() if name not in ("as_json", "checkpoint")}
-        target = make_target(**request)
+        target = Target.parse(**request)
         return settle(target, official_model(target.size))
 
     with pytest.raises(OverBudget) as caught:
@@ -237,7 +237,7 @@ def test_e4b_int8_is_refused_for_2_gb_from_config_json_alone(
     monkeypatch.setattr(builtins, "open", spy(builtins.open))
     monkeypatch.setattr(os, "open", spy(os.open))  # what shards are read with
     with pytest.raises(OverBudget) as caught:
-        plan_for(make_target("e4b-int8", profile="phone-2gb"), checkpoint)
+        plan_for(Target.parse("e4b-int8", profile="phone-2gb"), checkpoint)
     assert [path for path in opened if path.startswith(str(checkpoint))] == [str(checkpoint / "config.json")]
     assert [suggestion.label for suggestion in caught.value.suggestions] == [
         "--target e2b-int4 --checkpoint google/gemma-3n-E2B-it",
@@ -262,9 +262,31 @@ def test_the_official_checkpoint_is_refused_before_it_is_downloaded(monkeypatch:
     def no_download(*_: object) -> Path:
         raise AssertionError("asked the hub")
 
-    monkeypatch.setattr("gemma_edge.converter.convert.resolve_checkpoint", no_download)
+    monkeypatch.setattr("gemma_edge.converter.calibrate.planning.resolve_checkpoint", no_download)
     with pytest.raises(OverBudget, match="e4b-int8 at 4096 tokens on phone-2gb: needs 4"):
-        plan_for(make_target("e4b-int8", profile="phone-2gb"), None)
+        plan_for(Target.parse("e4b-int8", profile="phone-2gb"), None)
+
+
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
+def test_an_official_model_is_planned_offline_on_the_base_install(container: str) -> None:
+    """In a process that can neither reach the hub nor import an extra."""
+    extras = ("ai_edge_litert", "litert_lm_builder", "onnx_ir", "sentencepiece", "tokenizers", "huggingface_hub")
+    arguments = f"plan --target e2b-int4 --profile phone-2gb --format {container}".split()
+    without = f"import sys\nsys.modules.update(dict.fromkeys({extras}))\nfrom gemma_edge.converter.cli import main\n"
+
+    def printed(*more: str) -> str:
+        command = [sys.executable, "-c", f"{without}main({[*arguments, *more]})"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tables = printed()
+    assert "e2b-int4, context 4096" in tables
+    assert "decode, predicted:" in tables
+    assert "planned from the published configuration; add --checkpoint" in tables
+    values = json.loads(printed("--json"))
+    target = Target.parse("e2b-int4", profile="phone-2gb", format=container)
+    assert values["footprint"]["anon_bytes"] == settle(target, official_model("e2b")).needs.footprint.anon_bytes
 
 
 def test_the_refusal_on_the_command_line(directory: Callable[[str], Path]) -> None:
@@ -284,7 +306,7 @@ def test_the_refusal_on_the_command_line(directory: Callable[[str], Path]) -> No
 @pytest.fixture
 def board(tiny_gemma3n: Path, tmp_path: Path) -> Callable[[int], Path]:
     """A profile that lacks so many bytes for custom-int4 at 2048 tokens."""
-    plan = plan_for(make_target("custom-int4"), tiny_gemma3n)[1]
+    plan = plan_for(Target.parse("custom-int4"), tiny_gemma3n)[1]
 
     def write(missing_bytes: int) -> Path:
         path = tmp_path / "board.toml"
@@ -315,11 +337,11 @@ def test_plan_says_what_fit_chose(board: Callable[[int], Path], tiny_gemma3n: Pa
 
 def test_fit_keeps_the_model_and_the_format() -> None:
     with pytest.raises(OverBudget) as caught:
-        settle(make_target("e4b-int8", profile="phone-2gb", fit=True), official_model("e4b"))
+        settle(Target.parse("e4b-int8", profile="phone-2gb", fit=True), official_model("e4b"))
     assert caught.value.suggestions[0].label == "--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"
-    target = make_target("e2b-int4", format="task", context=8192)
+    target = Target.parse("e2b-int4", format="onnx", context=8192)
     chosen = settle(
-        on(needed_bytes(target) - 1, target="e2b-int4", format="task", context=8192, profile="phone-2gb", fit=True),
+        on(needed_bytes(target) - 1, target="e2b-int4", format="onnx", context=8192, profile="phone-2gb", fit=True),
         official_model("e2b"),
     ).target
     assert (chosen.size, chosen.format) == ("e2b", target.format)
@@ -327,7 +349,7 @@ def test_fit_keeps_the_model_and_the_format() -> None:
 
 def test_fit_into_what() -> None:
     with pytest.raises(TargetError) as caught:
-        make_target("e2b-int4", fit=True)
+        Target.parse("e2b-int4", fit=True)
     assert str(caught.value) == "fit: expected a profile to fit into, found none; add --profile"
 
 
@@ -335,11 +357,11 @@ def test_fit_into_what() -> None:
 
 
 def test_decode_is_predicted_for_a_profile(tiny_gemma3n: Path) -> None:
-    plan = plan_for(make_target("custom-int4", profile="phone-2gb"), tiny_gemma3n)[1]
+    plan = plan_for(Target.parse("custom-int4", profile="phone-2gb"), tiny_gemma3n)[1]
     read_bytes = plan.bytes_by("placement")["resident"] + plan.cache_bytes
     assert plan.predicted_decode_tokens_per_s == pytest.approx(15e9 / read_bytes)
     arguments = ["plan", "--target", "custom-int4", "--checkpoint", str(tiny_gemma3n)]
     shown = CliRunner().invoke(main, [*arguments, "--profile", "phone-2gb"], env={"COLUMNS": "250"}).stdout
     assert f"decode, predicted: {plan.predicted_decode_tokens_per_s:.1f} tokens/s on phone-2gb" in shown
     assert "predicted" not in CliRunner().invoke(main, arguments).stdout
-    assert plan_for(make_target("custom-int4"), tiny_gemma3n)[1].predicted_decode_tokens_per_s is None
+    assert plan_for(Target.parse("custom-int4"), tiny_gemma3n)[1].predicted_decode_tokens_per_s is None

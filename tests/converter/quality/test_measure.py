@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gemma_edge.converter.calibrate.step import calibration_text
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.litert.bundle import LitertBundle
 from gemma_edge.converter.litert.file import TfliteFile
-from gemma_edge.converter.litert.task_bundle import TaskBundle
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.onnx.bundle import OnnxBundle
-from gemma_edge.converter.plan.plan import DECODER
+from gemma_edge.converter.plan.door import DECODER
+from gemma_edge.converter.plan.target import Target, calibration_text
 from gemma_edge.converter.quality.measure import SHORT, WHOLE, extent_of
 from gemma_edge.converter.verify.verify import verify
 from tests.converter.checkpoint.adapters import write_adapter
@@ -69,17 +69,17 @@ def test_an_adapter_is_part_of_both(tiny_gemma3: Path, tmp_path: Path) -> None:
     assert 0 < plain["kl"] < told["kl"] < 1  # random changes are no model that was trained
 
 
-@pytest.mark.parametrize("container", ["litertlm", "task", "onnx"])
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
 @pytest.mark.parametrize("name", TINY)
 def test_matrices_are_stored_in_the_order_in_which_they_are_measured(name: str, container: str, tmp_path: Path) -> None:
     """Else the thread that measures and those that store would wait for each other."""
     write_tiny(name, tmp_path)
-    source, plan = plan_for(make_target("custom-int4", context=64, prefill=(16,), format=container), tmp_path)
+    source, plan = plan_for(Target.parse("custom-int4", context=64, prefill=(16,), format=container), tmp_path)
     bundle = lay_out(plan, source)
     if isinstance(bundle, OnnxBundle):
         stored = [weight for graph in bundle.graphs for weight in graph.weights]
     else:
-        assert isinstance(bundle, LitertBundle | TaskBundle)
+        assert isinstance(bundle, LitertBundle)
         [decoder] = (s.content for s in bundle.sections if s.name == "tf_lite_prefill_decode")
         assert isinstance(decoder, TfliteFile)
         stored = list(decoder.weights)

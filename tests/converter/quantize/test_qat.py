@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.calibrate.sensitivity import groups, losses
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.qat import sampled_rows, with_grids
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.converter.verify.find.stored import StoredWeights
@@ -73,15 +75,13 @@ def grid(values: Mapping[str, Any]) -> tuple[int, float]:
     return report["tensors"], report["exact_values"] / report["values"]
 
 
-@pytest.mark.parametrize("container", ["litertlm", "task", "onnx"])
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
 def test_every_matrix_keeps_its_own_grid(container: str, qat: Path, tmp_path: Path) -> None:
     """A mixed checkpoint: layer 0 is int4 like any other."""
     report = convert("custom-int4", qat, tmp_path / "model", format=container, **SMALL)
     assert grid(report.values) == (len(MATRICES) * (LAYERS - 1) + 1, 1.0)  # and the head
     assert report.values["trained_grid"]["read_by_row"] == []
     ordinary = ("int4", "int8", "int8-b128", "int8-b256", "int4-b128", "int4-b256", "int4-b64")
-    if container == "task":
-        return
     for name, encoding, found, expected in matrices(qat, tmp_path / "model"):
         if name.startswith("layers.0."):
             assert encoding in ordinary, name
@@ -162,18 +162,18 @@ def test_a_sample_that_misleads_costs_bytes_and_says_so(tiny_gemma3: Path, tmp_p
 
 def test_the_plan_counts_the_blocks(qat: Path, tmp_path: Path) -> None:
     """To the byte, and in the footprint: a profile for matrices on their grid is too small for others in int8."""
-    source, plan = plan_for(make_target("custom-int4", **SMALL), qat)
+    source, plan = plan_for(Target.parse("custom-int4", **SMALL), qat)
     report = convert("custom-int4", qat, tmp_path / "model", **SMALL)
     assert (tmp_path / "model").stat().st_size == lay_out(plan, source).nbytes == report.values["output"]["bytes"]
     in_blocks = plan.footprint.anon_bytes + plan.footprint.file_bytes
     other = without_grid(qat, tmp_path)
-    without = plan_for(make_target("custom-int4", **SMALL), other)[1].footprint
+    without = plan_for(Target.parse("custom-int4", **SMALL), other)[1].footprint
     larger = without.anon_bytes + without.file_bytes
     assert in_blocks < larger
     profile = tmp_path / "tight.toml"
     profile.write_text(PROFILE.format(budget_bytes=(in_blocks + larger) // 2))
     with pytest.raises(OverBudget):
-        plan_for(make_target("custom-int4", profile=str(profile), **SMALL), other)
+        plan_for(Target.parse("custom-int4", profile=str(profile), **SMALL), other)
 
 
 PROFILE = """

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.convert import make_target
 from gemma_edge.converter.models.official import official_model
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.recipes import NAMES, TOWER_ROLES, Floor, Placement, Recipe, RecipeError
 from gemma_edge.converter.tensors import Role, TensorSpec
@@ -234,7 +234,7 @@ def test_a_small_part_of_a_model_keeps_8_bits() -> None:
 @pytest.mark.parametrize(("size", "shown"), [("e2b", "int4-b64"), ("e4b", "int4-b64"), ("1b", "int4-b64")])
 def test_official_models_have_4_bits_in_their_layers(size: str, shown: str) -> None:
     model = official_model(size)
-    target = make_target(f"{size}-int4")
+    target = Target.parse(f"{size}-int4")
     ffn = next(spec for spec in model.tensors.values() if spec.role is Role.FFN)
     assert target.recipe_for(model).encoding(ffn).name == shown
     assert 0.99 < sum(model.shares.values()) < 1.01

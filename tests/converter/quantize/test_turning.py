@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.calibrate.step import balanced_plan
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.convert import convert
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.progress import silent
 from gemma_edge.converter.quantize.quantize import Search, quantize_rows
 from gemma_edge.converter.quantize.recipes import Recipe
@@ -70,7 +72,7 @@ def test_columns_that_are_no_whole_blocks_stay_as_they_are() -> None:
 @BOTH
 def test_a_bundle_shows_what_was_done_to_its_weights(name: str, precision: str, container: str, tmp_path: Path) -> None:
     options = {"context": 64, "prefill": (16,), "format": container}
-    source, plan = plan_for(make_target(f"custom-{precision}", **options), FIXTURES / name)  # type: ignore[arg-type]
+    source, plan = plan_for(Target.parse(f"custom-{precision}", **options), FIXTURES / name)  # type: ignore[arg-type]
     expected = balanced_plan(plan, source, silent).model
     convert(f"custom-{precision}", FIXTURES / name, tmp_path / "model", **options, measure=False)  # type: ignore[arg-type]
     path = tmp_path / "model"
@@ -91,7 +93,7 @@ def test_a_bundle_shows_what_was_done_to_its_weights(name: str, precision: str, 
 
 def test_the_search_for_scales_never_loses_to_the_largest_value_on_a_real_matrix(real_checkpoint: Path) -> None:
     """Of what comes out for real inputs, the squared error, in blocks and rows, after balancing and turning."""
-    source, plan = plan_for(make_target("custom-int4", context=64, prefill=(16,)), real_checkpoint)
+    source, plan = plan_for(Target.parse("custom-int4", context=64, prefill=(16,)), real_checkpoint)
     model = balanced_plan(plan, source, silent).model
     rng = np.random.default_rng(0)
     for name in (f"layers.{layer}.{part}.weight" for layer in (0, 9) for part in ("mlp.up_proj", "self_attn.q_proj")):

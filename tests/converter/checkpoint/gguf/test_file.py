@@ -8,8 +8,9 @@ from pathlib import Path
 import gguf
 import pytest
 
+from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.checkpoint.gguf.file import is_gguf, read_gguf
-from gemma_edge.converter.convert import lay_out, make_target, plan_for
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.errors import GemmaEdgeError
 from tests.converter.checkpoint.checkpoint_files import one_line
 from tests.converter.checkpoint.gguf.gguf_files import Raw, metadata_of, small, string
@@ -189,7 +190,7 @@ def test_damage_anywhere_is_one_line_or_none(name: str, tmp_path: Path) -> None:
 def refusal_of(path: Path) -> str | None:
     """What planning a conversion says, as far as it gets."""
     try:
-        source, plan = plan_for(make_target("custom-int8"), path)
+        source, plan = plan_for(Target.parse("custom-int8"), path)
         lay_out(plan, source)
     except GemmaEdgeError as error:
         return str(error)

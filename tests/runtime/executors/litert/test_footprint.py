@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.convert import make_target, plan_for
+from gemma_edge.converter.calibrate.planning import plan_for
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
@@ -18,7 +19,7 @@ GRAPH_BYTES = 1 << 20  # a section holds its graph beside the weights
 
 
 def planned(checkpoint: Path, precision: str) -> Footprint:
-    target = make_target(f"custom-{precision}", context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS)
+    target = Target.parse(f"custom-{precision}", context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS)
     return plan_for(target, checkpoint)[1].footprint
 
 

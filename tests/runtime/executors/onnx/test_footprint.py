@@ -8,7 +8,9 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.calibrate.planning import plan_for
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.runtime.executors.base import BundleMismatchError
@@ -35,7 +37,7 @@ def test_the_directory_says_what_the_plan_said(
 ) -> None:
     checkpoint = request.getfixturevalue(f"tiny_{family}")
     convert(f"custom-{precision}", checkpoint, tmp_path / "model", context=CONTEXT_TOKENS, format="onnx")
-    target = make_target(f"custom-{precision}", context=CONTEXT_TOKENS, format="onnx")
+    target = Target.parse(f"custom-{precision}", context=CONTEXT_TOKENS, format="onnx")
     plan = plan_for(target, checkpoint)[1].footprint
     found = plan_of(OnnxDirectory.open(tmp_path / "model")).footprint()
     assert [part.name for part in found.parts] == [part.name for part in plan.parts]

@@ -1,0 +1,85 @@
+"""From a request to a plan: the checkpoint found and opened, its recipe measured where that is asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gemma_edge.converter.calibrate.auto import automatic_recipe
+from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
+from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
+from gemma_edge.converter.checkpoint.lora import merged
+from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.models.encoders import Modality
+from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.output import Bundle, output_of
+from gemma_edge.converter.plan.plan import Plan, make_plan
+from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.progress import Stage, silent
+from gemma_edge.converter.quantize.qat import with_grids
+from gemma_edge.converter.quantize.recipes import Recipe
+
+
+def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = silent) -> tuple[Checkpoint, Plan]:
+    """Find the checkpoint, downloading it where needed, and decide everything about it.
+
+    What does not fit its profile is refused before the official checkpoint is downloaded, and before a shard is opened.
+    Raises OverBudget, LoraError, and what reading and matching a checkpoint raise.
+    """
+    if checkpoint is None and request.size in OFFICIAL and request.max_bytes is None:
+        settle(request, official_model(request.size))
+    path = resolve_checkpoint(None if checkpoint is None else str(checkpoint), request.size)
+    model = Model.of_checkpoint(read_config(path), image_pixels(path))
+    request.check(model)
+    if request.max_bytes is None:
+        settle(request, model)
+    source, model = _open(path, request, model)
+    request.check(model)
+    if request.max_bytes is not None:
+        request = _measured(request, request.max_bytes, model, source, stage)
+    return source, make_plan(settle(request, model), source)
+
+
+def published_plan(request: Target) -> Plan | None:
+    """The plan for an official model, from what is published of it: nothing is downloaded, no checkpoint is needed.
+
+    None where the request follows from a checkpoint's values: another model, an adapter, a recipe that is measured.
+    Raises OverBudget.
+    """
+    if request.size not in OFFICIAL or request.lora is not None or request.max_bytes is not None:
+        return None
+    return make_plan(settle(request, official_model(request.size)))
+
+
+def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]:
+    """The checkpoint, with its adapter if there is one, and the model with what only its tensors tell.
+
+    A tower that config.json describes and no shard holds is a modality that the checkpoint does not have.
+    """
+    source = Checkpoint.open(path)
+    model = model.with_modalities([tower.modality for tower in model.towers if tower.is_stored_in(source.tensors)])
+    if request.lora is not None:
+        source = merged(source, request.lora, text_only=request.modalities == (Modality.TEXT,))
+        model = replace(Model.from_json(source.text_config), towers=model.towers)  # its head may have become untied
+    return source, with_grids(model, source, request.recipe_for(model))
+
+
+def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint, stage: Stage) -> Target:
+    """The request with the recipe that loses least in a bundle of at most `max_bytes`."""
+    without_profile = replace(request, profile=None, fit=False)
+
+    def plan_of(recipe: Recipe) -> Plan:
+        return make_plan(settle(replace(without_profile, recipe=recipe), model), source)
+
+    plan = balanced_plan(plan_of(request.recipe), source, stage)
+    windows = measuring_windows(request, model, source)
+    recipe = automatic_recipe(
+        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
+    )
+    return replace(request, recipe=recipe)
+
+
+def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
+    """The output in the format asked for, to the byte, without its weights."""
+    return output_of(plan.target.format).lay_out(plan, source)

@@ -1,0 +1,105 @@
+"""The door of this room: how a .litertlm bundle is planned, laid out and looked into.
+
+What needs an extra is imported when it is asked for: a plan needs none.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.activations import round_tokens
+from gemma_edge.converter.evaluate.machine import Inputs
+from gemma_edge.converter.graph.ops import Graph
+from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.door import DECODER
+from gemma_edge.converter.plan.footprint import ModelNeeds, Needs, cache_layout, resident
+from gemma_edge.converter.plan.output import Bundle
+from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.quantize.recipes import Storage
+from gemma_edge.converter.tensors import Role, TensorSpec
+from gemma_edge.profiles.costs import litert_footprint
+from gemma_edge.profiles.costs_encoders import with_encoders
+from gemma_edge.runtime.formats.atomic import atomic_file
+
+
+def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
+    """One signature for a decode step and one for each length of a prefill chunk."""
+    decode = model.decoder("decode", tokens=1, with_logits=True)
+    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
+    encoders = [graph for tower in model.towers for graph in tower.graphs(in_one=False)]
+    return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+
+
+def nbytes(spec: TensorSpec, storage: Storage) -> int:
+    """See plan/door.py."""
+    return storage.encoding.nbytes(spec.shape)
+
+
+def needs(model: ModelNeeds, target: Target) -> Needs:
+    """In LiteRT, with a cache of packed weights."""
+    layout = cache_layout(target, model.model)
+    by_role = model.sums(target)
+    weights_bytes = resident(by_role)
+    heads = model.model.config.heads
+    caches = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
+    kv_bytes = sum(nbytes for nbytes, _ in caches)
+    footprint = litert_footprint(
+        weights_bytes=weights_bytes,
+        embedder_bytes=by_role.get(Role.EMBEDDING, 0),
+        ple_bytes=by_role.get(Role.PLE, 0),
+        kv_bytes=kv_bytes,
+        ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
+        kv_is_half=layout.half,
+        prefill_tokens=target.prefill_tokens,
+        shape=model.activations(layout.context_tokens),
+    )
+    return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
+
+
+def kernel_inputs(plan: Plan) -> Inputs:
+    """XNNPACK rounds the inputs of integer weights to int8, token by token."""
+    storages = plan.storages
+
+    def rounded(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return x if storages[name].encoding.kind == "float" else round_tokens(x)
+
+    return rounded
+
+
+def opened(out: Path) -> AbstractContextManager[Any]:
+    """A file."""
+    return atomic_file(out)
+
+
+def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
+    """Raises TokenizerError, MetadataError or ChatTemplateError where the checkpoint's side files cannot be used."""
+    from gemma_edge.converter.litert.bundle import LitertBundle
+
+    return LitertBundle.lay_out(plan, source.side_path)
+
+
+def reads(path: Path) -> bool:
+    """A file."""
+    return not os.path.isdir(path)  # noqa: PTH112  see onnx/format.py
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Sections, graphs, weights and metadata. Raises BundleError."""
+    from gemma_edge.converter.litert.inspect import inspect_bundle
+
+    return inspect_bundle(path)
+
+
+def show(values: dict[str, Any], console: Console) -> None:
+    """As tables."""
+    from gemma_edge.converter.litert.inspect import print_inspection
+
+    print_inspection(values, console)

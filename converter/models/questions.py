@@ -1,0 +1,88 @@
+"""What the rest of the converter asks of a family, whichever it is: a checkpoint's numbers, and what others call it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from gemma_edge.converter.models.blocks import AttentionLayer, Heads
+
+
+@dataclass(frozen=True)
+class Names:
+    """What other programs call a family.
+
+    litert: LiteRT-LM's model type. onnx_architecture, onnx_model_type: of config.json, where transformers.js looks.
+    onnx_text_type: of the text_config, for a family that transformers.js knows as a multimodal model only; its tables
+    are then a graph of their own. genai: onnxruntime-genai's model type, where it has one.
+    """
+
+    litert: str
+    onnx_architecture: str
+    onnx_model_type: str
+    onnx_text_type: str | None = None
+    genai: str | None = None
+
+
+class Wrong(StrEnum):
+    """What a converter is known to get wrong in a graph. `gemma-edge verify` tries those that a family could have."""
+
+    SOFTCAP = "missing soft-cap"
+    SPARSITY = "missing sparsity"
+    UNSHARED = "unshared KV"
+    OTHER_OWNER = "wrongly shared KV"
+    WINDOW = "missing sliding window"
+    ROPE = "one RoPE base for all layers"
+
+
+class Config(Protocol):
+    """The numbers of one checkpoint's decoder."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def heads(self) -> Heads:
+        """Of every layer."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """What it was trained for."""
+
+    @property
+    def attention(self) -> tuple[AttentionLayer, ...]:
+        """One for each layer."""
+
+    @property
+    def kv_layers(self) -> int:
+        """How many layers, the first ones, own keys and values; the others read those of one before them."""
+
+    @property
+    def ffn_width(self) -> int:
+        """The widest feed-forward part of a layer."""
+
+    @property
+    def residual_streams(self) -> int:
+        """States of width D that a layer hands on side by side: AltUp's inputs; 1 without it."""
+
+    @property
+    def ple_values(self) -> int:
+        """Values that a token looks up for all layers together; 0 without per-layer embeddings."""
+
+    @property
+    def tied_head(self) -> bool:
+        """Whether the head reads the embedding's table."""
+
+    def kv_source(self, layer: int) -> int:
+        """The layer whose keys and values `layer` reads; itself where it owns them."""
+
+    def unused_tensors(self) -> Iterator[str]:
+        """Prefixes of what checkpoints store although no layer reads it."""
+
+    def wrong(self) -> Iterator[tuple[Wrong, "Config"]]:
+        """The numbers with one mistake each, of those that this model could have."""
