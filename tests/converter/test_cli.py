@@ -230,7 +230,9 @@ def test_what_a_file_says_is_no_command_to_the_terminal(tiny_gemma3n: Path, tmp_
     """A message is one line, whatever a checkpoint calls its tensors."""
     checkpoint = Path(shutil.copytree(tiny_gemma3n, tmp_path / "checkpoint"))
     tensors = load_file(checkpoint / "model.safetensors")
-    save_file(tensors | {"\x1b[2J\nerror: none": tensors["model.norm.weight"]}, checkpoint / "model.safetensors")
+    save_file(
+        tensors | {"\x1b[2J\nerror: none": tensors["model.norm.weight"].clone()}, checkpoint / "model.safetensors"
+    )
     assert error_of("plan", *SMALL, "--checkpoint", checkpoint) == (
         f"{checkpoint}: \\x1b[2J\\nerror: none is not part of this model; "
         "convert the checkpoint that config.json describes"
