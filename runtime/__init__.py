@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation as Conversation
-    from gemma_edge.runtime.chat.conversation import ThinkingConfig as ThinkingConfig
     from gemma_edge.runtime.chat.figures import BenchmarkInfo as BenchmarkInfo
     from gemma_edge.runtime.chat.messages import Content as Content
     from gemma_edge.runtime.chat.messages import Contents as Contents
     from gemma_edge.runtime.chat.messages import Message as Message
     from gemma_edge.runtime.chat.messages import Role as Role
     from gemma_edge.runtime.chat.messages import ToolCall as ToolCall
+    from gemma_edge.runtime.chat.options import ThinkingConfig as ThinkingConfig
     from gemma_edge.runtime.chat.session import Responses as Responses
     from gemma_edge.runtime.chat.session import Session as Session
     from gemma_edge.runtime.chat.tools import Tool as Tool
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from gemma_edge.runtime.config import Backend as Backend
     from gemma_edge.runtime.engine import Engine as Engine
     from gemma_edge.runtime.litert_lm_engine import LitertLmEngine as LitertLmEngine
+    from gemma_edge.runtime.litert_lm_names import AbstractBenchmark as AbstractBenchmark
+    from gemma_edge.runtime.litert_lm_names import AbstractConversation as AbstractConversation
+    from gemma_edge.runtime.litert_lm_names import AbstractEngine as AbstractEngine
+    from gemma_edge.runtime.litert_lm_names import AbstractSession as AbstractSession
+    from gemma_edge.runtime.litert_lm_names import LogSeverity as LogSeverity
+    from gemma_edge.runtime.litert_lm_names import ModelType as ModelType
+    from gemma_edge.runtime.litert_lm_names import set_min_log_severity as set_min_log_severity
     from gemma_edge.runtime.measure.bench import Benchmark as Benchmark
     from gemma_edge.runtime.tasks.batch import generate_batch as generate_batch
     from gemma_edge.runtime.tasks.media import describe as describe
@@ -48,6 +55,13 @@ if TYPE_CHECKING:
     from gemma_edge.runtime.text.sampler import SamplerConfig as SamplerConfig
 
 _HOMES = {
+    "set_min_log_severity": "litert_lm_names",
+    "ModelType": "litert_lm_names",
+    "LogSeverity": "litert_lm_names",
+    "AbstractSession": "litert_lm_names",
+    "AbstractEngine": "litert_lm_names",
+    "AbstractConversation": "litert_lm_names",
+    "AbstractBenchmark": "litert_lm_names",
     "Backend": "config",
     "Benchmark": "measure.bench",
     "BenchmarkInfo": "chat.figures",
@@ -72,7 +86,7 @@ _HOMES = {
     "Session": "chat.session",
     "SupportedModalities": "text.model_info",
     "SuppressTokensConfig": "text.penalties",
-    "ThinkingConfig": "chat.conversation",
+    "ThinkingConfig": "chat.options",
     "Tool": "chat.tools",
     "ToolCall": "chat.messages",
     "ToolEventHandler": "chat.tools",
@@ -82,6 +96,8 @@ _HOMES = {
     "transcribe": "tasks.media",
     "translate": "tasks.media",
 }
+
+__all__ = tuple(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,13 @@
 """Where a model runs. Names and defaults are litert_lm's."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 
-class ConfigError(GemmaEdgeError, ValueError):
+class ConfigError(GemmaEdgeError, ValueError, RuntimeError):
     """A setting of the engine cannot be honoured."""
 
 
@@ -51,6 +52,18 @@ class NPU(Backend):
 Backend.CPU = CPU
 Backend.GPU = GPU
 Backend.NPU = NPU
+
+
+def backend_of(backend: Backend | type[Backend]) -> Backend:
+    """An instance; a class is made one, with a DeprecationWarning, as in litert_lm."""
+    if not isinstance(backend, type):
+        return backend
+    warnings.warn(
+        f"Passing Backend class {backend.__name__} is deprecated; pass an instance, {backend.__name__}()",
+        DeprecationWarning,
+        stacklevel=4,
+    )
+    return backend()
 
 
 def check_max_output_tokens(limit: int | None) -> None:

@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat.conversation import Conversation, ThinkingConfig
+from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.media_reader import MediaReader
-from gemma_edge.runtime.chat.messages import Json, Message
+from gemma_edge.runtime.chat.message_json import Json
+from gemma_edge.runtime.chat.messages import Message
+from gemma_edge.runtime.chat.options import ThinkingConfig
 from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
-from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_output_tokens
+from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.executors.litert.library import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
 from gemma_edge.runtime.kv.sequence import TokenSequence
@@ -70,12 +72,13 @@ class Engine:
     def __init__(
         self,
         model_path: str,
-        backend: Backend = Backend.CPU(),  # noqa: B008  frozen, and litert_lm's default
+        backend: Backend | type[Backend] = Backend.CPU(),  # noqa: B008  frozen, and litert_lm's default
         max_num_tokens: int | None = None,
         max_num_images: int | None = None,
         cache_dir: str | None = None,
-        vision_backend: Backend | None = None,
-        audio_backend: Backend | None = None,
+        vision_backend: Backend | type[Backend] | None = None,
+        audio_backend: Backend | type[Backend] | None = None,
+        enable_benchmark: bool = False,  # noqa: ARG002  figures are always collected
         *,
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
@@ -85,7 +88,8 @@ class Engine:
         vision = _cpu("vision_backend", vision_backend or backend)
         audio = _cpu("audio_backend", audio_backend or backend)
         self._marks = LoadMarks()
-        self.model_path = model_path
+        self.model_path, self.cache_dir = model_path, cache_dir
+        self.max_num_images = max_num_images
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
         self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
@@ -197,6 +201,7 @@ class Engine:
         constrained_decoding_config: ConstrainedDecodingConfig | None = None,
         max_output_tokens: int | None = None,
         chat_template: str | None = None,
+        sanitize_control_tokens: bool = False,
     ) -> Conversation:
         """A conversation; the parameters are `Conversation`'s."""
         return Conversation(
@@ -216,6 +221,7 @@ class Engine:
             constrained_decoding_config=constrained_decoding_config,
             max_output_tokens=max_output_tokens,
             chat_template=chat_template,
+            sanitize_control_tokens=sanitize_control_tokens,
         )
 
     def create_session(
@@ -279,7 +285,8 @@ class HealthError(GemmaEdgeError):
     """The engine cannot answer, or no longer should."""
 
 
-def _cpu(name: str, backend: Backend) -> CPU:
+def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
+    backend = backend_of(backend)
     if not isinstance(backend, CPU):
         raise ConfigError(f"{name} is {backend.get_name()}, this executor runs on cpu; use Backend.CPU()")
     return backend

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.litert.decoder import LitertExecutor
-from gemma_edge.runtime.executors.litert.library import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.memory.reading import MemoryReading, file_mappings, read_memory

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from gemma_edge.runtime.chat.calls.result import json_result
 from gemma_edge.runtime.chat.conversation import Sendable
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
-from gemma_edge.runtime.chat.messages import Json, Message, normalize_message
+from gemma_edge.runtime.chat.message_json import Json
+from gemma_edge.runtime.chat.messages import Message, read_message
 from gemma_edge.runtime.chat.session import Responses
-from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler, tool_from_function
+from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler, run_tool, tool_from_function
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir
@@ -67,6 +69,8 @@ def _theirs(module: ModuleType, value: Any) -> Any:
         return make(value.schema_or_pattern)
     if isinstance(value, Backend):
         return getattr(module.Backend, type(value).__name__)(**dataclasses.asdict(value))  # type: ignore[call-overload]
+    if isinstance(value, SamplerConfig):
+        value = dataclasses.replace(value, top_k=value.candidates)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return getattr(module, type(value).__name__)(**dataclasses.asdict(value))
     return value
@@ -152,7 +156,7 @@ class LitertLmEngine:
             theirs["constrained_decoding_config"] = dataclasses.replace(config, enable=False)
         with _errors("creating a conversation"):
             conversation = self._engine.create_conversation(
-                messages=None if messages is None else [normalize_message(message) for message in messages],
+                messages=None if messages is None else [read_message(message) for message in messages],
                 tools=None if tools is None else [_their_tool(module, tool) for tool in tools],
                 tool_event_handler=None if tool_event_handler is None else _their_handler(module, tool_event_handler),
                 **theirs,
@@ -252,18 +256,18 @@ class LitertLmConversation(_Wrapped):
     def send_message(self, message: Sendable, **options: Any) -> Message:
         """As `Conversation.send_message`, with the same options."""
         with _errors("sending a message"):
-            return Message.from_json(self._inner.send_message(normalize_message(message), **self._options(options)))
+            return Message.from_json(self._inner.send_message(read_message(message), **self._options(options)))
 
     def send_message_async(self, message: Sendable, **options: Any) -> Generator[Message, None, None]:
         """As `Conversation.send_message_async`, with the same options, but leaving the loop early ends no reply."""
         with _errors("sending a message"):
-            for chunk in self._inner.send_message_async(normalize_message(message), **self._options(options)):
+            for chunk in self._inner.send_message_async(read_message(message), **self._options(options)):
                 yield Message.from_json(chunk)
 
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         with _errors("rendering a message"):
-            return str(self._inner.render_message_to_string(normalize_message(message)))
+            return str(self._inner.render_message_to_string(read_message(message)))
 
     @property
     def token_count(self) -> int:
@@ -282,7 +286,7 @@ def _their_tool(module: ModuleType, tool: Callable[..., Any] | Tool) -> Any:
             return ours.get_tool_description()
 
         def execute(self, param: Mapping[str, Any]) -> Any:
-            return ours.execute(param)
+            return json_result(run_tool(ours, param))
 
     return Adapter()
 

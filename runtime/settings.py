@@ -8,7 +8,7 @@ from pathlib import Path
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.runtime.config import CPU, ConfigError
-from gemma_edge.runtime.executors.litert.footprint import plan_of
+from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory

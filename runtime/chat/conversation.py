@@ -7,26 +7,30 @@ and a bound on tool rounds. A turn that fails or is cancelled leaves the convers
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.chat import aio
+from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
-from gemma_edge.runtime.chat.messages import Contents, Json, Message, normalize_message
+from gemma_edge.runtime.chat.message_json import Json
+from gemma_edge.runtime.chat.messages import Contents, Message, read_message
+from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
+from gemma_edge.runtime.chat.prompt_tokens import Encoded, Turn, prompt_tokens
+from gemma_edge.runtime.chat.reply import checked, reply_message, told
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.chat.tool_syntax import Chunk, ReplyParser, joined
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
-from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate
+from gemma_edge.runtime.kv.prefix import common_prefix
 from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
 from gemma_edge.runtime.media.item import media_items
-from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
+from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ResponseFormat
+from gemma_edge.runtime.text.control_text import without_marks
 from gemma_edge.runtime.text.penalties import (
     NoRepeatNgramConfig,
     Penalties,
@@ -41,24 +45,6 @@ Sendable = str | Contents | Message | Json
 
 class ConversationError(GemmaEdgeError, RuntimeError):
     """The conversation is closed, busy, or has not the turns asked for. Also a RuntimeError, as litert_lm raises."""
-
-
-@dataclass(frozen=True)
-class ThinkingConfig:
-    """Asks the chat template for reasoning (`enable_thinking`). Gemma 3 and 3n have none; the budget is not used."""
-
-    enable_thinking: bool = True
-    thinking_token_budget: int = -1
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What one call of `send_message` asks for beside the message."""
-
-    penalties: Penalties
-    max_output_tokens: int | None
-    extra_context: Mapping[str, Any]
-    response_format: ResponseFormat | None
 
 
 class Conversation:
@@ -83,16 +69,19 @@ class Conversation:
         constrained_decoding_config: ConstrainedDecodingConfig | None = None,
         max_output_tokens: int | None = None,
         chat_template: str | None = None,
+        sanitize_control_tokens: bool = False,
     ) -> None:
         """init_s: seconds it took to create the engine. media: what reads images and recordings, by default nothing.
 
-        max_tool_rounds: calls in a row before ToolLoopError.
+        max_tool_rounds: calls in a row before ToolLoopError. sanitize_control_tokens: whether control tokens that a
+        user or an earlier reply wrote out stay text, as they always do in what tools are called and say.
 
-        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. ConfigError:
-        max_output_tokens below 1.
+        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
+        message that cannot be read. ConfigError: max_output_tokens below 1.
         """
         check_max_output_tokens(max_output_tokens)
-        self.messages = list(messages or ())
+        self.messages, self.tools = list(messages or ()), list(tools or ())
+        self.chat_template, self.tool_event_handler = chat_template, tool_event_handler
         self.automatic_tool_calling = automatic_tool_calling
         self.max_tool_rounds = max_tool_rounds
         self.extra_context = dict(extra_context or {})
@@ -109,15 +98,20 @@ class Conversation:
         self._tools = ToolBox(tools or (), tool_event_handler)
         system = [{"role": "system", "content": system_message}] if system_message else []
         preface = Preface(
-            [*system, *(normalize_message(message) for message in self.messages)],
+            [*system, *(read_message(message) for message in self.messages)],
             self._tools.descriptions,
             self.extra_context,
         )
         self._preface_items = media_items(preface.messages)
         template = model.template if chat_template is None else ChatTemplate(chat_template)
-        self._renderer = PromptRenderer(template, model.tool_syntax, preface)
+        self._renderer = PromptRenderer(
+            template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
+        )
         self._history: list[Json] = []
-        self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
+        self._encoded = Encoded()
+        self._turns: list[Turn] = []
+        self._is_marked = False
+        self._finish_reason: str | None = None
         self._is_answering = False
 
     # ------------------------------------------------------------ sending
@@ -153,7 +147,9 @@ class Conversation:
                 chunks.clear()  # an answer to tool calls follows, which is what counts
             else:
                 chunks.append(chunk)
-        return Message.from_json(_reply(chunks))
+        message = Message.from_json(reply_message(self._shown(chunks)))
+        message.finish_reason = self._finish_reason
+        return message
 
     def send_message_async(
         self,
@@ -179,8 +175,8 @@ class Conversation:
             response_format,
         )
         for chunk in self._send(message, options):
-            if isinstance(chunk, str) or (chunk and not self._answers_calls):
-                yield Message.from_json(_reply([chunk]))
+            if chunk and (isinstance(chunk, str) or not self._answers_calls):
+                yield Message.from_json(reply_message([chunk]))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
@@ -201,7 +197,8 @@ class Conversation:
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
-        return self._renderer.turn(self._history, [as_received(normalize_message(message))], self._extra(None))
+        turn = self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
+        return without_marks(turn)
 
     @property
     def token_count(self) -> int:
@@ -223,6 +220,11 @@ class Conversation:
         """Times of the last turn, token by token."""
         return self._timing
 
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last reply ended, as `Message.finish_reason` says it: for streams, once they have ended."""
+        return self._finish_reason
+
     def get_benchmark_info(self) -> BenchmarkInfo:
         """Figures of the last turn."""
         self._open()
@@ -234,12 +236,14 @@ class Conversation:
         self._check_idle()
         if not 0 <= turns <= len(self._turns):
             raise ConversationError(f"cannot go back {turns} turns, there are {len(self._turns)}; ask for fewer")
-        if turns:
-            messages, tokens = self._turns[-turns]
-            self._forget(messages, tokens)
+        for _ in range(turns):
+            self._forget(self._turns.pop())
 
     def close(self) -> None:
-        """Releases the conversation. Closing twice, and after the engine, is fine."""
+        """Releases the conversation, and ends a reply that is being written. Closing twice is fine, and so is closing
+        after the engine.
+        """
+        self.cancel_process()
         self._sequence = None
 
     def __enter__(self) -> Self:
@@ -256,26 +260,31 @@ class Conversation:
     def _answers_calls(self) -> bool:
         return self.automatic_tool_calling and len(self._tools) > 0
 
-    def _send(self, message: Sendable, options: _Options) -> Iterator[Chunk | None]:
+    def _send(self, message: Sendable, options: SendOptions) -> Iterator[Chunk | None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
-        messages = [as_received(normalize_message(message))]
+        messages = [as_received(read_message(message))]
         with self._turn(sequence):
             for round_number in count():
                 chunks: list[Chunk] = []
                 for chunk in self._reply_to(sequence, messages, options):
                     chunks.append(chunk)
                     yield chunk
-                reply = _reply(chunks)
+                reply = reply_message(chunks)
                 self._history += [*messages, reply]
-                if not self._answers_calls or "tool_calls" not in reply:
+                self._finish_reason = "tool_calls" if "tool_calls" in reply else self._timing.finish_reason
+                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake)]
+                if mistakes and self._timing.finish_reason == "length":  # a call that was cut off is none
+                    mistakes = []
+                if not self._answers_calls or not ("tool_calls" in reply or mistakes):
                     return
                 if round_number == self.max_tool_rounds:
                     raise ToolLoopError(
                         f"the model called tools {round_number + 1} times in a row, {self.max_tool_rounds} rounds are "
                         "allowed; raise max_tool_rounds or make the tools' results clearer"
                     )
-                messages = [as_received(answer) for answer in self._tools.answer(reply["tool_calls"])]
+                answers = [*self._tools.answer(reply.get("tool_calls", ())), *map(told, mistakes)]
+                messages = [as_received(answer) for answer in answers]
                 if not messages:
                     return
                 yield None
@@ -284,61 +293,77 @@ class Conversation:
     def _turn(self, sequence: TokenSequence) -> Iterator[None]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
-        began = (len(self._history), len(sequence))
-        self._is_answering = True
+        messages, encoded, held = len(self._history), self._encoded, sequence.token_ids
+        self._is_answering, self._is_marked, self._finish_reason = True, False, None
         sequence.begin()
+
+        def turn() -> Turn:
+            kept = common_prefix(held, sequence.token_ids)
+            return Turn(messages, encoded, kept, held[kept:])
+
         try:
-            if len(sequence):
-                sequence.mark()
             yield
         except CancelledError:
-            self._forget(*began)
+            self._forget(turn())
+            self._finish_reason = "cancelled"
         except BaseException:  # GeneratorExit too: whoever reads the stream has left
-            self._forget(*began)
+            self._forget(turn())
             raise
         else:
-            self._turns.append(began)
+            self._turns.append(turn())
         finally:
             self._is_answering = False
+
+    def _shown(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """What the user sees of a reply: what only the model is told about is left out where calls are answered."""
+        return [chunk for chunk in chunks if not (self._answers_calls and isinstance(chunk, Mistake))]
 
     def _may_constrain(self, messages: Sequence[Json]) -> bool:
         """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
         return not self._answers_calls or messages[0].get("role") == "tool"
 
-    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> Iterator[Chunk]:
+    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> Iterator[Chunk]:
         self._timing = TurnTiming()
         prompt = self._prompt(sequence, messages, options)
         wanted = options.response_format if self._may_constrain(messages) else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
         texts = as_text(generate(sequence, prompt, how, self._timing), self._model.tokenizer, self._model.stop)
+        if constraint is not None:
+            texts = checked(texts, constraint, self._timing)
         if not len(self._tools):  # a fence is text to a model that was shown no tools
             yield from texts
             return
-        parser = ReplyParser(self._model.tool_syntax)
+        parser = ReplyParser(self._model.tool_syntax, self._tools.parameters)
         for piece in texts:
             yield from parser.push(piece)
         yield from parser.finish()
 
-    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> list[int]:
-        """What these messages add to the sequence."""
-        text = self._renderer.turn(self._history, messages, options.extra_context)
+    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> list[int]:
+        """What is to be appended to the sequence. What differs from the rendered conversation is dropped from it."""
+        text = self._renderer.whole(self._history, messages, options.extra_context)
         items = media_items(messages) if self._history else [*self._preface_items, *media_items(messages)]
-        start = [] if len(sequence) else list(self._model.start_tokens)
-        prompt = self._media.read(text, items)
-        asked = len(sequence) + len(start) + prompt.token_count + 1
-        if asked > sequence.context_tokens:  # before the seconds that encoding takes
-            raise ContextOverflowError(asked, sequence.context_tokens)
+        held = sequence.token_ids
         started = time.perf_counter()
-        tokens = [*start, *prompt.tokens(sequence.check)]
+        prompt = prompt_tokens(
+            text, items, held, self._encoded, self._model, self._media, sequence.context_tokens, sequence.check
+        )
         self._timing.media_s = time.perf_counter() - started if items else 0.0
-        return tokens
+        self._encoded = prompt.encoded
+        kept = common_prefix(held, prompt.token_ids)
+        sequence.truncate(kept)
+        if kept and not self._is_marked:
+            sequence.mark()
+        self._is_marked = True
+        return prompt.token_ids[kept:]
 
-    def _forget(self, messages: int, tokens: int) -> None:
-        del self._history[messages:]
-        self._turns = [turn for turn in self._turns if turn[0] < messages]
+    def _forget(self, turn: Turn) -> None:
+        """Everything is again as it was before this turn."""
+        del self._history[turn.messages :]
+        self._encoded = turn.encoded
         if self._sequence is not None:
-            self._sequence.truncate(tokens)
+            self._sequence.truncate(turn.kept)
+            self._sequence.append(turn.dropped)
 
     def _options(
         self,
@@ -348,20 +373,16 @@ class Conversation:
         max_output_tokens: int | None,
         thinking: ThinkingConfig | None,
         response_format: ResponseFormat | None,
-    ) -> _Options:
-        check_max_output_tokens(max_output_tokens)
-        config = self.constrained_decoding_config
-        if response_format is not None and config is not None and not config.enable:
-            raise ConstraintError(
-                "response_format was given but constrained_decoding_config.enable is False; enable it or leave it out"
-            )
+    ) -> SendOptions:
         penalties = Penalties(
             repetition or RepetitionPenaltyConfig(),
             ngram or NoRepeatNgramConfig(),
             suppress or self._model.suppress,
         )
+        check_format(response_format, self.constrained_decoding_config)
+        check_max_output_tokens(max_output_tokens)
         limit = self.max_output_tokens if max_output_tokens is None else max_output_tokens
-        return _Options(penalties, limit, self._extra(thinking), response_format)
+        return SendOptions(penalties, limit, self._extra(thinking), response_format)
 
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config
@@ -376,14 +397,3 @@ class Conversation:
         if self._sequence is None:
             raise ConversationError("the conversation is closed; create a new one")
         return self._sequence
-
-
-def _reply(chunks: Sequence[Chunk]) -> dict[str, Any]:
-    """The model's message: what it wrote around its calls, one part for each stretch of text, and the calls."""
-    texts, calls = joined(chunks)
-    message: dict[str, Any] = {"role": "assistant"}
-    if texts or not calls:
-        message["content"] = [{"type": "text", "text": text} for text in texts or [""]]
-    if calls:
-        message["tool_calls"] = [call.to_json() for call in calls]
-    return message

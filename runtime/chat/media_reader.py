@@ -23,9 +23,9 @@ from gemma_edge.runtime.media.image import pixel_values
 from gemma_edge.runtime.media.item import MediaItem, MediaKind
 from gemma_edge.runtime.media.mel import frame_count, log_mel
 from gemma_edge.runtime.media.soft_tokens import Rows, SoftToken, soft_tokens
+from gemma_edge.runtime.text.control_text import MEDIA_PLACES
 
-# LiteRT-LM's: the first two in Gemma 3's template, the others in Gemma 3n's.
-_PLACEHOLDERS = re.compile(r"<start_of_image>|<start_of_audio>|<image_soft_token>|<audio_soft_token>")
+_PLACEHOLDERS = re.compile("|".join(MEDIA_PLACES))
 _AROUND = "\n\n"
 _ENCODERS = {MediaKind.IMAGE: "vision", MediaKind.AUDIO: "audio"}
 
@@ -81,31 +81,34 @@ class MediaReader:
             raise self._missing(MediaKind.AUDIO)
         return self._encoders.audio.window_samples
 
-    def read(self, text: str, items: Sequence[MediaItem]) -> "Prompt":
+    def read(self, text: str, items: Sequence[MediaItem], *, follows_media: bool = False) -> "Prompt":
         """Decide what becomes of each, opening recordings but encoding nothing.
+
+        follows_media: whether the text goes on directly after an image or a recording.
 
         Raises MediaError: a kind that the model does not take, a file that cannot be read, too many images, text that
         has other placeholders than there are items.
         """
+        start = _AROUND if follows_media else ""
         if not items:  # what looks like a placeholder is text then
-            return Prompt((tuple(self._model.encode(text)),), 0, self)
+            return Prompt((tuple(self._model.encode_prompt(start + text)),), self)
         self._check(items)
         waiting = {kind: deque(item for item in items if item.kind is kind) for kind in MediaKind}
         marks = {kind: _Marks.of(self._model, kind) for kind in MediaKind}
         parts: list[tuple[int, ...] | _Part] = []
-        pending, after = "", 0
+        pending, after = start, 0
         for found in _PLACEHOLDERS.finditer(text):
             kind = MediaKind.AUDIO if "audio" in found[0] else MediaKind.IMAGE
             if not waiting[kind]:
                 raise self._miscounted(kind, items, text)
             before = f"{pending}{text[after : found.start()]}{_AROUND}{marks[kind].start}"
-            parts += [tuple(self._model.encode(before)), self._part(waiting[kind].popleft(), marks[kind])]
+            parts += [tuple(self._model.encode_prompt(before)), self._part(waiting[kind].popleft(), marks[kind])]
             pending, after = _AROUND, found.end()
         for kind, left in waiting.items():
             if left:
                 raise self._miscounted(kind, items, text)
-        parts.append(tuple(self._model.encode(pending + text[after:])))
-        return Prompt(tuple(parts), len(items), self)
+        parts.append(tuple(self._model.encode_prompt(pending + text[after:])))
+        return Prompt(tuple(parts), self, media_end=after)
 
     def _check(self, items: Sequence[MediaItem]) -> None:
         for kind in MediaKind:
@@ -199,8 +202,14 @@ class Prompt:
     """A prompt whose length is known, before anything is encoded."""
 
     parts: tuple[tuple[int, ...] | _Part, ...]
-    media_count: int
     reader: MediaReader
+    media_end: int = 0  # where the text after the last image or recording begins
+
+    @property
+    def last_text(self) -> tuple[int, ...]:
+        """The tokens after the last image or recording."""
+        last = self.parts[-1]
+        return () if isinstance(last, _Part) else last
 
     @property
     def token_count(self) -> int:

@@ -1,19 +1,26 @@
-"""What is said in a conversation: messages, their contents, tool calls. Names and JSON form are litert_lm's."""
+"""What is said in a conversation: messages, their contents, tool calls. Names and JSON form are litert_lm's.
+
+A message is its JSON: a dict as clients write it, with `role`, `contents`, `tool_calls` and `channels` to look at it as
+values. What is written through either is seen through the other.
+"""
 
 import base64
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.chat.message_json import (
+    Json,
+    MessageError,
+    sendable_message,
+    standard_call,
+    standard_content,
+    standard_role,
+)
+from gemma_edge.runtime.media.item import base64_bytes
 
-Json = Mapping[str, Any]  # a message as JSON: {"role": "user", "content": "Hello"}
-
-
-class MessageError(GemmaEdgeError, TypeError):
-    """Something that is not a message was sent. Also a TypeError, which is what litert_lm raises."""
+View = TypeVar("View")
 
 
 class Role(Enum):
@@ -25,7 +32,7 @@ class Role(Enum):
     TOOL = "tool"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ToolCall:
     """What the model asks to have run."""
 
@@ -40,16 +47,10 @@ class ToolCall:
 
     @classmethod
     def from_json(cls, data: Json) -> "ToolCall":
-        function = data.get("function", data)
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
-                arguments = {}
-        if not isinstance(arguments, Mapping):
-            arguments = {}
-        return cls(function.get("name", ""), dict(arguments), data.get("id"), data.get("type", "function"))
+        """Also takes a call without "function" around it, and arguments as JSON text. Raises MessageError."""
+        call = standard_call(data)
+        function = call["function"]
+        return cls(function["name"], function.get("arguments", {}), call.get("id"), call["type"])
 
 
 class Content:
@@ -66,7 +67,7 @@ class Content:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Text(Content):
     text: str
 
@@ -77,7 +78,7 @@ class Text(Content):
         return self.text
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImageBytes(Content):
     bytes: bytes
 
@@ -85,7 +86,7 @@ class ImageBytes(Content):
         return {"type": "image", "blob": base64.b64encode(self.bytes).decode()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImageFile(Content):
     absolute_path: str
 
@@ -93,7 +94,7 @@ class ImageFile(Content):
         return {"type": "image", "path": self.absolute_path}
 
 
-@dataclass(frozen=True)
+@dataclass
 class AudioBytes(Content):
     bytes: bytes
 
@@ -101,7 +102,7 @@ class AudioBytes(Content):
         return {"type": "audio", "blob": base64.b64encode(self.bytes).decode()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class AudioFile(Content):
     absolute_path: str
 
@@ -109,7 +110,7 @@ class AudioFile(Content):
         return {"type": "audio", "path": self.absolute_path}
 
 
-@dataclass(frozen=True)
+@dataclass
 class ToolResponse(Content):
     name: str
     response: Any
@@ -126,11 +127,11 @@ Content.AudioFile = AudioFile
 Content.ToolResponse = ToolResponse
 
 
-class Contents(Sequence[Content]):
+class Contents(list[Content]):
     """The parts of a message, in order. `str` gives the text parts joined."""
 
     def __init__(self, contents: Sequence[Content] = ()) -> None:
-        self._parts = tuple(contents)
+        super().__init__(contents)
 
     @classmethod
     def empty(cls) -> "Contents":
@@ -139,7 +140,7 @@ class Contents(Sequence[Content]):
     @classmethod
     def of(cls, *args: str | Content | Sequence[Content]) -> "Contents":
         """From texts and contents, or from one sequence of contents."""
-        if len(args) == 1 and not isinstance(args[0], str | Content):
+        if len(args) == 1 and isinstance(args[0], Sequence) and not isinstance(args[0], str | bytes):
             return cls(args[0])
         parts: list[Content] = []
         for arg in args:
@@ -152,59 +153,117 @@ class Contents(Sequence[Content]):
         return cls(parts)
 
     @property
-    def contents(self) -> list[Content]:
-        return list(self._parts)
+    def contents(self) -> "Contents":
+        """Itself, as in litert_lm."""
+        return self
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [part.to_json() for part in self._parts]
-
-    @overload
-    def __getitem__(self, index: int) -> Content: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Content]: ...
-    def __getitem__(self, index: int | slice) -> Content | Sequence[Content]:
-        return self._parts[index]
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Content]:
-        return iter(self._parts)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Contents) and self._parts == other._parts
-
-    def __hash__(self) -> int:
-        return hash(self._parts)
+        return [part.to_json() for part in self]
 
     def __str__(self) -> str:
-        return "".join(part.text for part in self._parts if isinstance(part, Text))
+        return "".join(str(part) for part in self if isinstance(part, Text))
 
     def __repr__(self) -> str:
-        return f"Contents({list(self._parts)!r})"
+        return f"Contents({list(self)!r})"
 
 
-@dataclass(frozen=True)
-class Message:
-    """One message. `str` gives its text.
+@dataclass
+class _View:
+    """What was last read from, or written to, one key of a message."""
+
+    source: object  # what the key held
+    value: Any  # what it was read as
+    written: object  # how that is written as JSON, to notice a change of the value itself
+
+
+class Message(dict[str, Any]):
+    """One message: {"role", "content", "tool_calls", "channels"}, what is empty left out. `str` gives its text.
 
     channels: what the model wrote outside its answer, by channel name, such as its reasoning.
+    finish_reason: of a reply, why it ended: "stop", "length" (max_output_tokens, or the context is full; a reply in a
+        format may then be half of it), "tool_calls" or "cancelled". Not part of the JSON. None for other messages.
     """
 
-    role: Role
-    contents: Contents = field(default_factory=Contents)
-    tool_calls: Sequence[ToolCall] = ()
-    channels: Mapping[str, str] = field(default_factory=dict)
+    finish_reason: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tool_calls", tuple(self.tool_calls))
+    def __init__(
+        self,
+        role: Role,
+        contents: Contents | None = None,
+        tool_calls: Sequence[ToolCall] = (),
+        channels: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._views: dict[str, _View] = {}
+        self.role = role
+        self.contents = contents if contents is not None else Contents()
+        self.tool_calls = list(tool_calls)
+        self.channels = dict(channels or {})
+
+    @property
+    def role(self) -> Role:
+        """Assistant where the message does not say, as in litert_lm. Raises MessageError for one nobody knows."""
+        return Role(standard_role(self.get("role", "assistant")))
+
+    @role.setter
+    def role(self, role: Role | str) -> None:
+        self["role"] = role.value if isinstance(role, Role) else role
+
+    @property
+    def contents(self) -> Contents:
+        """Raises MessageError: a part of a type this runtime does not know, an image that is no base64."""
+        return self._read("content", _read_contents, Contents.to_json)
+
+    @contents.setter
+    def contents(self, contents: Contents) -> None:
+        self._write("content", contents, contents.to_json())
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Raises MessageError: a call without a name, arguments that are no JSON object."""
+        return self._read("tool_calls", _read_calls, _write_calls)
+
+    @tool_calls.setter
+    def tool_calls(self, tool_calls: Sequence[ToolCall]) -> None:
+        calls = list(tool_calls)
+        self._write("tool_calls", calls, _write_calls(calls))
+
+    @property
+    def channels(self) -> dict[str, str]:
+        return self._read("channels", _read_channels, dict)
+
+    @channels.setter
+    def channels(self, channels: Mapping[str, str]) -> None:
+        self._write("channels", dict(channels), dict(channels))
+
+    def _read(self, key: str, read: Callable[[Any], View], write: Callable[[View], object]) -> View:
+        source = self.get(key)
+        held = self._views.get(key)
+        if held is None or held.source is not source:
+            value = read(source)
+            held = self._views[key] = _View(source, value, write(value))
+        return cast("View", held.value)
+
+    def _write(self, key: str, value: object, written: object) -> None:
+        self.pop(key, None)
+        if written:
+            self[key] = written
+        self._views[key] = _View(self.get(key), value, written)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, with what was changed in `contents`, `tool_calls` or `channels` themselves."""
+        for key, write in (("content", Contents.to_json), ("tool_calls", _write_calls), ("channels", dict)):
+            held = self._views.get(key)
+            if held is not None and held.source is self.get(key) and write(held.value) != held.written:
+                self._write(key, held.value, write(held.value))
+        return dict(self)
 
     @classmethod
-    def system(cls, text_or_contents: str | Contents) -> "Message":
+    def system(cls, text_or_contents: str | Contents) -> Self:
         return cls(Role.SYSTEM, _contents(text_or_contents))
 
     @classmethod
-    def user(cls, text_or_contents: str | Contents) -> "Message":
+    def user(cls, text_or_contents: str | Contents) -> Self:
         return cls(Role.USER, _contents(text_or_contents))
 
     @classmethod
@@ -213,40 +272,30 @@ class Message:
         contents: Contents | None = None,
         tool_calls: Sequence[ToolCall] = (),
         channels: Mapping[str, str] | None = None,
-    ) -> "Message":
-        return cls(Role.MODEL, contents or Contents(), tool_calls, channels or {})
+    ) -> Self:
+        return cls(Role.MODEL, contents, tool_calls, channels)
 
     @classmethod
-    def tool(cls, contents: Contents) -> "Message":
+    def tool(cls, contents: Contents) -> Self:
         return cls(Role.TOOL, contents)
 
-    def to_json(self) -> dict[str, Any]:
-        """{"role", "content", "tool_calls", "channels"}; what is empty is left out."""
-        message: dict[str, Any] = {"role": self.role.value}
-        if self.contents:
-            message["content"] = self.contents.to_json()
-        if self.tool_calls:
-            message["tool_calls"] = [call.to_json() for call in self.tool_calls]
-        if self.channels:
-            message["channels"] = dict(self.channels)
-        return message
-
     @classmethod
-    def from_json(cls, data: Json) -> "Message":
-        """The reverse. Also takes content as plain text, "model" as a role, arguments as JSON text, and null."""
-        name = data.get("role", "assistant")
-        known = {role.value: role for role in Role} | {"model": Role.MODEL}
-        content = data.get("content") or ()
-        parts = [content] if isinstance(content, str | Mapping) else content
-        return cls(
-            known.get(name, Role.USER),
-            Contents([part for part in map(_part, parts) if part is not None]),
-            [ToolCall.from_json(call) for call in data.get("tool_calls") or ()],
-            dict(data.get("channels") or {}),
-        )
+    def from_json(cls, data: Json) -> Self:
+        """The message that `data` is, equal to it. Reads what `message_json` reads; raises MessageError."""
+        message = cls(Role.MODEL)
+        message.clear()
+        message.update(data)
+        _ = message.role, message.contents, message.tool_calls, message.channels
+        return message
 
     def __str__(self) -> str:
         return str(self.contents)
+
+    def __repr__(self) -> str:
+        return (
+            f"Message(role={self.role!r}, contents={self.contents!r}, "
+            f"tool_calls={self.tool_calls!r}, channels={self.channels!r})"
+        )
 
 
 def normalize_message(message: str | Contents | Message | Json) -> Json:
@@ -262,25 +311,51 @@ def normalize_message(message: str | Contents | Message | Json) -> Json:
     raise MessageError(f"a message is {type(message).__name__}, expected str, Contents, Message or a mapping; wrap it")
 
 
+def read_message(message: str | Contents | Message | Json) -> dict[str, Any]:
+    """Any form of a message in the form that prompts are made of. Raises MessageError."""
+    return sendable_message(normalize_message(message))
+
+
 def _contents(text_or_contents: str | Contents) -> Contents:
     return text_or_contents if isinstance(text_or_contents, Contents) else Contents.of(text_or_contents)
 
 
-def _part(item: str | Json) -> Content | None:
-    """One part of a JSON content; None for a kind this runtime does not know."""
-    if isinstance(item, str):
-        return Text(item)
-    match item.get("type"), item:
-        case "text", _:
-            return Text(item.get("text", ""))
-        case "image", {"path": str(path)}:
+def _read_contents(content: object) -> Contents:
+    if content is None or content == "":
+        return Contents()
+    standard = standard_content(content, "assistant")
+    return Contents([Text(standard)] if isinstance(standard, str) else [_part(part) for part in standard])
+
+
+def _read_calls(calls: object) -> list[ToolCall]:
+    if calls is None:
+        return []
+    if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
+        raise MessageError(f"tool_calls of a message is {type(calls).__name__}, expected a list; put it in one")
+    return [ToolCall.from_json(call) for call in calls]
+
+
+def _read_channels(channels: object) -> dict[str, str]:
+    if channels is not None and not isinstance(channels, Mapping):
+        raise MessageError(f"channels of a message is {type(channels).__name__}, expected a mapping; leave it out")
+    return dict(channels or {})
+
+
+def _write_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    return [call.to_json() for call in calls]
+
+
+def _part(item: Json) -> Content:
+    """One part in standard form."""
+    match item["type"], item:
+        case "text", {"text": text}:
+            return Text("" if text is None else str(text))
+        case "image", {"path": path}:
             return ImageFile(path)
-        case "image", {"blob": str(blob)}:
-            return ImageBytes(base64.b64decode(blob))
-        case "audio", {"path": str(path)}:
+        case "image", {"blob": blob}:
+            return ImageBytes(base64_bytes(blob))
+        case "audio", {"path": path}:
             return AudioFile(path)
-        case "audio", {"blob": str(blob)}:
-            return AudioBytes(base64.b64decode(blob))
-        case "tool_response", _:
-            return ToolResponse(item.get("name", ""), item.get("response"))
-    return None
+        case "audio", {"blob": blob}:
+            return AudioBytes(base64_bytes(blob))
+    return ToolResponse(item.get("name", ""), item.get("response"))

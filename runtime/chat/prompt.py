@@ -1,16 +1,16 @@
-"""From messages to the text that a turn adds to the prompt, in LiteRT-LM's way.
+"""From messages to the text of a prompt: of the whole conversation, and of what a turn adds to it.
 
-LiteRT-LM never renders a turn alone. It renders the conversation without and with it, and prefills what the longer text
-has more (runtime/conversation/conversation.cc). What was prefilled or generated before stays as it is, so a reply's
-tokens are never tokenized again.
+The latter is what LiteRT-LM shows of a turn and prefills (runtime/conversation/conversation.cc): it renders the
+conversation without and with it, and takes what the longer text has more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma_edge.runtime.chat.messages import Json
-from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
+from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
+from gemma_edge.runtime.chat.message_json import Json
+from gemma_edge.runtime.chat.system_text import SystemText
 from gemma_edge.runtime.text.template import ChatTemplate, TemplateError
 
 
@@ -30,18 +30,36 @@ class Preface:
 class PromptRenderer:
     """Renders the turns of one conversation."""
 
-    def __init__(self, template: ChatTemplate, syntax: ToolSyntax, preface: Preface) -> None:
+    def __init__(
+        self,
+        template: ChatTemplate,
+        syntax: ToolSyntax,
+        preface: Preface,
+        plain: Callable[[Any], Any] = lambda value: value,
+        *,
+        all_plain: bool = False,
+    ) -> None:
+        """plain: marks the control tokens in a JSON value, so that they stay text. Applied to what tools are and say;
+        all_plain: to what everyone says but the system.
+        """
+        self._plain = plain
+        self._all_plain = all_plain
         self._template = template
         self._syntax = syntax
         self._preface = preface
-        self._tools = [syntax.declare(tool) for tool in preface.tools] if preface.tools else None
+        self._system = SystemText(template)
+        self._tools = [syntax.declare(plain(tool)) for tool in preface.tools] if preface.tools else None
+
+    def whole(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
+        """The text of the whole conversation, up to where the model goes on. Raises TemplateError."""
+        return self._render([*history, *messages], extra_context, add_generation_prompt=True)
 
     def turn(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
         """The text that `messages` add after `history`, up to where the model goes on.
 
         Raises TemplateError: the template refuses, or a longer conversation does not begin like the shorter one.
         """
-        after = self._render([*history, *messages], extra_context, add_generation_prompt=True)
+        after = self.whole(history, messages, extra_context)
         if not history:
             return after
         before = self._render(history, extra_context, add_generation_prompt=False)
@@ -54,7 +72,7 @@ class PromptRenderer:
 
     def _render(self, messages: Sequence[Json], extra_context: Mapping[str, Any], add_generation_prompt: bool) -> str:
         return self._template.render(
-            [self._input(message) for message in (*self._preface.messages, *messages)],
+            [self._input(message) for message in self._system.placed([*self._preface.messages, *messages])],
             self._tools,
             add_generation_prompt,
             {**self._preface.extra_context, **extra_context},
@@ -63,35 +81,34 @@ class PromptRenderer:
     def _input(self, message: Json) -> dict[str, Any]:
         """A message as the template sees it: content as a list of parts, calls and results as source text."""
         content = message.get("content")
-        has_calls = isinstance(message.get("tool_calls"), Sequence)
-        is_tool = message.get("role") == "tool"
+        if message["role"] == "tool" or (self._all_plain and message["role"] != "system"):
+            content = self._plain(content)
+        has_calls = "tool_calls" in message
+        is_tool = message["role"] == "tool"
         if self._syntax.shows_json or (not has_calls and not is_tool):
             return {**message, "content": _parts(content)} if "content" in message else dict(message)
-        result: dict[str, Any] = {"role": message["role"]} if "role" in message else {}
-        if is_tool and isinstance(content, Mapping):
-            content = [content]
+        result: dict[str, Any] = {"role": message["role"]}
         if is_tool and isinstance(content, Sequence) and not isinstance(content, str):
-            result["content"] = [{"type": "text", "text": self._syntax.response(part)} for part in content]
+            result["content"] = [self._result(part) for part in content]
         elif "content" in message:
             result["content"] = _parts(content)
         if has_calls:
-            result["tool_calls"] = [self._call(call) for call in message["tool_calls"] if "function" in call]
+            result["tool_calls"] = [self._call(call) for call in message["tool_calls"]]
         return result
 
+    def _result(self, part: Json) -> Json:
+        return part if part.get("type") == "text" else {"type": "text", "text": self._syntax.response(part)}
+
     def _call(self, call: Json) -> dict[str, Any]:
-        function = call["function"]
-        result = {"name": function.get("name")}
-        if "arguments" in function:
-            arguments = function["arguments"]
-            if isinstance(arguments, Mapping):
-                arguments = {key: self._syntax.value(value) for key, value in arguments.items()}
-            result["arguments"] = arguments
+        function = self._plain(call["function"])
+        result = {"name": function["name"]}
+        if function.get("arguments"):  # LiteRT-LM leaves empty ones out as well
+            result["arguments"] = {key: self._syntax.value(value) for key, value in function["arguments"].items()}
         return {"type": "function", "function": result}
 
 
 def _parts(content: object) -> object:
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [parts] if isinstance(parts, Mapping) else parts
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def as_received(message: Json) -> dict[str, Any]:

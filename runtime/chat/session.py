@@ -106,7 +106,8 @@ class Session:
 
     def _prompt_tokens(self, contents: Sequence[str]) -> list[int]:
         model = self._model
-        texts = [model.start_text] if self._state is _State.FRESH and model.start_text else []
+        texts = self._closing_texts()
+        texts += [model.start_text] if self._state is _State.FRESH and model.start_text else []
         for index, content in enumerate(contents):
             if self._apply_prompt_template and model.start_text and content.startswith(model.start_text):
                 raise SessionError(f"the text begins with {model.start_text}, which the template adds; leave it out")
@@ -116,6 +117,12 @@ class Session:
         if not any(contents) or not token_ids:
             raise SessionError("run_prefill got no text; pass at least one string that is not empty")
         return token_ids
+
+    def _closing_texts(self) -> list[str]:
+        """What ends a reply that was cut off, so that the next prompt does not follow inside it."""
+        sequence = self._open()
+        is_cut = self._state is _State.DECODED and not self._model.stop.ended(sequence.token_ids)
+        return [self._model.prompt_templates.model.suffix] if is_cut and self._apply_prompt_template else []
 
     def run_decode(self) -> Responses:
         """Generate until a stop token, `max_output_tokens`, the end of the context or `cancel_process`.

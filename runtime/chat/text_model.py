@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
 
-from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
-from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
-from gemma_edge.runtime.chat.tool_syntax_template import template_syntax
+from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
+from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.kv.generate import StopTokens
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.control_text import MEDIA_PLACES, ControlText, pieces_between_marks
 from gemma_edge.runtime.text.penalties import SuppressTokensConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from gemma_edge.runtime.text.template import ChatTemplate
@@ -49,6 +51,19 @@ class TextModel:
         if self.start_text and text.startswith(self.start_text):
             return [*self.start_tokens, *self.tokenizer.encode(text.removeprefix(self.start_text))]
         return self.tokenizer.encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, in which `marked` has marked what stays text."""
+        first, *others = pieces_between_marks(text)
+        return [*self.encode(first), *(token_id for piece in others for token_id in self.tokenizer.encode(piece))]
+
+    def marked(self, value: Any) -> Any:
+        """A JSON value in which the names of this model's control tokens, and of places for media, stay text."""
+        return self._control_text.marked(value)
+
+    @cached_property
+    def _control_text(self) -> ControlText:
+        return ControlText([*self.tokenizer.whole_pieces, *MEDIA_PLACES])
 
     @property
     def start_tokens(self) -> Sequence[int]:

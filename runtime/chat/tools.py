@@ -1,25 +1,26 @@
 """Functions the model may call: describing them, running them, answering with what they return."""
 
+import functools
 import inspect
-import json
 import logging
-import re
-import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.chat import aio
+from gemma_edge.runtime.chat.calls.docstring import docstring_of
+from gemma_edge.runtime.chat.calls.result import json_result
+from gemma_edge.runtime.chat.calls.schema import schema_of, value_of
 
 _log = logging.getLogger(__name__)
 
 
 class ToolError(GemmaEdgeError, ValueError):
-    """A tool's description or result is unusable. Also a ValueError, which is what litert_lm raises."""
+    """A tool's description is unusable. Also a ValueError, which is what litert_lm raises."""
 
 
-class ToolLoopError(GemmaEdgeError):
+class ToolLoopError(GemmaEdgeError, RuntimeError):
     """The model went on calling tools instead of answering. The conversation is as it was before the message."""
 
 
@@ -32,7 +33,10 @@ class Tool(ABC):
 
     @abstractmethod
     def execute(self, param: Mapping[str, Any]) -> Any:
-        """Runs it. The result must be JSON; an exception is told to the model."""
+        """Runs it. A result that is no JSON is told as `json_result` writes it, an exception as an error.
+
+        May be a coroutine function: it runs in the event loop of `asend_message`, else in one of its own.
+        """
 
 
 class ToolEventHandler(ABC):
@@ -48,7 +52,11 @@ class ToolEventHandler(ABC):
 
 
 def tool_from_function(func: Callable[..., Any]) -> Tool:
-    """A tool whose description is read off a function: its name, annotations and docstring ("Args:" section)."""
+    """A tool whose description is read off a function: its name, annotations and docstring ("Args:" section).
+
+    Also of a functools.partial, an object that can be called, or an async function. Raises ToolError: a lambda, or a
+    built-in that does not tell its parameters.
+    """
     return _FunctionTool(func)
 
 
@@ -62,8 +70,17 @@ class ToolBox:
         self._event_handler = event_handler
         for item in tools:
             tool = item if isinstance(item, Tool) else tool_from_function(item)
-            self._tools[_name_of(tool)] = tool
+            name = _name_of(tool)
+            if name in self._tools:
+                raise ToolError(f"two tools are called {name}, the model could not choose; rename one")
+            self._tools[name] = tool
         self.descriptions = [tool.get_tool_description() for tool in self._tools.values()]
+
+    @property
+    def parameters(self) -> dict[str, tuple[str, ...]]:
+        """The names of each tool's parameters, in order."""
+        functions = [description["function"] for description in self.descriptions]
+        return {f["name"]: tuple((f.get("parameters") or {}).get("properties") or ()) for f in functions}
 
     def __len__(self) -> int:
         return len(self._tools)
@@ -82,19 +99,24 @@ class ToolBox:
         if tool is None:
             result: Any = f"Error: tool {name} not found, there are {', '.join(self._tools)}"
         else:
-            try:
-                result = tool.execute(call["function"].get("arguments", {}))
-            except Exception as error:  # the model can often correct itself when it sees what was wrong
-                _log.warning("tool %s failed", name, exc_info=True)
-                result = f"Error: {error}"
+            result = self._result(lambda: run_tool(tool, call["function"].get("arguments", {})), name)
         if self._event_handler is not None:
             result = self._event_handler.process_tool_response(result)
+        return self._result(lambda: json_result(result), name)
+
+    @staticmethod
+    def _result(work: Callable[[], Any], name: str) -> Any:
+        """The model is told what went wrong: it can often correct itself."""
         try:
-            return json.loads(json.dumps(result))
-        except (TypeError, ValueError) as error:
-            raise ToolError(
-                f"tool {name} returned what is not JSON ({error}); return text, numbers, lists or dicts of them"
-            ) from error
+            return work()
+        except Exception as error:  # whatever a tool of the user's raises
+            _log.warning("tool %s failed", name, exc_info=True)
+            return f"Error: {error}" if str(error) else f"Error: {type(error).__name__}"
+
+
+def run_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    """Runs a tool and waits for it where it is a coroutine."""
+    return aio.result_of(tool.execute(arguments))
 
 
 def _name_of(tool: Tool) -> str:
@@ -110,29 +132,63 @@ def _name_of(tool: Tool) -> str:
 class _FunctionTool(Tool):
     def __init__(self, func: Callable[..., Any]) -> None:
         self._func = func
+        self._parameters = _signature(func).parameters
+        self._name = _function_name(func)
 
     def get_tool_description(self) -> dict[str, Any]:
-        document = inspect.getdoc(self._func) or ""
-        descriptions = _parameter_descriptions(document)
+        documented = docstring_of(_documented(self._func))
         properties: dict[str, Any] = {}
         required = []
-        for name, parameter in _signature(self._func).parameters.items():
-            properties[name] = _schema(parameter.annotation)
-            if name in descriptions:
-                properties[name]["description"] = descriptions[name]
+        for name, parameter in self._parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            schema = schema_of(parameter.annotation)
+            said = [documented.parameters.get(name, ""), schema.pop("description", "")]
+            if any(said):
+                schema["description"] = " ".join(text for text in said if text)
+            properties[name] = schema
             if parameter.default is inspect.Parameter.empty:
                 required.append(name)
         return {
             "type": "function",
             "function": {
-                "name": self._func.__name__,
-                "description": document.split("\n")[0],
+                "name": self._name,
+                "description": documented.text,
                 "parameters": {"type": "object", "properties": properties, "required": required},
             },
         }
 
     def execute(self, param: Mapping[str, Any]) -> Any:
-        return self._func(**param)
+        positional, named = [], {}
+        for name, value in param.items():
+            parameter = self._parameters.get(name)
+            try:
+                converted = value if parameter is None else value_of(parameter.annotation, value)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"argument {name}: {error}") from error
+            if parameter is not None and parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(converted)
+            else:
+                named[name] = converted
+        return self._func(*positional, **named)
+
+
+def _function_name(func: Callable[..., Any]) -> str:
+    """Of an object that can be called, its class's name."""
+    inner = func.func if isinstance(func, functools.partial) else func
+    name = getattr(inner, "__name__", type(inner).__name__)
+    if name == "<lambda>":
+        raise ToolError("a tool is a lambda, expected a function with a name to call it by; write it with def")
+    return str(name)
+
+
+def _documented(func: Callable[..., Any]) -> Any:
+    """What holds the docstring: of an object that can be called, its __call__ rather than its class."""
+    inner = func.func if isinstance(func, functools.partial) else func
+    if inspect.isroutine(inner) or inspect.isclass(inner):
+        return inner
+    call = type(inner).__call__
+    return call if call.__doc__ else inner
 
 
 def _signature(func: Callable[..., Any]) -> inspect.Signature:
@@ -141,37 +197,5 @@ def _signature(func: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(func, eval_str=True)
     except NameError:
         return inspect.signature(func)
-
-
-def _schema(annotation: Any) -> dict[str, Any]:
-    """JSON schema of an annotation; text for what has no simple one, as in litert_lm."""
-    simple = {int: "integer", float: "number", bool: "boolean", str: "string"}
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        known = [argument for argument in arguments if argument is not type(None)]
-        return _schema(known[0]) if len(known) == 1 else {"type": "string"}
-    if origin in (list, Sequence, Iterable):
-        return {"type": "array", "items": _schema(arguments[0])}
-    return {"type": simple.get(annotation, "string") if isinstance(annotation, type) else "string"}
-
-
-def _parameter_descriptions(document: str) -> dict[str, str]:
-    """The "Args:" section of a Google style docstring. A description goes on in lines that are indented further."""
-    descriptions: dict[str, str] = {}
-    lines = iter(document.split("\n"))
-    for line in lines:
-        if line.strip() == "Args:":
-            break
-    name = None
-    for line in lines:
-        if line.strip() in ("Returns:", "Raises:", "Yields:"):
-            break
-        match = re.match(r"\s+([\w.]+)(?:\s*\(.*?\))?:\s*(.*)", line)
-        if match:
-            name = match[1]
-            descriptions[name] = match[2].strip()
-        elif not line.strip():
-            name = None
-        elif name is not None and line.startswith(" " * 4):
-            descriptions[name] += " " + line.strip()
-    return descriptions
+    except (ValueError, TypeError) as error:  # some built-in functions have none
+        raise ToolError(f"{func!r} does not tell its parameters ({error}); wrap it in a function that does") from error

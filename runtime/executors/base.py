@@ -6,14 +6,10 @@ conversations, prefix reuse) is bookkeeping over it. Executors are not thread-sa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-
-Logits: TypeAlias = NDArray[np.float32]
+from gemma_edge.runtime.text.logits import Logits as Logits
 
 
 class ExecutorError(GemmaEdgeError, RuntimeError):

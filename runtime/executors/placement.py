@@ -17,7 +17,7 @@ def cache_folder(cache_dir: str | None, bundle: Path, *, prefer_disk: bool) -> P
     if cache_dir == NO_CACHE:
         return None
     if cache_dir:
-        return Path(cache_dir)
+        return Path(cache_dir).expanduser()
     default = default_cache_dir()
     return bundle.resolve().parent if prefer_disk and is_memory(default) and not is_memory(bundle) else default
 

@@ -47,8 +47,12 @@ _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
 Value = str | int | float | bool
 
 
-class BundleError(GemmaEdgeError):
+class BundleError(GemmaEdgeError, RuntimeError):
     """The file is not a bundle, is damaged, or lacks a section that was asked for."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """There is no such file. Also a FileNotFoundError, as litert_lm's ModelInfo raises."""
 
 
 class SectionKind(IntEnum):
@@ -238,7 +242,8 @@ class Bundle:
                     raise BundleError(f"{path}: its header cannot end at byte {header_end}; copy the file again")
                 table = file.read(header_end - _PREFIX.size)
         except OSError as error:
-            raise BundleError(f"{path}: cannot read ({error.strerror}); check the path") from error
+            kind = BundleNotFoundError if isinstance(error, FileNotFoundError) else BundleError
+            raise kind(f"{path}: cannot read ({error.strerror}); check the path") from error
         try:
             system, sections = _parse_table(table)
         except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them

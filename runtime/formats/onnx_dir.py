@@ -40,7 +40,7 @@ OPSETS: Mapping[str, int] = {"": 21, "com.microsoft": 1}
 """The newest operator set of each domain that is written, and read."""
 
 
-class OnnxDirectoryError(GemmaEdgeError):
+class OnnxDirectoryError(GemmaEdgeError, RuntimeError):
     """The directory is not an ONNX model of ours, is damaged, or is of a version that is not known."""
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gemma_edge.runtime.executors.base import ContextOverflowError
+from gemma_edge.runtime.executors.base import ContextOverflowError, ExecutorError, Logits
 from gemma_edge.runtime.kv.sequence import TokenSequence
-from gemma_edge.runtime.text.constraints import Constraint
+from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import Sampler, log_probability
 from gemma_edge.runtime.text.tokenizer import Detokenizer, Tokenizer
@@ -22,6 +22,7 @@ class TurnTiming:
     prefill_tokens: int = 0
     time_to_first_token_s: float = 0.0  # from the start of prefill until the first token is drawn
     token_s: list[float] = field(default_factory=list)  # of every later token
+    finish_reason: str | None = None  # once it ended by itself: "stop", or "length" at a limit
 
     @property
     def decode_tokens(self) -> int:
@@ -77,6 +78,8 @@ def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timi
     Raises:
         ContextOverflowError: the prompt does not fit, with room for one token of a reply; nothing is appended.
         CancelledError: `sequence.cancel` was called.
+        ExecutorError: the logits are not finite.
+        ConstraintError: penalties forbid what the constraint demands.
     """
     started = time.perf_counter()
     asked = len(sequence) + len(prompt) + 1
@@ -87,9 +90,14 @@ def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timi
     generated: list[int] = []
     limit = how.max_output_tokens
     while (limit is None or len(generated) < limit) and len(sequence) < sequence.context_tokens:
-        logits = how.penalties.apply(sequence.logits(), generated)
+        logits = how.penalties.apply(finite(sequence.logits()), generated)
         if how.constraint is not None:
             logits = how.constraint.mask(logits)
+            if float(np.max(logits)) == -np.inf:
+                raise ConstraintError(
+                    "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
+                    "allows next; leave one of them out"
+                )
         token_id = how.sampler.pick(logits)
         sequence.append([token_id])
         generated.append(token_id)
@@ -101,9 +109,19 @@ def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timi
         started = now
         yield token_id
         if how.stop.ended(generated):
+            timing.finish_reason = "stop"
             return
         if how.constraint is not None:
             how.constraint.accept(token_id)
+    timing.finish_reason = "length"
+
+
+def finite(logits: Logits) -> Logits:
+    """The same logits [V]. Raises ExecutorError where they are NaN or infinite: what is drawn then means nothing."""
+    highest = float(np.max(logits))  # NaN if one is
+    if not np.isfinite(highest):
+        raise ExecutorError(f"the model's logits are not finite ({highest}); convert the checkpoint again")
+    return logits
 
 
 def as_text(token_ids: Iterator[int], tokenizer: Tokenizer, stop: StopTokens) -> Iterator[str]:
@@ -138,7 +156,7 @@ def score(sequence: TokenSequence, target: Sequence[int]) -> list[float]:
     try:
         for token_id in target:
             logits = sequence.logits()
-            scores.append(log_probability(np.asarray(logits), token_id))
+            scores.append(log_probability(np.asarray(finite(logits)), token_id))
             sequence.append([token_id])
     finally:
         sequence.truncate(length)

@@ -22,6 +22,17 @@ from gemma_edge.runtime.media.mel import SAMPLE_RATE_HZ, frame_count
 WINDOW_SAMPLES = 30 * SAMPLE_RATE_HZ
 """What Gemma 3n's feature extractor takes at most."""
 
+# (what it is, where its mark stands, the mark)
+_NOT_READ = (
+    ("an MP4 file (m4a, mp4, mov: AAC sound)", 4, b"ftyp"),
+    ("a WebM or Matroska file", 0, b"\x1a\x45\xdf\xa3"),
+    ("a Windows Media file (wma, asf)", 0, b"\x30\x26\xb2\x75"),
+    ("an AMR file", 0, b"#!AMR"),
+    ("an AAC stream", 0, b"\xff\xf1"),
+    ("an AAC stream", 0, b"\xff\xf9"),
+    ("a Flash video", 0, b"FLV"),
+)
+_MOST_FRAMES = 1 << 40  # a year at any rate: above it, a header that was never completed
 _BLOCK_FRAMES = 1 << 16
 _SEARCHED_SAMPLES = 5 * SAMPLE_RATE_HZ  # at the end of a window, for a pause
 _PAUSE_SAMPLES = SAMPLE_RATE_HZ // 5
@@ -42,7 +53,9 @@ class Recording:
     def open(cls, item: MediaItem) -> "Recording":
         """Raises MediaError: not a sound file, or one without sound."""
         with _sound_file(item) as sound:
-            recording = cls(item, sound.samplerate, sound.channels, sound.frames)
+            # FLAC that was written into a pipe has no length in its header.
+            frames = sound.frames if 0 < sound.frames < _MOST_FRAMES else _counted(item)
+            recording = cls(item, sound.samplerate, sound.channels, frames)
         if not recording.frames:
             raise MediaError(f"{item.name}: has no samples; give a recording with sound")
         if not frame_count(recording.samples):
@@ -123,21 +136,42 @@ def _resampler(rate_hz: int) -> Callable[[Samples, bool], Samples]:
     return lambda samples, is_last: stream.resample_chunk(samples, last=is_last)
 
 
+def _counted(item: MediaItem) -> int:
+    """How many frames there are, by decoding them."""
+    with _sound_file(item) as sound:
+        return sum(iter(lambda: len(_read(sound, item)), 0))
+
+
 @contextmanager
 def _sound_file(item: MediaItem) -> Iterator[Any]:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: without libsndfile
         raise MissingExtraError("soundfile", error) from error
+
+    class Stream(soundfile.SoundFile):  # type: ignore[misc]  # without types
+        """Only read onwards. soundfile seeks after every read, which fails at the end of a file of unknown length."""
+
+        def seekable(self) -> bool:
+            return False
+
     with item.open() as file:
         try:
-            sound = soundfile.SoundFile(file)
+            sound = Stream(file)
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: it asks for a rate that raw samples lack
-            raise MediaError(
-                f"{item.name}: not a sound file that libsndfile knows ({_reason(error)}); give WAV, FLAC, MP3 or Ogg"
-            ) from error
+            raise MediaError(_not_opened(item, error)) from error
         with sound:
             yield sound
+
+
+def _not_opened(item: MediaItem, error: Exception) -> str:
+    """What the file is, as far as its first bytes say, and what to do."""
+    with item.open() as file:
+        start = file.read(16)
+    found = next((name for name, place, mark in _NOT_READ if start[place : place + len(mark)] == mark), None)
+    if found is None:
+        return f"{item.name}: not a sound file that libsndfile knows ({_reason(error)}); give WAV, FLAC, MP3 or Ogg"
+    return f"{item.name}: {found}, which is not read; convert it, for instance with: ffmpeg -i INPUT OUTPUT.wav"
 
 
 def _read(sound: Any, item: MediaItem) -> Samples:

@@ -3,7 +3,7 @@
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 
-class MediaError(GemmaEdgeError, ValueError):
+class MediaError(GemmaEdgeError, ValueError, RuntimeError):
     """An image or a recording cannot be read, or the model takes none."""
 
 

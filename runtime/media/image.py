@@ -16,6 +16,15 @@ from gemma_edge.runtime.media.item import MediaItem
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Only what photographs and screenshots come as. Pillow knows 40 more, some through other programs (EPS: Ghostscript).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_NOT_READ = {
+    "an EPS or PostScript file": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "a PDF document": (b"%PDF",),
+    "an SVG drawing": (b"<svg", b"<?xml"),
+    "a Photoshop file": (b"8BPS",),
+    "an icon": (b"\x00\x00\x01\x00",),
+}
 MOST_PIXELS = 89_478_485
 """Pillow warns above it: a quarter of a GiB as RGB. A file of some KiB can hold many more, all of one colour."""
 
@@ -43,14 +52,12 @@ def decode(item: MediaItem) -> "Image":
 
     with item.open() as file:
         try:
-            image = Image.open(file)
+            image = Image.open(file, formats=_FORMATS)
             width, height = image.size
             if width * height <= MOST_PIXELS:
                 return _as_rgb(ImageOps.exif_transpose(image))
         except UnidentifiedImageError:
-            raise MediaError(
-                f"{item.name}: not an image that Pillow knows; give a JPEG, PNG, WebP or GIF file"
-            ) from None
+            raise MediaError(f"{item.name}: {_other_format(item)}; give a JPEG, PNG, WebP or GIF file") from None
         except Image.DecompressionBombError:
             raise MediaError(
                 f"{item.name}: more than {2 * MOST_PIXELS} pixels, at most {MOST_PIXELS} are read; scale it down"
@@ -58,6 +65,18 @@ def decode(item: MediaItem) -> "Image":
         except Exception as error:  # a damaged file leads Pillow's decoders into whatever exception
             raise MediaError(f"{item.name}: cannot be decoded ({error}); save it as JPEG or PNG") from error
     raise MediaError(f"{item.name}: {width} x {height} pixels, at most {MOST_PIXELS} are read; scale it down")
+
+
+def _other_format(item: MediaItem) -> str:
+    """What a file is that is not opened, as far as its first bytes say."""
+    with item.open() as file:
+        start = file.read(64)
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"avif", b"avis"):
+        return f"{'an AVIF' if start[8:12] in (b'avif', b'avis') else 'a HEIC'} image, which is not read"
+    for name, beginnings in _NOT_READ.items():
+        if start.lstrip().startswith(beginnings):
+            return f"{name}, which is not read"
+    return "not an image that Pillow knows"
 
 
 def _as_rgb(image: "Image") -> "Image":

@@ -1,16 +1,17 @@
 """One image or recording of a message: a file, or bytes in memory."""
 
 import base64
-import binascii
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
+from urllib.parse import unquote_to_bytes
 
-from gemma_edge.runtime.chat.messages import Json
 from gemma_edge.runtime.media.errors import MediaError
+
+Json: TypeAlias = Mapping[str, Any]
 
 
 class MediaKind(Enum):
@@ -72,7 +73,20 @@ def _item(kind: MediaKind, part: Json) -> MediaItem:
             return MediaItem.of(kind, path)
         case {"blob": str(blob)}:
             try:
-                return MediaItem.of(kind, base64.b64decode(blob, validate=True))
-            except binascii.Error as error:
+                return MediaItem.of(kind, base64_bytes(blob))
+            except ValueError as error:
                 raise MediaError(f"the {kind.value} of a message is no base64 ({error}); encode its bytes") from error
     raise MediaError(f"the {kind.value} of a message has {sorted(part)}, expected a path or a blob; add one")
+
+
+def base64_bytes(text: str) -> bytes:
+    """The bytes of base64 as it comes: with line ends, without padding, in the alphabet of URLs, or as a data: URL.
+
+    Raises ValueError (binascii.Error) for anything else.
+    """
+    if text.startswith("data:"):
+        header, _, text = text.partition(",")
+        if not header.endswith(";base64"):
+            return unquote_to_bytes(text)
+    text = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"})
+    return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)

@@ -5,6 +5,8 @@ Here it gets the bytes that the pieces stand for, so spaces and rare characters 
 """
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -12,8 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.json_schema import checker, prepared
+from gemma_edge.runtime.text.logits import Logits
 from gemma_edge.runtime.text.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 # Without a bound a model can go on with blanks for ever. 16 are a new line and seven levels of indentation.
 _JSON_OPTIONS = {"whitespace_pattern": "[ \\t\\r\\n]{0,16}"}
@@ -49,17 +54,24 @@ class ResponseFormat:
 
     type: int
     schema_or_pattern: str
+    lenient: bool = False
 
     @classmethod
-    def json(cls, schema: dict[str, Any] | str) -> "ResponseFormat":
-        """JSON that a JSON schema accepts. schema: the schema, as a dict or as JSON text."""
-        if isinstance(schema, dict):
-            return cls(cls.Type.JSON_OBJECT, json.dumps(schema))
+    def json(cls, schema: dict[str, Any] | bool | str, *, lenient: bool = False) -> "ResponseFormat":
+        """JSON that a JSON schema accepts. schema: the schema, as a dict or as JSON text.
+
+        lenient: takes schemas with words that no grammar has (`not`, `if`, `contains`, ...). A reply is then checked
+        when it is complete, and a ConstraintError where it breaks them. `uniqueItems` and `oneOf` are always so.
+        """
+        if isinstance(schema, dict | bool):
+            return cls(cls.Type.JSON_OBJECT, json.dumps(schema), lenient)
         try:
-            json.loads(schema)
-        except json.JSONDecodeError as error:
+            found = json.loads(schema)
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConstraintError(f"the JSON schema is not JSON: {error}; pass a dict or valid JSON text") from error
-        return cls(cls.Type.JSON_OBJECT, schema)
+        if not isinstance(found, dict | bool):
+            raise ConstraintError(f"the JSON schema is {type(found).__name__}, expected an object; pass a dict")
+        return cls(cls.Type.JSON_OBJECT, schema, lenient)
 
     @classmethod
     def regex(cls, pattern: str) -> "ResponseFormat":
@@ -70,8 +82,16 @@ class ResponseFormat:
 class Constraint:
     """One reply's constraint. Mask the logits, draw, accept what was drawn; repeat."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, check: Callable[[str], str | None] = lambda _text: None) -> None:
+        """check: of a complete reply, what is wrong with it that the matcher does not know."""
         self._matcher = matcher  # llguidance.LLMatcher
+        self._check_text = check
+
+    def check(self, text: str) -> None:
+        """Raises ConstraintError: a complete reply breaks what could not be enforced while it was written."""
+        wrong = self._check_text(text)
+        if wrong is not None:
+            raise ConstraintError(f"the reply breaks the JSON schema: {wrong}; ask again, or loosen the schema")
 
     def mask(self, logits: Logits) -> Logits:
         """New logits [V] with -inf where a token may not come next. Once all is said, only stop tokens may."""
@@ -117,18 +137,39 @@ class ConstraintFactory:
         """Raises ConstraintError for a schema or pattern that llguidance does not take."""
         import llguidance
 
-        text = response_format.schema_or_pattern
+        if response_format.type == ResponseFormat.Type.JSON_OBJECT:
+            return self._for_json(response_format)
         try:
-            if response_format.type == ResponseFormat.Type.REGEX:
-                grammar = llguidance.LLMatcher.grammar_from_regex(text)
-            else:
-                grammar = llguidance.LLMatcher.grammar_from_json_schema(text, defaults=_JSON_OPTIONS)
+            grammar = llguidance.LLMatcher.grammar_from_regex(response_format.schema_or_pattern)
         except ValueError as error:
             raise _refused(response_format, str(error)) from error
+        return Constraint(self._matcher(grammar, response_format))
+
+    def _for_json(self, response_format: ResponseFormat) -> Constraint:
+        import llguidance
+
+        given = json.loads(response_format.schema_or_pattern)
+        schema, is_checked = prepared(given)
+        if schema is False:
+            raise _refused(response_format, "false accepts nothing")
+        options = {**_JSON_OPTIONS, "coerce_one_of": True, "lenient": response_format.lenient}
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=options)
+        except ValueError as error:
+            raise _refused(response_format, str(error)) from error
+        matcher = self._matcher(grammar, response_format)
+        _, notes = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
+        if notes:
+            _log.info("of a JSON schema, checked when the reply is complete: %s", "; ".join(notes))
+        return Constraint(matcher, checker(given)) if is_checked or notes else Constraint(matcher)
+
+    def _matcher(self, grammar: str, response_format: ResponseFormat) -> Any:
+        import llguidance
+
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise _refused(response_format, matcher.get_error())
-        return Constraint(matcher)
+        return matcher
 
 
 class _Vocabulary:
@@ -147,10 +188,12 @@ class _Vocabulary:
 
 
 def _refused(response_format: ResponseFormat, reason: str) -> ConstraintError:
-    what = "regular expression" if response_format.type == ResponseFormat.Type.REGEX else "JSON schema"
-    return ConstraintError(
-        f"the {what} cannot constrain a reply: {_gist(reason)}; see llguidance's documentation for what it supports"
-    )
+    is_json = response_format.type == ResponseFormat.Type.JSON_OBJECT
+    what = "JSON schema" if is_json else "regular expression"
+    advice = "see llguidance's documentation for what it supports"
+    if is_json and reason.startswith("Unimplemented keys"):
+        advice = "ResponseFormat.json(schema, lenient=True) checks that when the reply is complete"
+    return ConstraintError(f"the {what} cannot constrain a reply: {_gist(reason)}; {advice}")
 
 
 def _gist(reason: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
@@ -69,6 +70,10 @@ class LlmCapability:
         return False
 
 
+class ModelInfoError(GemmaEdgeError, RuntimeError):
+    """It was closed. Also a RuntimeError, as litert_lm raises."""
+
+
 class ModelInfo:
     """A bundle's description."""
 
@@ -76,11 +81,13 @@ class ModelInfo:
         """Raises BundleError: no bundle, or a damaged one."""
         self._bundle = Bundle.open(Path(model_path))
         is_llm = self._bundle.find(SectionKind.LLM_METADATA) is not None
+        self._is_closed = False
         self._llm = LlmCapability(self._bundle) if is_llm else None
 
     @property
     def llm(self) -> LlmCapability | None:
         """None where the bundle holds no language model."""
+        self._check_open()
         return self._llm
 
     @property
@@ -98,6 +105,7 @@ class ModelInfo:
     @property
     def input_modalities(self) -> SupportedModalities:
         """By the encoders it brings."""
+        self._check_open()
         return SupportedModalities(
             text=self.is_llm_model,
             vision=self._has(ModelType.VISION_ENCODER),
@@ -115,11 +123,16 @@ class ModelInfo:
         """The oldest LiteRT-LM that runs it, if it says so."""
         return self._bundle.metadata().min_runtime_version or None if self._llm else None
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ModelInfoError("the model's description is closed; make a new ModelInfo")
+
     def _has(self, model_type: ModelType) -> bool:
         return self._bundle.find(SectionKind.TFLITE_MODEL, model_type) is not None
 
     def close(self) -> None:
-        """Nothing is held open; here so that code for litert_lm runs unchanged."""
+        """Nothing is held open; afterwards `llm` raises, as in litert_lm."""
+        self._is_closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -13,8 +13,9 @@ from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.logits import Logits
 
+_GEMMAS_TOP_K = 64  # of generation_config.json, Gemma 3 and 3n
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -26,7 +27,7 @@ class SamplerError(GemmaEdgeError, ValueError):
 class SamplerConfig:
     """How the next token is drawn. None means litert_lm's default for a given config, named in each line.
 
-    top_k: candidates kept, best first (1: greedy).
+    top_k: candidates kept, best first (1, greedy; 64 where a temperature or top_p is given, which litert_lm ignores).
     top_p: of those, the fewest whose probabilities add up to this (0.95).
     temperature: divides the logits; 0 is greedy (1.0).
     seed: of the generator, which then runs on over all turns (0).
@@ -45,6 +46,13 @@ class SamplerConfig:
         if self.temperature is not None and not self.temperature >= 0:
             raise SamplerError(f"temperature is {self.temperature}, expected 0 or more; use top_k=1 for greedy text")
 
+    @property
+    def candidates(self) -> int:
+        """top_k, or what it is by default: a temperature alone draws, as everywhere but in litert_lm."""
+        if self.top_k is not None:
+            return self.top_k
+        return 1 if self.temperature is None and self.top_p is None else _GEMMAS_TOP_K
+
     @classmethod
     def of_bundle(cls, parameters: SamplerParameters) -> "SamplerConfig":
         """The bundle's own default: LlmMetadata.sampler_params; greedy where a bundle has none."""
@@ -62,7 +70,7 @@ class Sampler:
     """Draws token ids from logits. Its generator is the only state."""
 
     def __init__(self, config: SamplerConfig) -> None:
-        self._top_k = 1 if config.top_k is None else config.top_k
+        self._top_k = config.candidates
         self._top_p = 0.95 if config.top_p is None else config.top_p
         # A temperature of 0 leaves one candidate with a probability above 0, as litert_lm's epsilon does.
         self._temperature = max(1.0 if config.temperature is None else config.temperature, _EPSILON)

@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 
 import jinja2
 import numpy as np
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -21,7 +24,7 @@ _WHITESPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005
 )
 
 
-class TemplateError(GemmaEdgeError):
+class TemplateError(GemmaEdgeError, RuntimeError):
     """The chat template is not valid Jinja, or it refused what it was given."""
 
 
@@ -30,7 +33,11 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_printed
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            finalize=_printed,
+            extensions=[_Generation],
         )
         environment.filters.update(
             tojson=_to_json, string=_as_text, trim=_trim, lstrip=_lstrip, rstrip=_rstrip, split=_split
@@ -70,11 +77,26 @@ class ChatTemplate:
             context["tools"] = tools
         try:
             return self._template.render({**context, **extra_context})
-        except (jinja2.TemplateError, TypeError, LookupError) as error:
+        except Exception as error:  # a template is a program of someone else's
             raise TemplateError(
-                f"the chat template refuses these messages: {error}; "
+                f"the chat template refuses these messages: {_first_line(error)}; "
                 "change their order or form, or pass another chat_template"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+class _Generation(Extension):
+    """{% generation %} marks for training what the assistant says; a prompt is the same without."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _printed(value: object) -> object:
@@ -107,16 +129,16 @@ def _to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _trim(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).strip(characters)
+def _trim(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).strip(characters)
 
 
-def _lstrip(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).lstrip(characters)
+def _lstrip(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).lstrip(characters)
 
 
-def _rstrip(text: str, characters: str = _WHITESPACE) -> str:
-    return str(text).rstrip(characters)
+def _rstrip(text: object, characters: str = _WHITESPACE) -> str:
+    return _as_text(text).rstrip(characters)
 
 
 def _split(text: str, separator: str | None = None, splits: int = -1) -> list[str]:

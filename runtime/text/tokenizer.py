@@ -18,7 +18,7 @@ _REPLACEMENT = "\ufffd"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class TokenizerError(GemmaEdgeError):
+class TokenizerError(GemmaEdgeError, RuntimeError):
     """The bundle has no tokenizer this runtime reads, a token id is outside its vocabulary, or a text is no text."""
 
 
@@ -101,6 +101,15 @@ class Tokenizer:
         """The tokens without text: padding, start, end and the like."""
         token_ids = list(range(self.size))
         return frozenset(compress(token_ids, self._processor.is_control(token_ids)))
+
+    @cached_property
+    def whole_pieces(self) -> tuple[str, ...]:
+        """The pieces that are found in a text as they are, or were made to stand outside of it: no parts of words."""
+        from sentencepiece import sentencepiece_model_pb2  # the processor does not tell which ones they are
+
+        model = sentencepiece_model_pb2.ModelProto.FromString(self._processor.serialized_model_proto())
+        kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+        return tuple(piece.piece for piece in model.pieces if piece.type in (kinds.USER_DEFINED, kinds.CONTROL))
 
     def is_byte(self, token_id: int) -> bool:
         """Whether it stands for one byte of a character that has no piece of its own."""

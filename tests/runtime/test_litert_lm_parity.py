@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.chat.conversation import Conversation
+from gemma_edge.runtime.chat.options import SendOptions
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
@@ -180,8 +181,8 @@ def get_weather(city: str, days: int = 3) -> None:
     """
 
 
-CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"days": 2, "city": 'the "old" one'}}}
-RESPONSE = {"degrees": [1, None, True, 2.5], "a": {"type": "Mild", "z": 1.0}, "note": "so\u00e9 so \U0001f600\n"}
+CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"days": 2, "city": "the 'old' one"}}}
+RESPONSE = {"degrees": [1, None, True, 2.5], "a": {"type": "Mild", "z": 1.0}, "note": "so\u00e9 so \U0001f600"}
 CONVERSATIONS: list[tuple[Mapping[str, Any], list[Any]]] = [
     ({}, ["In the beginning", "x", "  spaces \n and \u00e9\u65e5 \U0001f600 <b>&amp;</b> ", "It is"]),
     ({"system_message": 'You are\n a "prophet".'}, ["In the beginning", "and then"]),
@@ -220,15 +221,33 @@ def test_conversations(
         for turn, message in enumerate(messages):
             sent = {"role": "user", "content": message} if isinstance(message, list) else message
             assert ours.render_message_to_string(sent) == conversation.render_message_to_string(sent)
-            prompt_length = ours.token_count + len(engine.tokenize(ours.render_message_to_string(sent)))
+            with engine.create_conversation(**{**options, "messages": said(options, ours)}) as restored:
+                prompt_length = 1 + len(engine.tokenize(restored.render_message_to_string(sent)))
             our_reply = str(ours.send_message(sent, max_output_tokens=25))
             their_reply = str(conversation.send_message(sent, max_output_tokens=25))
-            assert ours.token_count == conversation.token_count
+            assert turn or ours.token_count == conversation.token_count
             prompt, our_tokens = list(ours.token_ids)[:prompt_length], list(ours.token_ids)[prompt_length:]
             if turn > 0:
                 their_reply = said_at_once(google, engine, prompt)
             near_tie = NEAR_TIE[bundle.stem.split("-")[1]]
             check_same_greedy_text(engine, prompt, our_tokens, their_reply, our_reply, near_tie)
+
+
+def said(options: Mapping[str, Any], conversation: Conversation) -> list[Any]:
+    """Everything that was said, for a conversation that is restored."""
+    return [*options.get("messages", ()), *conversation.history]
+
+
+class Appending(Conversation):
+    """A conversation that adds to the cache what a turn adds to the rendered text, as litert_lm does.
+
+    The end of the turn before is then left out.
+    """
+
+    def _prompt(self, sequence: TokenSequence, messages: Sequence[Any], options: SendOptions) -> list[int]:
+        text = self._renderer.turn(self._history, messages, options.extra_context)
+        start = [] if len(sequence) else list(self._model.start_tokens)
+        return [*start, *self._model.encode_prompt(text)]
 
 
 class ZeroedTable:
@@ -286,7 +305,7 @@ def test_later_turns_with_litert_lms_slip(
 ) -> None:
     slipping.reset()
     sequence = TokenSequence(slipping, threading.RLock())
-    ours = Conversation(TextModel(Bundle.open(bundle)), sequence, sampler_config=sampler, **options)
+    ours = Appending(TextModel(Bundle.open(bundle)), sequence, sampler_config=sampler, **options)
     with google.create_conversation(sampler_config=theirs(sampler), **options) as conversation:
         for message in messages:
             sent = {"role": "user", "content": message} if isinstance(message, list) else message

@@ -27,18 +27,13 @@ from gemma_edge.runtime.executors.base import (
     RewindError,
     Snapshot,
 )
-from gemma_edge.runtime.executors.litert.library import (
-    BoundSignature,
-    CompiledSection,
-    FileRange,
-    Signature,
-    aligned_zeros,
-)
+from gemma_edge.runtime.executors.litert.library import BoundSignature, CompiledSection, Signature, aligned_zeros
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.sections import has_model, section_range
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.executors.litert.weight_cache import compile_section
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.media.soft_tokens import is_in_vocabulary, place_soft_rows
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.executors.litert.library import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.litert.library import CompiledSection, aligned_zeros
 from gemma_edge.runtime.executors.litert.sections import MASK, audio_size, section_range, vision_size
 from gemma_edge.runtime.executors.litert.weight_cache import compile_section
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError, ExecutorError
+from gemma_edge.runtime.formats.file_range import FileRange
 
 SUPPORTED_VERSION = "2.3.0"
 ALIGNMENT_BYTES = 64  # LITERT_HOST_MEMORY_BUFFER_ALIGNMENT
@@ -61,16 +62,6 @@ assert ctypes.sizeof(_EnvironmentOption) == 24
 
 # The options blob is ours (kept alive by the model), so there is nothing for LiteRT to free.
 _KEEP_PAYLOAD = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
-
-
-@dataclass(frozen=True)
-class FileRange:
-    """A byte range of a file, and the SHA-256 it should have where that is known."""
-
-    path: Path
-    offset: int
-    nbytes: int
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.litert.library import CompiledSection, FileRange, litert_version
+from gemma_edge.runtime.executors.litert.library import CompiledSection, litert_version
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.formats.file_range import FileRange
 
 _REMEDIES = {
     -signal.SIGKILL: "close other programs, it was killed",

@@ -23,10 +23,10 @@ from gemma_edge.runtime.executors.base import (
     RewindError,
     Snapshot,
 )
-from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import packed_graph
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
 from gemma_edge.runtime.media.soft_tokens import is_in_vocabulary, place_soft_rows
 from gemma_edge.runtime.memory.pressure import read_single_pages

@@ -22,10 +22,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession as _Session
 
-from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cpu_key, exclusive
 from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
 
 GRAPH = "decoder.onnx"

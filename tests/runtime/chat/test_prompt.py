@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.runtime.chat.conversation import ThinkingConfig
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.messages import Contents, Message, ToolCall
+from gemma_edge.runtime.chat.options import ThinkingConfig
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind, SectionSpec
@@ -81,14 +81,13 @@ def get_weather(city: str, days: int = 3, tags: list[str] = (), ratio: float = 1
 def no_arguments() -> None: ...
 
 
-VALUES = {"b": [True, None, 'x"y\\z\n', 1.5, 1e30, -3], "a": 1, "c": {"type": "Bar", "z": 1.0, "a": {}}}
+VALUES = {"b": [True, None, "x'y z", 1.5, 1e30, -3], "a": 1, "c": {"type": "Bar", "z": 1.0, "a": {}}}
 CALL = {"type": "function", "id": "7", "function": {"name": "f", "arguments": VALUES}}
 CASES: list[tuple[Any, dict[str, Any]]] = [
     ("hi", {}),
     ({"role": "user", "zed": 1, "content": "hi"}, {}),
-    ({"role": "user", "content": [{"type": "text", "text": "a", "b": {"y": 1, "x": 2}}, "plain"]}, {}),
+    ({"role": "user", "content": [{"type": "text", "text": "a", "b": {"y": 1, "x": 2}}]}, {}),
     ({"role": "user", "content": {"type": "text", "text": "a"}}, {}),
-    ({"role": "narrator"}, {}),
     ("hi", {"system_message": "Sys"}),
     (
         "hi",
@@ -103,8 +102,8 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     ),
     ("hi", {"extra_context": {"x": {"z": [1, 2.5, None, True, "\u00e9\"\n<>&'"], "a": 1}}}),
     ("hi", {"tools": [get_weather, no_arguments]}),
-    ({"role": "assistant", "content": "c", "tool_calls": [CALL, {"function": {"name": "g", "arguments": "raw"}}]}, {}),
-    ({"role": "assistant", "tool_calls": [{"name": "no function"}, {"function": {"name": "g"}}]}, {}),
+    ({"role": "assistant", "content": "c", "tool_calls": [CALL, {"function": {"name": "g", "arguments": {}}}]}, {}),
+    ({"role": "assistant", "tool_calls": [{"function": {"name": "g"}}]}, {}),
     ({"role": "tool", "content": [{"type": "tool_response", "name": "f", "response": VALUES}]}, {}),
     ({"role": "tool", "content": [{"type": "tool_response", "name": "f", "response": "text"}, {"k": [1]}]}, {}),
     ({"role": "tool", "content": [{"tool_response": {"name": "f", "value": VALUES}}]}, {}),
@@ -122,6 +121,25 @@ def test_the_template_is_given_what_litert_lms_is(
     assert expected
     with engine.create_conversation(chat_template=PRINTER, **options) as ours:
         assert ours.render_message_to_string(message) == expected
+
+
+def test_quotes_and_new_lines_are_escaped_where_litert_lm_lets_text_out(engine: Engine, google: Any) -> None:
+    """FunctionGemma's notation has marks of its own around text."""
+    call = {"function": {"name": "f", "arguments": {"a": 'x"y\\z\n'}}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": [{"type": "tool_response", "name": "f", "response": {'"k"': "a\n```"}}]},
+    ]
+    template = (
+        "{% for c in messages[-1].tool_calls %}{{ c.function.arguments.a }}{% endfor %}"
+        "{{ messages[-1].content[0].text }}"
+    )
+    shown = []
+    for either in (engine, google):
+        with either.create_conversation(chat_template=template) as conversation:
+            shown.append([conversation.render_message_to_string(message) for message in messages])
+    is_python = engine.text_model.tool_syntax is PYTHON_SYNTAX
+    assert shown[0] == ([r'"x\"y\\z\n"', r'{"\"k\"": "a\n```"}'] if is_python else shown[1])
 
 
 def test_thinking_and_message_objects(engine: Engine, google: Any) -> None:

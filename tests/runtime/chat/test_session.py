@@ -370,3 +370,16 @@ def test_closing_in_any_order(tiny_bundle: TinyBundle, cache_dir: Path) -> None:
     session.close()
     engine.close()
     assert engine.memory().kv_cache_bytes == 0
+
+
+def test_a_reply_that_was_cut_is_closed_before_the_next_prompt(engine: Engine) -> None:
+    for limit, is_templated in ((1, True), (3, True), (3, False)):
+        with engine.create_session(
+            sampler_config=GREEDY, max_output_tokens=limit, apply_prompt_template=is_templated
+        ) as session:
+            for _ in range(2):
+                session.run_prefill(["In the beginning"])
+                session.run_decode()
+            text = engine.detokenize(list(session.token_ids)[1:])
+        assert text.count("<start_of_turn>") == (4 if is_templated else 0)
+        assert text.count("<end_of_turn>\n<start_of_turn>") == (3 if is_templated else 0)

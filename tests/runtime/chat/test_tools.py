@@ -1,12 +1,23 @@
 """Tools: their descriptions against litert_lm's, running them, and what goes wrong."""
 
+import asyncio
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
 import logging
+import pathlib
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import litert_lm
+import numpy as np
+import pydantic
 import pytest
 
+from gemma_edge.runtime.chat import aio
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolError, ToolEventHandler, tool_from_function
 
 
@@ -26,7 +37,7 @@ def get_weather(city: str, days: int = 3, tags: list[str] | None = None, ratio: 
     """
 
 
-def bare(a, b: Sequence[int], c: dict[str, int], *, d: list = ()):  # type: ignore[no-untyped-def,assignment,type-arg]
+def bare(a, b: Sequence[int], c: object, *, d: list[str] = ()):  # type: ignore[no-untyped-def,assignment]
     return a, b, c, d
 
 
@@ -50,6 +61,9 @@ def test_a_description_reads_annotations_and_docstring() -> None:
         "description": "Not a description any more.",
     }
     del theirs["function"]["parameters"]["properties"]["tags"]
+    assert theirs["function"]["description"] == "Gets the weather."
+    assert ours["function"].pop("description") == "Gets the weather.\nMore about it."
+    del theirs["function"]["description"]
     assert ours == theirs
 
 
@@ -83,6 +97,7 @@ class Add(Tool):
         return {"type": "function", "function": {"name": "add"}}
 
     def execute(self, param: Mapping[str, Any]) -> Any:
+        """Adds."""
         return param["a"] + param["b"]
 
 
@@ -127,13 +142,52 @@ def test_results_are_what_json_keeps_of_them() -> None:
     assert tools.answer([call("tell")]) == [answer("tell", {"1": "one", "two": 2})]
 
 
-def test_a_result_that_is_not_json() -> None:
-    with pytest.raises(ToolError) as caught:
-        ToolBox([returning({3})]).answer([call("tell")])
-    assert str(caught.value) == (
-        "tool tell returned what is not JSON (Object of type set is not JSON serializable); "
-        "return text, numbers, lists or dicts of them"
-    )
+class Colour(enum.Enum):
+    RED = "r"
+
+
+@dataclasses.dataclass
+class Booking:
+    at: datetime.date
+    seats: set[int]
+
+
+class Model(pydantic.BaseModel):
+    at: datetime.date
+
+
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (datetime.datetime(2026, 1, 2, 3, 4), "2026-01-02T03:04:00"),
+        (decimal.Decimal("1.10"), "1.10"),
+        ({3, 1, 2}, [1, 2, 3]),
+        (frozenset(["b", "a"]), ["a", "b"]),
+        (Booking(datetime.date(2026, 1, 2), {4}), {"at": "2026-01-02", "seats": [4]}),
+        (Model(at=datetime.date(2026, 1, 2)), {"at": "2026-01-02"}),
+        ([Colour.RED, {Colour.RED: 1, (1, 2): 2}], ["r", {"Colour.RED": 1, "(1, 2)": 2}]),
+        (float("nan"), "nan"),
+        ({"x": float("inf")}, {"x": "inf"}),
+        (b"text", "text"),
+        (b"\xff\x00", "/wA="),
+        (np.float32(1.5), 1.5),
+        (np.arange(3), [0, 1, 2]),
+        ({True: 1, None: 2}, {"true": 1, "null": 2}),
+        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (pathlib.PurePosixPath("/a/b"), "/a/b"),
+        ({"a": 1}.keys(), ["a"]),
+        (ValueError("broken"), "broken"),
+        (CIRCLE, "Error: nested more than 100 deep"),
+    ],
+)
+def test_a_result_that_is_no_json_is_told_all_the_same(result: Any, told: Any) -> None:
+    """Its work is done: to refuse it would have the model do it again."""
+    assert ToolBox([returning(result)]).answer([call("tell")]) == [answer("tell", told)]
 
 
 def returning(result: Any) -> Callable[[], Any]:
@@ -141,6 +195,101 @@ def returning(result: Any) -> Callable[[], Any]:
         return result
 
     return tell
+
+
+class Shop:
+    """A shop."""
+
+    def __call__(self, item: str) -> str:
+        """Tells a price."""
+        return f"price of {item}"
+
+
+def two(first: int, second: int = 2, /, *rest: int, third: int = 3, **more: int) -> list[Any]:
+    return [first, second, rest, third, more]
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "text", "parameters", "required", "arguments", "result"),
+    [
+        (Shop(), "Shop", "Tells a price.", ["item"], ["item"], {"item": "tea"}, "price of tea"),
+        (Shop().__call__, "__call__", "Tells a price.", ["item"], ["item"], {"item": "tea"}, "price of tea"),
+        (functools.partial(two, 5), "two", "", ["second", "third"], [], {"third": 1}, [5, 2, [], 1, {}]),
+        (functools.partial(bare, 1, c=2), "bare", "", ["b", "c", "d"], ["b"], {"b": []}, [1, [], 2, []]),
+        (two, "two", "", ["first", "second", "third"], ["first"], {"first": 1, "x": 4}, [1, 2, [], 3, {"x": 4}]),
+        (len, "len", "Return the number of items in a container.", ["obj"], ["obj"], {"obj": "abc"}, 3),
+        (Add.execute.__get__(Add()), "execute", "Adds.", ["param"], ["param"], {"param": {"a": 1, "b": 2}}, 3),
+    ],
+)
+def test_tools_that_are_no_plain_functions(
+    tool: Callable[..., Any],
+    name: str,
+    text: str,
+    parameters: list[str],
+    required: list[str],
+    arguments: dict[str, Any],
+    result: Any,
+) -> None:
+    tools = ToolBox([tool])
+    function = tools.descriptions[0]["function"]
+    assert (function["name"], function["description"]) == (name, text)
+    assert list(function["parameters"]["properties"]) == parameters
+    assert function["parameters"]["required"] == required
+    assert tools.answer([call(name, **arguments)]) == [answer(name, result)]
+
+
+def test_what_is_no_tool() -> None:
+    with pytest.raises(ToolError) as caught:
+        ToolBox([lambda x: x])
+    assert str(caught.value) == "a tool is a lambda, expected a function with a name to call it by; write it with def"
+    with pytest.raises(ToolError) as caught:
+        ToolBox([no_arguments, no_arguments])
+    assert str(caught.value) == "two tools are called no_arguments, the model could not choose; rename one"
+    with pytest.raises(ToolError, match=r"^<built-in function iter> does not tell its parameters \(.*\); wrap it in a"):
+        ToolBox([iter])
+
+
+async def later(item: str) -> str:
+    await asyncio.sleep(0)
+    return item * 2
+
+
+class Later(Add):
+    async def execute(self, param: Mapping[str, Any]) -> Any:
+        return await later(param["item"])
+
+
+@pytest.mark.parametrize("tool", [later, functools.partial(later), Later()])
+def test_async_tools(tool: Any) -> None:
+    tools = ToolBox([tool])
+    name = tools.descriptions[0]["function"]["name"]
+    wanted = [answer(name, "aa")]
+    assert tools.answer([call(name, item="a")]) == wanted
+
+    async def within_a_loop() -> None:
+        assert tools.answer([call(name, item="a")]) == wanted
+
+    asyncio.run(within_a_loop())
+
+
+def test_an_async_tool_runs_in_the_loop_of_the_stream() -> None:
+    """Where its sessions and locks belong."""
+
+    async def serve() -> None:
+        lock = asyncio.Lock()
+        await lock.acquire()
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.01, lock.release)
+
+        async def waits() -> bool:
+            async with lock:
+                return asyncio.get_running_loop() is loop
+
+        tools = ToolBox([waits])
+        answers = [answers async for answers in aio.stream((tools.answer([call("waits")]) for _ in range(1)), print)]
+        assert answers == [[answer("waits", True)]]
+
+    asyncio.run(serve())
 
 
 def test_a_tool_without_a_name() -> None:

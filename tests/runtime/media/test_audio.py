@@ -175,3 +175,41 @@ def test_without_a_library(library: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MediaError, match=rf"^{library} cannot be loaded \(.*\); pip install 'gemma-edge\[encoders\]'$"):
         loaded(data)
+
+
+def without_length(data: bytes) -> bytes:
+    """The FLAC file as an encoder writes it into a pipe: STREAMINFO's count of samples is 0."""
+    changed = bytearray(data)
+    changed[21] &= 0xF0
+    changed[22:26] = bytes(4)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "seconds", "channels"), [(16_000, 1.0, 1), (44_100, 7.3, 2), (8_000, 65536 / 8000, 1)]
+)
+def test_flac_of_unknown_length_is_the_same_recording(rate_hz: int, seconds: float, channels: int) -> None:
+    samples = np.repeat(tone(rate_hz, seconds)[:, None], channels, axis=1)
+    whole = encoded(samples, rate_hz, "FLAC", "PCM_16")
+    known, unknown = Recording.open(item(whole)), Recording.open(item(without_length(whole)))
+    assert (unknown.frames, unknown.rate_hz, unknown.channels) == (known.frames, rate_hz, channels)
+    assert np.array_equal(loaded(without_length(whole)), loaded(whole))
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\x00\x00\x00\x20ftypM4A \x00\x00", "an MP4 file (m4a, mp4, mov: AAC sound)"),
+        (b"\x00\x00\x00\x18ftypqt  \x00\x00", "an MP4 file (m4a, mp4, mov: AAC sound)"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01", "a WebM or Matroska file"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file (wma, asf)"),
+        (b"#!AMR\n\x04", "an AMR file"),
+        (b"\xff\xf1\x50\x80\x01\x3f\xfc", "an AAC stream"),
+    ],
+)
+def test_formats_that_are_refused_by_name(data: bytes, found: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        Recording.open(item(data + bytes(200)))
+    assert str(caught.value) == (
+        f"the recording: {found}, which is not read; convert it, for instance with: ffmpeg -i INPUT OUTPUT.wav"
+    )

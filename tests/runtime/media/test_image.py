@@ -198,3 +198,37 @@ def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MediaError, match=r"^Pillow cannot be loaded \(.*\); pip install 'gemma-edge\[encoders\]'$"):
         pixel_values(item(b"x"), SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "an EPS or PostScript file, which is not read"),
+        (b"\xc5\xd0\xd3\xc6\x20\x00\x00\x00", "an EPS or PostScript file, which is not read"),
+        (b"%PDF-1.7\n", "a PDF document, which is not read"),
+        (b"\n<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing, which is not read"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "a HEIC image, which is not read"),
+        (b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00", "an AVIF image, which is not read"),
+        (b"8BPS\x00\x01", "a Photoshop file, which is not read"),
+        (b"\x00\x00\x01\x00\x01\x00", "an icon, which is not read"),
+        (b"FORM\x00\x00", "not an image that Pillow knows"),
+    ],
+)
+def test_formats_that_are_refused_by_name(data: bytes, found: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        decode(item(data + bytes(100)))
+    assert str(caught.value) == f"the image: {found}; give a JPEG, PNG, WebP or GIF file"
+
+
+def test_no_other_program_ever_sees_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS to Ghostscript."""
+    import subprocess
+
+    def started(*_args: object, **_options: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    file = io.BytesIO()
+    quarters().save(file, "EPS")
+    with pytest.raises(MediaError, match="EPS"):
+        decode(item(file.getvalue()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.executors.litert.library import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.memory.pressure import drop_from_page_cache, read_single_pages, release_pages, relieve
 from gemma_edge.runtime.memory.reading import file_mappings
 

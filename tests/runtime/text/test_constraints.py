@@ -10,6 +10,7 @@ import pytest
 
 from gemma_edge.runtime.text.constraints import ConstraintError, ConstraintFactory, ResponseFormat
 from gemma_edge.runtime.text.tokenizer import Tokenizer
+from tools.schema_suite import can_be_written
 
 END_OF_TURN, EOS = 11, 1
 LOGITS_LENGTH = 2080  # Gemma 3n's head is longer than its tokenizer: those ids never come
@@ -101,10 +102,6 @@ def test_stop_tokens_come_only_at_the_end(factory: ConstraintFactory, tokenizer:
         (ResponseFormat.regex("(yes"), "the regular expression cannot constrain a reply: unclosed group; "),
         (ResponseFormat.regex("(?=a)b"), "the regular expression cannot constrain a reply: look-around, "),
         (ResponseFormat.json({"type": "word"}), "the JSON schema cannot constrain a reply: Invalid type: word; "),
-        (
-            ResponseFormat.json("3"),
-            "the JSON schema cannot constrain a reply: Expecting object schema to apply options; ",
-        ),
     ],
 )
 def test_what_llguidance_does_not_take(
@@ -129,3 +126,108 @@ def test_a_token_the_mask_forbade(factory: ConstraintFactory, tokenizer: Tokeniz
     constraint = factory.create(ResponseFormat.regex("yes"))
     with pytest.raises(ConstraintError, match=r"^constrained decoding stopped: .*; simplify the response format$"):
         constraint.accept(tokenizer.encode("no")[0])
+
+
+TEXT = {"type": "string"}
+INTEGER = {"type": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"type": "string", "format": "password"}, ['"x"'], ["1"]),
+        ({"type": "string", "format": "binary", "maxLength": 2}, ['"xy"'], ['"xyz"']),
+        ({"properties": {"format": {"const": "path"}}, "required": ["format"]}, ['{"format": "path"}'], ["{}"]),
+        ({"type": "string", "format": "ipv4"}, ['"127.0.0.1"'], ['"localhost"']),  # one that says something
+        ({"items": {"anyOf": [{"type": "string", "format": "email-ish"}]}}, ['["x"]'], ["[1]"]),
+        ({"type": "array", "items": INTEGER, "uniqueItems": True}, ["[1, 2]", "[]"], ["[1, 1]"]),
+        ({"type": "array", "items": INTEGER, "uniqueItems": True, "maxItems": 1}, ["[1]"], ["[1, 1]"]),
+        ({"type": "array", "items": INTEGER, "uniqueItems": False}, ["[1, 1]"], ['["x"]']),
+        ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, ['{"a": [1, 2]}'], ['{"a": [[1], [1]]}']),
+        (
+            {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": INTEGER},
+            ['{"a": 1}', '{"b": 2}', "{}"],
+            ['{"c": 1}', '{"a": "x"}'],
+        ),
+        (
+            {"type": "object", "propertyNames": {"const": "a"}, "properties": {"a": TEXT, "b": TEXT}},
+            ['{"a": "x"}'],
+            ['{"b": "x"}', '{"a": 1}'],
+        ),
+        (
+            {"type": "object", "propertyNames": {"pattern": "^[a-z]$"}, "additionalProperties": INTEGER},
+            ['{"a": 1}'],
+            ['{"A": 1}', '{"a": "x"}'],
+        ),
+        ({"type": "object", "propertyNames": {"type": "string"}}, ['{"x": 1}'], ["1"]),
+        ({"oneOf": [INTEGER, {"type": "number"}]}, ["1.5"], ["1", '"x"']),
+        ({"oneOf": [{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 5}]}, ["4", "6"], ["5"]),
+        ("true", ["1", '{"a": []}'], []),
+        (True, ["null"], []),
+    ],
+)
+def test_schemas_that_pydantic_writes(
+    factory: ConstraintFactory, tokenizer: Tokenizer, schema: Any, valid: list[str], invalid: list[str]
+) -> None:
+    wanted = ResponseFormat.json(schema)
+    given = [t for t in (*valid, *invalid) if can_be_written(factory.create(wanted), tokenizer, END_OF_TURN, t)]
+    assert given == valid
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"type": "integer", "not": {"const": 3}}, "4", "3"),
+        ({"type": "array", "contains": INTEGER}, '["x", 1]', '["x"]'),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, '{"a": 1, "b": 2}', '{"a": 1}'),
+        ({"type": "integer", "if": {"minimum": 5}, "then": {"multipleOf": 2}}, "6", "7"),
+    ],
+)
+def test_words_that_no_grammar_has_by_option(
+    factory: ConstraintFactory, tokenizer: Tokenizer, schema: Any, valid: str, invalid: str
+) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        factory.create(ResponseFormat.json(schema))
+    assert str(caught.value).startswith("the JSON schema cannot constrain a reply: Unimplemented keys: [")
+    assert str(caught.value).endswith(
+        "; ResponseFormat.json(schema, lenient=True) checks that when the reply is complete"
+    )
+    wanted = ResponseFormat.json(schema, lenient=True)
+    assert can_be_written(factory.create(wanted), tokenizer, END_OF_TURN, valid)
+    assert not can_be_written(factory.create(wanted), tokenizer, END_OF_TURN, invalid)
+
+
+def test_a_reply_that_breaks_what_is_checked_at_its_end(factory: ConstraintFactory) -> None:
+    constraint = factory.create(ResponseFormat.json({"properties": {"a": {"type": "array", "uniqueItems": True}}}))
+    constraint.check('{"a": [1, 2]}')
+    with pytest.raises(ConstraintError) as caught:
+        constraint.check('{"a": [1, 1]}')
+    assert str(caught.value) == (
+        "the reply breaks the JSON schema: $.a: [1, 1] has non-unique elements (uniqueItems); "
+        "ask again, or loosen the schema"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "error"),
+    [
+        ([1], "the JSON schema is not JSON: the JSON object must be str, bytes or bytearray, not list"),
+        (None, "the JSON schema is not JSON: the JSON object must be str, bytes or bytearray, not NoneType"),
+        ("[1]", "the JSON schema is list, expected an object"),
+        ("3", "the JSON schema is int, expected an object"),
+    ],
+)
+def test_what_is_no_schema(schema: Any, error: str) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        ResponseFormat.json(schema)
+    assert str(caught.value).partition(";")[0] == error
+
+
+@pytest.mark.parametrize("schema", [False, "false"])
+def test_a_schema_that_accepts_nothing(factory: ConstraintFactory, schema: Any) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        factory.create(ResponseFormat.json(schema))
+    assert str(caught.value) == (
+        "the JSON schema cannot constrain a reply: false accepts nothing; "
+        "see llguidance's documentation for what it supports"
+    )

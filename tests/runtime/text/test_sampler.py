@@ -21,8 +21,9 @@ def test_top_k_one_takes_the_largest_and_the_first_of_equals() -> None:
     assert Sampler(SamplerConfig(top_k=1)).pick(np.array([1, 7, 7], np.float32)) == 1
 
 
-def test_a_config_without_top_k_is_greedy_as_in_litert_lm() -> None:
-    assert draws(SamplerConfig(temperature=2.0, seed=3), 10) == {1: 10}
+def test_a_config_that_says_nothing_is_greedy_as_in_litert_lm_and_a_temperature_draws() -> None:
+    assert draws(SamplerConfig(seed=3), 10) == {1: 10}
+    assert len(draws(SamplerConfig(temperature=2.0, seed=3), 100)) > 1
 
 
 @pytest.mark.parametrize(

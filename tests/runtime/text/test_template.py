@@ -94,3 +94,39 @@ def test_a_template_with_an_error() -> None:
         "the chat template has an error in line 2: Expected an expression, got 'end of statement block'; "
         "pass another chat_template or convert the model again"
     )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% generation %}{{ messages[0] }}{% endgeneration %}",
+        "{%- generation -%} {{ messages[0] }} {%- endgeneration -%}",
+        "{% for m in messages %}{% generation %}{% if m %}{{ m }}{% endif %}{% endgeneration %}{% endfor %}",
+    ],
+)
+def test_generation_blocks_are_passed_over(source: str) -> None:
+    assert ChatTemplate(source).render(["hello"], None, False, {}) == "hello"  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 1 / 0 }}",
+        "{{ 1 % 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in range(999999) %}{% endfor %}",
+        "{{ 'x'.join(3) }}",
+        "{{ messages.nothing.more }}",
+        "{{ strftime_now(3) }}",
+    ],
+)
+def test_whatever_a_template_raises_is_one_line(source: str) -> None:
+    with pytest.raises(TemplateError) as caught:
+        ChatTemplate(source).render([], None, False, {})
+    assert str(caught.value).startswith("the chat template refuses these messages: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_is_trimmed_as_minijinja_prints_it() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m | trim }},{% endfor %}")
+    assert template.render([None, True, 1.0, [None]], None, False, {}) == "none,true,1.0,[none],"  # type: ignore[list-item]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gemma_edge.runtime.executors.base import BundleMismatchError, ContextOverflowError, ExecutorError, RewindError
 from gemma_edge.runtime.executors.litert import library as liblitert
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 
 CONTEXT_TOKENS = 512
@@ -276,7 +277,7 @@ def test_a_section_that_is_no_decoder(sections: DecoderSections) -> None:
 def test_a_section_that_is_no_model(sections: DecoderSections, tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(b"no model" * 1000)
-    swapped = dataclasses.replace(sections, decoder=liblitert.FileRange(junk, 0, 8000))
+    swapped = dataclasses.replace(sections, decoder=FileRange(junk, 0, 8000))
     with pytest.raises(BundleMismatchError, match="the section at 0 is not a TFLite model this runtime reads"):
         LitertExecutor(swapped, 1, None)
 
@@ -317,7 +318,7 @@ def test_an_operator_litert_does_not_have(sections: DecoderSections, tmp_path: P
                     data[code._tab.Pos + field] = schema.BuiltinOperator.CONCAT_EMBEDDINGS
     changed = tmp_path / "changed.tflite"
     changed.write_bytes(data)
-    swapped = dataclasses.replace(sections, decoder=liblitert.FileRange(changed, 0, len(data)))
+    swapped = dataclasses.replace(sections, decoder=FileRange(changed, 0, len(data)))
     with pytest.raises(ExecutorError, match=r"LiteRtCreateCompiledModel failed with LiteRT status \d+; see"):
         LitertExecutor(swapped, 1, None)
     with pytest.raises(ExecutorError, match=r"packing the weights .* Didn't find op for builtin opcode 'CONCAT_EMB"):
@@ -329,7 +330,7 @@ def test_an_input_nobody_fills(sections: DecoderSections, tmp_path: Path) -> Non
     data = place.path.read_bytes()[place.offset : place.offset + place.nbytes]
     renamed = tmp_path / "renamed.tflite"
     renamed.write_bytes(data.replace(b"input_pos", b"input_xxx"))
-    swapped = dataclasses.replace(sections, decoder=liblitert.FileRange(renamed, 0, place.nbytes))
+    swapped = dataclasses.replace(sections, decoder=FileRange(renamed, 0, place.nbytes))
     with pytest.raises(BundleMismatchError, match=r"decoder inputs \['input_xxx'\] are not known, expected"):
         LitertExecutor(swapped, 1, None)
 

@@ -11,8 +11,8 @@ import pytest
 
 from gemma_edge.runtime.executors.litert import section_hash
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
 
 TinyBundle = Callable[[str, str], Path]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-from gemma_edge.runtime.executors.litert.library import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.litert.library import CompiledSection, aligned_zeros
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 
 ROWS, WIDTH = 300, 64

@@ -12,8 +12,8 @@ import pytest
 
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.litert.library import FileRange
 from gemma_edge.runtime.executors.litert.weight_cache import UseCheck, WeightCacheError, default_cache_dir, weight_cache
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 
 TinyBundle = Callable[[str, str], Path]
@@ -65,7 +65,7 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     command = [sys.executable, "-c", "import sys\nfrom gemma_edge.runtime.executors.litert import weight_cache as w\n"]
     command[2] += (
         "import os\nfrom pathlib import Path\n"
-        "from gemma_edge.runtime.executors.litert.library import FileRange\n"
+        "from gemma_edge.runtime.formats.file_range import FileRange\n"
         "run = w.subprocess.run\n"
         "def die(command, **options):\n"
         "    Path(command[-1]).write_bytes(b'half a cache')\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 from litert_lm_builder.runtime.proto.llm_model_type_pb2 import FunctionGemma
 
-from gemma_edge.runtime.chat.tool_syntax import Call, ToolSyntax, ToolSyntaxError
-from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
-from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
 
 
 def template_syntax(model: FunctionGemma) -> ToolSyntax:
@@ -22,6 +22,7 @@ def template_syntax(model: FunctionGemma) -> ToolSyntax:
     return ToolSyntax(
         model.code_fence_start or usual.fence_start,
         model.code_fence_end or usual.fence_end,
+        usual.is_quotable,
         _as_it_is,
         _as_it_is,
         _as_it_is,

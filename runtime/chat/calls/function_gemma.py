@@ -1,13 +1,15 @@
 """FunctionGemma's notation: `declaration:get_weather{...}` in, `call:get_weather{city:<escape>Paris<escape>}` out."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gemma_edge.runtime.chat.tool_syntax import Call, Scanner, ToolSyntax
+from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
 
 _ESCAPE = "<escape>"  # around text, which may hold anything but this
 _NAME = r"[\w.\-]+"
+_EXPECTED = {"call:": "call:NAME{...}", _NAME: "a name", r"\}": "a closing brace", r"\]": "a closing bracket"}
 _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
@@ -49,8 +51,50 @@ def _response(part: Mapping[str, Any]) -> str:
     return name + _value({key: item for key, item in response.items() if key not in ("name", "tool_name")})
 
 
+class _Scanner:
+    """A text and a place in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def take(self, pattern: str) -> str | None:
+        """What matches here, after blanks; None and no move where nothing does."""
+        match = re.compile(rf"\s*(?:{pattern})", re.DOTALL).match(self._text, self._at)
+        if match is None:
+            return None
+        self._at = match.end()
+        return match[0].lstrip()
+
+    def expect(self, pattern: str) -> str:
+        """As `take`, but something must match."""
+        found = self.take(pattern)
+        if found is None:
+            raise ToolSyntaxError(f"at {self._text[self._at :][:20]!r}: {_EXPECTED.get(pattern, pattern)} expected")
+        return found
+
+    def at_end(self) -> bool:
+        return self.take(r"\Z") is not None
+
+    def items(self, close: str, item: Callable[[], None]) -> None:
+        """Comma-separated items up to `close`."""
+        if self.take(close) is not None:
+            return
+        while True:
+            item()
+            if self.take(close) is not None:
+                return
+            self.expect(",")
+
+    def number(self) -> int | float | None:
+        found = self.take(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+        if found is None:
+            return None
+        return int(found) if re.fullmatch(r"[+-]?\d+", found) else float(found)
+
+
 def _parse(text: str) -> list[Call]:
-    scanner = Scanner(text)
+    scanner = _Scanner(text)
     calls: list[Call] = []
     while not scanner.at_end():
         scanner.expect("call:")
@@ -59,7 +103,7 @@ def _parse(text: str) -> list[Call]:
     return calls
 
 
-def _object(scanner: Scanner) -> dict[str, Any]:
+def _object(scanner: _Scanner) -> dict[str, Any]:
     values: dict[str, Any] = {}
 
     def entry() -> None:
@@ -67,11 +111,11 @@ def _object(scanner: Scanner) -> dict[str, Any]:
         scanner.expect(":")
         values.setdefault(key, _literal(scanner))  # of two the first counts, as in LiteRT-LM
 
-    scanner.items(r"\}", entry, trailing_comma=False)
+    scanner.items(r"\}", entry)
     return values
 
 
-def _literal(scanner: Scanner) -> Any:
+def _literal(scanner: _Scanner) -> Any:
     text = scanner.take(f"{_ESCAPE}.*?{_ESCAPE}")
     if text is not None:
         return text.removeprefix(_ESCAPE).removesuffix(_ESCAPE)
@@ -80,11 +124,13 @@ def _literal(scanner: Scanner) -> Any:
         return number
     if scanner.take(r"\[") is not None:
         values: list[Any] = []
-        scanner.items(r"\]", lambda: values.append(_literal(scanner)), trailing_comma=False)
+        scanner.items(r"\]", lambda: values.append(_literal(scanner)))
         return values
     if scanner.take(r"\{") is not None:
         return _object(scanner)
     return _CONSTANTS[scanner.expect("true|false|null")]
 
 
-FUNCTION_GEMMA_SYNTAX = ToolSyntax("<start_function_call>", "<end_function_call>", _declare, _value, _response, _parse)
+FUNCTION_GEMMA_SYNTAX = ToolSyntax(
+    "<start_function_call>", "<end_function_call>", False, _declare, _value, _response, _parse
+)

@@ -1,0 +1,1 @@
+"""Tools as models see them, and the calls that models write."""

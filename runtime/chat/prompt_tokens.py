@@ -1,0 +1,79 @@
+"""The tokens of a conversation, kept equal to those of the text that its template renders.
+
+LiteRT-LM prefills what a longer rendering has more than a shorter one. What the template writes after a reply (a new
+line, or the whole end of a turn that was cut off) is then never prefilled, and a conversation that was held has other
+tokens than the same one restored from its messages. Here the whole text is tokenized for every prompt, as Hugging Face
+does, and of what the cache holds everything stays up to the first token that differs: mostly all of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gemma_edge.runtime.chat.media_reader import MediaReader
+from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.executors.base import ContextOverflowError
+from gemma_edge.runtime.media.item import MediaItem
+from gemma_edge.runtime.text.template import TemplateError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What will not be encoded again: everything up to the end of the last image or recording, of which nothing but
+    the rows is left. text: as it was rendered. tokens: how many it came to; 0 where there was no media yet.
+    """
+
+    text: str = ""
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a turn began, to go back there: how many messages there were, and which tokens it kept and dropped."""
+
+    messages: int
+    encoded: Encoded
+    kept: int
+    dropped: Sequence[int]
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A whole prompt. token_ids: from the start token on. encoded: for the next prompt."""
+
+    token_ids: list[int]
+    encoded: Encoded
+
+
+def prompt_tokens(
+    text: str,
+    items: Sequence[MediaItem],
+    held: Sequence[int],
+    encoded: Encoded,
+    model: TextModel,
+    media: MediaReader,
+    context_tokens: int,
+    check: Callable[[], None],
+) -> PromptTokens:
+    """The tokens of a rendered conversation.
+
+    items: images and recordings that are new since `encoded`. held: the tokens of the conversation so far. check:
+    called before each image and recording, may raise to stop.
+
+    Raises ContextOverflowError: it does not fit with one token of a reply. TemplateError: the template renders other
+    text before media than it did. MediaError.
+    """
+    if not text.startswith(encoded.text):
+        raise TemplateError(
+            "the chat template changes what it rendered before an image or a recording when a message is added; "
+            "pass a chat_template that only appends"
+        )
+    start = held[: encoded.tokens] if encoded.tokens else model.start_tokens
+    prompt = media.read(text[len(encoded.text) :], items, follows_media=encoded.tokens > 0)
+    asked = len(start) + prompt.token_count + 1
+    if asked > context_tokens:  # before the seconds that encoding takes
+        raise ContextOverflowError(asked, context_tokens)
+    token_ids = [*start, *prompt.tokens(check)]
+    if items:
+        media_end = len(encoded.text) + prompt.media_end
+        encoded = Encoded(text[:media_end], len(token_ids) - len(prompt.last_text))
+    return PromptTokens(token_ids, encoded)

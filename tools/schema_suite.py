@@ -1,0 +1,107 @@
+"""What constrained replies make of the JSON-Schema-Test-Suite: nothing invalid gets through, and what is refused.
+
+    python -m tools.schema_suite SUITE TOKENIZER [--draft draft2020-12] [--replies 3]
+
+SUITE: a checkout of json-schema-org/JSON-Schema-Test-Suite. TOKENIZER: a tokenizer.model. For every schema that is
+taken, each instance of the suite is written token by token under the constraint, and random replies are drawn; a reply
+counts as given if it can be written to its end and passes the check there.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemma_edge.runtime.text.constraints import Constraint, ConstraintError, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.json_schema import checker
+from gemma_edge.runtime.text.tokenizer import Tokenizer
+
+MOST_TOKENS = 300
+
+
+def schemas(suite: Path, draft: str) -> Iterator[tuple[str, Any, list[dict[str, Any]]]]:
+    """(name, schema, instances) of every group that needs no other document."""
+    for path in sorted((suite / "tests" / draft).glob("*.json")):
+        for group in json.loads(path.read_bytes()):
+            yield f"{path.stem}: {group['description']}", group["schema"], group["tests"]
+
+
+def can_be_written(constraint: Constraint, tokenizer: Tokenizer, stop: int, text: str) -> bool:
+    """Whether a model could give this reply."""
+    logits = np.zeros(tokenizer.size, np.float32)
+    for token_id in tokenizer.encode(text):
+        if not np.isfinite(constraint.mask(logits)[token_id]):
+            return False
+        constraint.accept(token_id)
+    return bool(np.isfinite(constraint.mask(logits)[stop])) and passes(constraint, text)
+
+
+def passes(constraint: Constraint, text: str) -> bool:
+    try:
+        constraint.check(text)
+    except ConstraintError:
+        return False
+    return True
+
+
+def drawn(constraint: Constraint, tokenizer: Tokenizer, stop: int, seed: int) -> str | None:
+    """A reply of a model with random logits; None where it does not end."""
+    rng, ids = np.random.default_rng(seed), list[int]()
+    while len(ids) < MOST_TOKENS:
+        token_id = int(np.argmax(constraint.mask(rng.normal(size=tokenizer.size).astype(np.float32))))
+        if token_id == stop:
+            text = tokenizer.decode(ids)
+            return text if passes(constraint, text) else None
+        constraint.accept(token_id)
+        ids.append(token_id)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--draft", default="draft2020-12")
+    parser.add_argument("--replies", type=int, default=3)
+    parser.add_argument("--lenient", action="store_true")
+    args = parser.parse_args()
+    tokenizer = Tokenizer(args.tokenizer.read_bytes())
+    stop = tokenizer.encode("<end_of_turn>")[0]
+    factory = ConstraintFactory(tokenizer, [stop])
+    counts: Counter[str] = Counter()
+    for name, schema, instances in schemas(args.suite, args.draft):
+        counts["schemas"] += 1
+        wanted = ResponseFormat.json(schema, lenient=args.lenient)
+        try:
+            factory.create(wanted)
+        except ConstraintError as error:
+            counts["schemas refused: " + str(error).split(": ")[1].split(";")[0][:60]] += 1
+            continue
+        for case in instances:
+            given = can_be_written(
+                factory.create(wanted), tokenizer, stop, json.dumps(case["data"], ensure_ascii=False)
+            )
+            counts[f"{'valid' if case['valid'] else 'INVALID'} instances {'given' if given else 'not given'}"] += 1
+            if given and not case["valid"]:
+                print(f"INVALID {name}: {case['description']}: {json.dumps(case['data'])}")
+        check = checker(schema)
+        for seed in range(args.replies):
+            text = drawn(factory.create(wanted), tokenizer, stop, seed)
+            try:
+                wrong = None if text is None else check(text)
+            except Exception as error:  # the schema refers to another document, or its pattern is not Python's
+                wrong = None
+                counts[f"replies not checked: {type(error).__name__}"] += 1
+            counts["replies without end" if text is None else "replies" if wrong is None else "INVALID replies"] += 1
+            if wrong:
+                print(f"INVALID reply {name}: {text!r}: {wrong}")
+    for what, count in sorted(counts.items()):
+        print(f"{count:6} {what}")
+
+
+if __name__ == "__main__":
+    main()
