@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.cli import extra_with, main
 from gemma_edge.converter.progress import bars
@@ -153,7 +153,7 @@ def test_help_and_defaults(tiny_gemma3: Path) -> None:
     names = ("target", "checkpoint", "profile", "context", "prefill", "format", "kv", "recipe", "encoding", "fit")
     for name in (*names, "json", "out"):
         assert f"--{name} " in text
-    assert "[default: 16,128]" in text
+    assert "[default: 16,128, as far as the context allows]" in text
     assert "[default: 4096, or the model's maximum]" in text
     values = json_of("plan", "--target", "custom-int8", "--checkpoint", tiny_gemma3)
     assert (values["prefill_tokens"], values["context_tokens"], values["kv"]["type"]) == ([16, 128], 2048, "fp32")
@@ -230,7 +230,9 @@ def test_what_a_file_says_is_no_command_to_the_terminal(tiny_gemma3n: Path, tmp_
     """A message is one line, whatever a checkpoint calls its tensors."""
     checkpoint = Path(shutil.copytree(tiny_gemma3n, tmp_path / "checkpoint"))
     tensors = load_file(checkpoint / "model.safetensors")
-    save_file(tensors | {"\x1b[2J\nerror: none": tensors["model.norm.weight"]}, checkpoint / "model.safetensors")
+    save_file(
+        tensors | {"\x1b[2J\nerror: none": tensors["model.norm.weight"].clone()}, checkpoint / "model.safetensors"
+    )
     assert error_of("plan", *SMALL, "--checkpoint", checkpoint) == (
         f"{checkpoint}: \\x1b[2J\\nerror: none is not part of this model; "
         "convert the checkpoint that config.json describes"
