@@ -7,7 +7,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
 from gemma_edge.runtime.media.mel import BANDS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -20,13 +20,8 @@ from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_outpu
 from gemma_edge.runtime.constraints import ConstrainedDecodingConfig
 from gemma_edge.runtime.conversation import Conversation, ThinkingConfig
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
-from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.liblitert import FileRange
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
-from gemma_edge.runtime.media.encoders import Encoders
+from gemma_edge.runtime.executors.open import open_decoder, open_encoders
+from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.media.reader import MediaReader
 from gemma_edge.runtime.messages import Json, Message
 from gemma_edge.runtime.model import TextModel
@@ -34,12 +29,9 @@ from gemma_edge.runtime.pressure import relieve
 from gemma_edge.runtime.sampler import Sampler, SamplerConfig
 from gemma_edge.runtime.sequence import TokenSequence
 from gemma_edge.runtime.session import Session
-from gemma_edge.runtime.settings import Settings, settle
+from gemma_edge.runtime.settings import settle
 from gemma_edge.runtime.tools import Tool, ToolEventHandler
 from gemma_edge.runtime.watch import BudgetWatch, LoadMarks, OverBudgetAction
-
-if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor
 
 
 class Engine:
@@ -88,27 +80,23 @@ class Engine:
         self.model_path = model_path
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
-        self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
+        self.bundle = open_model(path)
         self._identity = _identity(self.bundle.path)
         settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget)
-        if isinstance(self.bundle, OnnxDirectory):  # a bundle is opened without reading a graph, or importing anything
+        if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
-        self._executor: LitertExecutor | OnnxExecutor
-        if isinstance(self.bundle, OnnxDirectory):
-            self._executor = self._onnx_executor(self.bundle, settings)
-        else:
-            sections = DecoderSections.of(self.bundle)
-            self._executor = LitertExecutor(sections, settings.threads, settings.cache_dir, settings.max_num_tokens)
+        self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
+        self._slot = self._decoder.new_slot(settings.max_num_tokens)
         if settings.profile is not None:
             self._check_memory = self._watch(settings.profile, over_budget)
         self._marks.mark("decoder")
         self._lock = threading.RLock()
         threads = settings.threads
-        self._encoders = self._open_encoders(
-            vision.thread_count or threads, audio.thread_count or threads, settings.cache_dir
+        self._encoders = open_encoders(
+            self.bundle, vision.thread_count or threads, audio.thread_count or threads, settings.cache_dir
         )
         self.media = MediaReader(
             self.text_model,
@@ -125,44 +113,17 @@ class Engine:
             raise
         self.init_s = time.perf_counter() - started
 
-    def _onnx_executor(self, directory: OnnxDirectory, settings: Settings) -> "OnnxExecutor":
-        from gemma_edge.runtime.executors.onnx import OnnxExecutor
-
-        longest = self.text_model.metadata.max_num_tokens
-        context = longest if settings.max_num_tokens is None else settings.max_num_tokens
-        if not 0 < context <= longest:
-            raise ExecutorError(
-                f"max_num_tokens is {context}, {directory.path.name} was converted for {longest}; "
-                f"ask for 1 to {longest} or convert with a longer context"
-            )
-        return OnnxExecutor(directory, settings.threads, settings.cache_dir, context)
-
-    def _open_encoders(self, vision_threads: int, audio_threads: int, cache_dir: Path | None) -> Encoders:
-        if isinstance(self.bundle, Bundle):
-            return LitertEncoders(self.bundle, vision_threads, audio_threads, cache_dir)
-        from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
-
-        return OnnxEncoders(self.bundle, vision_threads, audio_threads)
-
     def _watch(self, profile: DeviceProfile, over_budget: OverBudgetAction) -> Callable[[], None]:
         """What runs before each call into the model."""
-        release = partial(relieve, profile.budget_bytes, *self._mapped())
+        mapped = self._decoder.mapped_ranges()
+        release = partial(relieve, profile.budget_bytes, mapped.rows, mapped.weights)
         subject = f"{self.bundle.path.name} on {profile.name}"
         return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release).check
-
-    def _mapped(self) -> tuple[list[FileRange], list[FileRange]]:
-        """What can be given back: tables that single rows are read of, and the decoder's weights."""
-        if isinstance(self.bundle, Bundle):
-            sections, cache = DecoderSections.of(self.bundle), self._executor.weight_cache_path
-            tables = [table for table in (sections.embedder, sections.per_layer_embedder) if table is not None]
-            return tables, [sections.decoder, *([FileRange(cache, 0, cache.stat().st_size)] if cache else [])]
-        assert not isinstance(self._executor, LitertExecutor)
-        return [part for parts in self._executor.row_tables.values() for part in parts], [*self._executor.weights]
 
     @property
     def max_num_tokens(self) -> int:
         """How many tokens a session or conversation can have."""
-        return self._executor.context_tokens
+        return self._slot.context_tokens
 
     @property
     def bos_token_id(self) -> int | None:
@@ -238,11 +199,11 @@ class Engine:
 
     def new_sequence(self) -> TokenSequence:
         """An empty token sequence in this engine's KV cache: what sessions and conversations are built on."""
-        return TokenSequence(self._executor, self._lock, self._check_memory)
+        return TokenSequence(self._slot, self._lock, self._check_memory)
 
     def memory(self) -> EngineMemory:
         """What the process uses now, and what of it belongs to which part of the bundle."""
-        return read_engine_memory(self.bundle, self._executor, self._marks)
+        return read_engine_memory(self._decoder, self._slot.nbytes, self._marks)
 
     def health(self) -> None:
         """Prove that the engine can answer: the bundle on disk is the one that was opened, and the model runs.
@@ -264,7 +225,8 @@ class Engine:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
         with self._lock:
             self._encoders.release()
-            self._executor.close()
+            self._slot.close()
+            self._decoder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,22 +1,12 @@
 """Which part of an engine uses how much memory."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from gemma_edge.profiles.footprint import Footprint
-from gemma_edge.runtime.executors.liblitert import FileRange
-from gemma_edge.runtime.executors.litert import LitertExecutor
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.executors.base import Decoder
 from gemma_edge.runtime.memory import MemoryReading, file_mappings, read_memory
 from gemma_edge.runtime.watch import LoadMarks
-
-if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx import OnnxExecutor
-
-WEIGHT_CACHE = "weight_cache"
 
 
 @dataclass(frozen=True)
@@ -36,29 +26,15 @@ class EngineMemory:
     anonymous: Footprint
 
 
-def read_engine_memory(
-    bundle: Bundle | OnnxDirectory, executor: "LitertExecutor | OnnxExecutor", marks: LoadMarks
-) -> EngineMemory:
+def read_engine_memory(decoder: Decoder, kv_cache_bytes: int, marks: LoadMarks) -> EngineMemory:
     """Reads /proc/self; some milliseconds."""
-    ranges = _ranges(bundle, executor)
-    mapped = dict.fromkeys((name for name, _ in ranges), 0)
+    named = decoder.mapped_ranges().named
+    ranges = [(name, replace(part, path=part.path.resolve())) for name, parts in named.items() for part in parts]
+    mapped = dict.fromkeys(named, 0)
     for mapping in file_mappings():
         for name, item in ranges:
             # Sections and weights begin on page boundaries, so a mapping belongs to the range it begins in.
             if mapping.path == str(item.path) and item.offset <= mapping.offset_bytes < item.offset + item.nbytes:
                 mapped[name] += mapping.resident_bytes
     process = read_memory()
-    return EngineMemory(process, executor.kv_cache_bytes, mapped, marks.footprint(process.hard_bytes))
-
-
-def _ranges(bundle: Bundle | OnnxDirectory, executor: "LitertExecutor | OnnxExecutor") -> list[tuple[str, FileRange]]:
-    """What is told apart, by name: sections, tables of an ONNX embedder, and the decoder's weights where they lie."""
-    cache = executor.weight_cache_path
-    ranges = []
-    if isinstance(bundle, Bundle):
-        ranges += [(it.name, FileRange(bundle.path, it.begin, it.nbytes)) for it in bundle.sections]
-        ranges += [] if cache is None else [(WEIGHT_CACHE, FileRange(cache, 0, sys.maxsize))]
-    elif not isinstance(executor, LitertExecutor):
-        ranges += [(name, part) for name, parts in executor.row_tables.items() for part in parts]
-        ranges += [(bundle.decoder if cache is None else WEIGHT_CACHE, part) for part in executor.weights]
-    return [(name, replace(item, path=item.path.resolve())) for name, item in ranges]
+    return EngineMemory(process, kv_cache_bytes, mapped, marks.footprint(process.hard_bytes))

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.liblitert import FileRange
 from gemma_edge.runtime.formats import hadamard
+from gemma_edge.runtime.formats.file_range import FileRange
 
 _LOOK_UPS = ("Gather", "GatherBlockQuantized")
 _VIEWS = ("Reshape", "Cast", "MatMul")  # between a look-up and its output

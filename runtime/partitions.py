@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from gemma_edge.runtime.executors.liblitert import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.liblitert import CompiledSection, aligned_zeros
+from gemma_edge.runtime.formats.file_range import FileRange
 
 
 @dataclass(frozen=True)

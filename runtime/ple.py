@@ -14,8 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.liblitert import FileRange
 from gemma_edge.runtime.formats import hadamard
+from gemma_edge.runtime.formats.file_range import FileRange
 
 _FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
 _INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT4)

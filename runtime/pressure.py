@@ -10,7 +10,7 @@ import mmap
 import os
 from collections.abc import Iterable, Sequence
 
-from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.memory import FileMapping, file_mappings, read_memory
 
 

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import BundleError
 
 _RACY_NS = 2_000_000_000  # a file changed this recently may change again within one clock tick

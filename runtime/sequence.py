@@ -1,14 +1,14 @@
 """A token sequence and its logits: what sessions and conversations are built on.
 
-Many sequences may share one executor, which holds the keys and values of one of them at a time. A sequence is only its
-token ids; asking for logits brings the executor to it, from as long a common prefix as its cache still has.
+Many sequences may share one slot, which holds the keys and values of one of them at a time. A sequence is only its
+token ids; asking for logits brings the slot to it, from as long a common prefix as its cache still has.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from gemma_edge.runtime.executors.base import ContextOverflowError, Executor, Logits, Snapshot
+from gemma_edge.runtime.executors.base import ContextOverflowError, KvSlot, Logits, Snapshot
 from gemma_edge.runtime.prefix import reuse_prefix
 
 
@@ -20,13 +20,13 @@ class TokenSequence:
     """Token ids with the logits that follow them. Not for several threads at once, except `cancel`."""
 
     def __init__(
-        self, executor: Executor, lock: AbstractContextManager[object], before_call: Callable[[], None] = lambda: None
+        self, slot: KvSlot, lock: AbstractContextManager[object], before_call: Callable[[], None] = lambda: None
     ) -> None:
-        """lock: held while the executor is in use; shared by all sequences of an executor.
+        """lock: held while the slot is in use; shared by all sequences of a slot.
 
         before_call: runs before each call into the model, under the lock, and may raise to prevent it.
         """
-        self._executor = executor
+        self._slot = slot
         self._lock = lock
         self._before_call = before_call
         self._tokens: list[int] = []
@@ -44,7 +44,7 @@ class TokenSequence:
     @property
     def context_tokens(self) -> int:
         """How many tokens the sequence can have."""
-        return self._executor.context_tokens
+        return self._slot.context_tokens
 
     def append(self, token_ids: Sequence[int]) -> None:
         """Adds tokens; they run with the next `logits`. Raises ContextOverflowError, and then adds none."""
@@ -63,14 +63,14 @@ class TokenSequence:
             self._bring(self._tokens[:-1])
 
     def logits(self) -> Logits:
-        """The logits of the token after the last one: float32 [V], read-only, valid until the executor runs again.
+        """The logits of the token after the last one: float32 [V], read-only, valid until the slot runs again.
 
         Raises CancelledError after `cancel`, at the latest before the next call into the model.
         """
         with self._lock:
             self._bring(self._tokens[:-1])
             self.check()
-            return self._executor.decode(self._tokens[-1])
+            return self._slot.decode(self._tokens[-1])
 
     def mark(self) -> None:
         """Makes it cheap to come back to the present end, however far the sequence goes on (one such place at a time).
@@ -79,7 +79,7 @@ class TokenSequence:
         """
         with self._lock:
             self._bring(self._tokens[:-1])  # the last token runs with what follows it
-            self._snapshot = self._executor.snapshot()
+            self._snapshot = self._slot.snapshot()
 
     def cancel(self) -> None:
         """Makes the present or next `logits` raise CancelledError. May be called from any thread."""
@@ -90,9 +90,10 @@ class TokenSequence:
         self._cancel.clear()
 
     def _bring(self, wanted: Sequence[int]) -> None:
-        position = reuse_prefix(self._executor, wanted, [self._snapshot] if self._snapshot else [])
+        position = reuse_prefix(self._slot, wanted, [self._snapshot] if self._snapshot else [])
         if position < len(wanted):
-            self._executor.prefill(wanted[position:], before_chunk=lambda _position: self.check())
+            for _ in self._slot.chunks(wanted[position:]):
+                self.check()
 
     def check(self) -> None:
         """Whether to go on: raises CancelledError after `cancel`, and whatever `before_call` raises."""

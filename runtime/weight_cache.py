@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.liblitert import CompiledSection, FileRange, litert_version
+from gemma_edge.runtime.executors.liblitert import CompiledSection, litert_version
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.section_hash import section_sha256
 
 _REMEDIES = {

@@ -83,7 +83,7 @@ def test_the_walk_sees_forbidden_imports(package: str, source: str) -> None:
         ("gemma_edge.converter", "from gemma_edge.runtime.formats import encoding"),
         ("gemma_edge.converter", "from gemma_edge.runtime.formats.encoding import Encoding"),
         ("gemma_edge.converter.models", "from . import blocks"),
-        ("gemma_edge.converter.verify", "from gemma_edge.runtime.executors.litert import LitertExecutor"),
+        ("gemma_edge.converter.verify", "from gemma_edge.runtime.executors.litert import LitertDecoder"),
         ("gemma_edge.runtime", "from gemma_edge.profiles.errors import GemmaEdgeError"),
         ("gemma_edge.runtime", "import numpy, tokenizers"),
     ],

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.bundle_sections import MASK, audio_size, section_range, vision_size
-from gemma_edge.runtime.executors.liblitert import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.liblitert import CompiledSection, aligned_zeros
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
 from gemma_edge.runtime.weight_cache import compile_section

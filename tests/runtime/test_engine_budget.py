@@ -16,7 +16,7 @@ from gemma_edge.runtime.bundle_footprint import BundlePlan
 from gemma_edge.runtime.cgroup import CgroupUnavailable, MemoryCgroup
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert import LitertExecutor
+from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.memory import read_memory
 from gemma_edge.runtime.placement import NO_CACHE
@@ -47,14 +47,14 @@ def open_engine(bundle: Path, cache_dir: Path) -> Callable[..., Engine]:
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The arguments that executors are made with."""
+    """The arguments that decoders are opened with."""
     seen: list[tuple[Any, ...]] = []
 
     def record(*arguments: Any) -> Any:
         seen.append(arguments)
-        return LitertExecutor(*arguments)
+        return open_decoder(*arguments)
 
-    monkeypatch.setattr(module, "LitertExecutor", record)
+    monkeypatch.setattr(module, "open_decoder", record)
     return seen
 
 

@@ -11,7 +11,7 @@ otherwise for one token than for a chunk. What is drawn, penalized or constraine
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.constraints import ResponseFormat
 from gemma_edge.runtime.conversation import Conversation
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.litert_slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.model import TextModel
 from gemma_edge.runtime.model_info import LiteRtLmModality, ModelInfo
@@ -246,31 +247,33 @@ class ZeroedTable:
             out[:] = 0
 
 
-class SlippingExecutor(LitertExecutor):
-    """Our executor with litert_lm's slip. Token by token: a chunk could compute the slipped position again."""
+class SlippingSlot(LitertSlot):
+    """Our slot with litert_lm's slip. Token by token: a chunk could compute the slipped position again."""
 
-    def __init__(self, sections: DecoderSections) -> None:
-        super().__init__(sections, threads=2, cache_dir=None)
-        self._embedder: Any = ZeroedTable(self._embedder)
-        self._tables = [self._embedder]
-        if self._per_layer_embedder is not None:
-            self._per_layer_embedder: Any = ZeroedTable(self._per_layer_embedder)
-            self._tables.append(self._per_layer_embedder)
+    tables: Sequence[ZeroedTable]
 
-    def prefill(self, token_ids: Sequence[int], before_chunk: Callable[[int], None] | None = None) -> None:  # noqa: ARG002
+    def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
         for index, token_id in enumerate(token_ids):
-            for table in self._tables:
+            yield self.position
+            for table in self.tables:
                 table.zero = index == 0 and self.position > 0
             self.decode(token_id)
-        for table in self._tables:
+        for table in self.tables:
             table.zero = False
 
 
 @pytest.fixture(scope="module")
-def slipping(bundle: Path) -> Iterator[SlippingExecutor]:
-    executor = SlippingExecutor(DecoderSections.of(Bundle.open(bundle)))
-    yield executor
-    executor.close()
+def slipping(bundle: Path) -> SlippingSlot:
+    decoder = LitertDecoder(DecoderSections.of(Bundle.open(bundle)), threads=2, cache_dir=None)
+    shared = decoder._shared
+    embedder: Any = ZeroedTable(shared.embedder)
+    per_layer: Any = None if shared.per_layer_embedder is None else ZeroedTable(shared.per_layer_embedder)
+    decoder._shared = replace(shared, embedder=embedder, per_layer_embedder=per_layer)
+    slot = decoder.new_slot()
+    slot.__class__ = SlippingSlot
+    assert isinstance(slot, SlippingSlot)
+    slot.tables = [table for table in (embedder, per_layer) if table is not None]
+    return slot
 
 
 @IN_FLOAT32
@@ -278,7 +281,7 @@ def slipping(bundle: Path) -> Iterator[SlippingExecutor]:
 @pytest.mark.parametrize(("options", "messages"), CONVERSATIONS)
 def test_later_turns_with_litert_lms_slip(
     bundle: Path,
-    slipping: SlippingExecutor,
+    slipping: SlippingSlot,
     google: Any,
     options: Mapping[str, Any],
     messages: list[Any],

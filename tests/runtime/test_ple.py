@@ -12,8 +12,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.liblitert import CompiledSection, FileRange, aligned_zeros
+from gemma_edge.runtime.executors.liblitert import CompiledSection, aligned_zeros
 from gemma_edge.runtime.executors.litert import DecoderSections
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.ple import EmbeddingTable
 

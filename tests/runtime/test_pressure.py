@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.executors.liblitert import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.memory import file_mappings
 from gemma_edge.runtime.pressure import drop_from_page_cache, read_single_pages, release_pages, relieve
 

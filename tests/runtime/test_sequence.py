@@ -8,34 +8,37 @@ import numpy as np
 import pytest
 
 from gemma_edge.runtime.executors.base import ContextOverflowError
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert import DecoderSections
+from gemma_edge.runtime.executors.litert_slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.generate import score
 from gemma_edge.runtime.sequence import CancelledError, TokenSequence
+from tests.slots import litert_slot
 
 TOLERANCE = 1e-4  # logits span about 20; prefill and decode add up in another order
 
 
-class CountingExecutor(LitertExecutor):
+class CountingSlot(LitertSlot):
     """The real one, and a count of the tokens it runs."""
 
     tokens_run = 0
 
-    def prefill(self, token_ids: Sequence[int], before_chunk: Callable[[int], None] | None = None) -> None:
+    def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
         self.tokens_run += len(token_ids)
-        super().prefill(token_ids, before_chunk)
+        return super().chunks(token_ids)
 
 
 @pytest.fixture(scope="module", params=["gemma3", "gemma3n"])
-def executor(request: pytest.FixtureRequest, tiny_bundle: Callable[[str, str], Path]) -> Iterator[CountingExecutor]:
+def executor(request: pytest.FixtureRequest, tiny_bundle: Callable[[str, str], Path]) -> CountingSlot:
     bundle = Bundle.open(tiny_bundle(request.param, "fp32"))  # rings of 96 slots, window 64
-    executor = CountingExecutor(DecoderSections.of(bundle), threads=2, cache_dir=None)
-    yield executor
-    executor.close()
+    slot = litert_slot(DecoderSections.of(bundle), threads=2, cache_dir=None)
+    slot.__class__ = CountingSlot
+    assert isinstance(slot, CountingSlot)
+    return slot
 
 
 @pytest.fixture
-def sequence(executor: CountingExecutor) -> TokenSequence:
+def sequence(executor: CountingSlot) -> TokenSequence:
     executor.reset()
     executor.tokens_run = 0
     return TokenSequence(executor, threading.RLock())
@@ -46,7 +49,7 @@ def text(val_bin: Path) -> list[int]:
     return [int(token_id) for token_id in np.fromfile(val_bin, np.uint16)[:600]]
 
 
-def step_by_step(executor: CountingExecutor, token_ids: Sequence[int]) -> np.ndarray:
+def step_by_step(executor: CountingSlot, token_ids: Sequence[int]) -> np.ndarray:
     executor.reset()
     for token_id in token_ids:
         logits = executor.decode(token_id)
@@ -54,7 +57,7 @@ def step_by_step(executor: CountingExecutor, token_ids: Sequence[int]) -> np.nda
 
 
 def test_going_back_to_a_mark_runs_only_what_is_new(
-    executor: CountingExecutor, sequence: TokenSequence, text: list[int]
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
 ) -> None:
     sequence.append(text[:150])
     sequence.logits()
@@ -71,7 +74,7 @@ def test_going_back_to_a_mark_runs_only_what_is_new(
 
 
 def test_going_back_without_a_mark_is_exact_too(
-    executor: CountingExecutor, sequence: TokenSequence, text: list[int]
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
 ) -> None:
     for length, back in ((300, 290), (300, 100), (80, 1), (512, 3), (120, 119)):
         sequence.truncate(0)
@@ -84,7 +87,7 @@ def test_going_back_without_a_mark_is_exact_too(
         np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_sequences_that_share_an_executor(executor: CountingExecutor, text: list[int]) -> None:
+def test_sequences_that_share_an_executor(executor: CountingSlot, text: list[int]) -> None:
     executor.reset()
     lock = threading.RLock()
     one, two = TokenSequence(executor, lock), TokenSequence(executor, lock)
@@ -128,7 +131,7 @@ def test_the_context_ends(sequence: TokenSequence, text: list[int]) -> None:
 
 
 def test_cancel_stops_before_the_next_call_and_begin_goes_on(
-    executor: CountingExecutor, sequence: TokenSequence, text: list[int]
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
 ) -> None:
     sequence.append(text[:100])
     sequence.cancel()

@@ -28,10 +28,11 @@ from gemma_edge.converter.verify.scores import Metric
 from gemma_edge.converter.verify.verify import verify
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.compare import Cost, compare
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
 from tests.converter.adapters import edit, pair, write_adapter
 from tests.converter.verify.wrong import bundle_of, copied, verified
+from tests.slots import litert_slot
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ class _Runtime:
     """A bundle behind runtime.compare's Comparable."""
 
     def __init__(self, path: Path) -> None:
-        self._executor = LitertExecutor(DecoderSections.of(Bundle.open(path)), 1, None)
+        self._executor = litert_slot(DecoderSections.of(Bundle.open(path)), 1, None)
 
     def score(self, token_ids: Any) -> Any:
         self._executor.reset()
