@@ -200,10 +200,10 @@ def inspect_main(bundle: Path, as_json: bool) -> None:
 def _inspectors(path: Path) -> tuple[Callable[[Path], dict[str, Any]], Callable[[dict[str, Any], Console], None]]:
     """How to look at what lies at `path`, and how to print it. Each format needs libraries of its own."""
     if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the name is too long, or may not be looked up
-        from gemma_edge.converter.inspect_onnx import inspect_directory, print_directory
+        from gemma_edge.converter.onnx.inspect import inspect_directory, print_directory
 
         return inspect_directory, print_directory
-    from gemma_edge.converter.inspect import inspect_bundle, print_inspection
+    from gemma_edge.converter.litert.inspect import inspect_bundle, print_inspection
 
     return inspect_bundle, print_inspection
 
@@ -212,7 +212,7 @@ def _inspectors(path: Path) -> tuple[Callable[[Path], dict[str, Any]], Callable[
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def targets_main(as_json: bool) -> None:
     """List what `--target` takes."""
-    from gemma_edge.converter.targets import print_targets, target_values
+    from gemma_edge.converter.plan.targets import print_targets, target_values
 
     if as_json:
         click.echo(json.dumps(target_values(), indent=2))

@@ -14,7 +14,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gemma_edge.converter.acceptance import Acceptance
 from gemma_edge.converter.calibrate.auto import automatic_recipe
 from gemma_edge.converter.calibrate.step import (
     balanced_plan,
@@ -24,23 +23,24 @@ from gemma_edge.converter.calibrate.step import (
     measuring_windows,
     spool_bytes,
 )
-from gemma_edge.converter.checkpoint import Checkpoint, read_config
-from gemma_edge.converter.fit import settle
-from gemma_edge.converter.hub import resolve_checkpoint
-from gemma_edge.converter.lora import merged
-from gemma_edge.converter.measure import TEXT, Measurement, measuring
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
+from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
+from gemma_edge.converter.checkpoint.lora import merged
+from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
-from gemma_edge.converter.models.tower import Modality
-from gemma_edge.converter.plan import Plan, make_plan
-from gemma_edge.converter.processor import image_pixels
+from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.plan import Plan, make_plan
+from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.converter.progress import Stage, silent
-from gemma_edge.converter.qat import with_grids
-from gemma_edge.converter.recipes import OTHER_NAMES, Recipe
-from gemma_edge.converter.refusal import refuse_loss
+from gemma_edge.converter.quality.acceptance import Acceptance
+from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
+from gemma_edge.converter.quality.refusal import refuse_loss
+from gemma_edge.converter.quantize.qat import with_grids
+from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
+from gemma_edge.converter.quantize.stream import Round
 from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
-from gemma_edge.converter.stream import Round
-from gemma_edge.converter.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
 from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
@@ -245,15 +245,15 @@ def lay_out(plan: Plan, source: Checkpoint) -> Bundle:
     """
     match plan.target.format:
         case Format.LITERTLM:
-            from gemma_edge.converter.litert_bundle import LitertBundle
+            from gemma_edge.converter.litert.bundle import LitertBundle
 
             return LitertBundle.lay_out(plan, source.side_path)
         case Format.TASK:
-            from gemma_edge.converter.task_bundle import TaskBundle
+            from gemma_edge.converter.litert.task_bundle import TaskBundle
 
             return TaskBundle.lay_out(plan, source.side_path)
         case Format.ONNX:
-            from gemma_edge.converter.onnx_bundle import OnnxBundle
+            from gemma_edge.converter.onnx.bundle import OnnxBundle
 
             return OnnxBundle.lay_out(plan, source.side_path)
 

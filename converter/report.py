@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from gemma_edge.converter.acceptance import quality_line
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.plan import Plan
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.printing import as_it_is, printable
-from gemma_edge.converter.quantize import QuantError
-from gemma_edge.converter.recipes import TOWER_ROLES, Placement
-from gemma_edge.converter.target import Target
+from gemma_edge.converter.quality.acceptance import quality_line
+from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.converter.quantize.qat_grid import ENCODING
+from gemma_edge.converter.quantize.quantize import QuantError
+from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Placement
 from gemma_edge.converter.tensors import Role
-from gemma_edge.converter.trained_grid import ENCODING
-from gemma_edge.converter.verdict import Verdict
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from gemma_edge.converter.litert_bundle import LitertBundle
-    from gemma_edge.converter.onnx_bundle import OnnxBundle
-    from gemma_edge.converter.task_bundle import TaskBundle
+    from gemma_edge.converter.litert.bundle import LitertBundle
+    from gemma_edge.converter.litert.task_bundle import TaskBundle
+    from gemma_edge.converter.onnx.bundle import OnnxBundle
 
 WORST_TENSORS = 10
 Bundle: TypeAlias = "LitertBundle | TaskBundle | OnnxBundle"

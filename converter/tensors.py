@@ -43,7 +43,7 @@ class Factors:
 class Fold:
     """What is done once, at conversion, to a stored weight, in float32: clip to [-clip, clip], then (w + add) * mul.
 
-    rows, columns: after that, factors that other weights make up for (see balance.py); a vector's values are rows.
+    rows, columns: after that, factors that other weights make up for (quantize/balance.py); a vector's values are rows.
     hadamard: whether blocks of columns are turned at last; whoever multiplies by it turns its inputs as well.
     """
 

@@ -18,7 +18,7 @@ from gemma_edge.profiles.costs import (
 from gemma_edge.profiles.footprint import Footprint, Part
 
 PREFILL_TOKENS = 128
-"""Rows of one call at most (runtime/onnx_graph.py; a test holds the two together)."""
+"""Rows of one call at most (runtime/executors/onnx/graph.py; a test holds the two together)."""
 
 # MatMulNBits reads what was packed: values, scales, and a sum beside each scale. Where memory just holds what is used,
 # 1546 MiB for 1466 MiB of E2B's weights in blocks of 256, 2588 MiB for E4B's 2471; in blocks of 32, 1.28 times as much.

@@ -13,74 +13,74 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.batch import generate_batch as generate_batch
-    from gemma_edge.runtime.bench import Benchmark as Benchmark
-    from gemma_edge.runtime.benchmark import BenchmarkInfo as BenchmarkInfo
+    from gemma_edge.runtime.chat.conversation import Conversation as Conversation
+    from gemma_edge.runtime.chat.conversation import ThinkingConfig as ThinkingConfig
+    from gemma_edge.runtime.chat.figures import BenchmarkInfo as BenchmarkInfo
+    from gemma_edge.runtime.chat.messages import Content as Content
+    from gemma_edge.runtime.chat.messages import Contents as Contents
+    from gemma_edge.runtime.chat.messages import Message as Message
+    from gemma_edge.runtime.chat.messages import Role as Role
+    from gemma_edge.runtime.chat.messages import ToolCall as ToolCall
+    from gemma_edge.runtime.chat.session import Responses as Responses
+    from gemma_edge.runtime.chat.session import Session as Session
+    from gemma_edge.runtime.chat.tools import Tool as Tool
+    from gemma_edge.runtime.chat.tools import ToolEventHandler as ToolEventHandler
+    from gemma_edge.runtime.chat.tools import tool_from_function as tool_from_function
     from gemma_edge.runtime.config import Backend as Backend
-    from gemma_edge.runtime.constraints import ConstrainedDecodingConfig as ConstrainedDecodingConfig
-    from gemma_edge.runtime.constraints import LiteRtLmConstraintProviderType as LiteRtLmConstraintProviderType
-    from gemma_edge.runtime.constraints import ResponseFormat as ResponseFormat
-    from gemma_edge.runtime.conversation import Conversation as Conversation
-    from gemma_edge.runtime.conversation import ThinkingConfig as ThinkingConfig
     from gemma_edge.runtime.engine import Engine as Engine
-    from gemma_edge.runtime.executors.litert_lm import LitertLmEngine as LitertLmEngine
-    from gemma_edge.runtime.media.tasks import describe as describe
-    from gemma_edge.runtime.media.tasks import transcribe as transcribe
-    from gemma_edge.runtime.media.tasks import translate as translate
-    from gemma_edge.runtime.messages import Content as Content
-    from gemma_edge.runtime.messages import Contents as Contents
-    from gemma_edge.runtime.messages import Message as Message
-    from gemma_edge.runtime.messages import Role as Role
-    from gemma_edge.runtime.messages import ToolCall as ToolCall
-    from gemma_edge.runtime.model_info import LiteRtLmModality as LiteRtLmModality
-    from gemma_edge.runtime.model_info import LiteRtLmModelType as LiteRtLmModelType
-    from gemma_edge.runtime.model_info import LlmCapability as LlmCapability
-    from gemma_edge.runtime.model_info import ModelInfo as ModelInfo
-    from gemma_edge.runtime.model_info import SupportedModalities as SupportedModalities
-    from gemma_edge.runtime.penalties import NoRepeatNgramConfig as NoRepeatNgramConfig
-    from gemma_edge.runtime.penalties import RepetitionPenaltyConfig as RepetitionPenaltyConfig
-    from gemma_edge.runtime.penalties import SuppressTokensConfig as SuppressTokensConfig
-    from gemma_edge.runtime.sampler import SamplerConfig as SamplerConfig
-    from gemma_edge.runtime.session import Responses as Responses
-    from gemma_edge.runtime.session import Session as Session
-    from gemma_edge.runtime.tools import Tool as Tool
-    from gemma_edge.runtime.tools import ToolEventHandler as ToolEventHandler
-    from gemma_edge.runtime.tools import tool_from_function as tool_from_function
+    from gemma_edge.runtime.litert_lm_engine import LitertLmEngine as LitertLmEngine
+    from gemma_edge.runtime.measure.bench import Benchmark as Benchmark
+    from gemma_edge.runtime.tasks.batch import generate_batch as generate_batch
+    from gemma_edge.runtime.tasks.media import describe as describe
+    from gemma_edge.runtime.tasks.media import transcribe as transcribe
+    from gemma_edge.runtime.tasks.media import translate as translate
+    from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig as ConstrainedDecodingConfig
+    from gemma_edge.runtime.text.constraints import LiteRtLmConstraintProviderType as LiteRtLmConstraintProviderType
+    from gemma_edge.runtime.text.constraints import ResponseFormat as ResponseFormat
+    from gemma_edge.runtime.text.model_info import LiteRtLmModality as LiteRtLmModality
+    from gemma_edge.runtime.text.model_info import LiteRtLmModelType as LiteRtLmModelType
+    from gemma_edge.runtime.text.model_info import LlmCapability as LlmCapability
+    from gemma_edge.runtime.text.model_info import ModelInfo as ModelInfo
+    from gemma_edge.runtime.text.model_info import SupportedModalities as SupportedModalities
+    from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig as NoRepeatNgramConfig
+    from gemma_edge.runtime.text.penalties import RepetitionPenaltyConfig as RepetitionPenaltyConfig
+    from gemma_edge.runtime.text.penalties import SuppressTokensConfig as SuppressTokensConfig
+    from gemma_edge.runtime.text.sampler import SamplerConfig as SamplerConfig
 
 _HOMES = {
     "Backend": "config",
-    "Benchmark": "bench",
-    "BenchmarkInfo": "benchmark",
-    "ConstrainedDecodingConfig": "constraints",
-    "Content": "messages",
-    "Contents": "messages",
-    "Conversation": "conversation",
+    "Benchmark": "measure.bench",
+    "BenchmarkInfo": "chat.figures",
+    "ConstrainedDecodingConfig": "text.constraints",
+    "Content": "chat.messages",
+    "Contents": "chat.messages",
+    "Conversation": "chat.conversation",
     "Engine": "engine",
-    "LiteRtLmConstraintProviderType": "constraints",
-    "LiteRtLmModality": "model_info",
-    "LiteRtLmModelType": "model_info",
-    "LitertLmEngine": "executors.litert_lm",
-    "LlmCapability": "model_info",
-    "Message": "messages",
-    "ModelInfo": "model_info",
-    "NoRepeatNgramConfig": "penalties",
-    "RepetitionPenaltyConfig": "penalties",
-    "Responses": "session",
-    "ResponseFormat": "constraints",
-    "Role": "messages",
-    "SamplerConfig": "sampler",
-    "Session": "session",
-    "SupportedModalities": "model_info",
-    "SuppressTokensConfig": "penalties",
-    "ThinkingConfig": "conversation",
-    "Tool": "tools",
-    "ToolCall": "messages",
-    "ToolEventHandler": "tools",
-    "describe": "media.tasks",
-    "generate_batch": "batch",
-    "tool_from_function": "tools",
-    "transcribe": "media.tasks",
-    "translate": "media.tasks",
+    "LiteRtLmConstraintProviderType": "text.constraints",
+    "LiteRtLmModality": "text.model_info",
+    "LiteRtLmModelType": "text.model_info",
+    "LitertLmEngine": "litert_lm_engine",
+    "LlmCapability": "text.model_info",
+    "Message": "chat.messages",
+    "ModelInfo": "text.model_info",
+    "NoRepeatNgramConfig": "text.penalties",
+    "RepetitionPenaltyConfig": "text.penalties",
+    "Responses": "chat.session",
+    "ResponseFormat": "text.constraints",
+    "Role": "chat.messages",
+    "SamplerConfig": "text.sampler",
+    "Session": "chat.session",
+    "SupportedModalities": "text.model_info",
+    "SuppressTokensConfig": "text.penalties",
+    "ThinkingConfig": "chat.conversation",
+    "Tool": "chat.tools",
+    "ToolCall": "chat.messages",
+    "ToolEventHandler": "chat.tools",
+    "describe": "tasks.media",
+    "generate_batch": "tasks.batch",
+    "tool_from_function": "chat.tools",
+    "transcribe": "tasks.media",
+    "translate": "tasks.media",
 }
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.bench import Benchmark, Measurement
-    from gemma_edge.runtime.conversation import Conversation
-    from gemma_edge.runtime.executors.litert_lm import LitertLmConversation
-    from gemma_edge.runtime.media.bench import EncoderMeasurement
-    from gemma_edge.runtime.messages import Contents
-    from gemma_edge.runtime.partitions import Partitions
+    from gemma_edge.runtime.chat.conversation import Conversation
+    from gemma_edge.runtime.chat.messages import Contents
+    from gemma_edge.runtime.executors.litert.partitions import Partitions
+    from gemma_edge.runtime.litert_lm_engine import LitertLmConversation
+    from gemma_edge.runtime.measure.bench import Benchmark, Measurement
+    from gemma_edge.runtime.measure.media_bench import EncoderMeasurement
 
     Chat = Conversation | LitertLmConversation
 
@@ -76,9 +76,9 @@ def run_main(
 
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
-    from gemma_edge.runtime.executors.litert_lm import LitertLmEngine
     from gemma_edge.runtime.formats.model import open_model
-    from gemma_edge.runtime.sampler import SamplerConfig
+    from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
+    from gemma_edge.runtime.text.sampler import SamplerConfig
 
     path = Path(bundle)
     model = open_model(path)
@@ -107,7 +107,7 @@ def run_main(
 
 def _with_media(text: str, images: Sequence[str], recordings: Sequence[str]) -> "Contents":
     """Images before the text and recordings after it, as Google's model cards advise."""
-    from gemma_edge.runtime.messages import AudioFile, Contents, ImageFile
+    from gemma_edge.runtime.chat.messages import AudioFile, Contents, ImageFile
 
     shown = (ImageFile(str(Path(path).absolute())) for path in images)
     return Contents.of(*shown, text, *(AudioFile(str(Path(path).absolute())) for path in recordings))
@@ -156,8 +156,8 @@ def _interrupt_cancels(conversation: "Chat") -> Iterator[Event]:
 
 
 def _figures(conversation: "Chat") -> str:
-    from gemma_edge.runtime.conversation import Conversation
-    from gemma_edge.runtime.memory import read_memory
+    from gemma_edge.runtime.chat.conversation import Conversation
+    from gemma_edge.runtime.memory.reading import read_memory
 
     media_s = conversation.timing.media_s if isinstance(conversation, Conversation) else 0.0  # Google's does not tell
     info, memory = conversation.get_benchmark_info(), read_memory()
@@ -211,8 +211,8 @@ def bench_main(
     as_json: bool,
 ) -> None:
     """Measure a bundle: time to first token, prefill and decode speed, peak memory; or whether it keeps a budget."""
-    from gemma_edge.runtime.bench import Benchmark, measure, medians
     from gemma_edge.runtime.config import Backend
+    from gemma_edge.runtime.measure.bench import Benchmark, measure, medians
 
     benchmark = Benchmark(
         bundle,
@@ -263,8 +263,8 @@ def _encoder_line(name: str, encoder: "EncoderMeasurement") -> str:
 
 def _encoders(benchmark: "Benchmark") -> "dict[str, EncoderMeasurement]":
     """Speed and memory of the encoders that the model has, each by itself in our executor."""
-    from gemma_edge.runtime.media.bench import measure_encoders
-    from gemma_edge.runtime.placement import cache_folder
+    from gemma_edge.runtime.executors.placement import cache_folder
+    from gemma_edge.runtime.measure.media_bench import measure_encoders
     from gemma_edge.runtime.settings import default_threads
 
     if benchmark.executor != "litert":
@@ -276,11 +276,11 @@ def _encoders(benchmark: "Benchmark") -> "dict[str, EncoderMeasurement]":
 
 def _partitions(benchmark: "Benchmark") -> "dict[str, Partitions]":
     """How XNNPACK divides each signature, once the runs have packed the weights; Google's engine does not tell."""
-    from gemma_edge.runtime.executors.litert import DecoderSections
+    from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+    from gemma_edge.runtime.executors.litert.partitions import partitions
+    from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir, weight_cache
+    from gemma_edge.runtime.executors.placement import NO_CACHE
     from gemma_edge.runtime.formats.litertlm import Bundle
-    from gemma_edge.runtime.partitions import partitions
-    from gemma_edge.runtime.placement import NO_CACHE
-    from gemma_edge.runtime.weight_cache import default_cache_dir, weight_cache
 
     path = Path(benchmark.model_path)
     if benchmark.executor != "litert" or benchmark.cache_dir == NO_CACHE or path.is_dir():
@@ -295,8 +295,8 @@ def _bench_budget(
 ) -> int:
     """Prints plan against measurement. Returns the exit status: 1 where the budget is not kept."""
     from gemma_edge.profiles.device import load_profile
-    from gemma_edge.runtime.budget_bench import Method, measure_budget
-    from gemma_edge.runtime.budget_plot import plot as draw
+    from gemma_edge.runtime.measure.budget_bench import Method, measure_budget
+    from gemma_edge.runtime.measure.budget_plot import plot as draw
 
     report = measure_budget(benchmark, load_profile(profile), Method(method), runs)
     click.echo(json.dumps(report.values(), indent=2) if as_json else report.text())

@@ -15,23 +15,23 @@ from typing import Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.cgroup_limit import own_limit
+from gemma_edge.runtime.chat.conversation import Conversation, ThinkingConfig
+from gemma_edge.runtime.chat.media_reader import MediaReader
+from gemma_edge.runtime.chat.messages import Json, Message
+from gemma_edge.runtime.chat.session import Session
+from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, check_max_output_tokens
-from gemma_edge.runtime.constraints import ConstrainedDecodingConfig
-from gemma_edge.runtime.conversation import Conversation, ThinkingConfig
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.media.reader import MediaReader
-from gemma_edge.runtime.messages import Json, Message
-from gemma_edge.runtime.model import TextModel
-from gemma_edge.runtime.pressure import relieve
-from gemma_edge.runtime.sampler import Sampler, SamplerConfig
-from gemma_edge.runtime.sequence import TokenSequence
-from gemma_edge.runtime.session import Session
+from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.memory.cgroup_limit import own_limit
+from gemma_edge.runtime.memory.pressure import relieve
+from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
 from gemma_edge.runtime.settings import settle
-from gemma_edge.runtime.tools import Tool, ToolEventHandler
-from gemma_edge.runtime.watch import BudgetWatch, LoadMarks, OverBudgetAction
+from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 
 class Engine:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import Decoder
-from gemma_edge.runtime.memory import MemoryReading, file_mappings, read_memory
-from gemma_edge.runtime.watch import LoadMarks
+from gemma_edge.runtime.memory.reading import MemoryReading, file_mappings, read_memory
+from gemma_edge.runtime.memory.watch import LoadMarks
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
-from gemma_edge.runtime.bundle_footprint import plan_of
 from gemma_edge.runtime.config import CPU, ConfigError
+from gemma_edge.runtime.executors.litert.footprint import plan_of
+from gemma_edge.runtime.executors.placement import cache_folder, is_memory
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.placement import cache_folder, is_memory
-from gemma_edge.runtime.watch import BudgetWarning, OverBudgetAction
+from gemma_edge.runtime.memory.watch import BudgetWarning, OverBudgetAction
 
 _DEFAULT_THREADS = 4  # litert_lm's; more than the big cores of an edge device slow XNNPACK down
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertDecoder
-from gemma_edge.runtime.executors.litert_slot import LitertSlot
-from gemma_edge.runtime.executors.onnx import OnnxDecoder
-from gemma_edge.runtime.executors.onnx_slot import OnnxSlot
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
+from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
 

@@ -86,8 +86,8 @@ def test_the_pytest_plugin_is_announced(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     entries = configparser.ConfigParser()
     entries.read_string(wheel.read(name).decode())
-    assert dict(entries["pytest11"]) == {"gemma_edge": "gemma_edge.runtime.pytest_plugin"}
-    assert "gemma_edge/runtime/pytest_plugin.py" in wheel.namelist()
+    assert dict(entries["pytest11"]) == {"gemma_edge": "gemma_edge.runtime.measure.pytest_plugin.plugin"}
+    assert "gemma_edge/runtime/measure/pytest_plugin/plugin.py" in wheel.namelist()
 
 
 def test_the_wheel_carries_the_licence(wheel: zipfile.ZipFile) -> None:

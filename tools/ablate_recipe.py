@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import transformers
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.quantize import Search, quantize_rows
-from gemma_edge.converter.recipes import Recipe, Storage
+from gemma_edge.converter.quantize.quantize import Search, quantize_rows
+from gemma_edge.converter.quantize.recipes import Recipe, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import Gemma3nAudioConfig, Gemma3nAudioEncoder, Gemma3nTextConfig
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]

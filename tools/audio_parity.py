@@ -15,13 +15,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from gemma_edge.runtime.bundle_sections import section_range
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
-from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
+from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.partitions import partitions
+from gemma_edge.runtime.executors.litert.sections import section_range
+from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.media.encoders import Encoders
-from gemma_edge.runtime.partitions import partitions
 
 FRAMES_PER_SECOND = 100
 
@@ -47,7 +47,7 @@ def main(checkpoint: Path, models: tuple[Path, ...], seconds: str, threads: int,
 
 
 def _write_expected(checkpoint: Path, lengths: list[int], directory: Path) -> None:
-    from gemma_edge.converter.checkpoint import Checkpoint
+    from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
     from tools.audio_oracle import AudioOracle, loud_and_quiet, valid_frames
 
     oracle = AudioOracle.of_checkpoint(Checkpoint.open(checkpoint))

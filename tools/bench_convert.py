@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.cgroup import evict_from_page_cache
-from gemma_edge.runtime.memory import PeakSampler
+from gemma_edge.runtime.memory.cgroup import evict_from_page_cache
+from gemma_edge.runtime.memory.reading import PeakSampler
 
 
 def copy_seconds(checkpoint: Path, scratch: Path) -> float:

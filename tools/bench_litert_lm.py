@@ -14,7 +14,7 @@ import click
 import litert_lm
 
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.memory import PeakSampler
+from gemma_edge.runtime.memory.reading import PeakSampler
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune "
 """Text, not the padding of a short prompt: after a run of zeros, random weights may put a stop token first."""

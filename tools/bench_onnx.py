@@ -14,8 +14,8 @@ import click
 import numpy as np
 
 from gemma_edge.runtime.executors.base import KvSlot
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertDecoder
-from gemma_edge.runtime.executors.onnx import OnnxDecoder
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
 
 NAMES = ("fp16", "int8", "int4", *(f"int4-b{block}" for block in BLOCKS), "int2")

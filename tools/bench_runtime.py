@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
-from gemma_edge.runtime.bench import Benchmark, measure
 from gemma_edge.runtime.config import Backend
+from gemma_edge.runtime.measure.bench import Benchmark, measure
 from tools.bench_litert_lm import TEXT
 
 MIB = 1 << 20

@@ -17,8 +17,8 @@ import click
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.sizes import format_bytes, parse_size
-from gemma_edge.runtime.cgroup import MemoryCgroup, evict_from_page_cache
-from gemma_edge.runtime.memory import PeakSampler
+from gemma_edge.runtime.memory.cgroup import MemoryCgroup, evict_from_page_cache
+from gemma_edge.runtime.memory.reading import PeakSampler
 
 KILLED_STATUS = 128 + signal.SIGKILL  # also when the command outlives a child that the kernel killed
 

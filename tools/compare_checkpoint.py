@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import transformers
 
-from gemma_edge.runtime.compare import Cost, Logits, compare
-from gemma_edge.runtime.compare_cli import comparison_table
-from gemma_edge.runtime.compare_process import ModelProcess
-from gemma_edge.runtime.memory import read_memory
+from gemma_edge.runtime.measure.compare import Cost, Logits, compare
+from gemma_edge.runtime.measure.compare_cli import comparison_table
+from gemma_edge.runtime.measure.compare_process import ModelProcess
+from gemma_edge.runtime.memory.reading import read_memory
 
 
 class CheckpointModel:

@@ -25,11 +25,11 @@ from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.measure import Divergence, StoredWeights, Yardstick
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_text, calibration_windows
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import Hooks
-from gemma_edge.converter.quantize import Search
-from gemma_edge.converter.recipes import Recipe, Storage
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.machine import Hooks
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.quantize.quantize import Search
+from gemma_edge.converter.quantize.recipes import Recipe, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 

@@ -10,7 +10,7 @@ import click
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.sampler import SamplerConfig
+from gemma_edge.runtime.text.sampler import SamplerConfig
 
 PROMPTS = ("The capital of France is", "Die Hauptstadt von Deutschland heißt", "La capital de España es")
 

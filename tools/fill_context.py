@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.model import TextModel
 
 DECODE_TOKENS = 8
 

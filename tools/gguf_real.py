@@ -19,7 +19,7 @@ import sentencepiece
 import tokenizers
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.tokenizer import SPACE
+from gemma_edge.converter.tokenizer.tokenizer import SPACE
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
 from tools.gguf_oracle import write_float32_directory
 from tools.script_texts import texts
@@ -52,7 +52,7 @@ def different_texts(bundle: Path, tokenizer_json: Path, count: int) -> dict[str,
     original = tokenizers.Tokenizer.from_file(str(tokenizer_json))
     wrong, scripts, tokens = [], set(), 0
     for script, drawn in texts(count):
-        text = drawn.replace(SPACE, "_")  # the known difference, see converter/tokenizer.py
+        text = drawn.replace(SPACE, "_")  # the known difference, see converter/tokenizer/tokenizer.py
         expected = original.encode(text, add_special_tokens=False).ids
         scripts.add(script)
         tokens += len(expected)

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as proto
 
-from gemma_edge.converter.chat_template import checkpoint_template
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan import TOWERS
-from gemma_edge.converter.tokenizer import SPACE, sentencepiece_model
+from gemma_edge.converter.plan.plan import TOWERS
+from gemma_edge.converter.tokenizer.chat_template import checkpoint_template
+from gemma_edge.converter.tokenizer.tokenizer import SPACE, sentencepiece_model
 from tools.gguf_oracle import gguf_name, name_table
 
 Float32 = NDArray[np.float32]

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.windows import read_text, token_windows
+from gemma_edge.converter.tokenizer.windows import read_text, token_windows
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "heldout"
 NAMES: Final = ("prose", "languages", "code")

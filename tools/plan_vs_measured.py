@@ -22,11 +22,11 @@ from typing import Any, Self
 import click
 
 from gemma_edge.converter.convert import make_target
-from gemma_edge.converter.footprint import ModelNeeds
 from gemma_edge.converter.models.official import official_model
-from gemma_edge.converter.target import Format
+from gemma_edge.converter.plan.footprint import ModelNeeds
+from gemma_edge.converter.plan.target import Format
 from gemma_edge.profiles.footprint import Footprint
-from gemma_edge.runtime.memory import MemoryPeak, PeakSampler, process_tree
+from gemma_edge.runtime.memory.reading import MemoryPeak, PeakSampler, process_tree
 
 RECORDS = Path(__file__).with_suffix(".json")
 ENGINES = {Format.LITERTLM: ("litert", "litert_lm"), Format.ONNX: ("onnx",)}

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from gemma_edge.converter.models.encoders import towers
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.tower import towers
 from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 from gemma_edge.converter.tensors import Role, TensorSpec
 from tools.shards import Stored, write_shards

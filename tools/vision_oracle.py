@@ -11,7 +11,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from tools.timm_beside import load_timm
 
 Floats = NDArray[np.float32]

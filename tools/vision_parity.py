@@ -16,14 +16,14 @@ import click
 import numpy as np
 
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.bundle_sections import section_range
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
-from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
+from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.partitions import partitions
+from gemma_edge.runtime.executors.litert.sections import section_range
+from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.media.encoders import Encoders
-from gemma_edge.runtime.memory import PeakSampler
-from gemma_edge.runtime.partitions import partitions
+from gemma_edge.runtime.memory.reading import PeakSampler
 
 
 @click.command()
@@ -46,8 +46,8 @@ def main(checkpoint: Path, models: tuple[Path, ...], images: int, threads: int, 
 
 
 def _write_expected(checkpoint: Path, count: int, directory: Path) -> None:
-    from gemma_edge.converter.checkpoint import Checkpoint
-    from gemma_edge.converter.processor import image_pixels
+    from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+    from gemma_edge.converter.checkpoint.processor import image_pixels
     from tools.vision_oracle import VisionOracle, random_images
 
     oracle = VisionOracle.of_checkpoint(Checkpoint.open(checkpoint))

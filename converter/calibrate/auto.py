@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from gemma_edge.converter.calibrate import sensitivity
 from gemma_edge.converter.calibrate.budget import Choice, allocate
 from gemma_edge.converter.calibrate.sensitivity import Group
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import Stage
-from gemma_edge.converter.recipes import Recipe, RecipeError, Storage
+from gemma_edge.converter.quantize.recipes import Recipe, RecipeError, Storage
 from gemma_edge.runtime.formats.encoding import Encoding
 
 

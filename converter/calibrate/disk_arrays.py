@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.evaluate_machine import Allocate
+from gemma_edge.converter.evaluate.machine import Allocate
 
 Float32 = NDArray[np.float32]
 

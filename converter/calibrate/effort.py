@@ -4,8 +4,8 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from gemma_edge.converter import graph as ir
 from gemma_edge.converter.calibrate.rounding import SWEEPS
+from gemma_edge.converter.graph import ops as ir
 
 _PER_WEIGHT: Final = 8000
 """Operations that a core could have done in a matrix product while it works on one weight in a column."""

@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.products import product
+from gemma_edge.converter.evaluate.products import product
 
 Float32 = NDArray[np.float32]
 

@@ -14,22 +14,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter import graph as ir
-from gemma_edge.converter.activations import round_tokens
 from gemma_edge.converter.calibrate.effort import efforts
 from gemma_edge.converter.calibrate.factor import Factor
 from gemma_edge.converter.calibrate.moments import Moments, moved
 from gemma_edge.converter.calibrate.rounding import Rounder, Rows
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import Hooks
-from gemma_edge.converter.products import one_thread_each
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.activations import round_tokens
+from gemma_edge.converter.evaluate.machine import Hooks
+from gemma_edge.converter.evaluate.products import one_thread_each
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.progress import OnBytes
-from gemma_edge.converter.quantize import Quantized, error_of
-from gemma_edge.converter.recipes import Storage
-from gemma_edge.converter.stream import Round
+from gemma_edge.converter.quantize.quantize import Quantized, error_of
+from gemma_edge.converter.quantize.recipes import Storage
+from gemma_edge.converter.quantize.stream import Round
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 Float32 = NDArray[np.float32]

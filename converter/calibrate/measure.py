@@ -7,13 +7,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks, Substitute
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks, Substitute
+from gemma_edge.converter.evaluate.softmax_sums import SoftmaxSums
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import OnBytes
-from gemma_edge.converter.recipes import Storage
-from gemma_edge.converter.softmax_sums import SoftmaxSums
-from gemma_edge.converter.stream import NO_ROUNDS, Round
+from gemma_edge.converter.quantize.recipes import Storage
+from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
 from gemma_edge.converter.tensors import Role
 
 Float32 = NDArray[np.float32]

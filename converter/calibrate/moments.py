@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.factor import DAMPING, Factor
-from gemma_edge.converter.products import gram, product
+from gemma_edge.converter.evaluate.products import gram, product
 
 Float32 = NDArray[np.float32]
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.factor import DAMPING, Factor
 from gemma_edge.converter.calibrate.scale_search import searched_scales
-from gemma_edge.converter.products import product
-from gemma_edge.converter.quantize import Quantized, error_of, storable_scales
+from gemma_edge.converter.evaluate.products import product
+from gemma_edge.converter.quantize.quantize import Quantized, error_of, storable_scales
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize import storable_scales
+from gemma_edge.converter.quantize.quantize import storable_scales
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.measure import StoredWeights, divergences
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import Hooks
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.machine import Hooks
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import OnBytes
-from gemma_edge.converter.recipes import Placement, Recipe, Storage
+from gemma_edge.converter.quantize.recipes import Placement, Recipe, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 

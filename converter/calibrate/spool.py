@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gemma_edge.converter.quantize import QuantError, Quantized
-from gemma_edge.converter.stream import Round
+from gemma_edge.converter.quantize.quantize import QuantError, Quantized
+from gemma_edge.converter.quantize.stream import Round
 from gemma_edge.runtime.formats.encoding import Encoding
 
 

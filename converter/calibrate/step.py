@@ -10,22 +10,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.balance import balanced
 from gemma_edge.converter.calibrate.disk_arrays import arrays_in
 from gemma_edge.converter.calibrate.layers import calibrate, is_calibrated
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.products import one_thread_each
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan import Plan
-from gemma_edge.converter.products import one_thread_each
+from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError
 from gemma_edge.converter.progress import Stage
-from gemma_edge.converter.recipes import TOWER_ROLES
-from gemma_edge.converter.stream import NO_ROUNDS, Round
-from gemma_edge.converter.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError
+from gemma_edge.converter.quantize.balance import balanced
+from gemma_edge.converter.quantize.recipes import TOWER_ROLES
+from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
 from gemma_edge.converter.tensors import Role
-from gemma_edge.converter.windows import read_text, token_windows
+from gemma_edge.converter.tokenizer.windows import read_text, token_windows
 
 WINDOW_TOKENS: Final = 256
 LARGEST_TOKENS: Final = 16_384

@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter import graph as ir
 from gemma_edge.converter.calibrate.rounding import SWEEPS, Rounder, Rows
-from gemma_edge.converter.quantize import QuantError, Quantized
-from gemma_edge.converter.recipes import Storage
+from gemma_edge.converter.graph import ops as ir
+from gemma_edge.converter.quantize.quantize import QuantError, Quantized
+from gemma_edge.converter.quantize.recipes import Storage
 
 Float32 = NDArray[np.float32]
 Float16 = NDArray[np.float16]

@@ -10,9 +10,9 @@ H heads, E head size, F frequency bins, C channels, N embeddings for the decoder
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from gemma_edge.converter.graph import ANY, Graph, Value
-from gemma_edge.converter.graph_audio import as_bool, as_float, cumulative_norm, every_nth, pad_rows, sliding_attention
-from gemma_edge.converter.graph_conv import conv2d, depthwise
+from gemma_edge.converter.graph.audio import as_bool, as_float, cumulative_norm, every_nth, pad_rows, sliding_attention
+from gemma_edge.converter.graph.conv import conv2d, depthwise
+from gemma_edge.converter.graph.ops import ANY, Graph, Value
 from gemma_edge.converter.models.audio_config import Config
 from gemma_edge.converter.models.audio_tensors import FRONT, layer_prefix, tensors
 from gemma_edge.converter.tensors import TensorSpec

@@ -6,7 +6,7 @@ Source: transformers models/gemma3/modeling_gemma3.py and models/gemma3n/modelin
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from gemma_edge.converter.graph import Graph, KVCache, Rope, Value
+from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 

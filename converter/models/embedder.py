@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import Graph, Value
+from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models.blocks import matrix, vector
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import Derivation, Overlay, Role, Stored, TensorSpec

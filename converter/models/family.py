@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gemma_edge.converter.graph import Graph
+from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import gemma3, gemma3n, vision
+from gemma_edge.converter.models.encoders import Modality, Tower, towers
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.models.tower import Modality, Tower, towers
 from gemma_edge.converter.tensors import TensorSpec
 
 FAMILIES = (gemma3, gemma3n)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gemma_edge.converter.graph import Graph, Rope, Value
+from gemma_edge.converter.graph.ops import Graph, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, Fields

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Final
 
-from gemma_edge.converter.graph import Graph, KVCache, Rope, Value
+from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields

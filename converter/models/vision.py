@@ -13,8 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import Graph, Value
-from gemma_edge.converter.graph_conv import (
+from gemma_edge.converter.graph.conv import (
     average_pool,
     channels_last,
     conv2d,
@@ -22,6 +21,7 @@ from gemma_edge.converter.graph_conv import (
     multi_query_attention,
     same,
 )
+from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models.blocks import vector
 from gemma_edge.converter.models.vision_config import (
     FEATURES,

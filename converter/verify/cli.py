@@ -43,8 +43,8 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
     failed, or, where no gates are given, the bundle is not usable.
     """
     from gemma_edge.converter.progress import bars
-    from gemma_edge.converter.verdict import Verdict
-    from gemma_edge.converter.verify.html import html_report
+    from gemma_edge.converter.quality.verdict import Verdict
+    from gemma_edge.converter.verify.show.html import html_report
     from gemma_edge.converter.verify.verify import verify
 
     if html is not None and not html.parent.is_dir():

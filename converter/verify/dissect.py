@@ -1,14 +1,14 @@
 """What is wrong with a bundle, from its weights, its layers and a few tokens' logits."""
 
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import Stage
-from gemma_edge.converter.verify.diagnose import Diagnosis
-from gemma_edge.converter.verify.faults import Finding, known_tensors
-from gemma_edge.converter.verify.findings import computation_findings, weight_findings
+from gemma_edge.converter.verify.find.diagnose import Diagnosis
+from gemma_edge.converter.verify.find.faults import Finding, known_tensors
+from gemma_edge.converter.verify.find.findings import computation_findings, weight_findings
+from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.measure.subject import Subject
 from gemma_edge.converter.verify.run import Reading
-from gemma_edge.converter.verify.stored import StoredWeights
-from gemma_edge.converter.verify.subject import Subject
 
 
 def readable_weights(model: StreamingModel, subject: Subject) -> StoredWeights | None:

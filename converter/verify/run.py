@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import Stage
-from gemma_edge.converter.verify.blas import spare_cores
-from gemma_edge.converter.verify.decoding import Decoding
-from gemma_edge.converter.verify.diagnose import Sample
-from gemma_edge.converter.verify.heap import give_back
-from gemma_edge.converter.verify.layers import Comparison, Meter, compare_layers, weights_kl
-from gemma_edge.converter.verify.report import Prediction, WorstToken
-from gemma_edge.converter.verify.scores import Scores, TokenScore, log_softmax, score_token, top_tokens
-from gemma_edge.converter.verify.stored import StoredWeights
-from gemma_edge.converter.verify.subject import Subject
-from gemma_edge.converter.verify.text import Windows
-from gemma_edge.converter.verify.walks import Walks
+from gemma_edge.converter.verify.find.diagnose import Sample
+from gemma_edge.converter.verify.find.layers import Comparison, Meter, compare_layers, weights_kl
+from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.measure.blas import spare_cores
+from gemma_edge.converter.verify.measure.decoding import Decoding
+from gemma_edge.converter.verify.measure.heap import give_back
+from gemma_edge.converter.verify.measure.scores import Scores, TokenScore, log_softmax, score_token, top_tokens
+from gemma_edge.converter.verify.measure.subject import Subject
+from gemma_edge.converter.verify.measure.text import Windows
+from gemma_edge.converter.verify.measure.walks import Walks
+from gemma_edge.converter.verify.show.report import Prediction, WorstToken
 from gemma_edge.runtime.settings import usable_cores
 
 Float32 = NDArray[np.float32]

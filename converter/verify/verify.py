@@ -5,28 +5,28 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.hub import resolve_checkpoint
-from gemma_edge.converter.lora import MergedCheckpoint, merged
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
+from gemma_edge.converter.checkpoint.lora import MergedCheckpoint, merged
+from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan import TOWERS, unused
+from gemma_edge.converter.plan.plan import TOWERS, unused
 from gemma_edge.converter.progress import Stage, silent
-from gemma_edge.converter.verify.bootstrap import Resampling
+from gemma_edge.converter.quality.gates import judge, parse_gates
 from gemma_edge.converter.verify.dissect import dissect, readable_weights
-from gemma_edge.converter.verify.encoders import encoder_findings, score_encoders
 from gemma_edge.converter.verify.errors import VerifyError
-from gemma_edge.converter.verify.folds import as_in_bundle
-from gemma_edge.converter.verify.gates import judge, parse_gates
-from gemma_edge.converter.verify.heap import kept_memory
-from gemma_edge.converter.verify.prompting import prompting_faults
-from gemma_edge.converter.verify.report import BundleScores, Report
+from gemma_edge.converter.verify.find.encoders import encoder_findings, score_encoders
+from gemma_edge.converter.verify.find.folds import as_in_bundle
+from gemma_edge.converter.verify.measure.bootstrap import Resampling
+from gemma_edge.converter.verify.measure.heap import kept_memory
+from gemma_edge.converter.verify.measure.scores import differences
+from gemma_edge.converter.verify.measure.subject import Subject
+from gemma_edge.converter.verify.measure.tasks import TaskResult, load_tasks, run_tasks
+from gemma_edge.converter.verify.measure.text import file_windows, text_windows
+from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
-from gemma_edge.converter.verify.scores import differences
-from gemma_edge.converter.verify.subject import Subject
-from gemma_edge.converter.verify.tasks import TaskResult, load_tasks, run_tasks
-from gemma_edge.converter.verify.text import file_windows, text_windows
-from gemma_edge.runtime.memory import PeakSampler
+from gemma_edge.converter.verify.show.report import BundleScores, Report
+from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
 

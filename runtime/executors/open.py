@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from gemma_edge.runtime.executors.base import Decoder
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertDecoder
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.media.encoders import Encoders
@@ -19,7 +19,7 @@ def open_decoder(model: Model, threads: int, cache_dir: Path | None) -> Decoder:
     """
     if isinstance(model, Bundle):
         return LitertDecoder(DecoderSections.of(model), threads, cache_dir)
-    from gemma_edge.runtime.executors.onnx import OnnxDecoder  # an extra of its own
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder  # an extra of its own
 
     return OnnxDecoder(model, threads, cache_dir)
 
@@ -28,6 +28,6 @@ def open_encoders(model: Model, vision_threads: int, audio_threads: int, cache_d
     """Those of a model, each loaded when it is first used."""
     if isinstance(model, Bundle):
         return LitertEncoders(model, vision_threads, audio_threads, cache_dir)
-    from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
+    from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 
     return OnnxEncoders(model, vision_threads, audio_threads)

@@ -1,6 +1,6 @@
 """How the values of one tensor become bytes: which encodings exist, how large they are, how to read them back.
 
-An encoding knows nothing of the tensor it serves, and nothing of how its integers were chosen (converter/quantize.py).
+An encoding knows nothing of the tensor it serves, and nothing of how its integers were chosen (converter/quantize/).
 The layouts are TFLite's, so packed bytes go into a .tflite buffer as they are:
 
 * fp32, fp16: little-endian IEEE 754.

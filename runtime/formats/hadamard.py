@@ -27,7 +27,7 @@ SUFFIX = ".hadamard"
 _BITS = 17
 """Of a value, when it is turned exactly: a sum of 64 such numbers has 23 bits, which float32 holds."""
 _ROWS = 32
-"""Blocks of one product. OpenBLAS puts larger ones on threads of its own, see converter/clip_search.py."""
+"""Blocks of one product. OpenBLAS puts larger ones on threads of its own, see converter/quantize/clip_search.py."""
 
 
 @cache

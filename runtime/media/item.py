@@ -9,8 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
+from gemma_edge.runtime.chat.messages import Json
 from gemma_edge.runtime.media.errors import MediaError
-from gemma_edge.runtime.messages import Json
 
 
 class MediaKind(Enum):

@@ -8,7 +8,7 @@ import pytest
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.bundle_footprint import BundlePlan
+from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle
 from tools.android import vectors
 

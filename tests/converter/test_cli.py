@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.progress import bars
-from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import format_bytes
 

@@ -22,10 +22,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gemma_edge.converter import stream
-from gemma_edge.converter.checkpoint import CheckpointError
+from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
-from gemma_edge.converter.recipes import TOWER_ROLES, Recipe
+from gemma_edge.converter.quantize import stream
+from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Recipe
 from gemma_edge.converter.report import Report
 from gemma_edge.converter.tensors import Role
 from gemma_edge.runtime.formats.atomic import OutputError

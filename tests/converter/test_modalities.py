@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
-from gemma_edge.converter.fit import settle
-from gemma_edge.converter.footprint import ModelNeeds
+from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.official import official_model
-from gemma_edge.converter.models.tower import Modality
+from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.footprint import ModelNeeds
+from gemma_edge.converter.plan.target import TargetError
 from gemma_edge.converter.report import Report
-from gemma_edge.converter.target import TargetError
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind

@@ -8,7 +8,7 @@ from gemma_edge.profiles.costs import ActivationShape
 from gemma_edge.profiles.costs_onnx import PREFILL_TOKENS, onnx_footprint
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime import onnx_graph
+from gemma_edge.runtime.executors.onnx import graph as onnx_graph
 
 E2B = ActivationShape(
     context_tokens=4096,

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gemma_edge.runtime.cgroup import MemoryCgroup
+from gemma_edge.runtime.memory.cgroup import MemoryCgroup
 
 PROFILE = """
 description = "a small budget"

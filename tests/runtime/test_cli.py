@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.bench import Benchmark, BenchmarkError, Measurement, measure, medians
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.sampler import SamplerConfig
+from gemma_edge.runtime.measure.bench import Benchmark, BenchmarkError, Measurement, measure, medians
+from gemma_edge.runtime.text.sampler import SamplerConfig
 
 PROGRAM = """
 import sys

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from gemma_edge.runtime import engine as module
+from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine, HealthError
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.open import open_decoder
+from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import BundleError
-from gemma_edge.runtime.memory import read_memory_exact
-from gemma_edge.runtime.placement import NO_CACHE
-from gemma_edge.runtime.sampler import SamplerConfig
-from gemma_edge.runtime.session import Session
+from gemma_edge.runtime.memory.reading import read_memory_exact
+from gemma_edge.runtime.text.sampler import SamplerConfig
 
 TinyBundle = Callable[[str, str], Path]
 GREEDY = SamplerConfig(top_k=1)

@@ -12,15 +12,15 @@ from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.schema import ProfileError
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime import engine as module
-from gemma_edge.runtime.bundle_footprint import BundlePlan
-from gemma_edge.runtime.cgroup import CgroupUnavailable, MemoryCgroup
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.executors.open import open_decoder
+from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.memory import read_memory
-from gemma_edge.runtime.placement import NO_CACHE
-from gemma_edge.runtime.watch import BudgetWarning, BudgetWatch
+from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup
+from gemma_edge.runtime.memory.reading import read_memory
+from gemma_edge.runtime.memory.watch import BudgetWarning, BudgetWatch
 from tests.runtime.budget_files import leak, write_profile
 
 ROOMY_BYTES = 512 * MIB

@@ -9,12 +9,12 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.onnx import OnnxDecoder
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
+from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
+from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.memory import read_memory
-from gemma_edge.runtime.onnx_footprint import OnnxPlan
-from gemma_edge.runtime.placement import NO_CACHE
-from gemma_edge.runtime.watch import BudgetWarning, BudgetWatch
+from gemma_edge.runtime.memory.reading import read_memory
+from gemma_edge.runtime.memory.watch import BudgetWarning, BudgetWatch
 from tests.runtime.budget_files import leak, write_profile
 
 ROOMY_BYTES = 512 * MIB

@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gemma_edge.runtime.chat.conversation import Conversation
+from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import Backend
-from gemma_edge.runtime.constraints import ResponseFormat
-from gemma_edge.runtime.conversation import Conversation
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert import DecoderSections, LitertDecoder
-from gemma_edge.runtime.executors.litert_slot import LitertSlot
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.model import TextModel
-from gemma_edge.runtime.model_info import LiteRtLmModality, ModelInfo
-from gemma_edge.runtime.penalties import NoRepeatNgramConfig, RepetitionPenaltyConfig, SuppressTokensConfig
-from gemma_edge.runtime.sampler import SamplerConfig
-from gemma_edge.runtime.sequence import TokenSequence
+from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.text.constraints import ResponseFormat
+from gemma_edge.runtime.text.model_info import LiteRtLmModality, ModelInfo
+from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, RepetitionPenaltyConfig, SuppressTokensConfig
+from gemma_edge.runtime.text.sampler import SamplerConfig
 from tests.near_ties import NEAR_TIE, check_same_greedy_text
 
 GREEDY = SamplerConfig(top_k=1)

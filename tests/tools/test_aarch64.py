@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.litert_lm import check_cpu
+from gemma_edge.runtime.litert_lm_engine import check_cpu
 from tools.aarch64 import CORES, EmulatorError, describe_board, emulated_pi, main, run_step
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.cgroup import CgroupUnavailable, MemoryCgroup
-from gemma_edge.runtime.memory import read_memory_of
+from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup
+from gemma_edge.runtime.memory.reading import read_memory_of
 from tools.cgroup_run import run_in_cgroup
 
 REPOSITORY = Path(__file__).parents[2]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from tools.heldout import FOLDER, NAMES, heldout_windows
 
-BUILT_IN = ("converter/calibrate/text.txt", "converter/verify/text.txt")
+BUILT_IN = ("converter/calibrate/text.txt", "converter/quality/text.txt")
 SAME_CHARACTERS = 50
 
 

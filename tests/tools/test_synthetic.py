@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
 from tools import synthetic
 from tools.synthetic import SIZES, Size, synthetic_tensors, write_synthetic

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter.convert import convert, make_target
-from gemma_edge.converter.footprint import ModelNeeds, cache_layout
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.official import official_model
+from gemma_edge.converter.plan.footprint import ModelNeeds, cache_layout
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.device import load_profile, profile_names
 from gemma_edge.profiles.footprint import Footprint, Part
@@ -114,7 +114,7 @@ def _plan(name: str, context_tokens: int) -> Values:
 
 
 def anon_bytes_at(plan: Mapping[str, Any], context_tokens: int) -> int:
-    """At most, converted for a shorter context: the caches are smaller. runtime/bundle_footprint.py sums likewise."""
+    """At most, converted for a shorter context: the caches are smaller. executors/litert/footprint.py sums likewise."""
     anon_bytes: int = plan["anon_bytes"]
     unused_bytes: int = sum(
         cache["nbytes"] - cache["nbytes"] // cache["slots"] * min(cache["slots"], context_tokens)

@@ -11,10 +11,10 @@ from gemma_edge.converter.calibrate.disk_arrays import _Files, arrays_in
 from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import activation_bytes_per_token, calibration_text, calibration_windows
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.recipes import Recipe
-from gemma_edge.runtime.memory import read_memory_exact
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.quantize.recipes import Recipe
+from gemma_edge.runtime.memory.reading import read_memory_exact
 
 
 def test_they_are_no_anonymous_memory(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from tempfile import TemporaryFile
 import numpy as np
 import pytest
 
-from gemma_edge.converter import graph as ir
 from gemma_edge.converter.calibrate.effort import efforts
 from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.graph import ops as ir
+from gemma_edge.converter.quantize.recipes import Recipe
 
 
 @pytest.mark.parametrize("fixture", ["tiny_gemma3", "tiny_gemma3n"])

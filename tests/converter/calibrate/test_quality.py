@@ -11,10 +11,10 @@ from gemma_edge.converter.calibrate.layers import calibrate
 from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_text, calibration_windows
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.quantize import Search
-from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.quantize.quantize import Search
+from gemma_edge.converter.quantize.recipes import Recipe
 
 EVALUATED_TOKENS = 4096
 WINDOW_TOKENS = 256

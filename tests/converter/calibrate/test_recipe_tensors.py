@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.convert import convert, make_target, plan_for
-from gemma_edge.converter.recipes import RecipeError
+from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.profiles.footprint import Part
 
 INT4 = """\

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.factor import DAMPING
 from gemma_edge.converter.calibrate.rounding import Rounder, Rows
-from gemma_edge.converter.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
 pytestmark = pytest.mark.filterwarnings("error")

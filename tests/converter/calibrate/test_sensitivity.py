@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
 from gemma_edge.converter.calibrate.sensitivity import groups, losses, read_bytes
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.evaluate_machine import NO_HOOKS, Hooks
-from gemma_edge.converter.recipes import Recipe
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.quantize.recipes import Recipe
 
 
 @pytest.mark.parametrize("fixture", ["tiny_gemma3", "tiny_gemma3n"])

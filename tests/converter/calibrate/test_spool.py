@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.quantize import QuantError, quantize_rows
+from gemma_edge.converter.quantize.quantize import QuantError, quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
 

@@ -12,9 +12,9 @@ import pytest
 from gemma_edge.converter.calibrate import sensitivity, step
 from gemma_edge.converter.calibrate.step import calibration_text
 from gemma_edge.converter.convert import convert, make_target
-from gemma_edge.converter.recipes import RecipeError
-from gemma_edge.converter.target import TargetError
-from gemma_edge.converter.windows import TextError
+from gemma_edge.converter.plan.target import TargetError
+from gemma_edge.converter.quantize.recipes import RecipeError
+from gemma_edge.converter.tokenizer.windows import TextError
 from gemma_edge.runtime.formats.atomic import OutputError
 
 SMALL: dict[str, Any] = {"context": 256, "prefill": (16,)}

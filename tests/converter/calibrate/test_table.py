@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
-from gemma_edge.converter.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate import StreamingModel
-from gemma_edge.converter.quantize import Quantized
-from gemma_edge.converter.recipes import Storage
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.quantize.quantize import Quantized
+from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.runtime.formats.encoding import Encoding
 
 TABLE = "embed_tokens_per_layer.weight"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import transformers
 
-from gemma_edge.converter.graph import Rope
+from gemma_edge.converter.graph.ops import Rope
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.family import Model

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.models import vision
+from gemma_edge.converter.models.encoders import Modality, Tower, towers
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.models.tower import Modality, Tower, towers
 from gemma_edge.converter.models.vision_config import Attention, EdgeResidual, InvertedBottleneck
 
 NETWORK = "this model needs new code"

@@ -12,25 +12,25 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from gemma_edge.converter import hub
+from gemma_edge.converter.checkpoint import hub
+from gemma_edge.converter.checkpoint.hub import HubError
 from gemma_edge.converter.cli import main
-from gemma_edge.converter.hub import HubError
-from gemma_edge.converter.models.tower import Modality
-from gemma_edge.converter.verdict import Verdict
+from gemma_edge.converter.models.encoders import Modality
+from gemma_edge.converter.quality.gates import judge, parse_gates
+from gemma_edge.converter.quality.verdict import Verdict
 from gemma_edge.converter.verify.cli import verify_main
-from gemma_edge.converter.verify.encoders import EncoderScore
 from gemma_edge.converter.verify.errors import VerifyError
-from gemma_edge.converter.verify.faults import Finding
-from gemma_edge.converter.verify.gates import judge, parse_gates
-from gemma_edge.converter.verify.html import html_report
-from gemma_edge.converter.verify.report import Report
-from gemma_edge.converter.verify.scores import Metric
+from gemma_edge.converter.verify.find.encoders import EncoderScore
+from gemma_edge.converter.verify.find.faults import Finding
+from gemma_edge.converter.verify.measure.scores import Metric
+from gemma_edge.converter.verify.show.html import html_report
+from gemma_edge.converter.verify.show.report import Report
 from gemma_edge.converter.verify.verify import verify
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.compare import Cost, compare
-from gemma_edge.runtime.executors.litert import DecoderSections
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
-from tests.converter.adapters import edit, pair, write_adapter
+from gemma_edge.runtime.measure.compare import Cost, compare
+from tests.converter.checkpoint.adapters import edit, pair, write_adapter
 from tests.converter.verify.wrong import bundle_of, copied, verified
 from tests.slots import litert_slot
 
@@ -57,7 +57,7 @@ def report(int4: Path, fp32: Path, checkpoint: Path, val_bin: Path) -> Report:
 
 
 class _Runtime:
-    """A bundle behind runtime.compare's Comparable."""
+    """A bundle behind runtime.measure.compare's Comparable."""
 
     def __init__(self, path: Path) -> None:
         self._executor = litert_slot(DecoderSections.of(Bundle.open(path)), 1, None)
@@ -76,7 +76,7 @@ class _Runtime:
 def test_the_figures_are_those_of_an_independent_comparison(
     report: Report, int4: Path, fp32: Path, val_bin: Path
 ) -> None:
-    """An fp32 bundle stands for the checkpoint; runtime.compare shares no code with verify."""
+    """An fp32 bundle stands for the checkpoint; runtime.measure.compare shares no code with verify."""
     ids = np.fromfile(val_bin, "<u2")[:256].tolist()
     distance = compare(_Runtime(fp32), _Runtime(int4), ids, window=128, greedy_tokens=0).distance
     metrics = report.bundle.metrics

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.verify.report import Report
+from gemma_edge.converter.verify.show.report import Report
 from gemma_edge.converter.verify.verify import verify
 from tools.shards import Stored, write_shards
 

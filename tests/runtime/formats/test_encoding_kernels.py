@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize import Search, quantize_rows
+from gemma_edge.converter.quantize.quantize import Search, quantize_rows
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
 
 ROWS, COLUMNS = 12, 512

@@ -9,17 +9,17 @@ import onnx
 import pytest
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.bundle_footprint import BundlePlan
-from gemma_edge.runtime.bundle_sections import audio_size, vision_size
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.onnx_encoders import OnnxEncoders
+from gemma_edge.runtime.executors.litert.footprint import BundlePlan
+from gemma_edge.runtime.executors.litert.sections import audio_size, vision_size
+from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind, SectionSpec
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.media import bench
+from gemma_edge.runtime.measure import media_bench as bench
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.encoders import AudioSize
 from gemma_edge.runtime.media.mel import frame_count
-from gemma_edge.runtime.media.tasks import transcribe
+from gemma_edge.runtime.tasks.media import transcribe
 from tests.bundles import write_bundle
 
 TinyBundle = Callable[[str, str], Path]

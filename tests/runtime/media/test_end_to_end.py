@@ -16,23 +16,23 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.costs_encoders import EncoderKind
-from gemma_edge.runtime.bundle_footprint import BundlePlan
+from gemma_edge.runtime.chat.messages import Content, Contents, Message
 from gemma_edge.runtime.cli import bench_main, run_main
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ContextOverflowError
-from gemma_edge.runtime.executors.litert_encoders import LitertEncoders
-from gemma_edge.runtime.executors.litert_lm import LitertLmEngine
+from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
+from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
+from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
+from gemma_edge.runtime.measure.media_bench import measure_encoders
 from gemma_edge.runtime.media.audio import wav_bytes
-from gemma_edge.runtime.media.bench import measure_encoders
-from gemma_edge.runtime.media.cli import transcribe_main
 from gemma_edge.runtime.media.errors import MediaError
 from gemma_edge.runtime.media.item import media_items
-from gemma_edge.runtime.media.tasks import describe, transcribe, translate
-from gemma_edge.runtime.memory import file_mappings
-from gemma_edge.runtime.messages import Content, Contents, Message
-from gemma_edge.runtime.sampler import SamplerConfig
+from gemma_edge.runtime.memory.reading import file_mappings
+from gemma_edge.runtime.tasks.cli import transcribe_main
+from gemma_edge.runtime.tasks.media import describe, transcribe, translate
+from gemma_edge.runtime.text.sampler import SamplerConfig
 from tests.media_files import photograph, speech
 from tests.near_ties import check_same_greedy_text
 from tests.runtime.media.towers import Towers

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from gemma_edge.runtime.chat.messages import Content, Contents, Message
 from gemma_edge.runtime.media.errors import MediaError
 from gemma_edge.runtime.media.item import MediaItem, MediaKind, media_items
-from gemma_edge.runtime.messages import Content, Contents, Message
 
 
 def test_items_are_found_in_order() -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from gemma_edge.runtime.kv.prefix import common_prefix
 from gemma_edge.runtime.media.soft_tokens import is_in_vocabulary, place_soft_rows, soft_tokens
-from gemma_edge.runtime.prefix import common_prefix
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
 

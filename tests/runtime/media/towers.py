@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.messages import Content, Contents
+from gemma_edge.runtime.chat.messages import Content, Contents
 from tests.oracles import Expected, Oracle
 from tools.tiny_towers import CLIP_TOKENS, IMAGE_PIXELS, IMAGE_TOKENS, write_tiny_towers
 

@@ -7,7 +7,7 @@ import org.gemmaedge.core.json.JsonException
 import org.gemmaedge.core.memory.Footprint
 import org.gemmaedge.core.memory.KvCache
 
-/** What conversion did to the model: "usable", and what that means, in the converter's words (converter/verdict.py). */
+/** What conversion did to the model: "usable", and what that means, in converter/quality/verdict.py's words. */
 data class BundleQuality(val verdict: String, val meaning: String)
 
 /**

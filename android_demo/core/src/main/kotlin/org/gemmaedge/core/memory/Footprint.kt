@@ -39,7 +39,7 @@ data class Footprint(
         return copy(anonBytes = anonBytes - saved, contextTokens = contextTokens)
     }
 
-    /** The contexts to offer, longest first: steps of 256 tokens down to one prefill chunk (runtime/bundle_footprint.py). */
+    /** The contexts to offer, longest first: steps of 256 tokens down to one prefill chunk (executors/litert/footprint.py). */
     fun contexts(): List<Int> = (contextTokens downTo shortestContextTokens step CONTEXT_STEP_TOKENS).toList()
 
     private companion object {

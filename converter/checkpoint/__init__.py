@@ -1,0 +1,1 @@
+"""What is read: safetensors, GGUF, adapters, the hub."""

@@ -1,0 +1,400 @@
+"""A Hugging Face checkpoint: names, shapes and dtypes from the headers, values streamed one tensor at a time.
+
+Knows how the files name and store tensors, not what a tensor means: the model families say which ones they need
+(`match`), and everything that is wrong with the files is found there, before anything is written.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
+from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
+from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values
+from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
+from gemma_edge.runtime.formats.direct import DirectReader
+
+__all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "Unconverted", "read_config"]
+
+Float32 = NDArray[np.float32]
+
+# Decoder prefixes: multimodal since transformers 4.52, multimodal before it, text-only. "model." is last because the
+# vision and audio towers of the first kind live below it as well.
+DECODER_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+_HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
+_TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")  # beside the decoder
+
+# Buffers that older transformers saved although they follow from config.json.
+_LEFTOVER = re.compile(r"\.rotary_emb(_local)?\.inv_freq$")
+
+# What besides the weights decides the output, where present.
+_SIDE_FILES = (
+    "config.json", "generation_config.json", "model.safetensors.index.json",
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Unconverted:
+    """Tensors that are known and stay behind, by the prefix or the reason that claimed them."""
+
+    groups: Mapping[str, tuple[TensorInfo, ...]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensors in self.groups.values() for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint that is no directory brings in place of one (see gguf_checkpoint).
+
+    files: everything that is read. side_path: a directory with what is made of them: config.json, tokenizer.json and
+    so on. facts: for the report.
+    """
+
+    files: tuple[Path, ...]
+    side_path: Path
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint directory, or GGUF. Holds no file open and no values: reading is safe from many threads.
+
+    path: the directory; of a GGUF, its file.
+    config: config.json as it is.
+    tensors: every tensor of every shard, by name as stored.
+    prefix: what stands before a decoder tensor's source name, "model.language_model.".
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    prefix: str
+    origin: Origin | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Read config.json, the index and the headers, and check that they agree with each other and the files.
+
+        path: a directory, or a GGUF file.
+        Raises:
+            CheckpointError: naming the file or the tensor.
+        """
+        if (gguf := gguf_at(path)) is not None:
+            from gemma_edge.converter.checkpoint.gguf.checkpoint import open_gguf  # which makes a Checkpoint
+
+            return open_gguf(gguf)
+        config = _read_config(path)
+        tensors = _read_headers(path)
+        for prefix in DECODER_PREFIXES:
+            if prefix + "embed_tokens.weight" in tensors:
+                return cls(path, MappingProxyType(config), MappingProxyType(tensors), prefix)
+        raise CheckpointError(
+            f"{path}: no embed_tokens.weight among {len(tensors)} tensors; expected it behind one of "
+            f"{', '.join(DECODER_PREFIXES)}: not a Gemma checkpoint, or an incomplete one"
+        )
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The decoder's part of config.json: `text_config` of a multimodal checkpoint, else all of it."""
+        return _text_config(self.path, self.config)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, where the directory is a snapshot in the Hugging Face cache (.../snapshots/<commit>)."""
+        path = self.path.absolute()
+        for place in (path, *path.parents)[: 1 if self.origin is None else None]:
+            if place.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", place.name):
+                return place.name
+        return None
+
+    @property
+    def side_path(self) -> Path:
+        """Where config.json, tokenizer and chat template lie: the directory itself, unless it is none."""
+        return self.path if self.origin is None else self.origin.side_path
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights came from, for the report."""
+        gguf = {} if self.origin is None else {"gguf": dict(self.origin.facts)}
+        return {"checkpoint": self.path.name, "revision": self.revision} | gguf
+
+    def resolve(self, source: str) -> TensorInfo | None:
+        """The stored tensor behind a source name ("layers.0.mlp.up_proj.weight", "lm_head.weight"), if there is one."""
+        names: tuple[str, ...] = (self.prefix + source,)
+        if source == "lm_head.weight":
+            names = _HEAD_NAMES
+        elif source.startswith(_TOWERS):
+            names = ("model." + source, source)
+        return next((self.tensors[name] for name in names if name in self.tensors), None)
+
+    def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
+        """Check that every spec's tensor is stored in the right shape, and that nothing else is.
+
+        Looks at headers only, with one exception: where the head is tied and stored all the same, the two are compared.
+
+        ignored: prefixes that may stay behind: of stored names with or without a leading "model." ("vision_tower."),
+            and of source names ("layers.20.self_attn.k_proj.").
+        Raises:
+            CheckpointError: a missing, misshapen, quantised or unclaimed tensor, by name.
+        """
+        claimed = set()
+        missing = []
+        for stored in (stored for spec in specs for stored in spec.stored):
+            tensor = self.resolve(stored.source)
+            if tensor is None:
+                missing.append(stored.source)
+                continue
+            _check_tensor(tensor, stored)
+            claimed.add(tensor.name)
+        if missing:
+            raise CheckpointError(
+                f"{self.path}: {_names(missing)} missing; incomplete checkpoint, or config.json of another"
+            )
+        return self._sort_leftovers([t for name, t in self.tensors.items() if name not in claimed], tuple(ignored))
+
+    def _sort_leftovers(self, leftovers: list[TensorInfo], ignored: tuple[str, ...]) -> Unconverted:
+        groups: dict[str, list[TensorInfo]] = {}
+        unclaimed = []
+        for tensor in leftovers:
+            spellings = (tensor.name, tensor.name.removeprefix("model."), tensor.name.removeprefix(self.prefix))
+            group = next((prefix for prefix in ignored if any(s.startswith(prefix) for s in spellings)), None)
+            if group is None and _LEFTOVER.search(tensor.name):
+                group = "inv_freq (follows from config.json)"
+            if group is None and tensor.name in _HEAD_NAMES:
+                self._check_tied(tensor)
+                group = "lm_head (equals embed_tokens)"
+            if group is None:
+                unclaimed.append(tensor.name)
+            else:
+                groups.setdefault(group, []).append(tensor)
+        if unclaimed:
+            raise CheckpointError(
+                f"{self.path}: {_names(unclaimed)} not part of this model; "
+                "convert the checkpoint that config.json describes"
+            )
+        return Unconverted(MappingProxyType({group: tuple(tensors) for group, tensors in groups.items()}))
+
+    def _check_tied(self, head: TensorInfo) -> None:
+        """A stored head that no spec claims must equal the embedding: transformers unties the two where they differ."""
+        embedding = self._require("embed_tokens.weight")
+        if not _same_values(head, embedding):
+            raise CheckpointError(
+                f"{head.name}: differs from {embedding.name}, which config.json says is the head; "
+                'set "tie_word_embeddings": false there, or remove the tensor'
+            )
+
+    def read(self, source: str) -> Float32:
+        """A whole tensor as float32 in its stored shape; for small ones.
+
+        Raises:
+            CheckpointError: NaN or Inf values, or a file that has become shorter.
+        """
+        tensor = self._require(source)
+        values = np.empty(tensor.shape, np.float32)
+        with _reading(tensor.file) as file:
+            read_values(file, tensor, 0, values.reshape(-1))
+        return values
+
+    def rows(
+        self, source: str, chunk_bytes: int = 8 << 20, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Float32]]:
+        """Stream rows [start, stop) of a matrix as (first_row, float32 [n, columns]); further axes count as columns.
+
+        The array is the same memory every time: use it before asking for the next. `chunk_bytes` are stored bytes per
+        step; two buffers exist, together 3 * chunk_bytes for 16-bit dtypes.
+
+        Raises:
+            CheckpointError: NaN or Inf values, or a file that has become shorter.
+        """
+        tensor = self._require(source)
+        row_count, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+        stop = row_count if stop is None else stop
+        if not 0 <= start <= stop <= row_count:
+            raise ValueError(f"rows {start}:{stop} of {row_count}")
+        full_bytes = max(tensor.nbytes, 2 * row_count * columns)  # what is stored in fewer bits takes no more memory
+        rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, full_bytes)))
+        values = np.empty((rows_per_chunk, columns), np.float32)
+        with _reading(tensor.file) as file:
+            for first in range(start, stop, rows_per_chunk):
+                chunk = values[: min(rows_per_chunk, stop - first)]
+                read_values(file, tensor, first * columns, chunk.reshape(-1))
+                yield first, chunk
+
+    def derive(self, derivation: Derivation) -> Float32:
+        """Compute values from whole stored tensors. Raises CheckpointError as `read` does."""
+        return derivation.compute(*(self.read(stored.source) for stored in derivation.sources))
+
+    def _require(self, source: str) -> TensorInfo:
+        tensor = self.resolve(source)
+        if tensor is None:
+            raise CheckpointError(f"{self.path}: {source} missing; the checkpoint is incomplete")
+        return tensor
+
+    def input_files(self) -> list[Path]:
+        """Every file that can influence the output: configuration, tokenizer, index and the shards in use."""
+        if self.origin is not None:
+            return list(self.origin.files)
+        side_files = [self.path / name for name in _SIDE_FILES]
+        shards = sorted({tensor.file for tensor in self.tensors.values()})
+        return [file for file in side_files if file.is_file()] + shards
+
+    def sha256(self, on_bytes: Callable[[int], None]) -> dict[str, str]:
+        """SHA-256 of the contents of every input file, by file name; calls `on_bytes(n)` after every n bytes hashed."""
+        return {file.name: _file_sha256(file, on_bytes) for file in self.input_files()}
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """config.json of a directory whose weights stay closed, or of a GGUF; its text_config, if any, is an object.
+
+    Raises CheckpointError.
+    """
+    if (gguf := gguf_at(path)) is not None:
+        from gemma_edge.converter.checkpoint.gguf.checkpoint import gguf_config
+
+        return gguf_config(gguf)
+    config = _read_config(path)
+    _text_config(path, config)
+    return config
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: not a directory; expected one with config.json and model.safetensors")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: no config.json; expected a checkpoint in Hugging Face format")
+    return read_json_object(path / "config.json")
+
+
+def _text_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = config.get("text_config", config)
+    if not isinstance(nested, Mapping):
+        raise CheckpointError(f"{path / 'config.json'}: text_config is {nested!r}; expected an object")
+    return nested
+
+
+def _read_headers(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of model.safetensors, or of the shards the index names (in that order, as transformers looks)."""
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        return read_header(single)
+    if not index.is_file():
+        raise CheckpointError(_why_no_weights(path))
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise CheckpointError(f"{index}: no weight_map from tensor to file name; download it again")
+    # metadata.total_size is not looked at: transformers ignores it, tools write it wrong, the headers are the truth.
+    tensors: dict[str, TensorInfo] = {}
+    for file_name in sorted(set(weight_map.values())):
+        shard = path / file_name
+        if Path(file_name).name != file_name:
+            raise CheckpointError(f"{index}: names {file_name!r}; expected a file name without directories")
+        if not os.path.isfile(shard):  # noqa: PTH113  Path.is_file raises where the name is too long
+            raise CheckpointError(f"{index}: names {file_name}, which is absent; download it as well")
+        for name, tensor in read_header(shard).items():
+            if name in tensors:
+                raise CheckpointError(f"{path}: {name} is in both {tensors[name].file.name} and {file_name}; keep one")
+            tensors[name] = tensor
+    for name, file_name in weight_map.items():
+        if name not in tensors or tensors[name].file.name != file_name:
+            raise CheckpointError(
+                f"{index}: says {name} is in {file_name}, which has no such tensor; download both again"
+            )
+    return tensors
+
+
+def _why_no_weights(path: Path) -> str:
+    """No model.safetensors and no index: say what is there instead and what helps."""
+    names = sorted(file.name for file in path.iterdir())
+    if "adapter_model.safetensors" in names:
+        return f"{path}: a LoRA adapter, not a model; merge it into its base model first (peft: merge_and_unload)"
+    for suffix, advice in (
+        (".safetensors", "download model.safetensors.index.json, which says which tensor is in which file"),
+        (".bin", "load it with transformers and save_pretrained() it, which writes safetensors"),
+        (".pth", "load it with transformers and save_pretrained() it, which writes safetensors"),
+    ):
+        found = next((name for name in names if name.endswith(suffix)), None)
+        if found:
+            return f"{path}: found {found}, expected model.safetensors or model.safetensors.index.json; {advice}"
+    return f"{path}: no model.safetensors or model.safetensors.index.json; expected a checkpoint in Hugging Face format"
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises CheckpointError naming the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8
+        raise CheckpointError(f"{path}: not JSON ({error}); download it again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: a JSON object was expected; download it again")
+    return value
+
+
+def _check_tensor(tensor: TensorInfo, expected: Stored) -> None:
+    if tensor.dtype not in READABLE:
+        raise CheckpointError(
+            f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
+        )
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            f"{tensor.name}: shape {list(tensor.shape)}, expected {list(expected.shape)} by config.json; "
+            "they belong to different models"
+        )
+
+
+def _names(names: list[str]) -> str:
+    """The first names and how many more there are."""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} are"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[DirectReader]:
+    """The file open; where the disk fails, a CheckpointError names it."""
+    try:
+        with DirectReader(path) as file:
+            yield file
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _same_values(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two stored tensors are equal bit by bit."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with _reading(a.file) as a_file, _reading(b.file) as b_file:
+        for begin in range(0, a.nbytes, _BLOCK_BYTES):
+            count = min(_BLOCK_BYTES, a.nbytes - begin)
+            if a_file.read(a.offset + begin, count) != b_file.read(b.offset + begin, count):
+                return False
+    return True
+
+
+def _file_sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with _reading(path) as file:
+        offset = 0
+        while block := file.read(offset, _BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+            offset += len(block)
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""From what the user calls a checkpoint to a directory or a GGUF file: a path, or a repository on the hub."""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, listed, parts_of
+from gemma_edge.profiles.errors import GemmaEdgeError
+
+OFFICIAL = {"1b": "google/gemma-3-1b-it", "e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"}
+
+# What a conversion reads; other formats of the same weights (.bin, subdirectories, GGUF beside safetensors) stay on the
+# hub.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+_UNWANTED = ["*/*"]
+
+_REPOSITORY = re.compile(
+    r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<gguf>[\w][^:*?\[]*\.gguf))?"
+)
+
+
+class HubError(GemmaEdgeError):
+    """There is no checkpoint directory to be had; the message says how to get one."""
+
+
+def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
+    """The directory or the GGUF file of a checkpoint, downloaded into the Hugging Face cache if it is not a local one.
+
+    checkpoint: a directory, a GGUF file, "org/name" or "org/name@revision" on the hub, with ":FILE.gguf" behind it for
+        one of several such files there; None for the official one of that size.
+    size: "1b", "e2b", "e4b" or "custom".
+    Progress goes to stderr; a dropped connection is resumed, files that are already complete are not fetched again.
+    Offline, a complete copy in the cache is used.
+
+    Raises:
+        HubError: neither a directory nor a GGUF file, and not to be downloaded.
+        CheckpointError: a directory of several GGUF files.
+    """
+    if checkpoint is None:
+        if size not in OFFICIAL:
+            raise HubError(f"{size}: has no official checkpoint; pass --checkpoint with a directory or org/name")
+        checkpoint = OFFICIAL[size]
+    path = Path(checkpoint)
+    try:
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise HubError(f"{checkpoint}: cannot be looked up ({error.strerror}); pass another directory") from error
+    if is_directory:
+        return gguf_at(path) or path
+    if is_file:
+        if gguf_at(path) is not None:
+            return path
+        raise HubError(
+            f"{checkpoint}: is a file; expected the directory that holds config.json and the weights, or a GGUF file"
+        )
+    match = _REPOSITORY.fullmatch(checkpoint)
+    if match is None or match["repository"].endswith(SUFFIX):
+        raise HubError(
+            f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file"
+        )
+    repository, revision, gguf = match["repository"], match["revision"], match["gguf"]
+    if gguf is not None:
+        return _download_gguf(repository, revision, gguf)
+    snapshot = _download(repository, revision, _WANTED, _UNWANTED)
+    if any(snapshot.glob("*.safetensors")):
+        return snapshot
+    match choose(_files(repository, snapshot)):
+        case str(name):
+            return _download_gguf(repository, revision, name)
+        case [first, *rest]:
+            raise HubError(
+                f"{repository}: holds {len(rest) + 1} GGUF files ({listed([first, *rest])}), expected one; "
+                f"name it: {checkpoint}:{first}"
+            )
+    return snapshot
+
+
+def _download_gguf(repository: str, revision: str | None, name: str) -> Path:
+    """The file of that name, the parts that belong to it beside it."""
+    names = [str(PurePosixPath(name).with_name(part)) for part in parts_of(PurePosixPath(name).name)]
+    snapshot = _download(repository, revision, names, [])
+    if not all((snapshot / part).is_file() for part in names):
+        others = [other for other in _files(repository, snapshot) if other.endswith(SUFFIX)]
+        raise HubError(f"{repository}: has no {name}, or not all its parts; found {listed(others) or 'no GGUF file'}")
+    return snapshot / name
+
+
+def _files(repository: str, snapshot: Path) -> list[str]:
+    """Names of the files at the top of a repository, or, where it cannot be asked, of those downloaded before."""
+    from huggingface_hub import HfApi
+
+    try:
+        siblings = HfApi().model_info(repository, revision=snapshot.name).siblings or []
+        names = [sibling.rfilename for sibling in siblings]
+    except Exception:  # offline: what there is of it has been downloaded before
+        names = [file.name for file in snapshot.iterdir()] if snapshot.is_dir() else []
+    return sorted(name for name in names if "/" not in name)
+
+
+def _download(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:
+    """The directory of a snapshot that holds at least the files that match."""
+    from huggingface_hub import constants, errors, snapshot_download  # slow to import, and not needed for a directory
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
+    except errors.GatedRepoError as error:
+        raise HubError(
+            f"{repository}: needs its licence accepted; do so at {page}, then `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{repository}: has no revision {revision!r}; see {page}/commits/main") from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(
+            f"{repository}: not on {constants.ENDPOINT}, or private; check the name, or `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:  # the hub could not be asked, and the cache does not suffice
+        reason = _reason(error.__cause__ or error)
+        raise HubError(
+            f"{repository}: no complete copy in {constants.HF_HUB_CACHE} and the hub cannot be asked ({reason}); "
+            "connect and try again, or pass --checkpoint with a directory"
+        ) from error
+    # What else can happen in this one call differs by version and the HTTP library below it: connections lost for good,
+    # a full disk, a name the hub does not allow.
+    except Exception as error:
+        raise HubError(f"{repository}: download failed ({_reason(error)}); run again to continue it") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

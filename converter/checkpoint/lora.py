@@ -1,0 +1,291 @@
+"""A checkpoint with a LoRA adapter merged into every value that is read from it, a chunk of rows at a time.
+
+Whoever reads a MergedCheckpoint sees a Checkpoint: the plan, the stream and the evaluator know nothing of adapters. The
+merge comes first, on the stored weight; a fold (see tensors.Fold) comes after it.
+
+The arithmetic is PEFT's on float32 (LoraLayer.merge): W + (B @ A) * scale, each operation rounded to float32, and in
+the product one fused multiply-add after the other, in the order of the rank, which is what BLAS does with sums as short
+as these on every processor with such an instruction. numpy has none, so it is computed in float64 (see _fused_add).
+The result does not depend on the processor, the BLAS, or how rows are cut into chunks.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.converter.checkpoint.checkpoint import DECODER_PREFIXES, Checkpoint, TensorInfo, Unconverted
+from gemma_edge.converter.checkpoint.lora_adapter import Adapter, LowRank, listed
+from gemma_edge.converter.checkpoint.lora_config import CONFIG_FILE, LoraError
+from gemma_edge.converter.tensors import TensorSpec
+
+__all__ = ["LoraError", "MergedCheckpoint", "add_low_rank", "merged", "scale_rows"]
+
+Float32 = NDArray[np.float32]
+
+_BLOCK_VALUES = 1 << 15  # worked on at a time: 256 KiB as float64, so that the passes of a sum stay in L2
+_HEADS = ("lm_head", "language_model.lm_head")
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class MergedCheckpoint(Checkpoint):
+    """A checkpoint as if PEFT's merge_and_unload had been saved. `tensors` has the adapter's where it replaces one.
+
+    changes: by the name of the stored tensor. absent: modules of the adapter that the checkpoint lacks.
+    """
+
+    adapter: Adapter
+    changes: Mapping[str, LowRank]
+    absent: tuple[str, ...]
+    _tables: dict[str, tuple[Float32, Float32]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights came from, for the report."""
+        config, low_rank = self.adapter.config, self.adapter.low_rank.values()
+        return super().provenance | {
+            "lora": {
+                "adapter": self.adapter.path.name,
+                "trained_on": config.base,
+                "rank": sorted({change.rank for change in low_rank}),
+                "alpha": sorted({config.alpha_of(change.module) for change in low_rank}),
+                "rslora": config.is_rslora,
+                "dora": config.is_dora,
+                "merged_tensors": len(self.changes),
+                "replaced_tensors": len(self.adapter.saved),
+            }
+        }
+
+    def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
+        """As Checkpoint.match; also that everything the adapter changes is converted, and nothing it should is left.
+
+        Raises LoraError by the module's name, and CheckpointError.
+        """
+        specs, ignored = list(specs), tuple(ignored)
+        self.check_adapter(specs, ignored)
+        unconverted = super().match(specs, ignored)
+        changed = {*self.changes, *(name for name, tensor in self.tensors.items() if tensor.file in self.adapter.files)}
+        lost = [
+            tensor.name
+            for group, tensors in unconverted.groups.items()
+            for tensor in tensors
+            if tensor.name in changed and not group.startswith("layers.")
+        ]
+        if lost:
+            raise LoraError(
+                f"{self.adapter.path}: changes {listed(lost)}, which would not be in the output; "
+                "convert its modality as well, or train an adapter without it"
+            )
+        return unconverted
+
+    def check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
+        """That the checkpoint has what the adapter changes, and the adapter all that it should; as for `match`.
+
+        Raises LoraError by the module's name.
+        """
+        unread = tuple(prefix for prefix in ignored if prefix.startswith("layers."))
+        missing = [module for module in self.absent if not _source(module).startswith(unread)]
+        if missing:
+            raise LoraError(
+                f"{self.adapter.path}: {listed(missing)} not in {self.path}; the adapter belongs to another model"
+                f"{_trained_on(self.adapter)}"
+            )
+        self._check_complete(specs)
+
+    def _check_complete(self, specs: Iterable[TensorSpec]) -> None:
+        """An adapter for 30 layers must not pass for one of 35: every module that is a target has weights."""
+        modules = self.adapter.modules
+        prefix = next((p for p in DECODER_PREFIXES for module in modules if module.startswith(p)), "model.")
+        changed = {_source(module) for module in modules}
+        missing: dict[str, None] = {}
+        for spec in specs:
+            tensor = self.resolve(spec.source)
+            if len(spec.shape) != 2 or tensor is None or not tensor.name.startswith(self.prefix):
+                continue
+            module = prefix + spec.source.removesuffix(".weight")
+            if spec.source not in changed and self.adapter.config.is_target(module):
+                missing[module] = None
+        if missing:
+            raise LoraError(
+                f"{self.adapter.path}: no weights for {listed(missing)}, which target_modules in {CONFIG_FILE} names; "
+                f"the adapter is incomplete or belongs to a smaller model{_trained_on(self.adapter)}"
+            )
+
+    def read(self, source: str) -> Float32:
+        """As Checkpoint.read."""
+        values = super().read(source)
+        if values.ndim == 2:
+            for update in self._updates(source, 0, len(values)):
+                update.apply(0, values)
+        return values
+
+    def rows(
+        self, source: str, chunk_bytes: int = 8 << 20, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Float32]]:
+        """As Checkpoint.rows. Besides the two buffers, A and the rows' part of B are in memory."""
+        stop = self._require(source).shape[0] if stop is None else stop
+        updates = self._updates(source, start, stop)
+        for first, rows in super().rows(source, chunk_bytes, start, stop):
+            for update in updates:
+                update.apply(first - start, rows)
+            yield first, rows
+
+    def input_files(self) -> list[Path]:
+        """As Checkpoint.input_files, and the adapter's."""
+        own = self.adapter.files
+        return [file for file in super().input_files() if file not in own] + own
+
+    def _updates(self, source: str, start: int, stop: int) -> list["_Update"]:
+        """What is done to rows [start, stop) of a matrix."""
+        change = self.changes.get(self._require(source).name)
+        if change is None:
+            return []
+        read = self.adapter.weights.read
+        if change.is_embedding:  # B @ A is [columns, rows] there
+            if change.module not in self._tables:  # kept, as such a table may be read row by row
+                self._tables[change.module] = np.ascontiguousarray(read(change.a.name).T), read(change.b.name).T
+            left, right = self._tables[change.module]
+        else:
+            left, right = read(change.b.name), read(change.a.name)
+        magnitude = None if change.magnitude is None else read(change.magnitude.name)[start:stop]
+        return [_Update(left[start:stop], right, change.scale, magnitude)]
+
+
+def merged(base: Checkpoint, path: Path) -> MergedCheckpoint:
+    """`base` with the adapter in the directory `path`.
+
+    Where config.json ties embedding and head and the adapter changes one of them, or both, they are two matrices from
+    here on, as they were in training, and the config of what is returned says so. PEFT's merge adds what was trained
+    for one to both (its issue 2018), unless "ensure_weight_tying" was set, which is what that means.
+
+    Raises LoraError or CheckpointError, before any weight is read, for an adapter that cannot be merged or that does
+    not fit this checkpoint's tensors; see also MergedCheckpoint.match.
+    """
+    adapter = Adapter.open(path)
+    ends = {_source(module) for module in adapter.modules} & {_EMBEDDING, _HEAD}
+    if ends and not (adapter.config.keeps_tie and len(ends) == 1):
+        base = _untied(base)
+    tensors, changes, absent = dict(base.tensors), {}, []
+    for module in adapter.modules:
+        stored = _stored(base, module)
+        if stored is None:
+            absent.append(module)
+            continue
+        saved, change = adapter.saved.get(module), adapter.low_rank.get(module)
+        if saved is not None:
+            _check_shape(adapter, module, saved.shape, stored)
+            tensors[stored.name] = replace(saved, name=stored.name)
+        if change is not None:
+            _check_shape(adapter, module, change.shape, stored)
+            changes[stored.name] = change
+    return MergedCheckpoint(
+        base.path,
+        base.config,
+        MappingProxyType(tensors),
+        base.prefix,
+        adapter,
+        MappingProxyType(changes),
+        tuple(absent),
+        origin=base.origin,
+    )
+
+
+def _untied(base: Checkpoint) -> Checkpoint:
+    """The same model with a head of its own."""
+    untied = {"tie_word_embeddings": False}
+    config = {**base.config, **untied}
+    if "text_config" in config:
+        config["text_config"] = {**base.text_config, **untied}
+    tensors = dict(base.tensors)
+    if base.resolve(_HEAD) is None:
+        tensors[_HEAD] = replace(tensors[base.prefix + _EMBEDDING], name=_HEAD)
+    return replace(base, config=MappingProxyType(config), tensors=MappingProxyType(tensors))
+
+
+def _source(module: str) -> str:
+    """The name without the prefix that the model had in training: "layers.0.mlp.up_proj.weight"."""
+    prefix = next((prefix for prefix in DECODER_PREFIXES if module.startswith(prefix)), "")
+    return _HEAD if module in _HEADS else module.removeprefix(prefix) + ".weight"
+
+
+def _stored(base: Checkpoint, module: str) -> TensorInfo | None:
+    """The tensor behind a module's name, whichever prefixes the adapter and the checkpoint have."""
+    source = _source(module)
+    if source == _HEAD and base.text_config.get("tie_word_embeddings", True):
+        source = _EMBEDDING
+    return base.resolve(source) or base.tensors.get(module + ".weight")
+
+
+def _check_shape(adapter: Adapter, module: str, found: tuple[int, ...], stored: TensorInfo) -> None:
+    if found != stored.shape:
+        raise LoraError(
+            f"{module}: the adapter is for a weight of shape {list(found)}, found {list(stored.shape)} in the "
+            f"checkpoint; the adapter belongs to another model{_trained_on(adapter)}"
+        )
+
+
+def _trained_on(adapter: Adapter) -> str:
+    return f" ({CONFIG_FILE} names {adapter.config.base})" if adapter.config.base else ""
+
+
+@dataclass(frozen=True)
+class _Update:
+    """A change of n rows, in memory: left [n, r], right [r, columns], magnitude [n]."""
+
+    left: Float32
+    right: Float32
+    scale: float
+    magnitude: Float32 | None
+
+    def apply(self, first: int, rows: Float32) -> None:
+        """Change `rows` in place, which are rows first, first + 1, ... of the n."""
+        own = slice(first, first + len(rows))
+        add_low_rank(rows, self.left[own], self.right, self.scale)
+        if self.magnitude is not None:
+            scale_rows(rows, self.magnitude[own])
+
+
+def add_low_rank(rows: Float32, left: Float32, right: Float32, scale: float) -> None:
+    """rows [n, k] += (left [n, r] @ right [r, k]) * scale, in place, as the module says."""
+    n, k = rows.shape
+    step = min(n, max(1, _BLOCK_VALUES // k))
+    scratch = np.empty((step, k), np.float64)
+    sums = np.empty((step, k), np.float32)
+    left64, right64 = left.astype(np.float64), np.ascontiguousarray(right, np.float64)
+    for first in range(0, n, step):
+        part = rows[first : first + step]
+        total = sums[: len(part)]
+        total.fill(0)
+        for i, factors in enumerate(right64):
+            _fused_add(total, left64[first : first + step, i : i + 1], factors, scratch[: len(part)])
+        np.multiply(total, np.float32(scale), out=total)
+        np.add(part, total, out=part)
+
+
+def _fused_add(total: Float32, a: NDArray[np.float64], b: NDArray[np.float64], scratch: NDArray[np.float64]) -> None:
+    """total [n, k] += a [n, 1] * b [k], rounded once; a and b are float32 numbers.
+
+    Their product is exact in float64 (24 + 24 bits of 53). The sum is rounded there and again to float32, which is one
+    rounding too many where the first ends half way between two float32 numbers: such a sum is moved to its true side.
+    """
+    np.multiply(a, b, out=scratch)
+    np.add(scratch, total, out=scratch)
+    halfway = (scratch.view(np.uint64) & np.uint64(0x1FFF_FFFF)) == np.uint64(0x1000_0000)
+    if halfway.any():
+        row, column = np.nonzero(halfway)
+        product, old, sums = a[row, 0] * b[column], total[row, column].astype(np.float64), scratch[row, column]
+        added = sums - old
+        error = (old - (sums - added)) + (product - added)  # of the sum: Knuth's two-sum
+        scratch[row, column] = np.where(error == 0, sums, np.nextafter(sums, np.copysign(np.inf, error)))
+    np.copyto(total, scratch, casting="same_kind")
+
+
+def scale_rows(rows: Float32, lengths: Float32) -> None:
+    """DoRA (arXiv 2402.09353): give row i of `rows` [n, k] the length lengths[i], in place. A row of zeros stays."""
+    norms = np.sqrt(np.einsum("nk,nk->n", rows, rows, dtype=np.float64)).astype(np.float32)
+    np.multiply(rows, (lengths / np.where(norms > 0, norms, np.float32(1)))[:, np.newaxis], out=rows)

@@ -1,1 +1,0 @@
-"""Emitters: each spells the ops of a graph in one file format."""

@@ -1,0 +1,1 @@
+"""A checkpoint run in numpy, its weights read as they are needed."""

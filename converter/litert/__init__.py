@@ -1,0 +1,1 @@
+"""The LiteRT spelling: graphs as TFLite, sections, metadata, one .litertlm file."""

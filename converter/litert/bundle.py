@@ -1,0 +1,155 @@
+"""A plan as a .litertlm bundle: which sections there are, how large each is to the byte, and writing them."""
+
+import ctypes
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.litert.file import TfliteFile
+from gemma_edge.converter.litert.lower import emit
+from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata
+from gemma_edge.converter.plan.plan import DECODER, Plan
+from gemma_edge.converter.quantize.quantize import QuantError
+from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream, write_at
+from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
+from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
+
+_MODEL_TYPES = {
+    DECODER: ModelType.PREFILL_DECODE,
+    "embedder": ModelType.EMBEDDER,
+    "per_layer_embedder": ModelType.PER_LAYER_EMBEDDER,
+    "vision_encoder": ModelType.VISION_ENCODER,
+    "vision_adapter": ModelType.VISION_ADAPTER,
+    "audio_encoder": ModelType.AUDIO_ENCODER,
+    "audio_adapter": ModelType.AUDIO_ADAPTER,
+    "end_of_audio": ModelType.END_OF_AUDIO,
+}
+_SYSTEM = {"Authors": "gemma-edge"}
+
+
+@dataclass(frozen=True)
+class PlannedSection:
+    """A section whose size is known: small ones as bytes, TFLite ones as a layout whose weights are still to come."""
+
+    spec: SectionSpec
+    content: bytes | TfliteFile
+
+    @property
+    def nbytes(self) -> int:
+        """Without padding."""
+        return self.spec.nbytes
+
+    @property
+    def name(self) -> str:
+        """ "llm_metadata", "tf_lite_embedder"."""
+        return self.spec.model_type or self.spec.kind.name.lower()
+
+
+@dataclass(frozen=True)
+class LitertBundle:
+    """Everything about the file but its weights."""
+
+    plan: Plan
+    sections: tuple[PlannedSection, ...]
+
+    @classmethod
+    def lay_out(cls, plan: Plan, checkpoint: Path) -> "LitertBundle":
+        """Emit the graphs and collect metadata and tokenizer; reads no weight.
+
+        Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
+        """
+        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
+        _give_back_memory()
+        model = plan.model
+        metadata = llm_metadata(
+            checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+        )
+        sections = [
+            _bytes(SectionKind.LLM_METADATA, metadata),
+            _bytes(SectionKind.SENTENCEPIECE_TOKENIZER, tokenizer),
+            _bytes(SectionKind.EXECUTOR_METADATA, _executor_metadata(plan)),
+        ]
+        encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+        for name, graphs in plan.graphs.items():
+            tflite = emit(f"gemma-edge {plan.model.family} {name}", list(graphs), encodings, plan.cache_layout)
+            spec = SectionSpec(SectionKind.TFLITE_MODEL, tflite.lay_out(), _MODEL_TYPES[name])
+            sections.append(PlannedSection(spec, tflite))
+        return cls(plan, tuple(sections))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the finished file."""
+        return self._layout().nbytes
+
+    @property
+    def tokenizer(self) -> bytes:
+        """A serialised SentencePiece model."""
+        return tokenizer_of(self.sections)
+
+    def write(
+        self,
+        file: BinaryIO,
+        checkpoint: Checkpoint,
+        identity: Callable[[], str],
+        on_bytes: Callable[[int], None],
+        rounds: Mapping[str, Round] = NO_ROUNDS,
+        look: Look | None = None,
+    ) -> dict[str, QuantError]:
+        """Stream the weights, then everything else; returns the errors by tensor name.
+
+        identity is asked last: a digest of all inputs, from which the bundle's uuid follows. Sizes do not depend on it.
+        """
+        errors: dict[str, QuantError] = {}
+        file.truncate(self.nbytes)
+        digests: list[Future[str]] = []
+        with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
+            for planned, section in zip(self.sections, self._layout().sections, strict=True):
+                if isinstance(planned.content, TfliteFile):
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, section.begin, rounds, look)
+                    errors |= stream.write(planned.content.weights.values(), on_bytes)
+                    stream.put(planned.content.root(), 0)  # last: it holds the scales measured
+                else:
+                    write_at(file, planned.content, section.begin)
+                digests.append(hashing.submit(sha256_of, file.fileno(), section.begin, section.end))
+            layout = self._layout(identity(), [digest.result() for digest in digests])
+        assert len(layout.header) <= layout.sections[0].begin
+        write_at(file, layout.header, 0)
+        return errors
+
+    def _layout(self, identity: str = "", digests: Sequence[str] | None = None) -> BundleLayout:
+        """The places of the sections; they depend on neither argument, as digests are all of one length."""
+        digests = digests or ["0" * 64] * len(self.sections)
+        specs = [
+            replace(section.spec, items={**section.spec.items, "sha256": digest})
+            for section, digest in zip(self.sections, digests, strict=True)
+        ]
+        return BundleLayout.of(specs, identity, _SYSTEM)
+
+
+def tokenizer_of(sections: Sequence[PlannedSection]) -> bytes:
+    """The SentencePiece model among them."""
+    [content] = (s.content for s in sections if s.spec.kind is SectionKind.SENTENCEPIECE_TOKENIZER)
+    assert isinstance(content, bytes)
+    return content
+
+
+def _bytes(kind: SectionKind, content: bytes) -> PlannedSection:
+    return PlannedSection(SectionSpec(kind, len(content)), content)
+
+
+def _give_back_memory() -> None:
+    """Return freed heap to the system: a tokenizer.json of Gemma's size leaves about 100 MB behind otherwise."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # musl has no malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _executor_metadata(plan: Plan) -> bytes:
+    buffers = [CacheBuffer(cache.layer, plan.cache_layout.is_ring(cache.window), cache.slots) for cache in plan.caches]
+    return executor_metadata(buffers, plan.context_tokens)

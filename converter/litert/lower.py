@@ -1,0 +1,185 @@
+"""Graph -> TFLite: one function per op of the graph; the table at the end is the whole vocabulary."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemma_edge.converter.graph import ops as ir
+from gemma_edge.converter.litert import audio as tflite_audio
+from gemma_edge.converter.litert import conv as tflite_conv
+from gemma_edge.converter.litert.attention import CacheTensors, Positions, attention
+from gemma_edge.converter.litert.file import Opcode, Stage, Tensor, TfliteFile
+from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
+from gemma_edge.converter.plan.cache_layout import CacheLayout
+from gemma_edge.converter.quantize.stored import StoredWeight
+from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.runtime.formats.encoding import Encoding
+
+_TYPES: dict[ir.DType, int] = {"float32": F32, "int32": I32, "bool": BOOL}
+_UNARY = {"tanh": Opcode.TANH, "relu": Opcode.RELU, "sqrt": Opcode.SQRT, "sigmoid": Opcode.LOGISTIC}
+
+
+class Signature:
+    """One graph on its way into one subgraph: what each Value and weight has become."""
+
+    def __init__(
+        self, file: TfliteFile, graph: ir.Graph, encodings: Mapping[str, Encoding], layout: CacheLayout | None
+    ) -> None:
+        self.sub = Subgraph(file, graph.name)
+        self._graph = graph
+        self._encodings = encodings
+        self._layout = layout
+        self._values: dict[ir.Value, Tensor] = {}
+        self._caches: dict[int, CacheTensors] = {}
+        self._positions: Positions | None = None
+
+    @property
+    def positions(self) -> Positions:
+        """Made when the first op asks: a lookup has none."""
+        if self._positions is None:
+            assert self._layout is not None, "a graph with positions needs a cache layout"
+            self._positions = Positions(self.sub, self._graph.tokens, self._layout)
+        return self._positions
+
+    def emit(self) -> None:
+        """Lower every op, then the cache writes, then the declared outputs."""
+        for name, value in self._graph.inputs.items():
+            self._values[value] = self.sub.input(name, value.shape, _TYPES[value.dtype])
+        for op in self._graph.ops:
+            self._values[op.out] = LOWER[type(op)](self, op)
+        for cache in self._graph.caches.values():
+            self.cache(cache).write(self.positions)
+        for name, value in self._graph.outputs.items():
+            self.sub.output(name, self._values[value])
+        self.sub.finish()
+
+    def __getitem__(self, operand: ir.Operand) -> Tensor:
+        """The tensor of a value, a weight vector or a number."""
+        if isinstance(operand, ir.Value):
+            return self._values[operand]
+        if isinstance(operand, TensorSpec):
+            return self.sub.weight(self.stored(operand))
+        return self.sub.constant(operand)
+
+    def stored(self, spec: TensorSpec) -> StoredWeight:
+        """The weight as the recipe wants it stored."""
+        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
+
+    def cache(self, cache: ir.KVCache) -> CacheTensors:
+        """The tensors of one layer's cache, shared by all who read it."""
+        if cache.layer not in self._caches:
+            assert self._layout is not None
+            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, self[cache.k], self[cache.v])
+        return self._caches[cache.layer]
+
+
+def emit(
+    description: str,
+    graphs: list[ir.Graph],
+    encodings: Mapping[str, Encoding],
+    layout: CacheLayout | None = None,
+) -> TfliteFile:
+    """All signatures of one section. Weights used by several are stored once. `layout` where graphs have caches."""
+    file = TfliteFile(description)
+    for graph in graphs:
+        Signature(file, graph, encodings, layout).emit()
+    return file
+
+
+def _linear(s: Signature, op: ir.Linear) -> Tensor:
+    return s.sub.fully_connected(s[op.x], s.stored(op.weight))
+
+
+def _embed(s: Signature, op: ir.Embed) -> Tensor:
+    rows = op.table.shape[0]
+    ids = s.sub.reshape(s[op.ids], (math.prod(op.ids.shape),), Stage.PROLOGUE)
+    zero = s.sub.constant(0, I32)
+    known = s.sub.less(ids, s.sub.constant(rows, I32), Stage.PROLOGUE)
+    ids = s.sub.maximum(s.sub.select(known, ids, zero, Stage.PROLOGUE), zero, Stage.PROLOGUE)
+    return s.sub.reshape(s.sub.embedding_lookup(ids, s.stored(op.table)), op.out.shape)
+
+
+def _rms_norm(s: Signature, op: ir.RmsNorm) -> Tensor:
+    x = s[op.x]
+    mean_square = s.sub.mean(s.sub.mul(x, x))
+    y = s.sub.mul(x, s.sub.unary(Opcode.RSQRT, s.sub.add(mean_square, s.sub.constant(op.eps))))
+    return y if op.weight is None else s.sub.mul(y, s[op.weight])
+
+
+def _rotate(s: Signature, op: ir.RopeRotate) -> Tensor:
+    x = s[op.x]
+    half = x.shape[-1] // 2
+    cos, sin = s.positions.angles(op.rope, x.shape[-1])
+    swapped = s.sub.concat([s.sub.slice(x, -1, half, half), s.sub.slice(x, -1, 0, half)], -1)
+    return s.sub.add(s.sub.mul(x, cos), s.sub.mul(swapped, sin))
+
+
+def _attention(s: Signature, op: ir.Attention) -> Tensor:
+    return attention(s.sub, s[op.q], s.cache(op.cache), op.cache.window, s.positions)
+
+
+def _hadamard(s: Signature, op: ir.Hadamard) -> Tensor:
+    return s.sub.hadamard(s[op.x])
+
+
+def _matmul(s: Signature, op: ir.MatMul) -> Tensor:
+    return s.sub.batch_matmul(s[op.a], s[op.b])
+
+
+def _binary(s: Signature, op: ir.Binary) -> Tensor:
+    a, b = s[op.a], s[op.b]
+    match op.name:
+        case "add":
+            return s.sub.add(a, b)
+        case "sub":
+            return s.sub.sub(a, b)
+        case "mul":
+            return s.sub.mul(a, b)
+        case "div":
+            return s.sub.div(a, b)
+        case "maximum":
+            return s.sub.maximum(a, b)
+
+
+def _unary(s: Signature, op: ir.Unary) -> Tensor:
+    return s.sub.gelu(s[op.x]) if op.name == "gelu" else s.sub.unary(_UNARY[op.name], s[op.x])
+
+
+def _mean(s: Signature, op: ir.Mean) -> Tensor:
+    return s.sub.mean(s[op.x])
+
+
+def _reshape(s: Signature, op: ir.Reshape) -> Tensor:
+    return s.sub.reshape(s[op.x], op.out.shape)
+
+
+def _slice(s: Signature, op: ir.Slice) -> Tensor:
+    return s.sub.slice(s[op.x], op.axis, op.start, op.out.shape[op.axis])
+
+
+def _last_token(s: Signature, op: ir.LastToken) -> Tensor:
+    return s.sub.slice(s[op.x], 1, op.x.shape[1] - 1, 1)
+
+
+def _concat(s: Signature, op: ir.Concat) -> Tensor:
+    return s.sub.concat([s[part] for part in op.parts], op.axis)
+
+
+LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
+    ir.Linear: _linear,
+    ir.Embed: _embed,
+    ir.RmsNorm: _rms_norm,
+    ir.RopeRotate: _rotate,
+    ir.Attention: _attention,
+    ir.MatMul: _matmul,
+    ir.Binary: _binary,
+    ir.Unary: _unary,
+    ir.Mean: _mean,
+    ir.Reshape: _reshape,
+    ir.Slice: _slice,
+    ir.Concat: _concat,
+    ir.LastToken: _last_token,
+    ir.Hadamard: _hadamard,
+    **tflite_audio.LOWER,
+    **tflite_conv.LOWER,
+}

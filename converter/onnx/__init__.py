@@ -1,0 +1,1 @@
+"""The ONNX spelling: graphs, data files, configuration, one directory."""

@@ -1,0 +1,185 @@
+"""A plan as a directory for onnxruntime, transformers.js and our runtime: its files, each size, and writing them."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.graph import ops as ir
+from gemma_edge.converter.litert.metadata import llm_metadata
+from gemma_edge.converter.models import gemma3
+from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
+from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
+from gemma_edge.converter.onnx.lower import BATCH, TOKENS, Lowering
+from gemma_edge.converter.plan.plan import DECODER, Plan
+from gemma_edge.converter.quantize.quantize import QuantError
+from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
+from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
+from gemma_edge.runtime.formats import onnx_dir
+from gemma_edge.runtime.formats.encoding import Encoding
+
+COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and sound are prepared
+_NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
+_TYPES = {"float32": F32, "bool": BOOL}
+FRAMES = "num_frames"
+_INPUTS = {"embeddings": "inputs_embeds", "per_layer_embeddings": "per_layer_inputs"}  # and by decoder input
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file whose size is known. content: bytes, a file of the checkpoint, or None for weights still to come."""
+
+    name: str  # "onnx/model_q4.onnx"
+    nbytes: int
+    content: bytes | Path | None
+
+
+@dataclass(frozen=True)
+class OnnxBundle:
+    """Everything about the directory but its weights; used as LitertBundle is."""
+
+    plan: Plan
+    graphs: tuple[OnnxFile, ...]
+    sections: tuple[PlannedFile, ...]
+
+    @classmethod
+    def lay_out(cls, plan: Plan, checkpoint: Path) -> "OnnxBundle":
+        """Emit the graphs and collect configuration and tokenizer; reads no weight.
+
+        Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
+        """
+        dtype = onnx_dir.DTYPES[plan.target.precision]
+        graphs = _graphs(plan, dtype)
+        files: list[PlannedFile] = []
+        for graph in graphs:
+            files.append(_bytes(f"{onnx_dir.GRAPHS}/{graph.file_name}", graph.content))
+            files += [
+                PlannedFile(f"{onnx_dir.GRAPHS}/{name}", nbytes, None) for name, nbytes in graph.data.sizes.items()
+            ]
+        data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
+        config = model_config(checkpoint, plan.model.family, dtype, data_files)
+        files.append(_json(onnx_dir.CONFIG, config))
+        tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size)
+        if plan.model.family == gemma3.FAMILY:
+            genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer)
+            files.append(_json(onnx_dir.GENAI_CONFIG, genai))
+        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer)))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all files."""
+        return sum(file.nbytes for file in self.sections)
+
+    @property
+    def tokenizer(self) -> bytes:
+        """A serialised SentencePiece model."""
+        [content] = (file.content for file in self.sections if file.name == onnx_dir.TOKENIZER)
+        assert isinstance(content, bytes)
+        return content
+
+    def write(
+        self,
+        directory: Path,
+        checkpoint: Checkpoint,
+        identity: Callable[[], str],  # noqa: ARG002  the directory carries no identifier
+        on_bytes: Callable[[int], None],
+        rounds: Mapping[str, Round] = NO_ROUNDS,
+        look: Look | None = None,
+    ) -> dict[str, QuantError]:
+        """Stream the weights, then everything else; returns the errors by tensor name."""
+        (directory / onnx_dir.GRAPHS).mkdir()
+        errors: dict[str, QuantError] = {}
+        for graph in self.graphs:
+            for name, nbytes in graph.data.sizes.items():
+                with (directory / onnx_dir.GRAPHS / name).open("wb") as file:
+                    file.truncate(nbytes)
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, rounds, look)
+                    errors |= stream.write([w for w in graph.weights.values() if w.file == name], on_bytes)
+                    os.fsync(file.fileno())
+        for planned in self.sections:
+            if isinstance(planned.content, Path):
+                shutil.copyfile(planned.content, directory / planned.name)
+            elif planned.content is not None:
+                (directory / planned.name).write_bytes(planned.content)
+        return errors
+
+
+def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
+    """Gemma 3 as one graph from ids to logits; Gemma 3n with its tables apart, which our runtime reads itself."""
+    encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+    lookups = {name: plan.graphs[name][0] for name in _NAMES if name in plan.graphs}
+    decoder = plan.graphs[DECODER][0]
+
+    def look_up(file: OnnxFile) -> dict[str, Any]:
+        ids = file.input("input_ids", I64, (BATCH, TOKENS))
+        rows = {}
+        for name, graph in lookups.items():
+            rows[_NAMES[name]] = Lowering(file, graph, encodings, {"token_ids": ids}).run(graph)["embeddings"]
+        return rows
+
+    def decode(file: OnnxFile, inputs: Mapping[str, Any]) -> None:
+        outputs = Lowering(file, decoder, encodings, inputs).run(decoder)
+        file.output("logits", outputs["logits"], (BATCH, 1, plan.model.config.vocab_size))
+
+    if plan.model.family == gemma3.FAMILY:
+        model = OnnxFile(onnx_dir.graph_file(onnx_dir.MODEL, dtype))
+        rows = look_up(model)
+        decode(model, {name: rows[_INPUTS[name]] for name in decoder.inputs})
+        return (model,)
+    embedder = OnnxFile(onnx_dir.graph_file(onnx_dir.EMBEDDER, dtype))
+    for name, value in look_up(embedder).items():
+        [shape] = [value.shape for key, value in decoder.inputs.items() if _INPUTS[key] == name]
+        embedder.output(name, value, _dims(shape))
+    merged = OnnxFile(onnx_dir.graph_file(onnx_dir.DECODER, dtype))
+    decode(merged, {key: merged.input(_INPUTS[key], F32, _dims(v.shape)) for key, v in decoder.inputs.items()})
+    encoders = [graphs[0] for name, graphs in plan.graphs.items() if name not in (DECODER, *lookups)]
+    return embedder, merged, *(_encoder(graph, encodings, dtype) for graph in encoders)
+
+
+def _encoder(graph: ir.Graph, encodings: Mapping[str, Encoding], dtype: str) -> OnnxFile:
+    """An encoder with its adapter as a file of its own; inputs and outputs are called as transformers.js does."""
+    file = OnnxFile(onnx_dir.graph_file(graph.name, dtype), many_rows=True)
+    inputs = {
+        name: file.input(name, _TYPES[value.dtype], _encoder_dims(value.shape)) for name, value in graph.inputs.items()
+    }
+    for name, value in Lowering(file, graph, encodings, inputs).run(graph).items():
+        file.output(name, value, _encoder_dims(graph.outputs[name].shape))
+    return file
+
+
+def _encoder_dims(shape: ir.Shape) -> tuple[int | str, ...]:
+    """[1, ANY, ...] -> [batch_size, num_frames, ...]."""
+    return (BATCH, *(FRAMES if size == ir.ANY else size for size in shape[1:]))
+
+
+def _dims(shape: ir.Shape) -> tuple[int | str, ...]:
+    """[1, ANY, ...] -> [batch_size, sequence_length, ...]."""
+    return (BATCH, TOKENS, *shape[2:])
+
+
+def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes) -> list[PlannedFile]:
+    model = plan.model
+    metadata = llm_metadata(
+        checkpoint, model.family, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio
+    )
+    names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
+    copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
+    return [
+        _bytes(onnx_dir.TOKENIZER, tokenizer),
+        _bytes(onnx_dir.METADATA, metadata),
+        _json("tokenizer_config.json", tokenizer_config(checkpoint)),
+        *(PlannedFile(path.name, path.stat().st_size, path) for path in copied),
+    ]
+
+
+def _bytes(name: str, content: bytes) -> PlannedFile:
+    return PlannedFile(name, len(content), content)
+
+
+def _json(name: str, values: Mapping[str, Any]) -> PlannedFile:
+    return _bytes(name, f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode())

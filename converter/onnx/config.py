@@ -1,0 +1,75 @@
+"""The JSON files of an ONNX directory: what transformers.js and onnxruntime-genai read beside the graphs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from gemma_edge.converter.checkpoint.checkpoint import read_json_object
+from gemma_edge.converter.litert.metadata import stop_token_ids
+from gemma_edge.converter.models import gemma3
+from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.tokenizer.chat_template import checkpoint_template, gemma_template
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS
+
+Json = dict[str, Any]
+
+
+def model_config(checkpoint: Path, family: str, dtype: str, data_files: Mapping[str, int]) -> Json:
+    """config.json: the text model's, named so that transformers.js (4.3.1, src/models/registry.js) finds it.
+
+    data_files: how many data files each graph has. Gemma 3n is found by the name of its multimodal class only, which
+    AutoModelForCausalLM then loads without encoders.
+    """
+    config = read_json_object(checkpoint / "config.json")
+    text = config.get("text_config", config)
+    settings = {"dtype": dtype, "use_external_data_format": dict(data_files)}
+    if family == gemma3.FAMILY:
+        names: Json = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+        return {**text, **names, "transformers.js_config": settings}
+    names = {"architectures": ["Gemma3nForConditionalGeneration"], "model_type": "gemma3n"}
+    text = {**text, "model_type": "gemma3n_text"}
+    return {**config, **names, "text_config": text, "transformers.js_config": settings}
+
+
+def tokenizer_config(checkpoint: Path) -> Json:
+    """tokenizer_config.json with the chat template inside, where transformers.js looks for it.
+
+    The checkpoint's own template, else ours.
+    """
+    path = checkpoint / "tokenizer_config.json"
+    config = read_json_object(path) if path.exists() else {}
+    template = checkpoint_template(checkpoint) or gemma_template()
+    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": template}
+
+
+def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes) -> Json:
+    """genai_config.json of a Gemma 3 (onnxruntime-genai 0.18, src/config.h)."""
+    config = plan.model.config
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    inputs = ("input_ids", "attention_mask", "position_ids")
+    caches = {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"}
+    presents = {"present_key_names": "present.%d.key", "present_value_names": "present.%d.value"}
+    return {
+        "model": {
+            "type": "gemma3_text",
+            "bos_token_id": pieces.bos_id(),
+            "eos_token_id": stop_token_ids(checkpoint, pieces),
+            "pad_token_id": pieces.pad_id(),
+            "context_length": plan.context_tokens,
+            "vocab_size": config.vocab_size,
+            "decoder": {
+                "filename": f"{GRAPHS}/{graph_file}",
+                "session_options": {"provider_options": []},
+                "head_size": config.heads.size,
+                "hidden_size": config.width,
+                "num_attention_heads": config.heads.query,
+                "num_key_value_heads": config.heads.kv,
+                "num_hidden_layers": len(config.attention),
+                "inputs": {name: name for name in inputs} | caches,
+                "outputs": {"logits": "logits"} | presents,
+            },
+        },
+        "search": {"max_length": plan.context_tokens, "do_sample": False, "past_present_share_buffer": True},
+    }

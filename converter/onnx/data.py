@@ -1,0 +1,122 @@
+"""Where the weights of an .onnx file lie: external data files, laid out before a byte is known.
+
+ONNX Runtime's kernels want integers unsigned with an implied zero point in the middle, and float32 scales, one for
+every `block` columns of a row:
+
+- MatMulNBits: B uint8 [N, K / block, block * bits / 8], scales float32 [N, K / block];
+- GatherBlockQuantized: data uint8 [V, N * bits / 8], scales float32 [V, N / block].
+
+Both put column 0 in the lowest bits, as Encoding does, so stored bytes differ from TFLite's by one bit flip per value.
+An encoding with one scale per row is spelled with blocks that all carry the row's scale: the weights stay the same.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gemma_edge.converter.quantize.quantize import Quantized
+from gemma_edge.converter.quantize.stored import StoredWeight, Write
+from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
+
+ALIGNMENT = 4096  # bytes; what is mapped begins on a page
+LARGEST_FILE_BYTES = 2_000_000_000  # a browser reads each file into one ArrayBuffer
+LARGEST_MATMUL_BLOCK = 256  # activations are rounded to int8 in groups of the same size: small ones lose less
+_SMALLEST_BLOCK = 16  # both kernels
+_SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
+
+
+@dataclass(frozen=True)
+class PlacedWeight:
+    """One weight's tensors in one data file.
+
+    block: columns per stored scale, 0 for floats. data_offset, scale_offset: bytes from the start of `file`.
+    """
+
+    weight: StoredWeight
+    block: int
+    file: str
+    data_offset: int
+    scale_offset: int
+
+    @property
+    def blocks(self) -> int:
+        """Scales per row."""
+        return self.weight.shape[1] // self.block
+
+    def put(self, row: int, rows: Quantized, write: Write) -> None:
+        """Write rows [row, row + n); see Placed."""
+        encoding = self.weight.encoding
+        data = rows.data
+        if rows.scales is not None:
+            data = data ^ np.uint8(_SIGN_BITS[encoding.bits])
+            scales = rows.scales.astype("<f4")
+            if not encoding.block:
+                scales = np.repeat(scales, self.blocks)
+            write(scales, self.scale_offset + row * self.blocks * scales.itemsize)
+        write(data, self.data_offset + row * self.weight.row_bytes)
+
+
+@dataclass
+class DataFiles:
+    """The data files of one .onnx file, filled one after another: MODEL.onnx_data, MODEL.onnx_data_1 and so on."""
+
+    model_file: str  # "model_q4.onnx"
+    sizes: dict[str, int] = field(default_factory=dict)  # bytes by file name
+
+    def place(self, weight: StoredWeight, is_table: bool) -> PlacedWeight:
+        """The next free place. A weight never straddles files; one larger than a file gets its own."""
+        block = scale_block(weight.shape, weight.encoding, is_table)
+        data_bytes, scale_bytes = weight.encoding.data_bytes(weight.shape), _scale_bytes(weight.shape, block)
+        begin = 0
+        if self.sizes:
+            file = next(reversed(self.sizes))
+            begin = _aligned(self.sizes[file])
+        if not self.sizes or (begin and begin + data_bytes + scale_bytes > LARGEST_FILE_BYTES):
+            file, begin = self._next_file(), 0
+        scale_offset = _aligned(begin + data_bytes)
+        self.sizes[file] = scale_offset + scale_bytes if scale_bytes else begin + data_bytes
+        return PlacedWeight(weight, block, file, begin, scale_offset)
+
+    def _next_file(self) -> str:
+        return f"{self.model_file}_data" + (f"_{len(self.sizes)}" if self.sizes else "")
+
+
+def scale_block(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> int:
+    """Columns per stored scale, 0 for floats.
+
+    Raises EncodingError where no block size fits: both kernels want a power of two from 16.
+    """
+    if encoding.kind == "float":
+        return 0
+    columns = shape[1]
+    largest = columns if is_table else LARGEST_MATMUL_BLOCK
+    block = _block(columns, encoding, largest)
+    if block < _SMALLEST_BLOCK:
+        raise EncodingError(
+            f"{columns} columns do not split into blocks of {_SMALLEST_BLOCK}, as {encoding.name} in ONNX does; "
+            "use fp16 or fp32"
+        )
+    return block
+
+
+def _block(columns: int, encoding: Encoding, largest: int) -> int:
+    return encoding.block or min(columns & -columns, largest)  # the largest power of two that divides columns
+
+
+def scale_count(encoding: Encoding, shape: tuple[int, ...]) -> int:
+    """Scales of a matrix to multiply by, whether or not a block size fits; 0 of floats."""
+    return 0 if encoding.kind == "float" else math.prod(shape) // _block(shape[1], encoding, LARGEST_MATMUL_BLOCK)
+
+
+def stored_bytes(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> int:
+    """Bytes of values and scales, without alignment. Raises EncodingError as scale_block does."""
+    return encoding.data_bytes(shape) + _scale_bytes(shape, scale_block(shape, encoding, is_table))
+
+
+def _scale_bytes(shape: tuple[int, ...], block: int) -> int:
+    return math.prod(shape) // block * 4 if block else 0
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,227 @@
+"""From a request that does not fit its profile to the nearest ones that do: every one computed, cheapest loss first.
+
+Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
+costs length of conversation, another container costs the engine it was made for, fewer bits cost quality
+(quantize/recipe_data/int4.toml has the measurements), fewer modalities cost uses, a smaller model costs most: at equal
+bytes more parameters in four bits beat fewer in eight (arXiv 2212.09720).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from gemma_edge.converter.checkpoint.hub import OFFICIAL
+from gemma_edge.converter.models.encoders import Modality
+from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.plan.footprint import ModelNeeds, Needs
+from gemma_edge.converter.plan.target import Format, KVType, Target
+from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
+from gemma_edge.converter.quantize.recipes import Recipe
+from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion
+
+SHORTEST_CONTEXT_TOKENS = 1024
+"""What is suggested at least: a few turns of chat."""
+SMALLEST_PREFILL = (16,)
+FEWER_BITS = ("attention=int4", "embedding=int4")
+"""On top of the recipe with the fewest bits, in this order."""
+
+
+@dataclass(frozen=True, order=True)
+class Loss:
+    """How many steps a request is from the one asked for. Compares the gravest change first."""
+
+    model: int = 0
+    modalities: int = 0
+    weights: int = 0
+    container: int = 0
+    context: int = 0
+    kv: int = 0
+    prefill: int = 0
+
+    def covers(self, other: "Loss") -> bool:
+        """Whether it gives up at least as much in every respect."""
+        return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A request that fits. options: what to append to the command line to ask for it."""
+
+    target: Target
+    needs: Needs
+    loss: Loss
+    options: str
+
+    @property
+    def can_be_chosen(self) -> bool:
+        """Whether `--fit` may take it: the checkpoint, what the model takes and the app that reads it stay."""
+        return not (self.loss.model or self.loss.modalities or self.loss.container)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A request that fits its profile, or has none, with its modalities chosen.
+
+    model: with the towers of these modalities. changes: what `--fit` chose, as options; "" if it is as asked.
+    """
+
+    target: Target
+    model: Model
+    needs: Needs
+    changes: str = ""
+
+
+def settle(target: Target, model: Model) -> Settled:
+    """The request as it is if it fits, or, where it says so, the best one that does.
+
+    Raises OverBudget with what would fit.
+    """
+    model_needs = ModelNeeds.of(model)
+    for modalities in _modalities(target, model):
+        target = replace(target, modalities=modalities)
+        needs = model_needs.needs(target)
+        if target.profile is None or target.profile.budget.fits(needs.footprint):
+            return Settled(target, model.with_modalities(modalities), needs)
+    assert target.profile is not None
+    budget = target.profile.budget
+    found = alternatives(target, model, budget)
+    best = next((alternative for alternative in found if alternative.can_be_chosen), None)
+    if target.fit and best is not None:
+        return Settled(best.target, model.with_modalities(best.target.modalities or ()), best.needs, best.options)
+    subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
+    suggestions = tuple(Suggestion(alternative.options, alternative.needs.footprint) for alternative in found)
+    raise OverBudget(subject, needs.footprint, budget, suggestions)
+
+
+def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
+    """Those asked for; where none were, all that the model has, then fewer, down to text.
+
+    Encoders are in memory one at a time, so of two the larger one goes first: that of sound.
+    """
+    if target.modalities is not None:
+        yield target.modalities
+        return
+    text_only = (Modality.TEXT,)
+    if target.format is not Format.TASK:  # which has no place for encoders
+        yield from dict.fromkeys([model.modalities, *((Modality.TEXT, tower.modality) for tower in model.towers)])
+    if target.format is Format.TASK or model.modalities != text_only:
+        yield text_only
+
+
+def alternatives(target: Target, model: Model, budget: MemoryBudget) -> list[Alternative]:
+    """Requests that fit, cheapest loss first, without those that give up more than another one does."""
+    fitting = (found for found in _combinations(target, model) if budget.fits(found.needs.footprint))
+    nearest: list[Alternative] = []
+    for found in sorted(fitting, key=lambda alternative: alternative.loss):
+        if not any(found.loss.covers(kept.loss) for kept in nearest):
+            nearest.append(found)
+    return nearest
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Fields of a Target to replace, what that gives up, and the option that asks for it; nothing by default."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    loss: Loss = Loss()
+    option: str = ""
+
+
+AS_ASKED = _Step()
+
+
+def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
+    """Every request with one step of each kind."""
+    for size in _sizes(target):
+        changed_size = size.fields.get("size", target.size)
+        resized = model if size is AS_ASKED else official_model(changed_size)
+        model_needs = ModelNeeds.of(resized)
+        axes = (
+            _fewer_modalities(target),
+            _weights(target),
+            _containers(target),
+            _contexts(target, resized),
+            _kv_types(target),
+            _prefills(target),
+        )
+        for steps in product([size], *axes):
+            changed = replace(target, **{name: value for step in steps for name, value in step.fields.items()})
+            if changed.prefill_tokens[-1] > changed.context_for(resized):
+                continue
+            if not set(changed.modalities or ()) <= set(resized.modalities):
+                continue
+            name = "" if changed.name == target.name else f"--target {changed.name}"
+            options = " ".join(filter(None, (name, *(step.option for step in steps))))
+            loss = Loss(*map(sum, zip(*(astuple(step.loss) for step in steps), strict=True)))
+            yield Alternative(changed, model_needs.needs(changed), loss, options)
+
+
+def _sizes(target: Target) -> Iterator[_Step]:
+    """The model asked for, then the smaller official ones; a model of the user's own has no smaller ones."""
+    yield AS_ASKED
+    ladder = list(TEXT_CONFIGS)
+    smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
+    for steps, size in enumerate(smaller, start=1):
+        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size]}")
+
+
+def _fewer_modalities(target: Target) -> Iterator[_Step]:
+    """Those asked for, then text with one other, then text."""
+    yield AS_ASKED
+    asked = target.modalities or (Modality.TEXT,)
+    fewer = [(Modality.TEXT, other) for other in asked[1:] if len(asked) > 2] + [(Modality.TEXT,)] * (len(asked) > 1)
+    for steps, modalities in enumerate(fewer, start=1):
+        yield _Step({"modalities": modalities}, Loss(modalities=steps), f"--modalities {','.join(modalities)}")
+
+
+def _weights(target: Target) -> Iterator[_Step]:
+    """The recipe asked for, then built-in ones with fewer bits, then int4 where it hurts more."""
+    yield AS_ASKED
+    recipe, steps = target.recipe, 0
+    if recipe == Recipe.named(target.precision):  # a recipe of the user's own is not replaced
+        for precision in PRECISIONS[PRECISIONS.index(target.precision) + 1 :]:
+            recipe, steps = Recipe.named(precision), steps + 1
+            yield _Step({"precision": precision, "recipe": recipe}, Loss(weights=steps))
+    fields: dict[str, Any] = {"precision": precision} if steps else {}
+    options: list[str] = []
+    for override in FEWER_BITS:
+        recipe, steps, options = recipe.overridden(override), steps + 1, [*options, f"--encoding {override}"]
+        yield _Step(fields | {"recipe": recipe}, Loss(weights=steps), " ".join(options))
+
+
+def _containers(target: Target) -> Iterator[_Step]:
+    """Only .litertlm has rings."""
+    yield AS_ASKED
+    if target.format is Format.TASK:
+        yield _Step({"format": Format.LITERTLM}, Loss(container=1), f"--format {Format.LITERTLM}")
+
+
+def _contexts(target: Target, model: Model) -> Iterator[_Step]:
+    """The context asked for, then powers of two below it."""
+    asked = target.context_for(model)
+    yield AS_ASKED
+    context, steps = 1 << (asked - 1).bit_length() - 1, 1
+    while context >= SHORTEST_CONTEXT_TOKENS:
+        yield _Step({"context_tokens": context}, Loss(context=steps), f"--context {context}")
+        context, steps = context // 2, steps + 1
+
+
+def _kv_types(target: Target) -> Iterator[_Step]:
+    """fp16 rarely helps: LiteRT keeps a float32 copy beside it."""
+    yield AS_ASKED
+    if target.format is Format.ONNX:
+        return
+    other = KVType.FP32 if target.kv is KVType.FP16 else KVType.FP16
+    yield _Step({"kv": other}, Loss(kv=int(other is KVType.FP16)), f"--kv {other}")
+
+
+def _prefills(target: Target) -> Iterator[_Step]:
+    """The chunks asked for, then without the largest, and so on down to one of 16."""
+    yield AS_ASKED
+    shorter = [target.prefill_tokens[:count] for count in range(len(target.prefill_tokens) - 1, 0, -1)]
+    if target.prefill_tokens[0] > SMALLEST_PREFILL[0]:
+        shorter.append(SMALLEST_PREFILL)
+    for steps, chunks in enumerate(shorter, start=1):
+        yield _Step({"prefill_tokens": chunks}, Loss(prefill=steps), f"--prefill {','.join(map(str, chunks))}")

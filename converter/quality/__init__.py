@@ -1,0 +1,1 @@
+"""What a conversion lost, and whether that is still usable."""

@@ -1,0 +1,356 @@
+"""Which role gets which encoding: decisions, as data.
+
+A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loads any other:
+
+    blocks = [32]                       # columns that share a scale where int4 matrices split into them. Default: none
+    hadamard = ["attention", "ffn"]     # matrices that are turned before rounding, see turning.py. Default: none
+    balance = true                      # scale columns by how large inputs are, see balance.py. Default: false
+    search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
+
+    [roles]                             # all of them, so that nothing is decided out of sight
+    embedding = "int8"
+    ple = "int4"
+    head = "int8"
+    attention = "int4"
+    ffn = { encoding = "int4-b32", search = "absmax" }
+    altup = "int8"
+    small = "int8"
+    router = "int8"
+    norm = "fp32"                       # always
+    vision = "int8"                     # these three where a vision or an audio tower is converted
+    audio = "int8"
+    kernel = "fp16"                     # or "fp32": convolutions multiply floats
+
+    [tensors]                           # single matrices that differ from their role, by name; default: none
+    "layers.0.mlp.down_proj.weight" = "int8"
+
+    [floor]                             # matrices below it stay fp32 whatever their role; default: no floor
+    values = 4096
+    columns_multiple_of = 32
+
+The two embedding tables are read one row per token: they are offloaded to a section of their own, which is mapped and
+never resident. Everything else is read in full for every token, so it is resident. A row of Gemma 3n's per-layer
+embeddings in int4 has a scale for each layer's part of it, where that is as wide as a block may be.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.converter.quantize import qat_grid as trained_grid
+from gemma_edge.converter.quantize.qat_grid import Grid
+from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
+from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
+
+NAMES = ("fp32", "fp16", "int8", "int4")
+"""The recipes that the precision part of a target ("e2b-int4") may name."""
+
+OTHER_NAMES = ("int4-fast",)
+"""Recipes that come with the package as well: `--recipe int4-fast`."""
+
+TOWER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
+"""What only checkpoints with encoders of images or sound have; a recipe for text need not name them."""
+
+_FP32 = Encoding("float", 32)
+_INT4 = Encoding("int", 4)
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class RecipeError(GemmaEdgeError):
+    """A recipe that does not exist, cannot be read, or asks for what no bundle can hold."""
+
+
+class Placement(StrEnum):
+    """Where a tensor lives on the device."""
+
+    RESIDENT = "resident"  # in the decoder's section: read for every token
+    OFFLOADED = "offloaded"  # in a mapped section of its own: only touched pages count
+    ON_DEMAND = "on demand"  # in an encoder's section: loaded for an image or a clip, then released
+
+    @classmethod
+    def of(cls, role: Role) -> "Placement":
+        """Tables that are read row by row are offloaded."""
+        if role in TOWER_ROLES:
+            return cls.ON_DEMAND
+        return cls.OFFLOADED if role in (Role.EMBEDDING, Role.PLE) else cls.RESIDENT
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The decision for one tensor. grid: its integers are those it was trained with, where it has any."""
+
+    encoding: Encoding
+    search: Search = Search.MSE
+    grid: Grid | None = None
+
+    def store(self, rows: NDArray[np.float32]) -> Quantized:
+        """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
+        if self.grid is not None:
+            return trained_grid.keep_grid(rows, self.grid, self.search)
+        return quantize_rows(rows, self.encoding, self.search)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The smallest matrix worth quantizing: one with fewer values, or ragged columns, stays fp32.
+
+    values: at least this many. columns_multiple_of: kernels read integers in groups of this many columns.
+    """
+
+    values: int = 0
+    columns_multiple_of: int = 1
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of `shape` may be quantized. Only matrices may."""
+        if len(shape) != 2:
+            return False
+        rows, columns = shape
+        return rows * columns >= self.values and columns % self.columns_multiple_of == 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Role -> Storage for every role, tensors that differ from theirs, and the floor.
+
+    name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
+    hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
+    Raises RecipeError, by key, for a decision that no bundle can hold.
+    """
+
+    name: str
+    roles: Mapping[Role, Storage]
+    floor: Floor = Floor()
+    int4_blocks: tuple[int, ...] = ()
+    tensors: Mapping[str, Storage] = field(default_factory=dict)
+    negative_scales: bool = False
+    hadamard: frozenset[Role] = frozenset()
+    balance: bool = False
+
+    def __post_init__(self) -> None:
+        missing = [role.value for role in Role if role not in (*self.roles, *TOWER_ROLES)]
+        if missing:
+            raise RecipeError(f"{self.name}: roles: {', '.join(missing)} missing; add a line for each")
+        if self.roles[Role.NORM].encoding != _FP32:
+            found = self.roles[Role.NORM].encoding.name
+            raise RecipeError(
+                f"{self.name}: roles.norm: found {found}, expected fp32; norms are vectors, never quantized"
+            )
+        if Role.KERNEL in self.roles and self.roles[Role.KERNEL].encoding.kind != "float":
+            found = self.roles[Role.KERNEL].encoding.name
+            raise RecipeError(
+                f"{self.name}: roles.kernel: found {found}, expected fp16 or fp32; kernels of convolutions stay floats"
+            )
+        for role, storage in self.roles.items():
+            if storage.encoding.block and Placement.of(role) is Placement.OFFLOADED:
+                raise RecipeError(
+                    f"{self.name}: roles.{role}.encoding: found {storage.encoding.name}, expected no blocks; "
+                    "in int4, tables have a scale per layer or row; use int4 or int8"
+                )
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The recipe that comes with the package as `name`. Raises RecipeError for any other name."""
+        names = (*NAMES, *OTHER_NAMES)
+        if name not in names:
+            raise RecipeError(
+                f"found recipe {name!r}, expected {', '.join(names)}; for a file of your own use --recipe FILE"
+            )
+        text = (
+            resources.files("gemma_edge.converter.quantize").joinpath("recipe_data", f"{name}.toml").read_text("utf-8")
+        )
+        return cls._parse(name, text)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The recipe in the TOML file at `path`. Raises RecipeError naming the file and the key."""
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read as a recipe ({error}); use a TOML file with [roles]") from error
+        return cls._parse(str(path), text)
+
+    def overridden(self, text: str) -> Self:
+        """This recipe but for one role: "head=int4". Raises RecipeError naming the text."""
+        where = f"--encoding {text}"
+        role, equals, encoding = text.partition("=")
+        if not equals:
+            raise RecipeError(f"{where}: expected ROLE=ENCODING, such as head=int4; put an = between them")
+        key = _one_of(where, role, Role)
+        try:
+            storage = replace(self.roles.get(key, Storage(_FP32)), encoding=Encoding.parse(encoding))
+        except EncodingError as error:
+            raise RecipeError(f"{where}: {error}") from error
+        return replace(self, name=f"{self.name}, {text}", roles={**self.roles, key: storage})
+
+    def with_blocks(self, *blocks: int) -> Self:
+        """This recipe with a scale per block where matrices that are read in full are int4 with a scale per row.
+
+        A matrix gets the first of `blocks` that its columns split into, or stays as it is. A format with this freedom
+        multiplies by scales of either sign.
+        """
+        return replace(self, int4_blocks=blocks, negative_scales=True)
+
+    @classmethod
+    def _parse(cls, name: str, text: str) -> Self:
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{name}: not TOML ({error}); use a TOML file with [roles]") from error
+        _only_keys(name, table, ("search", "blocks", "hadamard", "balance", "roles", "tensors", "floor"))
+        search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
+        roles = _table(f"{name}: roles", table.get("roles", {}))
+        storages = {
+            _one_of(f"{name}: roles", key, Role): _storage(f"{name}: roles.{key}", value, search)
+            for key, value in roles.items()
+        }
+        tensors = {
+            tensor: _storage(f"{name}: tensors.{tensor}", value, search)
+            for tensor, value in _table(f"{name}: tensors", table.get("tensors", {})).items()
+        }
+        blocks = table.get("blocks", [])
+        if not isinstance(blocks, list) or any(block not in BLOCKS for block in blocks):
+            raise RecipeError(f"{name}: blocks: found {blocks!r}, expected a list of some of {list(BLOCKS)}; change it")
+        balance = table.get("balance", False)
+        if not isinstance(balance, bool):
+            raise RecipeError(f"{name}: balance: found {balance!r}, expected true or false; use one of these")
+        floor = _floor(f"{name}: floor", table.get("floor", {}))
+        return cls(
+            name,
+            storages,
+            floor,
+            tuple(blocks),
+            tensors=tensors,
+            hadamard=_roles(f"{name}: hadamard", table.get("hadamard", [])),
+            balance=balance,
+        )
+
+    def storage(self, spec: TensorSpec) -> Storage:
+        """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
+
+        What shall be int4 and was trained on a grid of int4 blocks keeps these blocks; tables that are read by row
+        cannot.
+        Raises RecipeError, with the tensor's name, if the encoding cannot hold its shape or its role has none.
+        """
+        if spec.role not in self.roles:
+            raise RecipeError(f"{self.name}: roles: {spec.role} missing; add a line for it, or leave {spec.name} out")
+        storage = self.tensors.get(spec.name, self.roles[spec.role])
+        if spec.role is Role.KERNEL:
+            return storage
+        if not self.floor.admits(spec.shape):
+            return Storage(_FP32, storage.search)
+        is_resident = Placement.of(spec.role) is Placement.RESIDENT
+        if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
+            return Storage(trained_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+        if storage.encoding == _INT4:
+            storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
+        try:
+            storage.encoding.check(spec.shape)
+        except EncodingError as error:
+            raise RecipeError(f"{spec.name}: {error} (recipe {self.name}, {self.key(spec)})") from error
+        return storage
+
+    def keeps_grid(self, spec: TensorSpec) -> bool:
+        """Whether `spec` keeps the 4-bit grid that it was trained on, if there is one.
+
+        In a recipe that knows 4 bits also where it would spend 8: on its grid a matrix is smaller and exact.
+        """
+        encoding = self.tensors.get(spec.name, self.roles[spec.role]).encoding
+        if encoding.kind != "int" or encoding.bits == 4:
+            return encoding.bits == 4
+        knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
+        is_chosen = spec.name in self.tensors or Placement.of(spec.role) is not Placement.RESIDENT
+        return encoding.bits == 8 and knows_4_bits and not is_chosen and self.floor.admits(spec.shape)
+
+    def _int4_block(self, spec: TensorSpec) -> int:
+        """Columns that share a scale where the recipe says int4; 0: all of a row."""
+        part = spec.shape[1] // spec.parts
+        if spec.parts > 1:
+            return part if part in BLOCKS else 0
+        blocks = self.int4_blocks if Placement.of(spec.role) is Placement.RESIDENT else ()
+        return next((block for block in blocks if spec.shape[1] % block == 0), 0)
+
+    def key(self, spec: TensorSpec) -> str:
+        """Where the decision for `spec` stands, for messages."""
+        return f"tensors.{spec.name}" if spec.name in self.tensors else f"roles.{spec.role}"
+
+    def check_names(self, specs: Mapping[str, TensorSpec]) -> None:
+        """Raises RecipeError for a tensor of [tensors] that is not a matrix of `specs`, or cannot be stored so."""
+        for name, storage in self.tensors.items():
+            where = f"{self.name}: tensors.{name}"
+            spec = specs.get(name)
+            if spec is None or len(spec.shape) != 2:
+                raise RecipeError(f"{where}: expected the name of a matrix of this model; `inspect` lists a bundle's")
+            if storage.encoding.block and Placement.of(spec.role) is Placement.OFFLOADED:
+                raise RecipeError(
+                    f"{where}: found {storage.encoding.name}, expected no blocks; "
+                    "in int4, tables have a scale per layer or row; use int4 or int8"
+                )
+            if storage.encoding != _FP32 and not self.floor.admits(spec.shape):
+                raise RecipeError(
+                    f"{where}: found {storage.encoding.name}, expected fp32; {spec.shape} is below the floor, "
+                    "lower that or remove the line"
+                )
+
+    def encoding(self, spec: TensorSpec) -> Encoding:
+        """The encoding of `spec`, see `storage`."""
+        return self.storage(spec).encoding
+
+
+def _storage(where: str, value: Any, search: Search) -> Storage:
+    """A role's entry: an encoding's name, or a table with encoding and optionally search."""
+    table = _table(where, {"encoding": value} if isinstance(value, str) else value)
+    _only_keys(where, table, ("encoding", "search"))
+    if not isinstance(table.get("encoding"), str):
+        raise RecipeError(f'{where}.encoding: found {table.get("encoding")!r}, expected a name; use one such as "int4"')
+    try:
+        encoding = Encoding.parse(table["encoding"])
+    except EncodingError as error:
+        raise RecipeError(f"{where}.encoding: {error}") from error
+    return Storage(encoding, _one_of(f"{where}.search", table.get("search", search.value), Search))
+
+
+def _roles(where: str, value: Any) -> frozenset[Role]:
+    if not isinstance(value, list):
+        raise RecipeError(f'{where}: found {value!r}, expected a list of roles; use one such as ["attention", "ffn"]')
+    return frozenset(_one_of(where, role, Role) for role in value)
+
+
+def _floor(where: str, value: Any) -> Floor:
+    table = _table(where, value)
+    _only_keys(where, table, ("values", "columns_multiple_of"))
+    for key, number in table.items():
+        if type(number) is not int or number < 1:
+            raise RecipeError(
+                f"{where}.{key}: found {number!r}, expected a whole number from 1; change it or leave it out"
+            )
+    return Floor(**table)
+
+
+def _table(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{where}: found {value!r}, expected a table of keys; see converter/quantize/recipes.py for the form"
+        )
+    return value
+
+
+def _only_keys(where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    for key in table:
+        if key not in allowed:
+            raise RecipeError(f"{where}: found key {key!r}, expected {', '.join(allowed)}; rename or remove it")
+
+
+def _one_of(where: str, value: Any, choices: type[_Choice]) -> _Choice:
+    if value not in [choice.value for choice in choices]:
+        expected = ", ".join(choice.value for choice in choices)
+        raise RecipeError(f"{where}: found {value!r}, expected one of {expected}; use one of these")
+    return choices(value)

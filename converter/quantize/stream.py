@@ -1,0 +1,145 @@
+"""Weights on their way: checkpoint -> fold -> quantize -> file, a few megabytes at a time, on several threads.
+
+Nothing is decided here. A chunk of rows is read, folded, quantized and written to the place the plan gave it; memory
+is (threads x chunk), however large the model.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.quantize.quantize import QuantError, Quantized, QuantizeError
+from gemma_edge.converter.quantize.recipes import Storage
+from gemma_edge.converter.quantize.stored import Placed
+from gemma_edge.converter.tensors import Derivation, TensorSpec
+from gemma_edge.runtime.formats import hadamard
+
+_CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
+_ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with rounds, which work column by column and want many rows at a time
+_TASK_BYTES = 64 << 20  # rows of one tensor that one thread takes at a time
+_THREADS = min(4, 1 + (os.cpu_count() or 1))  # one more than cores: they wait for the disk too
+
+Chunks: TypeAlias = Iterator[tuple[int, NDArray[np.float32]]]
+"""(first row, final float32 values) of consecutive rows; a tensor that is no matrix is one chunk."""
+
+Round: TypeAlias = Callable[[int, NDArray[np.float32]], Quantized]
+"""(first row, final float32 rows [n, k]) -> how they are stored. Called from several threads."""
+
+Look: TypeAlias = Callable[[str, int, NDArray[np.float32], Quantized], None]
+"""Called with (name, first row, final float32 rows, how they are stored) of every chunk, from several threads."""
+
+NO_ROUNDS: Mapping[str, Round] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Weights on their way into `file`, where what they belong to (a section, a data file) begins at byte `begin`.
+
+    rounds: by name, for tensors that are not rounded each value for itself; see calibrate/. look: for whoever measures.
+    """
+
+    checkpoint: Checkpoint
+    specs: Mapping[str, TensorSpec]
+    storages: Mapping[str, Storage]
+    file: BinaryIO
+    begin: int
+    rounds: Mapping[str, Round] = field(default_factory=lambda: NO_ROUNDS)
+    look: Look | None = None
+
+    def write(self, weights: Iterable[Placed], on_bytes: Callable[[int], None]) -> dict[str, QuantError]:
+        """Write every weight; errors by tensor name.
+
+        on_bytes(n) is called from worker threads after every n bytes read from the checkpoint.
+        Raises CheckpointError or QuantizeError naming the tensor; OSError when the disk is full.
+        """
+        errors: dict[str, QuantError] = {}
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="convert") as pool:
+            tasks: list[tuple[str, Future[QuantError]]] = []
+            for placed in weights:
+                for chunks in self._parts(placed):
+                    tasks.append((placed.weight.name, pool.submit(self._write_rows, placed, chunks, on_bytes)))
+            try:
+                for name, task in tasks:  # in order, so that the sums come out the same every time
+                    errors[name] = errors.get(name, QuantError()) + task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return errors
+
+    def put(self, data: bytes | NDArray[Any], offset: int) -> None:
+        """Write all of `data`, `offset` bytes after `begin`."""
+        write_at(self.file, data, self.begin + offset)
+
+    def _parts(self, placed: Placed) -> Iterator[Chunks]:
+        """The rows of one tensor in parts for different threads; nothing is read before a part is iterated."""
+        spec = self.specs[placed.weight.name]
+        if spec.derivation:
+            yield self._derived(0, spec.derivation)
+            return
+        tensor = self.checkpoint.resolve(spec.source)
+        assert tensor is not None  # the plan matched it
+        if len(spec.shape) != 2:
+            yield self._whole(spec)
+            return
+        step = max(1, spec.shape[0] * _TASK_BYTES // tensor.nbytes)
+        for begin, end in _without(spec):
+            for first in range(begin, end, step):
+                yield self._folded(spec, first, min(first + step, end))
+        for overlay in spec.overlays:
+            yield self._derived(overlay.first_row, overlay.derivation, is_turned=spec.fold.hadamard)
+
+    def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
+        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.rounds else _CHUNK_BYTES
+        for row, values in self.checkpoint.rows(spec.source, chunk_bytes, first, last):
+            yield row, spec.fold(values, row)
+
+    def _whole(self, spec: TensorSpec) -> Chunks:
+        yield 0, spec.fold(self.checkpoint.read(spec.source))
+
+    def _derived(self, first_row: int, derivation: Derivation, is_turned: bool = False) -> Chunks:
+        rows = self.checkpoint.derive(derivation)
+        yield first_row, hadamard.turn_exactly(rows) if is_turned else rows
+
+    def _write_rows(self, placed: Placed, chunks: Chunks, on_bytes: Callable[[int], None]) -> QuantError:
+        spec = self.specs[placed.weight.name]
+        total = QuantError()
+        for row, values in chunks:
+            try:
+                stored = self._round(spec.name, row, values)
+            except QuantizeError as error:
+                raise QuantizeError(f"{spec.source}: {error}") from error
+            placed.put(row, stored, self.put)
+            if self.look is not None:
+                self.look(spec.name, row, values, stored)
+            total += stored.error
+            on_bytes(values.size * 2)
+        return total
+
+    def _round(self, name: str, row: int, values: NDArray[np.float32]) -> Quantized:
+        if name in self.rounds:
+            return self.rounds[name](row, values)
+        return self.storages[name].store(values)
+
+
+def write_at(file: BinaryIO, data: bytes | NDArray[Any], offset: int) -> None:
+    """Write all of `data` there: one call may write less, without an error, where the disk is about to be full."""
+    rest = memoryview(data).cast("B")  # type: ignore[arg-type]  # numpy arrays are buffers
+    while rest:
+        written = os.pwrite(file.fileno(), rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def _without(spec: TensorSpec) -> Iterator[tuple[int, int]]:
+    """[first, last) row ranges of a matrix that no overlay replaces."""
+    begin = 0
+    for overlay in sorted(spec.overlays, key=lambda overlay: overlay.first_row):
+        yield begin, overlay.first_row
+        begin = overlay.first_row + overlay.rows
+    yield begin, spec.shape[0]

@@ -1,0 +1,1 @@
+"""Text to tokens, and messages to text, as a checkpoint has them."""

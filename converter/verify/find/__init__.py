@@ -1,0 +1,1 @@
+"""What is wrong: in weights, layers and encoders, by the names of known faults."""

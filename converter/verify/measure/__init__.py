@@ -1,0 +1,1 @@
+"""The checkpoint and bundles side by side on one text."""

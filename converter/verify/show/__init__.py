@@ -1,0 +1,1 @@
+"""What was found, in JSON, on a terminal and as HTML."""

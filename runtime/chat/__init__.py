@@ -1,0 +1,1 @@
+"""Conversations and sessions: messages in, messages out."""

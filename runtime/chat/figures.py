@@ -1,0 +1,29 @@
+"""How long the last turn took, in litert_lm's terms."""
+
+from dataclasses import dataclass
+
+from gemma_edge.runtime.kv.generate import TurnTiming
+
+
+@dataclass(frozen=True)
+class BenchmarkInfo:
+    """Figures of the last turn. Field names are litert_lm's."""
+
+    init_time_in_second: float
+    time_to_first_token_in_second: float
+    last_prefill_token_count: int
+    last_prefill_tokens_per_second: float
+    last_decode_token_count: int
+    last_decode_tokens_per_second: float
+
+    @classmethod
+    def of(cls, init_s: float, timing: TurnTiming) -> "BenchmarkInfo":
+        """init_s: seconds it took to create the engine."""
+        return cls(
+            init_s,
+            timing.time_to_first_token_s,
+            timing.prefill_tokens,
+            timing.prefill_tokens_per_s,
+            timing.decode_tokens,
+            timing.decode_tokens_per_s,
+        )

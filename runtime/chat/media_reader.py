@@ -1,0 +1,212 @@
+"""From a prompt with placeholders to tokens: text tokenized, images and recordings encoded in their place.
+
+What stands around them is Hugging Face's Gemma3nProcessor: two newlines, the token that starts an image, its rows, the
+token that ends it, two newlines. All text between two of them is tokenized together, as there. LiteRT-LM tokenizes the
+newlines by themselves, which differs where nothing stands between (gemma3_data_processor.cc).
+
+A recording is always as many tokens as its windows have, 188 for 30 seconds, the silence behind its end included: so
+Hugging Face has it, and so the tokens of a reply agree. LiteRT-LM leaves out the rows of that silence.
+"""
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.media.audio import Recording
+from gemma_edge.runtime.media.encoders import Encoders
+from gemma_edge.runtime.media.errors import MediaError
+from gemma_edge.runtime.media.image import pixel_values
+from gemma_edge.runtime.media.item import MediaItem, MediaKind
+from gemma_edge.runtime.media.mel import frame_count, log_mel
+from gemma_edge.runtime.media.soft_tokens import Rows, SoftToken, soft_tokens
+
+# LiteRT-LM's: the first two in Gemma 3's template, the others in Gemma 3n's.
+_PLACEHOLDERS = re.compile(r"<start_of_image>|<start_of_audio>|<image_soft_token>|<audio_soft_token>")
+_AROUND = "\n\n"
+_ENCODERS = {MediaKind.IMAGE: "vision", MediaKind.AUDIO: "audio"}
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """How one kind is written: the text that starts it, the ids of its rows and of its end."""
+
+    start: str
+    row_id: int
+    end_id: int
+
+    @classmethod
+    def of(cls, model: TextModel, kind: MediaKind) -> "_Marks":
+        """A tokenizer without the placeholder gives 0: the row's id only chooses the per-layer row, and that is 0's."""
+        row, end = (_only_id(model, text) for text in (f"<{kind.value}_soft_token>", f"<end_of_{kind.value}>"))
+        return cls(f"<start_of_{kind.value}>", row, end)
+
+
+def _only_id(model: TextModel, text: str) -> int:
+    ids = model.tokenizer.encode(text)
+    return ids[0] if len(ids) == 1 else 0
+
+
+class MediaReader:
+    """Reads the prompts of one engine's conversations."""
+
+    def __init__(
+        self,
+        model: TextModel,
+        encoders: Encoders | None = None,
+        lock: AbstractContextManager[object] | None = None,
+        before_call: Callable[[], None] = lambda: None,
+        *,
+        max_num_images: int | None = None,
+        keep_loaded: bool = True,
+    ) -> None:
+        """encoders: None where nothing but text is read. lock: held while they run. before_call: may raise before that.
+
+        max_num_images: in one message. keep_loaded: otherwise an encoder is released as soon as a message is encoded.
+        """
+        self._model = model
+        self._encoders = encoders
+        self._lock = lock or threading.RLock()
+        self._before_call = before_call
+        self._max_num_images = max_num_images
+        self._keep_loaded = keep_loaded
+
+    @property
+    def audio_window_samples(self) -> int:
+        """How much the audio encoder hears at once. Raises MediaError where there is none."""
+        if self._encoders is None or self._encoders.audio is None:
+            raise self._missing(MediaKind.AUDIO)
+        return self._encoders.audio.window_samples
+
+    def read(self, text: str, items: Sequence[MediaItem]) -> "Prompt":
+        """Decide what becomes of each, opening recordings but encoding nothing.
+
+        Raises MediaError: a kind that the model does not take, a file that cannot be read, too many images, text that
+        has other placeholders than there are items.
+        """
+        if not items:  # what looks like a placeholder is text then
+            return Prompt((tuple(self._model.encode(text)),), 0, self)
+        self._check(items)
+        waiting = {kind: deque(item for item in items if item.kind is kind) for kind in MediaKind}
+        marks = {kind: _Marks.of(self._model, kind) for kind in MediaKind}
+        parts: list[tuple[int, ...] | _Part] = []
+        pending, after = "", 0
+        for found in _PLACEHOLDERS.finditer(text):
+            kind = MediaKind.AUDIO if "audio" in found[0] else MediaKind.IMAGE
+            if not waiting[kind]:
+                raise self._miscounted(kind, items, text)
+            before = f"{pending}{text[after : found.start()]}{_AROUND}{marks[kind].start}"
+            parts += [tuple(self._model.encode(before)), self._part(waiting[kind].popleft(), marks[kind])]
+            pending, after = _AROUND, found.end()
+        for kind, left in waiting.items():
+            if left:
+                raise self._miscounted(kind, items, text)
+        parts.append(tuple(self._model.encode(pending + text[after:])))
+        return Prompt(tuple(parts), len(items), self)
+
+    def _check(self, items: Sequence[MediaItem]) -> None:
+        for kind in MediaKind:
+            wanted = sum(item.kind is kind for item in items)
+            if wanted and (self._encoders is None or getattr(self._encoders, _ENCODERS[kind]) is None):
+                raise self._missing(kind)
+            if kind is MediaKind.IMAGE and self._max_num_images is not None and wanted > self._max_num_images:
+                raise MediaError(
+                    f"the message has {wanted} images, max_num_images is {self._max_num_images}; send fewer"
+                )
+
+    def _missing(self, kind: MediaKind) -> MediaError:
+        return MediaError(
+            f"{kind.value} content was given, {self._model.origin} has no {_ENCODERS[kind]} encoder; "
+            f"leave it out or convert with --modalities text,{_ENCODERS[kind]}"
+        )
+
+    def _miscounted(self, kind: MediaKind, items: Sequence[MediaItem], text: str) -> MediaError:
+        placed = sum(kind.value in found for found in _PLACEHOLDERS.findall(text))
+        given = sum(item.kind is kind for item in items)
+        return MediaError(
+            f"the prompt has {placed} places for {kind.value} content, the message {given}; write no "
+            f"<{kind.value}_soft_token> into a text, and use a chat template that has them"
+        )
+
+    def _part(self, item: MediaItem, marks: _Marks) -> "_Part":
+        assert self._encoders is not None
+        if item.kind is MediaKind.IMAGE:
+            assert self._encoders.vision is not None
+            return _Part(item, marks, self._encoders.vision.tokens + 1)
+        assert self._encoders.audio is not None
+        recording = Recording.open(item)
+        full, rest = divmod(recording.samples, self._encoders.audio.window_samples)
+        windows = full + bool(frame_count(rest))
+        return _Part(item, marks, windows * self._encoders.audio.tokens + 1)
+
+    def encode(self, parts: "Sequence[tuple[int, ...] | _Part]", check: Callable[[], None]) -> list[int]:
+        """The tokens of a prompt's parts. check: called before each image and recording, may raise to stop."""
+        encoded: dict[int, list[int]] = {}
+        with self._lock:
+            for kind in MediaKind:  # one encoder after the other: together they would need more memory
+                wanted = {i: part for i, part in enumerate(parts) if isinstance(part, _Part) and part.item.kind is kind}
+                # Decoding photographs takes memory too: it ends, and damaged ones are found, before the encoder loads.
+                pixels = {i: self._pixels(part) for i, part in wanted.items() if kind is MediaKind.IMAGE}
+                try:
+                    for i, part in wanted.items():
+                        check()
+                        self._before_call()
+                        encoded[i] = self._image(part, pixels.pop(i)) if i in pixels else self._recording(part)
+                finally:
+                    self._release()
+        tokens = (encoded[index] if isinstance(part, _Part) else part for index, part in enumerate(parts))
+        return [token for some in tokens for token in some]
+
+    def _release(self) -> None:
+        if not self._keep_loaded and self._encoders is not None:
+            self._encoders.release()
+
+    def _pixels(self, part: "_Part") -> Rows:
+        assert self._encoders is not None
+        assert self._encoders.vision is not None
+        return pixel_values(part.item, self._encoders.vision.height, self._encoders.vision.width)
+
+    def _image(self, part: "_Part", pixels: Rows) -> list[int]:
+        assert self._encoders is not None
+        rows, end = self._encoders.encode_image(pixels)
+        ended = [part.marks.end_id] if end is None else soft_tokens(part.marks.end_id, end)
+        return [*soft_tokens(part.marks.row_id, rows), *ended]
+
+    def _recording(self, part: "_Part") -> list[int]:
+        assert self._encoders is not None
+        assert self._encoders.audio is not None
+        tokens: list[SoftToken | int] = []
+        for window in Recording.open(part.item).windows(self._encoders.audio.window_samples):
+            tokens += soft_tokens(part.marks.row_id, self._encoders.encode_audio(log_mel(window)))
+        end = self._encoders.end_of_audio()
+        return [*tokens, *([part.marks.end_id] if end is None else soft_tokens(part.marks.end_id, end))]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An image or a recording in its place. token_count: of its rows and its end."""
+
+    item: MediaItem
+    marks: _Marks
+    token_count: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt whose length is known, before anything is encoded."""
+
+    parts: tuple[tuple[int, ...] | _Part, ...]
+    media_count: int
+    reader: MediaReader
+
+    @property
+    def token_count(self) -> int:
+        """Of recordings, what their headers say."""
+        return sum(part.token_count if isinstance(part, _Part) else len(part) for part in self.parts)
+
+    def tokens(self, check: Callable[[], None] = lambda: None) -> list[int]:
+        """Encode. Raises MediaError: an image or a recording turns out to be damaged."""
+        return self.reader.encode(self.parts, check)

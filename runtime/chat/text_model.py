@@ -1,0 +1,84 @@
+"""What a bundle says about its language model apart from the weights: tokenizer, tokens, template, defaults."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
+from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
+
+from gemma_edge.runtime.chat.tool_syntax import ToolSyntax
+from gemma_edge.runtime.chat.tool_syntax_function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
+from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.kv.generate import StopTokens
+from gemma_edge.runtime.text.constraints import Constraint, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.penalties import SuppressTokensConfig
+from gemma_edge.runtime.text.sampler import SamplerConfig
+from gemma_edge.runtime.text.template import ChatTemplate
+from gemma_edge.runtime.text.tokenizer import Tokenizer
+
+
+class TextModel:
+    """Tokenizer and metadata of one bundle. Immutable; shared by all its sessions and conversations."""
+
+    def __init__(self, bundle: Bundle | OnnxDirectory) -> None:
+        """Raises BundleError, OnnxDirectoryError, TokenizerError."""
+        self.origin = bundle.path
+        self.metadata: LlmMetadata = bundle.metadata()
+        self.tokenizer = Tokenizer.of_bundle(bundle)
+        self.prompt_templates: PromptTemplates = self.metadata.prompt_templates
+        start = self._ids(self.metadata.start_token)
+        self.start_token_id = start[0] if start else None
+        self.eos_token_ids = [self._ids(token) for token in self.metadata.stop_tokens]
+        self.stop = StopTokens(self.eos_token_ids)
+        self.sampler_config = SamplerConfig.of_bundle(self.metadata.sampler_params)
+        self.suppress = SuppressTokensConfig(tuple(self.metadata.suppress_tokens.ids))
+
+    def _ids(self, token: TokenUnion) -> list[int]:
+        return self.tokenizer.encode(token.token_str) if token.HasField("token_str") else list(token.token_ids.ids)
+
+    @property
+    def start_text(self) -> str:
+        """How the start token is written: "<bos>". Empty where there is none."""
+        return "" if self.start_token_id is None else self.tokenizer.piece(self.start_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; a start token only where the text begins with it (a control token is never found in text)."""
+        if self.start_text and text.startswith(self.start_text):
+            return [*self.start_tokens, *self.tokenizer.encode(text.removeprefix(self.start_text))]
+        return self.tokenizer.encode(text)
+
+    @property
+    def start_tokens(self) -> Sequence[int]:
+        """What every sequence starts with: the start token, if there is one."""
+        return [] if self.start_token_id is None else [self.start_token_id]
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The bundle's chat template. Raises BundleError where there is none, TemplateError where it is broken."""
+        if not self.metadata.jinja_prompt_template:
+            raise BundleError(
+                f"{self.origin}: its metadata has no chat template; pass chat_template or convert the model again"
+            )
+        return ChatTemplate(self.metadata.jinja_prompt_template)
+
+    @property
+    def tool_syntax(self) -> ToolSyntax:
+        """How this model reads and writes calls."""
+        is_function_gemma = self.metadata.llm_model_type.WhichOneof("model_type") == "function_gemma"
+        return FUNCTION_GEMMA_SYNTAX if is_function_gemma else PYTHON_SYNTAX
+
+    def constraint(self, response_format: ResponseFormat) -> Constraint:
+        """A fresh constraint for one reply. Raises ConstraintError."""
+        return self._constraints.create(response_format)
+
+    @cached_property
+    def _constraints(self) -> ConstraintFactory:
+        enders = [ids[0] for ids in self.eos_token_ids if len(ids) == 1]
+        if not enders:
+            raise BundleError(
+                f"{self.origin}: found no stop token in its metadata, a response format needs one; "
+                "convert the model again"
+            )
+        return ConstraintFactory(self.tokenizer, enders)

@@ -1,0 +1,1 @@
+"""LiteRT on the sections of a bundle."""

@@ -1,0 +1,109 @@
+"""The encoders of a bundle: LiteRT on the sections of vision and audio, where they lie.
+
+Sections and the names of their tensors are LiteRT-LM's (runtime/executor/vision_litert_compiled_model_executor.cc,
+audio_litert_compiled_model_executor.cc). A mask is told by its name, as there.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemma_edge.runtime.executors.litert.library import CompiledSection, aligned_zeros
+from gemma_edge.runtime.executors.litert.sections import MASK, audio_size, section_range, vision_size
+from gemma_edge.runtime.executors.litert.weight_cache import compile_section
+from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
+from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
+
+
+class LitertEncoders:
+    """See `Encoders`.
+
+    Args:
+        bundle: may have one of the two, or none.
+        vision_threads, audio_threads: cores XNNPACK may use.
+        cache_dir: where packed weights are kept; None packs them into memory at every load.
+    """
+
+    def __init__(self, bundle: Bundle, vision_threads: int, audio_threads: int, cache_dir: Path | None) -> None:
+        self._bundle = bundle
+        self._threads = {ModelType.VISION_ENCODER: vision_threads, ModelType.VISION_ADAPTER: vision_threads}
+        self._audio_threads = audio_threads
+        self._cache_dir = cache_dir
+        self._loaded: dict[ModelType, _Stage] = {}
+
+    @cached_property
+    def vision(self) -> VisionSize | None:
+        return vision_size(self._bundle)
+
+    @cached_property
+    def audio(self) -> AudioSize | None:
+        return audio_size(self._bundle)
+
+    def encode_image(self, pixels: Array) -> tuple[Array, Array | None]:
+        features = self._stage(ModelType.VISION_ENCODER).run(pixels)
+        rows = _values(self._stage(ModelType.VISION_ADAPTER).run(_values(features)))[0]
+        return rows[:-1].copy(), rows[-1:].copy()
+
+    def encode_audio(self, mel: Array) -> Array:
+        assert self.audio is not None
+        assert self.audio.frames is not None
+        padded = np.zeros((1, self.audio.frames, mel.shape[1]), np.float32)
+        padded[0, : len(mel)] = mel
+        valid = np.arange(self.audio.frames)[None] < len(mel)  # [1, T]
+        encoded = self._stage(ModelType.AUDIO_ENCODER).run(padded, valid)
+        mask = next(value for name, value in encoded.items() if MASK in name)
+        rows: Array = _values(self._stage(ModelType.AUDIO_ADAPTER).run(_values(encoded), mask))[0]
+        return rows.copy()
+
+    def end_of_audio(self) -> Array | None:
+        row: Array = _values(self._stage(ModelType.END_OF_AUDIO).run()).reshape(1, -1)
+        return row.copy()
+
+    def release(self) -> None:
+        for stage in self._loaded.values():
+            stage.close()
+        self._loaded.clear()
+
+    def _stage(self, model_type: ModelType) -> "_Stage":
+        if model_type not in self._loaded:
+            # Only encoders are large; packing an adapter takes less than looking for its cache.
+            is_large = model_type in (ModelType.VISION_ENCODER, ModelType.AUDIO_ENCODER)
+            threads = self._threads.get(model_type, self._audio_threads)
+            section = section_range(self._bundle, model_type)
+            self._loaded[model_type] = _Stage(section, threads, self._cache_dir if is_large else None)
+        return self._loaded[model_type]
+
+
+class _Stage:
+    """A loaded section with memory for its inputs and outputs."""
+
+    def __init__(self, section: FileRange, threads: int, cache_dir: Path | None) -> None:
+        self._model: CompiledSection
+        self._model, _ = compile_section(section, threads, cache_dir)
+        name, signature = next(iter(self._model.signatures.items()))
+        self._inputs = {key: aligned_zeros(tensor) for key, tensor in signature.inputs.items()}
+        self._outputs = {key: aligned_zeros(tensor) for key, tensor in signature.outputs.items()}
+        self._run = self._model.bind(name, self._inputs, self._outputs)
+
+    def run(self, values: Array | None = None, mask: NDArray[Any] | None = None) -> Mapping[str, NDArray[Any]]:
+        """The outputs by name, valid until the next run."""
+        for name, array in self._inputs.items():
+            given = mask if MASK in name else values
+            if given is not None:
+                array[...] = given.reshape(array.shape)
+        self._run()
+        return self._outputs
+
+    def close(self) -> None:
+        self._model.close()
+
+
+def _values(outputs: Mapping[str, NDArray[Any]]) -> Array:
+    """The output that is not a mask."""
+    found: Array = next(value for name, value in outputs.items() if MASK not in name)
+    return found

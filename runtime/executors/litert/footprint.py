@@ -1,0 +1,222 @@
+"""What a bundle will need in memory, computed from its own sections.
+
+The converter plans before it writes; this is the same sum for whoever has only the file. It reads the bundle's header
+and the shapes in the decoder's graph, some milliseconds, and no weight.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Protocol
+
+from ai_edge_litert import schema_py_generated as schema
+
+from gemma_edge.profiles.budget import MemoryBudget
+from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
+from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
+from gemma_edge.profiles.footprint import Footprint, Part
+from gemma_edge.runtime.executors.base import BundleMismatchError
+from gemma_edge.runtime.executors.litert.sections import audio_size, section_range, vision_size
+from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
+from gemma_edge.runtime.media.mel import frame_count
+
+WEIGHTS_PART = "decoder weights"
+_CONTEXT_STEP_TOKENS = 256
+
+Shape = tuple[int, ...]
+
+
+class RunPlan(Protocol):
+    """What a run of a bundle or an ONNX directory will need."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest it was converted for."""
+
+    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
+        """The peak, in a context shorter than the longest if given."""
+
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+        """The longest context that fits; None where none does."""
+
+
+def plan_of(bundle: Bundle | OnnxDirectory) -> RunPlan:
+    """Raises BundleError, OnnxDirectoryError, BundleMismatchError: its memory cannot be computed."""
+    if isinstance(bundle, Bundle):
+        return BundlePlan.of(bundle)
+    from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
+
+    return OnnxPlan.of(bundle)
+
+
+def longest_context(plan: RunPlan, budget: MemoryBudget, shortest_tokens: int, anonymous_weights: bool) -> int | None:
+    """The plan's own context or one that is shorter by a multiple of 256; None where not even `shortest_tokens` fit."""
+    for context in range(plan.context_tokens, shortest_tokens - 1, -_CONTEXT_STEP_TOKENS):
+        if budget.fits(plan.footprint(context, anonymous_weights=anonymous_weights)):
+            return context
+    return None
+
+
+def made_anonymous(planned: Footprint) -> Footprint:
+    """With weights that have no cache on a disk."""
+    return replace(planned, parts=tuple(_made_anonymous(part) for part in planned.parts))
+
+
+@dataclass(frozen=True)
+class BundlePlan:
+    """The sizes a footprint depends on.
+
+    cache_shapes: K [1,K,S,E] and V [1,K,E,S] of each layer that owns them. cache_value_bytes: of one of their values.
+    """
+
+    weights_bytes: int
+    embedder_bytes: int
+    ple_bytes: int
+    cache_shapes: Mapping[str, Shape]
+    cache_value_bytes: int
+    prefill_tokens: tuple[int, ...]
+    activations: ActivationShape
+    encoders: tuple[EncoderShape, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "BundlePlan":
+        """Raises BundleError without a decoder, BundleMismatchError where its graph is not one of ours."""
+
+        def nbytes(model_type: ModelType) -> int:
+            section = bundle.find(SectionKind.TFLITE_MODEL, model_type)
+            return 0 if section is None else section.nbytes
+
+        encoders = tuple(_encoders(bundle))
+        decoder = bundle.section(SectionKind.TFLITE_MODEL, ModelType.PREFILL_DECODE)
+        try:
+            return cls(
+                decoder.nbytes,
+                nbytes(ModelType.EMBEDDER),
+                nbytes(ModelType.PER_LAYER_EMBEDDER),
+                *_read_shapes(bundle.view(decoder)),
+                encoders,
+            )
+        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+            raise BundleMismatchError(
+                f"{bundle.path}: found no decoder with kv_cache_* and prefill_* signatures, its memory cannot be "
+                "computed; convert the checkpoint with gemma-edge"
+            ) from error
+
+    @property
+    def context_tokens(self) -> int:
+        """Slots of the longest cache."""
+        return self.activations.context_tokens
+
+    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
+        """The peak of a run.
+
+        context_tokens: a context shorter than the bundle's; pages of a cache beyond it are never written.
+        anonymous_weights: there is no weight cache, or it lies in a file system that is memory.
+        """
+        context = context_tokens or self.context_tokens
+        planned = litert_footprint(
+            weights_bytes=self.weights_bytes,
+            embedder_bytes=self.embedder_bytes,
+            ple_bytes=self.ple_bytes,
+            kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
+            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
+            prefill_tokens=self.prefill_tokens,
+            shape=self.activations,
+        )
+        planned = with_encoders(planned, self.encoders)
+        return made_anonymous(planned) if anonymous_weights else planned
+
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+        """As `longest_context`; the shortest is one prefill chunk."""
+        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights)
+
+    def _is_ring(self, name: str) -> bool:
+        return _slots(name, self.cache_shapes[name]) < self.context_tokens
+
+    def _cache_bytes(self, name: str, context_tokens: int | None = None) -> int:
+        """All of a cache, or what a shorter context writes of it."""
+        shape = self.cache_shapes[name]
+        slots = _slots(name, shape)
+        return prod(shape) // slots * min(slots, context_tokens or slots) * self.cache_value_bytes
+
+
+def _slots(name: str, shape: Shape) -> int:
+    return shape[2] if name.startswith("kv_cache_k") else shape[3]
+
+
+def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
+    def nbytes(*model_types: ModelType) -> int:
+        return sum(section_range(bundle, model_type).nbytes for model_type in model_types)
+
+    if (vision := vision_size(bundle)) is not None:
+        weights_bytes = nbytes(ModelType.VISION_ENCODER, ModelType.VISION_ADAPTER)
+        yield EncoderShape(EncoderKind.VISION, weights_bytes, vision.height * vision.width)
+    if (audio := audio_size(bundle)) is not None:
+        weights_bytes = nbytes(ModelType.AUDIO_ENCODER, ModelType.AUDIO_ADAPTER)
+        yield EncoderShape(EncoderKind.AUDIO, weights_bytes, audio.frames or frame_count(WINDOW_SAMPLES))
+
+
+def _made_anonymous(part: Part) -> Part:
+    if part.name not in (WEIGHTS_PART, *EncoderKind):
+        return part
+    return Part(part.name, part.total_bytes, 0, "computed: packed into memory, no weight cache on a disk")
+
+
+def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int, ...], ActivationShape]:
+    """Cache shapes, bytes of one of their values, rows of each prefill, and what the size of activations depends on."""
+    model = schema.Model.GetRootAs(section, 0)
+    signatures = {
+        signature.SignatureKey().decode(): signature
+        for signature in (model.SignatureDefs(i) for i in range(model.SignatureDefsLength()))
+    }
+    prefills = sorted(int(key.removeprefix("prefill_")) for key in signatures if re.fullmatch(r"prefill_\d+", key))
+    prefill_tokens = prefills[-1]
+    signature = signatures[f"prefill_{prefill_tokens}"]
+    graph = model.Subgraphs(signature.SubgraphIndex())
+    tensors = {
+        tensor.Name().decode(): graph.Tensors(tensor.TensorIndex())
+        for tensor in (signature.Inputs(i) for i in range(signature.InputsLength()))
+    }
+    inputs = {name: _shape(tensor) for name, tensor in tensors.items()}
+    caches = {name: shape for name, shape in inputs.items() if name.startswith("kv_cache_")}
+    is_half = any(tensors[name].Type() == schema.TensorType.FLOAT16 for name in caches)
+    context_tokens = max(_slots(name, shape) for name, shape in caches.items())
+    width = inputs["embeddings"][-1]
+    ple_values = prod(inputs["per_layer_embeddings"][2:]) if "per_layer_embeddings" in inputs else 0
+    shapes = set(_computed_shapes(graph))
+    kv_heads = next(iter(caches.values()))[1]
+    score_lengths = {_slots(name, shape) + prefill_tokens for name, shape in caches.items()}
+    # Attention scores are [1, K, H/K * T, S+T].
+    heads = max(
+        kv_heads * shape[2] // prefill_tokens
+        for shape in shapes
+        if len(shape) == 4 and shape[1] == kv_heads and shape[3] in score_lengths
+    )
+    ffn_width = max(shape[2] for shape in shapes if len(shape) == 3 and shape[:2] == (1, prefill_tokens))
+    # AltUp's state is [1, T, A, D]; Gemma 3 has neither AltUp nor per-layer embeddings.
+    states = [shape[2] for shape in shapes if len(shape) == 4 and shape[1] == prefill_tokens and shape[3] == width]
+    altup_inputs = max(states) if ple_values else 1
+    activations = ActivationShape(
+        context_tokens,
+        heads,
+        kv_heads,
+        width,
+        ffn_width,
+        altup_inputs,
+        ple_values,
+        kv_values=sum(prod(shape) // _slots(name, shape) for name, shape in caches.items()),
+    )
+    return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, tuple(prefills), activations
+
+
+def _computed_shapes(graph: Any) -> Iterator[Shape]:
+    for i in range(graph.TensorsLength()):
+        yield _shape(graph.Tensors(i))
+
+
+def _shape(tensor: Any) -> Shape:
+    return tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))

@@ -1,0 +1,1 @@
+"""ONNX Runtime on the graphs of a directory."""

@@ -1,0 +1,157 @@
+"""The executor for ONNX directories: ONNX Runtime on the decoder graph, with keys and values in memory of ours.
+
+The arrays that a run reads beside the caches, and its logits, belong to the decoder: slots run one at a time, and a
+slot then costs no more than its caches.
+"""
+
+import hashlib
+import math
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+
+from gemma_edge.runtime.executors.base import BundleMismatchError, ClosedError, ExecutorError, MappedRanges
+from gemma_edge.runtime.executors.litert.decoder import WEIGHT_CACHE
+from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
+from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph
+from gemma_edge.runtime.executors.onnx.rows import OnnxTable
+from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
+from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
+
+_PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
+
+
+class OnnxDecoder:
+    """See `Decoder`.
+
+    Args:
+        directory: what to run; its decoder graph is changed to run in place.
+        threads: cores ONNX Runtime may use.
+        cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
+
+    Raises OnnxDirectoryError without metadata, which says how long a context it was converted for.
+    """
+
+    def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
+        self._directory = directory
+        self._notes = cache_dir
+        self._context_tokens = int(directory.metadata().max_num_tokens)
+        path = directory.graph_path(directory.decoder)
+        graph = directory.graphs[directory.decoder]
+        in_place(graph)
+        self._kept = caches(graph)
+        packed = None if cache_dir is None else packed_graph(directory, cache_dir, threads)
+        try:
+            session = _load(path, graph, packed, threads)
+        except ExecutorError:
+            if cache_dir is None or packed is None:
+                raise
+            shutil.rmtree(packed.parent)  # damaged: packed again, once, as for LiteRT
+            packed = packed_graph(directory, cache_dir, threads)
+            session = _load(path, graph, packed, threads)
+        self._weight_cache = None if packed is None else packed.with_name(f"{packed.name}_data")
+        inputs = {node.name: node for node in session.get_inputs()}
+        tables = {
+            name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
+            for name in ROW_INPUTS
+            if name in inputs
+        }
+        unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
+        if unknown:
+            raise BundleMismatchError(
+                f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
+                "past_key_values.*; convert the checkpoint with gemma-edge"
+            )
+        [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
+        self._rows = {name: table.stored for name, table in tables.items()}
+        self._shared = Shared(
+            session,
+            tables,
+            {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
+            np.zeros((1, PREFILL_TOKENS), np.int64),
+            np.zeros((1, 1, self._vocab_size), np.float32),
+            () if self._weight_cache is None else self._weights,
+        )
+
+    @property
+    def context_tokens(self) -> int:
+        return self._context_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    @cached_property
+    def digest(self) -> str:
+        tables = (part for parts in self._rows.values() for part in parts)
+        parts = [content_key(self._directory, self._notes), *(section_sha256(part, self._notes) for part in tables)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    def new_slot(self, context_tokens: int | None = None) -> OnnxSlot:
+        if self._shared.session is None:
+            raise ClosedError
+        longest = self._context_tokens
+        context = longest if context_tokens is None else context_tokens
+        if not 0 < context <= longest:
+            raise ExecutorError(
+                f"max_num_tokens is {context}, {self._directory.path.name} was converted for {longest}; "
+                f"ask for 1 to {longest} or convert with a longer context"
+            )
+        return OnnxSlot(self._shared, self._kept, context)
+
+    def slot_bytes(self, context_tokens: int | None = None) -> int:
+        return sum(_nbytes(cache, context_tokens or self._context_tokens) for cache in self._kept)
+
+    def snapshot_bytes(self, context_tokens: int | None = None) -> int:
+        context = context_tokens or self._context_tokens
+        return sum(_nbytes(cache, context) for cache in self._kept if cache.window)
+
+    @cached_property
+    def _weights(self) -> tuple[FileRange, ...]:
+        """The files of the decoder's weights that are mapped."""
+        data = self._directory.decoder_data if self._weight_cache is None else [self._weight_cache]
+        return tuple(map(FileRange.whole, data))
+
+    def mapped_ranges(self) -> MappedRanges:
+        """A graph from token ids on has its table among the weights."""
+        if self._shared.session is None:
+            return MappedRanges()
+        weights_name = self._directory.decoder if self._weight_cache is None else WEIGHT_CACHE
+        rows = tuple(part for parts in self._rows.values() for part in parts)
+        return MappedRanges(rows, self._weights, {**self._rows, weights_name: self._weights})
+
+    def close(self) -> None:
+        self._shared.close()
+
+
+def _nbytes(cache: Cache, context_tokens: int) -> int:
+    """Of what is written: a context shorter than a ring leaves the rest untouched."""
+    shape = cache.shape(context_tokens)
+    return math.prod(shape) // shape[2] * min(shape[2], context_tokens) * np.dtype(np.float32).itemsize
+
+
+def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -> onnxruntime.InferenceSession:
+    """The graph as it was packed; without that, as it is in memory with the weights beside `path`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; they also arrive as exceptions
+    # Waiting threads sleep: where cores are shared, spinning ones halve the speed; where they are not it gains nothing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source: str | bytes
+    if packed is None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        source = onnx_ir.to_proto(graph).SerializeToString()
+    else:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was
+        source = str(packed)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's classes share no base
+        reason = str(error).splitlines()[0]
+        raise ExecutorError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the checkpoint again") from error

@@ -1,0 +1,158 @@
+"""Weights packed for the kernels of this machine: once, into files that are mapped ever after.
+
+ONNX Runtime packs the weights of MatMulNBits at every start, into anonymous memory: 1.2 times the weights, 1.9 GB for
+E2B. It can save what it packed beside the graph (`session.save_external_prepacked_constant_initializers`) and map that
+at the next start. The result holds for one version of ONNX Runtime and one kind of CPU, so a folder is named by both
+and by the content it was made from; packing runs in a subprocess, whose memory goes with it, into a partial folder.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession as _Session
+
+from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cpu_key, exclusive
+from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
+from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
+
+GRAPH = "decoder.onnx"
+_SIZES = "sizes.json"
+_SMALLEST_WEIGHT_BYTES = 33
+"""What stays inside the graph: numbers that ONNX Runtime's shape inference wants there, up to 4 int64. A weight there
+would lose what was packed of it, without a word: the builder compares logits."""
+_GROWTH = 2.3  # bytes written for each byte of weights: what was packed lies beside what it was packed from
+
+
+def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Path:
+    """The graph with packed weights, made now if this content was not packed before on this machine.
+
+    A folder that is not as it was left is made again. Raises WeightCacheError.
+    """
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        folder = cache_dir / f"{content_key(directory, cache_dir)}.{version('onnxruntime')}.{cpu_key()}.onnx"
+        if not _is_whole(folder):
+            with exclusive(folder.with_suffix(".lock")):
+                if not _is_whole(folder):
+                    _build(directory, folder, threads)
+    except OSError as error:
+        raise WeightCacheError(
+            f"cannot write the weight cache in {cache_dir} ({error}); choose another cache_dir"
+        ) from error
+    return folder / GRAPH
+
+
+def content_key(directory: OnnxDirectory, notes: Path | None) -> str:
+    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it."""
+    digest = sha256(directory.graph_path(directory.decoder).read_bytes())
+    for path in directory.decoder_data:
+        digest.update(section_sha256(FileRange(path, 0, path.stat().st_size), notes).encode())
+    return digest.hexdigest()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file has the size that it was left with."""
+    try:
+        sizes = json.loads((folder / _SIZES).read_text())
+        return all((folder / name).stat().st_size == nbytes for name, nbytes in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _build(directory: OnnxDirectory, folder: Path, threads: int) -> None:
+    needed = round(_GROWTH * sum(path.stat().st_size for path in directory.decoder_data))
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise WeightCacheError(
+            f"the weight cache needs about {needed >> 20} MiB in {folder.parent}, {free >> 20} MiB are free; "
+            "free some space or choose another cache_dir"
+        )
+    partial = folder.with_suffix(".partial")
+    for old in (folder, partial):  # under the lock: what is left belongs to a builder that died
+        shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "gemma_edge.runtime.executors.onnx.packed",
+        str(directory.path),
+        str(partial / GRAPH),
+        str(threads),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        shutil.rmtree(partial, ignore_errors=True)
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        remedy = "close other programs, it was killed" if done.returncode < 0 else "convert the checkpoint again"
+        raise WeightCacheError(
+            f"packing the weights of {directory.path} failed with status {done.returncode} ({lines[-1]}); {remedy}"
+        )
+    sizes = {}
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sizes[path.name] = path.stat().st_size
+    (partial / _SIZES).write_text(json.dumps(sizes))
+    partial.replace(folder)
+
+
+def _main(arguments: list[str]) -> None:
+    path, out, threads = arguments
+    directory = OnnxDirectory.open(Path(path))
+    model = directory.graphs[directory.decoder]
+    in_place(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(threads)
+    options.log_severity_level = 3
+    options.optimized_model_filepath = out
+    for key, value in (
+        ("model_external_initializers_file_folder_path", str(directory.path / GRAPHS)),
+        ("optimized_model_external_initializers_file_name", f"{GRAPH}_data"),
+        ("optimized_model_external_initializers_min_size_in_bytes", str(_SMALLEST_WEIGHT_BYTES)),
+        ("save_external_prepacked_constant_initializers", "1"),
+    ):
+        options.add_session_config_entry(f"session.{key}", value)
+    packed_now = _Session(
+        onnx_ir.to_proto(model).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["GatherSliceToSplitFusion"],  # makes longer lists of numbers than stay inside
+    )
+    feeds = _one_token(packed_now, caches(model))
+    expected = packed_now.run(["logits"], feeds)[0]
+    del packed_now
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    found = _Session(out, options, providers=["CPUExecutionProvider"]).run(["logits"], feeds)[0]
+    if not np.allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
+        sys.exit("the packed weights give other logits")
+
+
+def _one_token(session: onnxruntime.InferenceSession, kept: list[Cache]) -> dict[str, NDArray[Any]]:
+    """A first token, with random embeddings where those are given."""
+    shapes = {cache.name: cache.shape(1) for cache in kept}
+    feeds: dict[str, NDArray[Any]] = {}
+    for node in session.get_inputs():
+        shape = shapes.get(node.name) or [size if isinstance(size, int) else 1 for size in node.shape]
+        is_row = node.name not in shapes and node.type == "tensor(float)"
+        values = np.random.default_rng(0).standard_normal(shape, np.float32) if is_row else np.zeros(shape)
+        feeds[node.name] = values.astype(np.float32 if node.type == "tensor(float)" else np.int64)
+    feeds["attention_mask"] += 1
+    return feeds
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Token sequences over a KV cache."""

@@ -1,0 +1,136 @@
+"""A model in a process of its own, for comparisons: its memory is its own."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.config import Backend
+from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.measure.compare import ComparisonError, Cost, Logits
+from gemma_edge.runtime.memory.reading import read_memory
+
+
+class ModelProcess:
+    """A bundle or an ONNX directory, behind `Comparable`. Raises ComparisonError with what the process says."""
+
+    def __init__(self, path: str, threads: int | None, cache_dir: str | None) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit this process's memory
+        self._path = path
+        self._pipe, far_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far_end, path, threads, cache_dir), daemon=True)
+        self._process.start()
+        far_end.close()
+        self._receive()  # loaded
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, start token included."""
+        token_ids: list[int] = self._ask("tokenize", text)
+        return token_ids
+
+    def score(self, token_ids: Sequence[int]) -> Iterator[Logits]:
+        self._pipe.send(("score", list(token_ids)))
+        for _ in token_ids:
+            yield np.frombuffer(self._receive(), np.float32)
+
+    def greedy(self, token_ids: Sequence[int], count: int) -> list[int]:
+        continuation: list[int] = self._ask("greedy", list(token_ids), count)
+        return continuation
+
+    def cost(self) -> Cost:
+        cost: Cost = self._ask("cost")
+        return cost
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        self._pipe.send((what, *arguments))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise ComparisonError(
+                f"{self._path}: its process ended with status {self._process.exitcode}; close other programs"
+            ) from None
+        if isinstance(answer, _Failure):
+            raise ComparisonError(answer.message)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pipe.close()  # ends the loop of the process
+        self._process.join()
+
+
+class _Failure:
+    """An error on its way to the other process, which may not know its class."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | None) -> None:
+    """Answer until the other end closes."""
+    try:
+        with Engine(path, Backend.CPU(thread_count=threads), cache_dir=cache_dir) as engine:
+            pipe.send("loaded")
+            _Server(engine, pipe).run()
+    except (EOFError, ConnectionError):
+        pass
+    except GemmaEdgeError as error:
+        pipe.send(_Failure(str(error)))
+
+
+class _Server:
+    def __init__(self, engine: Engine, pipe: Connection) -> None:
+        self._engine, self._pipe = engine, pipe
+        self._decoded_tokens, self._decode_s = 0, 0.0
+
+    def run(self) -> None:
+        while True:
+            what, *arguments = self._pipe.recv()
+            if what == "score":
+                for logits in self._logits(*arguments):
+                    self._pipe.send(logits.tobytes())
+            else:
+                self._pipe.send(getattr(self, what)(*arguments))
+
+    def tokenize(self, text: str) -> list[int]:
+        return [*self._engine.text_model.start_tokens, *self._engine.tokenize(text)]
+
+    def greedy(self, token_ids: list[int], count: int) -> list[int]:
+        sequence = self._engine.new_sequence()
+        sequence.append(token_ids)
+        for i in range(count):
+            started = time.perf_counter()
+            logits = sequence.logits()
+            if i:  # the first reads the prompt
+                self._decode_s += time.perf_counter() - started
+                self._decoded_tokens += 1
+            sequence.append([int(logits.argmax())])
+        return list(sequence.token_ids[len(token_ids) :])
+
+    def cost(self) -> Cost:
+        memory = read_memory()
+        path = Path(self._engine.model_path)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        speed = self._decoded_tokens / self._decode_s if self._decode_s else 0.0
+        return Cost(sum(file.stat().st_size for file in files), memory.anon_bytes, memory.file_bytes, speed)
+
+    def _logits(self, token_ids: list[int]) -> Iterator[Logits]:
+        """Decoded one by one, after each token; not timed, as the other model computes at the same time."""
+        sequence = self._engine.new_sequence()
+        for token in token_ids:
+            sequence.append([token])
+            yield sequence.logits()

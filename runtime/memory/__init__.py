@@ -1,0 +1,1 @@
+"""Memory of processes: read, watched, limited, given back."""

@@ -1,0 +1,1 @@
+"""Ready-made jobs on an engine."""

@@ -1,0 +1,1 @@
+"""Tokens and text: tokenizer, template, and the choice of the next token."""

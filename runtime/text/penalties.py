@@ -1,0 +1,113 @@
+"""What pushes a token's logit down because of what was generated before: repetition, repeated n-grams, a ban list.
+
+Each is a pure function of the logits and of the tokens generated *in this reply*: the prompt does not count, and a new
+reply starts afresh. The arithmetic is LiteRT-LM's (runtime/components/logits_processor at 0.18.1).
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.sampler import SamplerError, banned
+
+
+@dataclass(frozen=True)
+class RepetitionPenaltyConfig:
+    """Makes tokens that were generated before less likely.
+
+    repetition_penalty: positive logits are divided by it, the others multiplied (None or 1: off).
+    presence_penalty: subtracted once from the logit of every such token (0).
+    frequency_penalty: subtracted as often as the token was generated (0).
+    window_size: how many tokens back count; None or 0: all.
+    """
+
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    window_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.repetition_penalty is not None and not self.repetition_penalty >= 1.0:
+            raise SamplerError(
+                f"repetition_penalty is {self.repetition_penalty}, expected at least 1.0; 1.0 switches it off"
+            )
+        _check_window(self.window_size)
+
+
+@dataclass(frozen=True)
+class NoRepeatNgramConfig:
+    """Forbids a run of tokens to occur twice.
+
+    no_repeat_ngram_size: its length; None or 0: off.
+    window_size: how many tokens back count; None or 0: all; at least no_repeat_ngram_size.
+    """
+
+    no_repeat_ngram_size: int | None = None
+    window_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.no_repeat_ngram_size is not None and self.no_repeat_ngram_size < 0:
+            raise SamplerError(
+                f"no_repeat_ngram_size is {self.no_repeat_ngram_size}, expected 0 or more; 0 switches it off"
+            )
+        _check_window(self.window_size)
+
+
+@dataclass(frozen=True)
+class SuppressTokensConfig:
+    """Token ids that are never generated."""
+
+    suppress_tokens: Collection[int] | None = None
+
+    def __post_init__(self) -> None:
+        for token_id in self.suppress_tokens or ():
+            if token_id < 0:
+                raise SamplerError(f"suppress_tokens has {token_id}, expected token ids of 0 or more; leave it out")
+
+
+def _check_window(window_size: int | None) -> None:
+    if window_size is not None and window_size < 0:
+        raise SamplerError(f"window_size is {window_size}, expected 0 or more; 0 takes everything into account")
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """The penalties of one reply, applied in litert_lm's order."""
+
+    repetition: RepetitionPenaltyConfig = RepetitionPenaltyConfig()
+    no_repeat_ngram: NoRepeatNgramConfig = NoRepeatNgramConfig()
+    suppress: SuppressTokensConfig = SuppressTokensConfig()
+
+    def apply(self, logits: Logits, generated: Sequence[int]) -> Logits:
+        """New logits [V], or the same array where nothing applies. generated: this reply's tokens, oldest first."""
+        logits = penalize_repetition(logits, generated, self.repetition)
+        repeats = repeating_tokens(generated, self.no_repeat_ngram)
+        never = self.suppress.suppress_tokens or ()
+        return banned(logits, [*repeats, *never]) if repeats or never else logits
+
+
+def penalize_repetition(logits: Logits, generated: Sequence[int], config: RepetitionPenaltyConfig) -> Logits:
+    """Logits [V] with every generated token made less likely."""
+    recent = generated[-config.window_size :] if config.window_size else generated
+    factor, presence = config.repetition_penalty or 1.0, config.presence_penalty or 0.0
+    frequency = config.frequency_penalty or 0.0
+    if not recent or (factor == 1.0 and presence == 0.0 and frequency == 0.0):
+        return logits
+    token_ids, counts = np.unique(np.asarray(recent), return_counts=True)  # [n], [n]
+    values = logits[token_ids]
+    values = np.where(values > 0, values / np.float32(factor), values * np.float32(factor))
+    result = logits.copy()
+    result[token_ids] = values - (np.float32(presence) + counts.astype(np.float32) * np.float32(frequency))
+    return result
+
+
+def repeating_tokens(generated: Sequence[int], config: NoRepeatNgramConfig) -> set[int]:
+    """The tokens that would complete an n-gram for the second time."""
+    size = config.no_repeat_ngram_size or 0
+    if size == 0 or len(generated) < size:
+        return set()
+    recent = list(generated[-max(config.window_size, size) :] if config.window_size else generated)
+    prefix = recent[len(recent) - (size - 1) :]
+    return {recent[i + size - 1] for i in range(len(recent) - size + 1) if recent[i : i + size - 1] == prefix}

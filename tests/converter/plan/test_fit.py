@@ -1,0 +1,345 @@
+"""What is suggested for a request that does not fit: each suggestion passes when followed, the cheapest comes first."""
+
+import builtins
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gemma_edge.converter.cli import main
+from gemma_edge.converter.convert import convert, make_target, plan_for
+from gemma_edge.converter.models.encoders import Modality
+from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
+from gemma_edge.converter.plan.fit import Alternative, Loss, alternatives, settle
+from gemma_edge.converter.plan.footprint import ModelNeeds
+from gemma_edge.converter.plan.target import Target, TargetError
+from gemma_edge.profiles.budget import MemoryBudget, OverBudget
+from gemma_edge.profiles.sizes import GIB, MIB
+from tools.synthetic import SIZES
+
+PROFILE = """
+description = "As large as a test needs"
+architecture = "aarch64"
+isa = ["neon"]
+cores = 4
+ram_bytes = "64 GiB"
+budget_bytes = {budget_bytes}
+memory_bytes_per_s = "15 GB"
+storage_bytes_per_s = "500 MB"
+"""
+
+
+def needed_bytes(target: Target, model: Model | None = None) -> int:
+    return ModelNeeds.of(model or official_model(target.size)).needs(target).footprint.total_bytes
+
+
+def nearest(target: Target, budget_bytes: int) -> list[Alternative]:
+    return alternatives(target, official_model(target.size), MemoryBudget(budget_bytes))
+
+
+def on(budget_bytes: int, **request: Any) -> Target:
+    """A request on a profile of that budget."""
+    target = make_target(**request)
+    assert target.profile is not None
+    return replace(target, profile=replace(target.profile, budget_bytes=budget_bytes, ram_bytes=64 * GIB))
+
+
+# ---------------------------------------------------------------- footprints
+
+
+@pytest.mark.parametrize("size", TEXT_CONFIGS)
+def test_the_official_models_are_the_published_ones(size: str) -> None:
+    config = SIZES[size].config
+    published, ours = Model.of_checkpoint(config, 768), official_model(size)
+    assert ours.config == published.config
+    assert [tower.config for tower in ours.towers] == [tower.config for tower in published.towers]
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+@pytest.mark.parametrize("request_", [{}, {"context": 256, "prefill": (8, 32)}, {"kv": "fp16"}, {"format": "task"}])
+def test_the_footprint_is_what_the_graphs_say(
+    family: str, request_: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    plan = plan_for(make_target("custom-int4", **request_), request.getfixturevalue(f"tiny_{family}"))[1]
+    parts = {part.name: part.total_bytes for part in plan.footprint.parts}
+    assert parts["KV cache"] == plan.cache_bytes
+    assert parts["decoder weights"] == plan.bytes_by("placement")["resident"]
+    rings = sum(cache.nbytes for cache in plan.caches if cache.slots < plan.context_tokens)
+    assert parts.get("KV rings being written", 0) == rings * len(plan.target.prefill_tokens)
+    assert plan.settled.needs.bytes_per_token == parts["decoder weights"] + plan.cache_bytes
+
+
+def test_an_onnx_directory_keeps_the_cache_that_layers_share_whole() -> None:
+    """117.5 MiB is what our executor allocates for E2B; LiteRT needs 104."""
+    for format_, kv_mib in (("onnx", 117.5), ("litertlm", 104)):
+        footprint = ModelNeeds.of(official_model("e2b")).needs(make_target("e2b-int4", format=format_)).footprint
+        assert next(part.anon_bytes for part in footprint.parts if part.name == "KV cache") == kv_mib * MIB
+
+
+# ---------------------------------------------------------------- which, and in which order
+
+
+def test_a_request_that_fits_stays_as_it_is() -> None:
+    target = make_target("e2b-int4", profile="phone-2gb", fit=True)
+    settled = settle(target, official_model("e2b"))
+    assert (replace(settled.target, modalities=None), settled.changes) == (target, "")
+    assert settled.target.modalities == settled.model.modalities == tuple(Modality)
+
+
+def test_without_a_profile_everything_fits() -> None:
+    assert settle(make_target("e4b-fp32"), official_model("e4b")).changes == ""
+
+
+def test_the_smaller_of_two_changes_comes_first() -> None:
+    losses = [Loss(prefill=2), Loss(context=1), Loss(container=1), Loss(weights=1), Loss(model=1)]
+    assert all(less < more for less, more in pairwise(losses))
+    assert Loss(context=9, prefill=9) < Loss(weights=1)
+
+
+FIRST = [
+    ({"target": "e2b-int4"}, -1, ["--prefill 16", "--context 2048", "--encoding attention=int4"]),
+    ({"target": "e2b-int4", "context": 32_768}, -900 * MIB, ["--context 16384 --prefill 16", "--context 8192"]),
+    ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--prefill 8,64", "--context 2048"]),
+    ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--prefill 16", "--context 2048"]),
+    ({"target": "e2b-int4", "kv": "fp16"}, -1, ["--kv fp32"]),
+    ({"target": "e2b-int4", "format": "task", "context": 8192}, -200 * MIB, ["--context 4096", "--format litertlm"]),
+    ({"target": "e2b-int8"}, -800 * MIB, ["--target e2b-int4"]),
+    ({"target": "e4b-fp16"}, -3 * GIB, ["--target e4b-int8"]),
+    ({"target": "e4b-int4"}, -900 * MIB, ["--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"]),
+    ({"target": "1b-int4", "context": 1024, "prefill": (16,)}, -25 * MIB, ["--encoding attention=int4"]),
+]
+
+
+@pytest.mark.parametrize(("request_", "spare_bytes", "options"), FIRST, ids=[options[0] for _, _, options in FIRST])
+def test_the_first_suggestions(request_: dict[str, Any], spare_bytes: int, options: list[str]) -> None:
+    target = make_target(**request_)
+    found = [alternative.options for alternative in nearest(target, needed_bytes(target) + spare_bytes)]
+    assert found[: len(options)] == options
+
+
+@pytest.mark.parametrize(("request_", "spare_bytes", "options"), FIRST, ids=[options[0] for _, _, options in FIRST])
+def test_none_gives_up_more_than_another_and_losses_rise(
+    request_: dict[str, Any], spare_bytes: int, options: list[str]
+) -> None:
+    target = make_target(**request_)
+    losses = [alternative.loss for alternative in nearest(target, needed_bytes(target) + spare_bytes)]
+    assert len(losses) >= len(options)
+    assert losses == sorted(losses)
+    assert not [(a, b) for a in losses for b in losses if a is not b and a.covers(b)]
+
+
+def test_what_does_not_lower_the_footprint_is_not_suggested() -> None:
+    """fp16 keys and values cost more than they save, and int4 embedding rows touch as many pages as int8 ones."""
+    target = make_target("e2b-int4")
+    assert needed_bytes(replace(target, kv=type(target.kv).FP16)) > needed_bytes(target)
+    for budget_bytes in range(needed_bytes(target) - 1, 500 * MIB, -50 * MIB):
+        options = [alternative.options for alternative in nearest(target, budget_bytes)]
+        assert not [text for text in options if "--kv" in text or "embedding" in text]
+
+
+def test_a_recipe_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text((Path(__file__).parents[3] / "converter" / "quantize" / "recipe_data" / "int8.toml").read_text())
+    target = make_target("e4b-int8", recipe=recipe)
+    options = [alternative.options for alternative in nearest(target, needed_bytes(target) - 100 * MIB)]
+    assert options[0] == "--prefill 16"
+    assert "--encoding attention=int4" in options
+    assert not [text for text in options if "--target e4b" in text]
+
+
+def test_a_model_of_the_users_own_has_no_smaller_one(tiny_gemma3n: Path) -> None:
+    model = plan_for(make_target("custom-fp32"), tiny_gemma3n)[1].model
+    target = make_target("custom-fp32")
+    found = alternatives(target, model, MemoryBudget(needed_bytes(target, model) - 1))
+    assert found
+    assert not [alternative for alternative in found if alternative.loss.model]
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(OverBudget) as caught:
+        settle(on(100 * MIB, target="1b-int4", fit=True, profile="phone-2gb"), official_model("1b"))
+    assert caught.value.suggestions == ()
+    assert str(caught.value).endswith("choose a smaller model, a shorter context or a larger profile")
+
+
+# ---------------------------------------------------------------- what a user sees
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Callable[[str], Path]:
+    """A checkpoint directory of an official size that holds config.json and nothing else."""
+
+    def make(size: str) -> Path:
+        path = tmp_path / size
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text(json.dumps(SIZES[size].config))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "--target e4b-int8 --profile phone-2gb",
+        "--target e4b-int4 --profile phone-2gb --context 32768",
+        "--target e2b-int8 --profile phone-2gb",
+        "--target e2b-fp16 --profile phone-3gb --kv fp16",
+        "--target e2b-int4 --profile phone-2gb --format task --prefill 128,512",
+        "--target 1b-fp32 --profile phone-2gb --context 32768",
+    ],
+)
+def test_suggestions_that_are_followed_pass(request_: str) -> None:
+    """Each is appended to the command line as it stands; the footprint it promised is what is planned then."""
+
+    def settled(options: str) -> Any:
+        command = main.commands["plan"]
+        with command.make_context("plan", shlex.split(options)) as context:
+            request = {name: value for name, value in context.params.items() if name not in ("as_json", "checkpoint")}
+        target = make_target(**request)
+        return settle(target, official_model(target.size))
+
+    with pytest.raises(OverBudget) as caught:
+        settled(request_)
+    assert caught.value.suggestions
+    for suggestion in caught.value.suggestions:
+        followed = settled(f"{request_} {suggestion.label}")
+        assert followed.changes == ""
+        assert followed.needs.footprint == suggestion.footprint
+
+
+def test_e4b_int8_is_refused_for_2_gb_from_config_json_alone(
+    directory: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = directory("e4b")
+    (checkpoint / "model.safetensors").write_bytes(b"not opened")
+    opened = []
+
+    def spy(original: Callable[..., Any]) -> Callable[..., Any]:
+        def recording(path: Any, *arguments: Any, **options: Any) -> Any:
+            opened.append(str(path))
+            return original(path, *arguments, **options)
+
+        return recording
+
+    monkeypatch.setattr(io, "open", spy(io.open))  # what pathlib calls
+    monkeypatch.setattr(builtins, "open", spy(builtins.open))
+    monkeypatch.setattr(os, "open", spy(os.open))  # what shards are read with
+    with pytest.raises(OverBudget) as caught:
+        plan_for(make_target("e4b-int8", profile="phone-2gb"), checkpoint)
+    assert [path for path in opened if path.startswith(str(checkpoint))] == [str(checkpoint / "config.json")]
+    assert [suggestion.label for suggestion in caught.value.suggestions] == [
+        "--target e2b-int4 --checkpoint google/gemma-3n-E2B-it",
+        "--target 1b-int8 --checkpoint google/gemma-3-1b-it",
+    ]
+
+
+def test_a_refusal_does_not_wait_for_what_a_conversion_needs(directory: Callable[[str], Path]) -> None:
+    """Half of the time went into importing these."""
+    arguments = ["plan", "--target", "e4b-int8", "--checkpoint", str(directory("e4b")), "--profile", "phone-2gb"]
+    program = (
+        "import sys\nfrom gemma_edge.converter.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as exit: print(exit.code, sorted(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert printed.startswith("1 [")
+    for module in ("ai_edge_litert", "litert_lm_builder", "sentencepiece", "onnx", "jinja2", "huggingface_hub"):
+        assert f"'{module}'" not in printed
+
+
+def test_the_official_checkpoint_is_refused_before_it_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_download(*_: object) -> Path:
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr("gemma_edge.converter.convert.resolve_checkpoint", no_download)
+    with pytest.raises(OverBudget, match="e4b-int8 at 4096 tokens on phone-2gb: needs 4"):
+        plan_for(make_target("e4b-int8", profile="phone-2gb"), None)
+
+
+def test_the_refusal_on_the_command_line(directory: Callable[[str], Path]) -> None:
+    arguments = ["plan", "--target", "e4b-int8", "--checkpoint", str(directory("e4b")), "--profile", "phone-2gb"]
+    result = CliRunner().invoke(main, arguments, env={"COLUMNS": "250"})
+    assert (result.exit_code, result.stdout) == (1, "")
+    *tables, message = result.stderr.splitlines()
+    assert message.startswith("error: e4b-int8 at 4096 tokens on phone-2gb: needs ")
+    assert "; --target e2b-int4 --checkpoint google/gemma-3n-E2B-it would need 1." in message
+    for text in ("decoder weights", "missing", "what would fit, cheapest loss first", "--target 1b-int8 --checkpoint"):
+        assert [line for line in tables if text in line]
+
+
+# ---------------------------------------------------------------- --fit
+
+
+@pytest.fixture
+def board(tiny_gemma3n: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """A profile that lacks so many bytes for custom-int4 at 2048 tokens."""
+    plan = plan_for(make_target("custom-int4"), tiny_gemma3n)[1]
+
+    def write(missing_bytes: int) -> Path:
+        path = tmp_path / "board.toml"
+        path.write_text(PROFILE.format(budget_bytes=plan.footprint.total_bytes - missing_bytes))
+        return path
+
+    return write
+
+
+def test_fit_makes_what_it_says(board: Callable[[int], Path], tiny_gemma3n: Path, tmp_path: Path) -> None:
+    profile = str(board(1))
+    fitted = convert("custom-int4", tiny_gemma3n, tmp_path / "fitted", profile=profile, fit=True)
+    assert fitted.values["fit"] == "--prefill 16"
+    assert fitted.values["prefill_tokens"] == [16]
+    asked = convert("custom-int4", tiny_gemma3n, tmp_path / "asked", prefill=(16,))
+    assert asked.values["fit"] is None
+    assert (tmp_path / "fitted").read_bytes() == (tmp_path / "asked").read_bytes()
+
+
+def test_plan_says_what_fit_chose(board: Callable[[int], Path], tiny_gemma3n: Path) -> None:
+    arguments = ["plan", "--target", "custom-int4", "--checkpoint", str(tiny_gemma3n), "--profile", str(board(1))]
+    shown = CliRunner().invoke(main, [*arguments, "--fit"], env={"COLUMNS": "250"})
+    assert shown.exit_code == 0, shown.stderr
+    assert "chosen to fit: --prefill 16" in shown.stdout
+    values = json.loads(CliRunner().invoke(main, [*arguments, "--fit", "--json"]).stdout)
+    assert (values["fit"], values["prefill_tokens"]) == ("--prefill 16", [16])
+
+
+def test_fit_keeps_the_model_and_the_format() -> None:
+    with pytest.raises(OverBudget) as caught:
+        settle(make_target("e4b-int8", profile="phone-2gb", fit=True), official_model("e4b"))
+    assert caught.value.suggestions[0].label == "--target e2b-int4 --checkpoint google/gemma-3n-E2B-it"
+    target = make_target("e2b-int4", format="task", context=8192)
+    chosen = settle(
+        on(needed_bytes(target) - 1, target="e2b-int4", format="task", context=8192, profile="phone-2gb", fit=True),
+        official_model("e2b"),
+    ).target
+    assert (chosen.size, chosen.format) == ("e2b", target.format)
+
+
+def test_fit_into_what() -> None:
+    with pytest.raises(TargetError) as caught:
+        make_target("e2b-int4", fit=True)
+    assert str(caught.value) == "fit: expected a profile to fit into, found none; add --profile"
+
+
+# ---------------------------------------------------------------- predicted speed
+
+
+def test_decode_is_predicted_for_a_profile(tiny_gemma3n: Path) -> None:
+    plan = plan_for(make_target("custom-int4", profile="phone-2gb"), tiny_gemma3n)[1]
+    read_bytes = plan.bytes_by("placement")["resident"] + plan.cache_bytes
+    assert plan.predicted_decode_tokens_per_s == pytest.approx(15e9 / read_bytes)
+    arguments = ["plan", "--target", "custom-int4", "--checkpoint", str(tiny_gemma3n)]
+    shown = CliRunner().invoke(main, [*arguments, "--profile", "phone-2gb"], env={"COLUMNS": "250"}).stdout
+    assert f"decode, predicted: {plan.predicted_decode_tokens_per_s:.1f} tokens/s on phone-2gb" in shown
+    assert "predicted" not in CliRunner().invoke(main, arguments).stdout
+    assert plan_for(make_target("custom-int4"), tiny_gemma3n)[1].predicted_decode_tokens_per_s is None

@@ -1,0 +1,66 @@
+"""What can go wrong while weights are packed for ONNX Runtime."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from gemma_edge.converter.convert import convert
+from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError
+from gemma_edge.runtime.executors.onnx.packed import packed_graph
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, tiny_gemma3: Path) -> Path:
+    out = tmp_path_factory.mktemp("onnx") / "model"
+    convert("custom-int4", tiny_gemma3, out, format="onnx")
+    return out
+
+
+def test_it_is_made_once_and_found_again(path: Path, tmp_path: Path) -> None:
+    first = packed_graph(OnnxDirectory.open(path), tmp_path, 1)
+    made = first.stat().st_mtime_ns
+    assert packed_graph(OnnxDirectory.open(path), tmp_path, 1) == first
+    assert first.stat().st_mtime_ns == made
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_other_weights_have_another_name(path: Path, tmp_path: Path) -> None:
+    first = packed_graph(OnnxDirectory.open(path), tmp_path, 1)
+    other = Path(shutil.copytree(path, tmp_path / "other"))
+    data = OnnxDirectory.open(other).decoder_data[0]
+    with data.open("r+b") as file:
+        file.write(b"\x01")
+    assert packed_graph(OnnxDirectory.open(other), tmp_path, 1).parent != first.parent
+
+
+def test_a_full_disk(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
+    with pytest.raises(WeightCacheError) as caught:
+        packed_graph(OnnxDirectory.open(path), tmp_path, 1)
+    assert str(caught.value) == (
+        f"the weight cache needs about 3 MiB in {tmp_path}, 1 MiB are free; free some space or choose another cache_dir"
+    )
+
+
+def test_a_folder_that_is_none(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightCacheError, match=r"cannot write the weight cache in .*; choose another cache_dir"):
+        packed_graph(OnnxDirectory.open(path), tmp_path / "file", 1)
+
+
+def test_a_graph_that_cannot_be_packed(path: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(path, tmp_path / "broken"))
+    directory = OnnxDirectory.open(broken)
+    (broken / "config.json").unlink()
+    with pytest.raises(WeightCacheError) as caught:
+        packed_graph(directory, tmp_path / "cache", 1)
+    message = str(caught.value)
+    assert message.startswith(f"packing the weights of {broken} failed with status 1 (")
+    assert "config.json: cannot be read" in message
+    assert message.endswith("); convert the checkpoint again")
+    assert not list((tmp_path / "cache").glob("*.onnx"))

@@ -1,0 +1,144 @@
+"""Token sequences on a real executor with rings: what runs again after going back, and that it is exact."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemma_edge.runtime.executors.base import ContextOverflowError
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
+from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.kv.generate import score
+from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
+from tests.slots import litert_slot
+
+TOLERANCE = 1e-4  # logits span about 20; prefill and decode add up in another order
+
+
+class CountingSlot(LitertSlot):
+    """The real one, and a count of the tokens it runs."""
+
+    tokens_run = 0
+
+    def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
+        self.tokens_run += len(token_ids)
+        return super().chunks(token_ids)
+
+
+@pytest.fixture(scope="module", params=["gemma3", "gemma3n"])
+def executor(request: pytest.FixtureRequest, tiny_bundle: Callable[[str, str], Path]) -> CountingSlot:
+    bundle = Bundle.open(tiny_bundle(request.param, "fp32"))  # rings of 96 slots, window 64
+    slot = litert_slot(DecoderSections.of(bundle), threads=2, cache_dir=None)
+    slot.__class__ = CountingSlot
+    assert isinstance(slot, CountingSlot)
+    return slot
+
+
+@pytest.fixture
+def sequence(executor: CountingSlot) -> TokenSequence:
+    executor.reset()
+    executor.tokens_run = 0
+    return TokenSequence(executor, threading.RLock())
+
+
+@pytest.fixture(scope="module")
+def text(val_bin: Path) -> list[int]:
+    return [int(token_id) for token_id in np.fromfile(val_bin, np.uint16)[:600]]
+
+
+def step_by_step(executor: CountingSlot, token_ids: Sequence[int]) -> np.ndarray:
+    executor.reset()
+    for token_id in token_ids:
+        logits = executor.decode(token_id)
+    return logits.copy()
+
+
+def test_going_back_to_a_mark_runs_only_what_is_new(
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
+) -> None:
+    sequence.append(text[:150])
+    sequence.logits()
+    sequence.mark()
+    sequence.append(text[150:400])  # the rings turn more than twice
+    sequence.logits()
+    sequence.truncate(150)
+    sequence.append(text[500:520])
+    executor.tokens_run = 0
+    logits = sequence.logits().copy()
+    assert executor.tokens_run == 20  # the last token before the mark, and the new ones but the last
+    expected = step_by_step(executor, text[:150] + text[500:520])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_going_back_without_a_mark_is_exact_too(
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
+) -> None:
+    for length, back in ((300, 290), (300, 100), (80, 1), (512, 3), (120, 119)):
+        sequence.truncate(0)
+        sequence.append(text[:length])
+        sequence.logits()
+        sequence.truncate(back)
+        sequence.append(text[550:557])
+        logits = sequence.logits().copy()
+        expected = step_by_step(executor, text[:back] + text[550:557])
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_sequences_that_share_an_executor(executor: CountingSlot, text: list[int]) -> None:
+    executor.reset()
+    lock = threading.RLock()
+    one, two = TokenSequence(executor, lock), TokenSequence(executor, lock)
+    common = text[:60]
+    one.append(common)
+    two.append(common)
+    first = one.logits().copy()
+    executor.tokens_run = 0
+    np.testing.assert_array_equal(two.logits(), first)
+    assert executor.tokens_run == 0  # the prefix was there already
+    one.append(text[100:110])
+    two.append(text[200:230])
+    for sequence, tail in ((one, text[100:110]), (two, text[200:230]), (one, text[100:110])):
+        logits = sequence.logits().copy()
+        np.testing.assert_allclose(logits, step_by_step(executor, common + tail), rtol=0, atol=TOLERANCE)
+
+
+def test_logits_can_be_asked_for_again(sequence: TokenSequence, text: list[int]) -> None:
+    sequence.append(text[:30])
+    first = sequence.logits().copy()
+    np.testing.assert_array_equal(sequence.logits(), first)
+
+
+def test_scores_add_up_and_leave_the_sequence(sequence: TokenSequence, text: list[int]) -> None:
+    sequence.append(text[:40])
+    scores = score(sequence, text[40:50])
+    assert sequence.token_ids == tuple(text[:40])
+    assert all(value < 0 for value in scores)
+    sequence.append(text[40:44])
+    assert score(sequence, text[44:50]) == pytest.approx(scores[4:], abs=TOLERANCE)
+
+
+def test_the_context_ends(sequence: TokenSequence, text: list[int]) -> None:
+    sequence.append(text[:512])
+    assert len(sequence) == sequence.context_tokens == 512
+    sequence.logits()
+    with pytest.raises(ContextOverflowError) as caught:
+        sequence.append(text[:3])
+    assert (caught.value.asked_tokens, caught.value.allowed_tokens) == (515, 512)
+    assert len(sequence) == 512
+
+
+def test_cancel_stops_before_the_next_call_and_begin_goes_on(
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
+) -> None:
+    sequence.append(text[:100])
+    sequence.cancel()
+    for call in (sequence.logits, sequence.prefill):
+        with pytest.raises(CancelledError):
+            call()
+    assert executor.position == 0
+    sequence.begin()
+    logits = sequence.logits().copy()
+    np.testing.assert_allclose(logits, step_by_step(executor, text[:100]), rtol=0, atol=TOLERANCE)

@@ -1,0 +1,93 @@
+"""Sampling against what the settings promise. That it draws what litert_lm draws is shown in test_litert_lm_parity."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
+
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, banned, log_probability
+
+LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05], np.float32))  # [V], V = 5
+
+
+def draws(config: SamplerConfig, count: int = 4000, logits: np.ndarray = LOGITS) -> Counter[int]:
+    sampler = Sampler(config)
+    return Counter(sampler.pick(logits) for _ in range(count))
+
+
+def test_top_k_one_takes_the_largest_and_the_first_of_equals() -> None:
+    assert draws(SamplerConfig(top_k=1), 10) == {1: 10}
+    assert Sampler(SamplerConfig(top_k=1)).pick(np.array([1, 7, 7], np.float32)) == 1
+
+
+def test_a_config_without_top_k_is_greedy_as_in_litert_lm() -> None:
+    assert draws(SamplerConfig(temperature=2.0, seed=3), 10) == {1: 10}
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed"),
+    [
+        (SamplerConfig(top_k=2, top_p=1.0), {1, 2}),
+        (SamplerConfig(top_k=5, top_p=0.7), {1, 2}),  # 0.5 + 0.25 reaches 0.7
+        (SamplerConfig(top_k=5, top_p=0.76), {1, 2, 3}),
+        (SamplerConfig(top_k=5, top_p=0.0), {1}),
+        (SamplerConfig(top_k=5, temperature=0.0), {1}),
+        (SamplerConfig(top_k=99, top_p=1.0), {0, 1, 2, 3, 4}),
+    ],
+)
+def test_only_the_candidates_are_drawn_and_each_of_them(config: SamplerConfig, allowed: set[int]) -> None:
+    assert set(draws(config)) == allowed
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_follow_the_probabilities(temperature: float) -> None:
+    count = 20_000
+    seen = draws(SamplerConfig(top_k=5, top_p=1.0, temperature=temperature), count)
+    weights = np.exp(LOGITS / temperature)
+    for token_id, probability in enumerate(weights / weights.sum()):
+        deviation = np.sqrt(probability * (1 - probability) / count)
+        assert abs(seen[token_id] / count - probability) < 5 * deviation
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
+    def run(seed: int | None) -> list[int]:
+        sampler = Sampler(SamplerConfig(top_k=5, top_p=1.0, seed=seed))
+        return [sampler.pick(LOGITS) for _ in range(50)]
+
+    assert run(7) == run(7)
+    assert run(7) != run(8)
+    assert run(None) == run(0)
+
+
+def test_minus_infinity_is_never_drawn() -> None:
+    assert set(draws(SamplerConfig(top_k=5, top_p=1.0), logits=banned(LOGITS, [1, 4, 99, -1]))) == {0, 2, 3}
+
+
+def test_log_probability() -> None:
+    assert log_probability(LOGITS, 2) == pytest.approx(np.log(0.25), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0, expected at least 1; use top_k=1 for greedy text"),
+        ({"top_p": 1.1}, "top_p is 1.1, expected 0 to 1; use top_p=1 to keep every candidate"),
+        ({"top_p": float("nan")}, "top_p is nan, expected 0 to 1; use top_p=1 to keep every candidate"),
+        ({"temperature": -0.1}, "temperature is -0.1, expected 0 or more; use top_k=1 for greedy text"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SamplerError) as caught:
+        SamplerConfig(**settings)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+    assert isinstance(caught.value, ValueError)  # what code written for litert_lm catches
+
+
+def test_the_bundles_own_settings() -> None:
+    top_p = SamplerParameters(type=SamplerParameters.TOP_P, k=64, p=0.5, temperature=0.25, seed=3)
+    assert SamplerConfig.of_bundle(top_p) == SamplerConfig(top_k=64, top_p=0.5, temperature=0.25, seed=3)
+    top_k = SamplerParameters(type=SamplerParameters.TOP_K, k=4, temperature=1)
+    assert SamplerConfig.of_bundle(top_k) == SamplerConfig(top_k=4, top_p=1.0, temperature=1.0, seed=0)
+    for parameters in (SamplerParameters(), SamplerParameters(type=SamplerParameters.GREEDY, k=9)):
+        assert SamplerConfig.of_bundle(parameters) == SamplerConfig(top_k=1)
