@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import Decoder
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.memory.reading import MemoryReading, file_mappings, read_memory
 from gemma_edge.runtime.memory.watch import LoadMarks
 
@@ -14,7 +15,8 @@ class EngineMemory:
     """A reading of the process and the engine's parts of it.
 
     process: anonymous, file-backed and peak memory of the whole process, the Python interpreter included.
-    kv_cache_bytes: anonymous memory set aside for keys and values; pages count once they are written.
+    kv_cache_bytes: anonymous memory set aside for keys and values of all slots there are; pages count once they are
+        written. snapshot_bytes: copies of rings, by which a conversation goes back to where its last turn began.
     mapped_bytes: resident file-backed bytes by bundle section, and "weight_cache". Of an ONNX directory: by the input
         that a table of rows is for, and "weight_cache", or the decoder's name without one.
     anonymous: where anonymous memory came from, by stage of loading.
@@ -22,11 +24,12 @@ class EngineMemory:
 
     process: MemoryReading
     kv_cache_bytes: int
+    snapshot_bytes: int
     mapped_bytes: Mapping[str, int]
     anonymous: Footprint
 
 
-def read_engine_memory(decoder: Decoder, kv_cache_bytes: int, marks: LoadMarks) -> EngineMemory:
+def read_engine_memory(decoder: Decoder, pool: SlotPool, marks: LoadMarks) -> EngineMemory:
     """Reads /proc/self; some milliseconds."""
     named = decoder.mapped_ranges().named
     ranges = [(name, replace(part, path=part.path.resolve())) for name, parts in named.items() for part in parts]
@@ -37,4 +40,4 @@ def read_engine_memory(decoder: Decoder, kv_cache_bytes: int, marks: LoadMarks) 
             if mapping.path == str(item.path) and item.offset <= mapping.offset_bytes < item.offset + item.nbytes:
                 mapped[name] += mapping.resident_bytes
     process = read_memory()
-    return EngineMemory(process, kv_cache_bytes, mapped, marks.footprint(process.hard_bytes))
+    return EngineMemory(process, pool.nbytes, pool.snapshot_bytes, mapped, marks.footprint(process.hard_bytes))

@@ -4,16 +4,18 @@ Names and meaning are litert_lm's. Beyond it: `history`, `rewind`, `timing`, asy
 and a bound on tool rounds. A turn that fails or is cancelled leaves the conversation as it was before.
 """
 
-import time
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat import aio
+from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.messages import Contents, Json, Message, normalize_message
@@ -22,9 +24,10 @@ from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tool_syntax import Chunk, ReplyParser, joined
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
-from gemma_edge.runtime.executors.base import ContextOverflowError
-from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate
-from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
+from gemma_edge.runtime.kv.generate import Decoding, Reason, ReplyText, TurnTiming
+from gemma_edge.runtime.kv.scheduler import CancelledError
+from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.turn import Prompt, Turn, Usage
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
 from gemma_edge.runtime.text.penalties import (
@@ -59,6 +62,26 @@ class _Options:
     max_output_tokens: int | None
     extra_context: Mapping[str, Any]
     response_format: ResponseFormat | None
+
+
+class _Sending:
+    """A message that is being answered, in one round or several. `cancel` ends all of it."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self._turn: Turn | None = None
+
+    def begin(self, turn: Turn) -> None:
+        """A round of it."""
+        self._turn = turn
+        if self.is_cancelled:
+            turn.cancel()
+
+    def cancel(self) -> None:
+        """May be called from any thread."""
+        self.is_cancelled = True
+        if self._turn is not None:
+            self._turn.cancel()
 
 
 class Conversation:
@@ -118,7 +141,9 @@ class Conversation:
         self._renderer = PromptRenderer(template, model.tool_syntax, preface)
         self._history: list[Json] = []
         self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
-        self._is_answering = False
+        self._sending: _Sending | None = None
+        self._reason: Reason | None = None
+        self._usage = Usage()
 
     # ------------------------------------------------------------ sending
 
@@ -148,11 +173,8 @@ class Conversation:
             response_format,
         )
         chunks: list[Chunk] = []
-        for chunk in self._send(message, options):
-            if chunk is None:
-                chunks.clear()  # an answer to tool calls follows, which is what counts
-            else:
-                chunks.append(chunk)
+        for chunk in blocking(self._send(message, options, Blocking())):
+            _collect(chunks, chunk)
         return Message.from_json(_reply(chunks))
 
     def send_message_async(
@@ -178,23 +200,29 @@ class Conversation:
             thinking_config,
             response_format,
         )
-        for chunk in self._send(message, options):
-            if isinstance(chunk, str) or (chunk and not self._answers_calls):
+        for chunk in blocking(self._send(message, options, Blocking())):
+            if self._is_shown(chunk):
                 yield Message.from_json(_reply([chunk]))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
-        replies = aio.stream((self.send_message(message, **options) for _ in range(1)), self.cancel_process)
-        return await anext(replies)
+        chunks: list[Chunk] = []
+        async with aclosing(self._send(message, self._named_options(**options), InLoop())) as parts:
+            async for chunk in parts:
+                _collect(chunks, chunk)
+        return Message.from_json(_reply(chunks))
 
-    def asend_message_async(self, message: Sendable, **options: Any) -> AsyncGenerator[Message, None]:
+    async def asend_message_async(self, message: Sendable, **options: Any) -> AsyncGenerator[Message, None]:
         """`send_message_async` for asyncio."""
-        return aio.stream(self.send_message_async(message, **options), self.cancel_process)
+        async with aclosing(self._send(message, self._named_options(**options), InLoop())) as parts:
+            async for chunk in parts:
+                if self._is_shown(chunk):
+                    yield Message.from_json(_reply([chunk]))
 
     def cancel_process(self) -> None:
         """Ends the present turn within one token (or one prefill call). May be called from any thread."""
-        if self._sequence is not None:
-            self._sequence.cancel()
+        if (sending := self._sending) is not None:
+            sending.cancel()
 
     # ------------------------------------------------------------ looking inside
 
@@ -228,6 +256,27 @@ class Conversation:
         self._open()
         return BenchmarkInfo.of(self._init_s, self._timing)
 
+    @property
+    def reason(self) -> Reason | None:
+        """Why the last reply ended; None before."""
+        return self._reason
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the last turn, added up over its tool rounds."""
+        return self._usage
+
+    def save_cache(self, path: str | os.PathLike[str]) -> None:
+        """Write the keys and values of all tokens but the last to a file, for `Engine.load_cache`.
+
+        Raises ConversationError: nothing was said yet. OutputError: the file cannot be written.
+        """
+        sequence = self._open()
+        self._check_idle()
+        if not len(sequence):
+            raise ConversationError("nothing to save: the conversation has no turn; send a message first")
+        sequence.save(Path(path))
+
     def rewind(self, turns: int = 1) -> None:
         """Forgets the last turns (message, tool rounds, reply), to send something else in their place."""
         self._open()
@@ -240,6 +289,7 @@ class Conversation:
 
     def close(self) -> None:
         """Releases the conversation. Closing twice, and after the engine, is fine."""
+        self.cancel_process()
         self._sequence = None
 
     def __enter__(self) -> Self:
@@ -256,18 +306,25 @@ class Conversation:
     def _answers_calls(self) -> bool:
         return self.automatic_tool_calling and len(self._tools) > 0
 
-    def _send(self, message: Sendable, options: _Options) -> Iterator[Chunk | None]:
+    def _is_shown(self, chunk: Chunk | None) -> TypeGuard[Chunk]:
+        """Calls that are answered here are not."""
+        return isinstance(chunk, str) or (chunk is not None and not self._answers_calls)
+
+    async def _send(self, message: Sendable, options: _Options, wait: Waiting) -> AsyncGenerator[Chunk | None, None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
         messages = [as_received(normalize_message(message))]
-        with self._turn(sequence):
+        with self._turn(sequence) as sending:
             for round_number in count():
                 chunks: list[Chunk] = []
-                for chunk in self._reply_to(sequence, messages, options):
-                    chunks.append(chunk)
-                    yield chunk
+                async with aclosing(self._reply_to(sequence, messages, options, sending, wait)) as parts:
+                    async for chunk in parts:
+                        chunks.append(chunk)
+                        yield chunk
                 reply = _reply(chunks)
                 self._history += [*messages, reply]
+                if "tool_calls" in reply:
+                    self._reason = Reason.TOOL_CALLS
                 if not self._answers_calls or "tool_calls" not in reply:
                     return
                 if round_number == self.max_tool_rounds:
@@ -275,22 +332,21 @@ class Conversation:
                         f"the model called tools {round_number + 1} times in a row, {self.max_tool_rounds} rounds are "
                         "allowed; raise max_tool_rounds or make the tools' results clearer"
                     )
-                messages = [as_received(answer) for answer in self._tools.answer(reply["tool_calls"])]
+                answers = await wait.call(partial(self._tools.answer, reply["tool_calls"]))
+                messages = [as_received(answer) for answer in answers]
                 if not messages:
                     return
                 yield None
 
     @contextmanager
-    def _turn(self, sequence: TokenSequence) -> Iterator[None]:
+    def _turn(self, sequence: TokenSequence) -> Iterator[_Sending]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
         began = (len(self._history), len(sequence))
-        self._is_answering = True
-        sequence.begin()
+        self._sending = sending = _Sending()
+        self._reason, self._usage = None, Usage()
         try:
-            if len(sequence):
-                sequence.mark()
-            yield
+            yield sending
         except CancelledError:
             self._forget(*began)
         except BaseException:  # GeneratorExit too: whoever reads the stream has left
@@ -299,46 +355,80 @@ class Conversation:
         else:
             self._turns.append(began)
         finally:
-            self._is_answering = False
+            self._sending = None
 
     def _may_constrain(self, messages: Sequence[Json]) -> bool:
         """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
         return not self._answers_calls or messages[0].get("role") == "tool"
 
-    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> Iterator[Chunk]:
-        self._timing = TurnTiming()
-        prompt = self._prompt(sequence, messages, options)
+    async def _reply_to(
+        self, sequence: TokenSequence, messages: Sequence[Json], options: _Options, sending: _Sending, wait: Waiting
+    ) -> AsyncGenerator[Chunk, None]:
+        prompt = await self._prompt(sequence, messages, options, wait)
         wanted = options.response_format if self._may_constrain(messages) else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
-        texts = as_text(generate(sequence, prompt, how, self._timing), self._model.tokenizer, self._model.stop)
-        if not len(self._tools):  # a fence is text to a model that was shown no tools
-            yield from texts
-            return
-        parser = ReplyParser(self._model.tool_syntax)
-        for piece in texts:
-            yield from parser.push(piece)
-        yield from parser.finish()
+        is_first = not self._usage.prompt  # of the turn: where it began is where to come back to
+        turn = sequence.reply(prompt, how, mark=is_first)
+        sending.begin(turn)
+        self._timing = turn.timing
+        earlier = self._usage
+        text = ReplyText(self._model.tokenizer, self._model.stop)
+        # A fence is text to a model that was shown no tools.
+        parser = ReplyParser(self._model.tool_syntax) if len(self._tools) else None
+        try:
+            while (token_id := await wait.token(turn)) is not None:
+                if piece := text.push(token_id):
+                    for chunk in [piece] if parser is None else parser.push(piece):
+                        yield chunk
+        finally:
+            turn.cancel()
+            self._reason, self._usage = turn.reason, earlier + turn.usage
+        if rest := text.finish():
+            for chunk in [rest] if parser is None else parser.push(rest):
+                yield chunk
+        for chunk in [] if parser is None else parser.finish():
+            yield chunk
+        if turn.reason is Reason.CANCELLED:
+            raise CancelledError
 
-    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: _Options) -> list[int]:
+    async def _prompt(
+        self, sequence: TokenSequence, messages: Sequence[Json], options: _Options, wait: Waiting
+    ) -> Prompt:
         """What these messages add to the sequence."""
         text = self._renderer.turn(self._history, messages, options.extra_context)
         items = media_items(messages) if self._history else [*self._preface_items, *media_items(messages)]
         start = [] if len(sequence) else list(self._model.start_tokens)
-        prompt = self._media.read(text, items)
-        asked = len(sequence) + len(start) + prompt.token_count + 1
-        if asked > sequence.context_tokens:  # before the seconds that encoding takes
-            raise ContextOverflowError(asked, sequence.context_tokens)
-        started = time.perf_counter()
-        tokens = [*start, *prompt.tokens(sequence.check)]
-        self._timing.media_s = time.perf_counter() - started if items else 0.0
-        return tokens
+        if not items:
+            return [*start, *self._media.read(text, items).tokens()]
+        prompt = await wait.call(lambda: self._media.read(text, items))  # opens files
+        sequence.check_room(len(start) + prompt.token_count + 1)  # before the seconds that encoding takes
+        return lambda check: [*start, *prompt.tokens(check)]
 
     def _forget(self, messages: int, tokens: int) -> None:
         del self._history[messages:]
         self._turns = [turn for turn in self._turns if turn[0] < messages]
         if self._sequence is not None:
             self._sequence.truncate(tokens)
+
+    def _named_options(
+        self,
+        *,
+        repetition_penalty_config: RepetitionPenaltyConfig | None = None,
+        no_repeat_ngram_config: NoRepeatNgramConfig | None = None,
+        suppress_tokens_config: SuppressTokensConfig | None = None,
+        max_output_tokens: int | None = None,
+        thinking_config: ThinkingConfig | None = None,
+        response_format: ResponseFormat | None = None,
+    ) -> _Options:
+        return self._options(
+            repetition_penalty_config,
+            no_repeat_ngram_config,
+            suppress_tokens_config,
+            max_output_tokens,
+            thinking_config,
+            response_format,
+        )
 
     def _options(
         self,
@@ -369,13 +459,21 @@ class Conversation:
         return {**chosen, **self.extra_context}
 
     def _check_idle(self) -> None:
-        if self._is_answering:
+        if self._sending is not None:
             raise ConversationError("a reply is still being written; read its stream to the end or close it first")
 
     def _open(self) -> TokenSequence:
         if self._sequence is None:
             raise ConversationError("the conversation is closed; create a new one")
         return self._sequence
+
+
+def _collect(chunks: list[Chunk], chunk: Chunk | None) -> None:
+    """Adds it to a reply; an answer to tool calls, which None announces, is what counts from then on."""
+    if chunk is None:
+        chunks.clear()
+    else:
+        chunks.append(chunk)
 
 
 def _reply(chunks: Sequence[Chunk]) -> dict[str, Any]:

@@ -13,6 +13,19 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), length)
 
 
+def reach(slot: KvSlot, wanted: Sequence[int], snapshots: Sequence[Snapshot] = ()) -> int:
+    """The furthest position on the way to `wanted` that `reuse_prefix` can bring the slot to."""
+    shared = common_prefix(slot.token_ids, wanted)
+    if slot.earliest_rewind <= shared:
+        return shared
+    return max((len(snapshot.token_ids) for snapshot in _on_the_way(snapshots, wanted, shared)), default=0)
+
+
+def _on_the_way(snapshots: Sequence[Snapshot], wanted: Sequence[int], shared: int) -> list[Snapshot]:
+    """Those that can be restored: good for as long as the tokens before it are still the ones it was taken with."""
+    return [s for s in snapshots if len(s.token_ids) <= shared and s.token_ids == tuple(wanted[: len(s.token_ids)])]
+
+
 def reuse_prefix(slot: KvSlot, wanted: Sequence[int], snapshots: Sequence[Snapshot] = ()) -> int:
     """Leave the slot at the furthest position it can reach without running the model, on the way to `wanted`.
 
@@ -29,10 +42,7 @@ def reuse_prefix(slot: KvSlot, wanted: Sequence[int], snapshots: Sequence[Snapsh
         if shared < len(held):
             slot.rewind(shared)
         return shared
-    # A snapshot is good for as long as the tokens before it are still the ones it was taken with.
-    reachable = [
-        s for s in snapshots if len(s.token_ids) <= shared and s.token_ids == tuple(wanted[: len(s.token_ids)])
-    ]
+    reachable = _on_the_way(snapshots, wanted, shared)
     if not reachable:
         slot.reset()
         return 0

@@ -162,7 +162,8 @@ def test_health_of_a_model_that_computes_nonsense(
     open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_engine() as engine:
-        monkeypatch.setattr(engine._slot, "decode", lambda _: np.full(2080, np.nan, np.float32))
+        nonsense = np.full(2080, np.nan, np.float32)
+        monkeypatch.setattr(engine._pool, "probe", lambda _: nonsense)
         with pytest.raises(HealthError, match="the logits are not finite; convert the checkpoint again"):
             engine.health()
 

@@ -9,7 +9,6 @@ Conversations are compared in int4 too, up to the first near tie (tests/near_tie
 otherwise for one token than for a chunk. What is drawn, penalized or constrained is compared in float32.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +25,9 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.model_info import LiteRtLmModality, ModelInfo
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, RepetitionPenaltyConfig, SuppressTokensConfig
@@ -263,17 +264,23 @@ class SlippingSlot(LitertSlot):
 
 
 @pytest.fixture(scope="module")
-def slipping(bundle: Path) -> SlippingSlot:
+def slipping(bundle: Path) -> LitertDecoder:
     decoder = LitertDecoder(DecoderSections.of(Bundle.open(bundle)), threads=2, cache_dir=None)
     shared = decoder._shared
     embedder: Any = ZeroedTable(shared.embedder)
     per_layer: Any = None if shared.per_layer_embedder is None else ZeroedTable(shared.per_layer_embedder)
     decoder._shared = replace(shared, embedder=embedder, per_layer_embedder=per_layer)
-    slot = decoder.new_slot()
-    slot.__class__ = SlippingSlot
-    assert isinstance(slot, SlippingSlot)
-    slot.tables = [table for table in (embedder, per_layer) if table is not None]
-    return slot
+    new_slot = decoder.new_slot
+
+    def slipping_slot(context_tokens: int | None = None) -> SlippingSlot:
+        slot = new_slot(context_tokens)
+        slot.__class__ = SlippingSlot
+        assert isinstance(slot, SlippingSlot)
+        slot.tables = [table for table in (embedder, per_layer) if table is not None]
+        return slot
+
+    decoder.new_slot = slipping_slot  # type: ignore[method-assign]
+    return decoder
 
 
 @IN_FLOAT32
@@ -281,14 +288,13 @@ def slipping(bundle: Path) -> SlippingSlot:
 @pytest.mark.parametrize(("options", "messages"), CONVERSATIONS)
 def test_later_turns_with_litert_lms_slip(
     bundle: Path,
-    slipping: SlippingSlot,
+    slipping: LitertDecoder,
     google: Any,
     options: Mapping[str, Any],
     messages: list[Any],
     sampler: SamplerConfig,
 ) -> None:
-    slipping.reset()
-    sequence = TokenSequence(slipping, threading.RLock())
+    sequence = TokenSequence(Scheduler(), SlotPool(slipping, None, 1))
     ours = Conversation(TextModel(Bundle.open(bundle)), sequence, sampler_config=sampler, **options)
     with google.create_conversation(sampler_config=theirs(sampler), **options) as conversation:
         for message in messages:

@@ -1,6 +1,5 @@
 """A bundle, or an ONNX directory, as it runs."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,9 @@ from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import cache_folder
 from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.settings import default_threads, usable_cores
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
@@ -94,9 +95,14 @@ class Subject:
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""
-        sequence = TokenSequence(self._slot, threading.RLock())
-        with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
-            return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
+        scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1)
+        try:
+            sequence = TokenSequence(scheduler, pool)
+            with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
+                return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
+        finally:
+            scheduler.close()
+            pool.close()
 
     def close(self) -> None:
         self._slot.close()
