@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation as Conversation
-    from gemma_edge.runtime.chat.conversation import ThinkingConfig as ThinkingConfig
     from gemma_edge.runtime.chat.figures import BenchmarkInfo as BenchmarkInfo
     from gemma_edge.runtime.chat.messages import Content as Content
     from gemma_edge.runtime.chat.messages import Contents as Contents
     from gemma_edge.runtime.chat.messages import Message as Message
     from gemma_edge.runtime.chat.messages import Role as Role
     from gemma_edge.runtime.chat.messages import ToolCall as ToolCall
+    from gemma_edge.runtime.chat.sending import ThinkingConfig as ThinkingConfig
     from gemma_edge.runtime.chat.session import Responses as Responses
     from gemma_edge.runtime.chat.session import Session as Session
     from gemma_edge.runtime.chat.tools import Tool as Tool
@@ -72,7 +72,7 @@ _HOMES = {
     "Session": "chat.session",
     "SupportedModalities": "text.model_info",
     "SuppressTokensConfig": "text.penalties",
-    "ThinkingConfig": "chat.conversation",
+    "ThinkingConfig": "chat.sending",
     "Tool": "chat.tools",
     "ToolCall": "chat.messages",
     "ToolEventHandler": "chat.tools",

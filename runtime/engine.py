@@ -15,9 +15,10 @@ from typing import Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat.conversation import Conversation, ThinkingConfig
+from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.messages import Json, Message
+from gemma_edge.runtime.chat.sending import ThinkingConfig
 from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler

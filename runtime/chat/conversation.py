@@ -7,7 +7,6 @@ and a bound on tool rounds. A turn that fails or is cancelled leaves the convers
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,14 +19,15 @@ from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.messages import Contents, Json, Message, normalize_message
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
+from gemma_edge.runtime.chat.sending import ReplyParts, Sending, SendOptions, ThinkingConfig, collect, reply_json
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.chat.tool_syntax import Chunk, ReplyParser, joined
+from gemma_edge.runtime.chat.tool_syntax import Chunk
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
-from gemma_edge.runtime.kv.generate import Decoding, Reason, ReplyText, TurnTiming
+from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
-from gemma_edge.runtime.kv.turn import Prompt, Turn, Usage
+from gemma_edge.runtime.kv.turn import Prompt, Usage
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ConstraintError, ResponseFormat
 from gemma_edge.runtime.text.penalties import (
@@ -44,44 +44,6 @@ Sendable = str | Contents | Message | Json
 
 class ConversationError(GemmaEdgeError, RuntimeError):
     """The conversation is closed, busy, or has not the turns asked for. Also a RuntimeError, as litert_lm raises."""
-
-
-@dataclass(frozen=True)
-class ThinkingConfig:
-    """Asks the chat template for reasoning (`enable_thinking`). Gemma 3 and 3n have none; the budget is not used."""
-
-    enable_thinking: bool = True
-    thinking_token_budget: int = -1
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What one call of `send_message` asks for beside the message."""
-
-    penalties: Penalties
-    max_output_tokens: int | None
-    extra_context: Mapping[str, Any]
-    response_format: ResponseFormat | None
-
-
-class _Sending:
-    """A message that is being answered, in one round or several. `cancel` ends all of it."""
-
-    def __init__(self) -> None:
-        self.is_cancelled = False
-        self._turn: Turn | None = None
-
-    def begin(self, turn: Turn) -> None:
-        """A round of it."""
-        self._turn = turn
-        if self.is_cancelled:
-            turn.cancel()
-
-    def cancel(self) -> None:
-        """May be called from any thread."""
-        self.is_cancelled = True
-        if self._turn is not None:
-            self._turn.cancel()
 
 
 class Conversation:
@@ -141,7 +103,7 @@ class Conversation:
         self._renderer = PromptRenderer(template, model.tool_syntax, preface)
         self._history: list[Json] = []
         self._turns: list[tuple[int, int]] = []  # where each began: messages, tokens
-        self._sending: _Sending | None = None
+        self._sending: Sending | None = None
         self._reason: Reason | None = None
         self._usage = Usage()
 
@@ -165,17 +127,17 @@ class Conversation:
         ConfigError, TokenizerError; ConversationError while a stream of this conversation has not ended.
         """
         options = self._options(
-            repetition_penalty_config,
-            no_repeat_ngram_config,
-            suppress_tokens_config,
-            max_output_tokens,
-            thinking_config,
-            response_format,
+            repetition_penalty_config=repetition_penalty_config,
+            no_repeat_ngram_config=no_repeat_ngram_config,
+            suppress_tokens_config=suppress_tokens_config,
+            max_output_tokens=max_output_tokens,
+            thinking_config=thinking_config,
+            response_format=response_format,
         )
         chunks: list[Chunk] = []
         for chunk in blocking(self._send(message, options, Blocking())):
-            _collect(chunks, chunk)
-        return Message.from_json(_reply(chunks))
+            collect(chunks, chunk)
+        return Message.from_json(reply_json(chunks))
 
     def send_message_async(
         self,
@@ -193,31 +155,31 @@ class Conversation:
         Calls that are answered here are not yielded. Leaving the loop early cancels the turn.
         """
         options = self._options(
-            repetition_penalty_config,
-            no_repeat_ngram_config,
-            suppress_tokens_config,
-            max_output_tokens,
-            thinking_config,
-            response_format,
+            repetition_penalty_config=repetition_penalty_config,
+            no_repeat_ngram_config=no_repeat_ngram_config,
+            suppress_tokens_config=suppress_tokens_config,
+            max_output_tokens=max_output_tokens,
+            thinking_config=thinking_config,
+            response_format=response_format,
         )
         for chunk in blocking(self._send(message, options, Blocking())):
             if self._is_shown(chunk):
-                yield Message.from_json(_reply([chunk]))
+                yield Message.from_json(reply_json([chunk]))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
         chunks: list[Chunk] = []
-        async with aclosing(self._send(message, self._named_options(**options), InLoop())) as parts:
+        async with aclosing(self._send(message, self._options(**options), InLoop())) as parts:
             async for chunk in parts:
-                _collect(chunks, chunk)
-        return Message.from_json(_reply(chunks))
+                collect(chunks, chunk)
+        return Message.from_json(reply_json(chunks))
 
     async def asend_message_async(self, message: Sendable, **options: Any) -> AsyncGenerator[Message, None]:
         """`send_message_async` for asyncio."""
-        async with aclosing(self._send(message, self._named_options(**options), InLoop())) as parts:
+        async with aclosing(self._send(message, self._options(**options), InLoop())) as parts:
             async for chunk in parts:
                 if self._is_shown(chunk):
-                    yield Message.from_json(_reply([chunk]))
+                    yield Message.from_json(reply_json([chunk]))
 
     def cancel_process(self) -> None:
         """Ends the present turn within one token (or one prefill call). May be called from any thread."""
@@ -310,7 +272,7 @@ class Conversation:
         """Calls that are answered here are not."""
         return isinstance(chunk, str) or (chunk is not None and not self._answers_calls)
 
-    async def _send(self, message: Sendable, options: _Options, wait: Waiting) -> AsyncGenerator[Chunk | None, None]:
+    async def _send(self, message: Sendable, options: SendOptions, wait: Waiting) -> AsyncGenerator[Chunk | None, None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
         messages = [as_received(normalize_message(message))]
@@ -321,7 +283,7 @@ class Conversation:
                     async for chunk in parts:
                         chunks.append(chunk)
                         yield chunk
-                reply = _reply(chunks)
+                reply = reply_json(chunks)
                 self._history += [*messages, reply]
                 if "tool_calls" in reply:
                     self._reason = Reason.TOOL_CALLS
@@ -339,11 +301,11 @@ class Conversation:
                 yield None
 
     @contextmanager
-    def _turn(self, sequence: TokenSequence) -> Iterator[_Sending]:
+    def _turn(self, sequence: TokenSequence) -> Iterator[Sending]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
         began = (len(self._history), len(sequence))
-        self._sending = sending = _Sending()
+        self._sending = sending = Sending()
         self._reason, self._usage = None, Usage()
         try:
             yield sending
@@ -362,7 +324,7 @@ class Conversation:
         return not self._answers_calls or messages[0].get("role") == "tool"
 
     async def _reply_to(
-        self, sequence: TokenSequence, messages: Sequence[Json], options: _Options, sending: _Sending, wait: Waiting
+        self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, sending: Sending, wait: Waiting
     ) -> AsyncGenerator[Chunk, None]:
         prompt = await self._prompt(sequence, messages, options, wait)
         wanted = options.response_format if self._may_constrain(messages) else None
@@ -373,27 +335,21 @@ class Conversation:
         sending.begin(turn)
         self._timing = turn.timing
         earlier = self._usage
-        text = ReplyText(self._model.tokenizer, self._model.stop)
-        # A fence is text to a model that was shown no tools.
-        parser = ReplyParser(self._model.tool_syntax) if len(self._tools) else None
+        parts = ReplyParts(self._model, has_tools=len(self._tools) > 0)
         try:
             while (token_id := await wait.token(turn)) is not None:
-                if piece := text.push(token_id):
-                    for chunk in [piece] if parser is None else parser.push(piece):
-                        yield chunk
+                for chunk in parts.push(token_id):
+                    yield chunk
         finally:
             turn.cancel()
             self._reason, self._usage = turn.reason, earlier + turn.usage
-        if rest := text.finish():
-            for chunk in [rest] if parser is None else parser.push(rest):
-                yield chunk
-        for chunk in [] if parser is None else parser.finish():
+        for chunk in parts.finish():
             yield chunk
         if turn.reason is Reason.CANCELLED:
             raise CancelledError
 
     async def _prompt(
-        self, sequence: TokenSequence, messages: Sequence[Json], options: _Options, wait: Waiting
+        self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, wait: Waiting
     ) -> Prompt:
         """What these messages add to the sequence."""
         text = self._renderer.turn(self._history, messages, options.extra_context)
@@ -411,7 +367,7 @@ class Conversation:
         if self._sequence is not None:
             self._sequence.truncate(tokens)
 
-    def _named_options(
+    def _options(
         self,
         *,
         repetition_penalty_config: RepetitionPenaltyConfig | None = None,
@@ -420,25 +376,7 @@ class Conversation:
         max_output_tokens: int | None = None,
         thinking_config: ThinkingConfig | None = None,
         response_format: ResponseFormat | None = None,
-    ) -> _Options:
-        return self._options(
-            repetition_penalty_config,
-            no_repeat_ngram_config,
-            suppress_tokens_config,
-            max_output_tokens,
-            thinking_config,
-            response_format,
-        )
-
-    def _options(
-        self,
-        repetition: RepetitionPenaltyConfig | None,
-        ngram: NoRepeatNgramConfig | None,
-        suppress: SuppressTokensConfig | None,
-        max_output_tokens: int | None,
-        thinking: ThinkingConfig | None,
-        response_format: ResponseFormat | None,
-    ) -> _Options:
+    ) -> SendOptions:
         check_max_output_tokens(max_output_tokens)
         config = self.constrained_decoding_config
         if response_format is not None and config is not None and not config.enable:
@@ -446,12 +384,12 @@ class Conversation:
                 "response_format was given but constrained_decoding_config.enable is False; enable it or leave it out"
             )
         penalties = Penalties(
-            repetition or RepetitionPenaltyConfig(),
-            ngram or NoRepeatNgramConfig(),
-            suppress or self._model.suppress,
+            repetition_penalty_config or RepetitionPenaltyConfig(),
+            no_repeat_ngram_config or NoRepeatNgramConfig(),
+            suppress_tokens_config or self._model.suppress,
         )
         limit = self.max_output_tokens if max_output_tokens is None else max_output_tokens
-        return _Options(penalties, limit, self._extra(thinking), response_format)
+        return SendOptions(penalties, limit, self._extra(thinking_config), response_format)
 
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config
@@ -466,22 +404,3 @@ class Conversation:
         if self._sequence is None:
             raise ConversationError("the conversation is closed; create a new one")
         return self._sequence
-
-
-def _collect(chunks: list[Chunk], chunk: Chunk | None) -> None:
-    """Adds it to a reply; an answer to tool calls, which None announces, is what counts from then on."""
-    if chunk is None:
-        chunks.clear()
-    else:
-        chunks.append(chunk)
-
-
-def _reply(chunks: Sequence[Chunk]) -> dict[str, Any]:
-    """The model's message: what it wrote around its calls, one part for each stretch of text, and the calls."""
-    texts, calls = joined(chunks)
-    message: dict[str, Any] = {"role": "assistant"}
-    if texts or not calls:
-        message["content"] = [{"type": "text", "text": text} for text in texts or [""]]
-    if calls:
-        message["tool_calls"] = [call.to_json() for call in calls]
-    return message

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.runtime.chat.conversation import Conversation, ConversationError, ThinkingConfig
+from gemma_edge.runtime.chat.conversation import Conversation, ConversationError
 from gemma_edge.runtime.chat.messages import Content, Contents, Message, Role
+from gemma_edge.runtime.chat.sending import ThinkingConfig
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.runtime.chat.conversation import ThinkingConfig
 from gemma_edge.runtime.chat.messages import Contents, Message, ToolCall
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
+from gemma_edge.runtime.chat.sending import ThinkingConfig
 from gemma_edge.runtime.chat.tool_syntax_python import PYTHON_SYNTAX
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
