@@ -31,16 +31,18 @@ from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import TEXT_CONFIGS, official_model
 from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import DEFAULT_PREFILL_TOKENS, Format, KVType, Target, TargetError
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.acceptance import Acceptance
+from gemma_edge.converter.quality.beside import report_path
 from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.qat import with_grids
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.quantize.stream import Round
-from gemma_edge.converter.report import Bundle, Report, Source, make_report, plan_values, report_path
+from gemma_edge.converter.report import Report, Source, make_report, plan_values
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import parse_size
 from gemma_edge.runtime.formats.atomic import OutputError, atomic_directory, atomic_file, require_space
@@ -222,18 +224,20 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     if request.lora is not None:
         source = merged(source, request.lora)
         model = replace(Model.from_json(source.text_config), towers=model.towers)  # its head may have become untied
-    return source, with_grids(model, source, request.recipe_as_stored)
+    return source, with_grids(model, source, request.recipe_for(model))
 
 
 def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint, stage: Stage) -> Target:
     """The request with the recipe that loses least in a bundle of at most `max_bytes`."""
     without_profile = replace(request, profile=None, fit=False)
 
-    def size_of(recipe: Recipe) -> int:
-        return lay_out(make_plan(settle(replace(without_profile, recipe=recipe), model), source), source).nbytes
+    def plan_of(recipe: Recipe) -> Plan:
+        return make_plan(settle(replace(without_profile, recipe=recipe), model), source)
 
+    plan = balanced_plan(plan_of(request.recipe), source, stage)
+    windows = measuring_windows(request, model, source)
     recipe = automatic_recipe(
-        source, model, request.recipe, max_bytes, size_of, measuring_windows(request, model, source), stage
+        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
     )
     return replace(request, recipe=recipe)
 

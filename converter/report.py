@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.printing import as_it_is, printable
-from gemma_edge.converter.quality.acceptance import quality_line
-from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.quality.beside import print_quality
 from gemma_edge.converter.quantize.qat_grid import ENCODING
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Placement
@@ -24,13 +24,7 @@ from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
-if TYPE_CHECKING:
-    from gemma_edge.converter.litert.bundle import LitertBundle
-    from gemma_edge.converter.litert.task_bundle import TaskBundle
-    from gemma_edge.converter.onnx.bundle import OnnxBundle
-
 WORST_TENSORS = 10
-Bundle: TypeAlias = "LitertBundle | TaskBundle | OnnxBundle"
 
 
 @dataclass(frozen=True)
@@ -77,28 +71,6 @@ class Report:
         console.print(f"{values['seconds']:.1f} s, peak RSS {format_bytes(values['peak_rss_bytes'])}")
 
 
-def report_path(bundle: Path) -> Path:
-    """model.litertlm -> model.litertlm.json."""
-    return bundle.parent / f"{bundle.name}.json"
-
-
-def quality_beside(bundle: Path, nbytes: int) -> dict[str, Any] | None:
-    """What the report beside a bundle of that size says of its quality; None where it has none."""
-    try:
-        values = json.loads(report_path(bundle).read_bytes())
-        quality: dict[str, Any] = values["quality"]
-        return quality if values["output"]["bytes"] == nbytes and quality_line(quality) else None
-    except (OSError, ValueError, LookupError, TypeError):  # whatever else lies there under that name
-        return None
-
-
-def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
-    """In one line, in red where the bundle is not usable; nothing where nothing is known."""
-    if quality is not None:
-        style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
-        console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style, soft_wrap=True)
-
-
 def make_report(
     bundle: Bundle,
     source: Source,
@@ -142,7 +114,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "name": target.recipe.name,
             "roles": {
                 role.value: {"encoding": s.encoding.name, "search": s.search.value}
-                for role, s in target.recipe_as_stored.roles.items()
+                for role, s in target.recipe_for(plan.model).roles.items()
                 if plan.model.towers or role not in TOWER_ROLES
             },
             **_tensors(target),

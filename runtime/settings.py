@@ -9,8 +9,9 @@ from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.config import CPU, ConfigError
-from gemma_edge.runtime.executors.litert.footprint import RunPlan, plan_of
+from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
+from gemma_edge.runtime.executors.run_plan import RunPlan
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.memory.watch import BudgetWarning, OverBudgetAction

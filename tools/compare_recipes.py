@@ -1,12 +1,14 @@
-"""Our int4 beside that of ai-edge-quantizer and llama.cpp, on one model and one text, at equal size.
+"""Our ways to store weights beside those of ai-edge-quantizer and llama.cpp, on one model and one text, at equal size.
 
-    python -m tools.compare_recipes CHECKPOINT TOKENS.bin [--tokens 8192] --calibrate TEXT
+    python -m tools.compare_recipes CHECKPOINT [--tokens-file TOKENS.bin] [--tokens 8192] [--calibrate TEXT]
 
 Attention, feed-forward and per-layer embedding matrices are stored by each recipe's own code (the packages
-ai-edge-quantizer and gguf), everything else as our int4 recipe says; the float32 model is run with what is read back.
-TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin); TEXT is what calibration reads, built-in unless given
-(tests/fixtures/calibration.txt, of the kind that the fixtures were trained on); neither shares anything with the other.
-The result for the trained fixtures is in converter/QUALITY.md.
+ai-edge-quantizer and gguf), everything else as our recipe `int4-fast` says; the model is run in float32 with what is
+read back. Ours is balanced and turned, as bundles are. Then our recipes int4 and int8 whole, as they ship.
+
+The text is a third each of tests/fixtures/heldout: prose, languages, code. For models with a tokenizer of their own,
+TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin). TEXT is what calibration reads, built-in unless given; the
+two have nothing in common. What the table says of the real Gemma and of the fixtures is in converter/QUALITY.md.
 """
 
 import argparse
@@ -22,16 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.layers import calibrate
-from gemma_edge.converter.calibrate.measure import Divergence, StoredWeights, Yardstick
+from gemma_edge.converter.calibrate.measure import StoredWeights
 from gemma_edge.converter.calibrate.spool import Spool
-from gemma_edge.converter.calibrate.step import calibration_text, calibration_windows
+from gemma_edge.converter.calibrate.step import balanced_plan, calibration_text, calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.evaluate.machine import Hooks
+from gemma_edge.converter.convert import make_target, plan_for
+from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks, Substitute
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.quantize.quantize import Search
-from gemma_edge.converter.quantize.recipes import Recipe, Storage
+from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.progress import silent
+from gemma_edge.converter.quality.figures import Quality, QualitySums
+from gemma_edge.converter.quantize.recipes import Storage
+from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
+from tools.heldout import NAMES, heldout_windows
 
 Float32 = NDArray[np.float32]
 WINDOW_TOKENS = 256
@@ -95,118 +102,164 @@ def ai_edge(algorithm: str, block: int, grams: Mapping[str, Float32] = NO_GRAMS)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One model and one text."""
+class Ours:
+    """A plan of ours: what is stored how, and the model whose weights are turned and balanced for that."""
 
+    plan: Plan
+    model: StreamingModel
+
+    @classmethod
+    def of(cls, checkpoint: Path, target: str, recipe: str | None = None) -> "Ours":
+        """As `convert --target TARGET --recipe RECIPE` decides."""
+        source, plan = plan_for(make_target(target, recipe=recipe), checkpoint)
+        plan = balanced_plan(plan, source, silent)
+        return cls(plan, StreamingModel(source, plan.model))
+
+    def storages(self, block: int = 0) -> dict[str, Storage]:
+        """The plan's, or with int4 matrices in blocks."""
+        recipe = self.plan.target.recipe_for(self.plan.model)
+        recipe = recipe.with_blocks(block) if block else recipe
+        return {spec.name: recipe.storage(spec) for spec in self.specs}
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """Of all tensors."""
+        return list(self.plan.model.tensors.values())
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of the table. nbytes: of all tensors."""
+
+    name: str
+    nbytes: int
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One checkpoint, its text [B, T], and what the head reads of that in float32, [B * T, D]."""
+
+    path: Path
     checkpoint: Checkpoint
     model: StreamingModel
-    yardstick: Yardstick
-    recipe: Recipe
+    windows: NDArray[np.int32]
+    exact: Float32
     text: str | Path
 
     @classmethod
     def of(cls, path: Path, windows: NDArray[np.int32], text: str | Path) -> "Comparison":
         """Run the float32 model."""
-        checkpoint = Checkpoint.open(path)
-        model = StreamingModel.open(checkpoint)
-        return cls(checkpoint, model, Yardstick.of(model, windows), Recipe.named("int4-fast"), text)
+        checkpoint, plan = plan_for(make_target("custom-fp32"), path)
+        model = StreamingModel(checkpoint, plan.model)
+        return cls(path, checkpoint, model, windows, model.hidden(windows, NO_HOOKS), text)
 
-    def storages(self, block: int, search: Search, with_layers: bool = True) -> dict[str, Storage]:
-        """Our int4 recipe, with scales per block where the matrix is compared and may have them.
-
-        with_layers: also for each layer's part of a row of per-layer embeddings, as bundles have them.
-        """
-        recipe = self.recipe.with_blocks(block) if block else self.recipe
-        specs = self._specs if with_layers else [replace(spec, parts=1) for spec in self._specs]
-        return {spec.name: replace(recipe.storage(spec), search=search) for spec in specs}
-
-    def nbytes(self, storages: dict[str, Storage]) -> int:
-        """Of all tensors."""
-        return sum(storages[spec.name].encoding.nbytes(spec.shape) for spec in self._specs)
-
-    def ours(self, block: int, search: Search, with_layers: bool) -> Iterator[tuple[str, int, Divergence]]:
-        """Each value rounded for itself."""
-        storages = self.storages(block, search, with_layers)
-        name = "round to nearest" if search is Search.ABSMAX else "least squared error"
-        weights = StoredWeights(self.checkpoint, self.model, storages)
-        yield f"ours, {name}{_blocks(block, with_layers)}", self.nbytes(storages), self.yardstick.divergence(weights)
-
-    def calibrated(self, block: int, with_layers: bool) -> Iterator[tuple[str, int, Divergence]]:
-        """--calibrate with the given text."""
-        storages = self.storages(block, Search.MSE, with_layers)
+    def ours(self, name: str, ours: Ours, storages: Mapping[str, Storage], *, calibrate_: bool = False) -> Line:
+        """With every value rounded for itself, or for the text."""
+        nbytes = sum(storages[spec.name].encoding.nbytes(spec.shape) for spec in ours.specs)
         with TemporaryFile() as file:
-            rounds = calibrate(self.checkpoint, self.model, storages, self._text(), Spool(file), lambda _n: None)
-            weights = StoredWeights(self.checkpoint, self.model, storages, rounds)
-            name = f"ours, calibrated{_blocks(block, with_layers)}"
-            yield name, self.nbytes(storages), self.yardstick.divergence(weights)
+            rounds: Mapping[str, Round] = NO_ROUNDS
+            if calibrate_:
+                text = self.calibration_windows()
+                rounds = calibrate(self.checkpoint, ours.model, storages, text, Spool(file), lambda _n: None)
+            weights = StoredWeights(self.checkpoint, ours.model, storages, rounds)
+            return Line(name, nbytes, self._quality(ours.model, weights))
 
-    def foreign(self, theirs: Foreign) -> Iterator[tuple[str, int, Divergence]]:
-        """Another project's rounding of the compared roles, ours of the rest."""
-        storages = self.storages(0, Search.MSE, with_layers=False)
-        compared = {spec.name: spec for spec in self._specs if spec.role in COMPARED}
+    def foreign(self, theirs: Foreign, rest: Ours) -> Line:
+        """Another project's rounding of the compared roles, ours of the rest, nothing turned or balanced."""
+        specs = self.model.model.tensors
+        recipe = rest.plan.target.recipe_for(self.model.model)
+        storages = {spec.name: recipe.storage(replace(spec, parts=1)) for spec in specs.values()}
+        compared = {name for name, spec in specs.items() if spec.role in COMPARED and len(spec.shape) == 2}
         own = StoredWeights(self.checkpoint, self.model, storages)
 
         def weights(name: str, first: int, rows: Float32) -> Float32:
             return theirs.restored(name, rows) if name in compared else own(name, first, rows)
 
-        nbytes = self.nbytes(storages)
-        nbytes += sum(theirs.nbytes(s.shape) - storages[s.name].encoding.nbytes(s.shape) for s in compared.values())
-        yield theirs.name, nbytes, self.yardstick.divergence(weights)
+        sizes = (theirs.nbytes if name in compared else storages[name].encoding.nbytes for name in specs)
+        nbytes = sum(size(spec.shape) for size, spec in zip(sizes, specs.values(), strict=True))
+        return Line(theirs.name, nbytes, self._quality(self.model, weights))
 
     def grams(self) -> dict[str, Float32]:
         """Mean of x x^T over the inputs x of every compared matrix, on the text that ours are calibrated on."""
         found: dict[str, Float32] = {}
-        compared = {spec.name for spec in self._specs if spec.role in COMPARED}
+        compared = {name for name, spec in self.model.model.tensors.items() if spec.role in COMPARED}
 
         def note(name: str, inputs: Float32) -> None:
             if name in compared:
                 found[name] = inputs.T @ inputs / np.float32(len(inputs))
 
-        self.model.hidden(self._text(), Hooks(note))
+        self.model.hidden(self.calibration_windows(), Hooks(note))
         return found
 
-    def _text(self) -> NDArray[np.integer[Any]]:
+    def calibration_windows(self) -> NDArray[np.integer[Any]]:
+        """Token ids [B, T]."""
         return calibration_windows(calibration_text(self.text), self.model.model, self.checkpoint)
 
-    @property
-    def _specs(self) -> list[TensorSpec]:
-        return list(self.model.model.tensors.values())
+    def _quality(self, model: StreamingModel, weights: Substitute) -> Quality:
+        hooks = Hooks(None, weights)
+        found = model.hidden(self.windows, hooks)
+        sums = QualitySums.of(self.windows)
+        runs = self.model.logit_columns([(self.exact, NO_HOOKS)]), model.logit_columns([(found, hooks)])
+        for (first, exact), (_, stored) in zip(*runs, strict=True):
+            sums.add(first, next(exact), next(stored))
+        return sums.quality()
 
 
-def _blocks(block: int, with_layers: bool = False) -> str:
-    return f", blocks of {block}" if block else ", a scale per row" + " and layer" * with_layers
-
-
-def rows(comparison: Comparison) -> Iterator[tuple[str, int, Divergence]]:
-    """The lines of the table, one size after another."""
+def lines(comparison: Comparison) -> Iterator[Line]:
+    """One size after another."""
+    fast = Ours.of(comparison.path, "custom-int4", "int4-fast")
     grams = comparison.grams()
     for block in (0, 32):
-        yield from comparison.ours(block, Search.ABSMAX, with_layers=bool(block))
         for algorithm in ("naive_min_max_quantize", "octav", *CALIBRATED_ALGORITHMS):
-            yield from comparison.foreign(ai_edge(algorithm, block, grams))
+            yield comparison.foreign(ai_edge(algorithm, block, grams), fast)
         if block:
-            yield from comparison.foreign(llama_cpp("Q4_0"))
-        for with_layers in (True,) if block else (False, True):
-            yield from comparison.ours(block, Search.MSE, with_layers)
-            yield from comparison.calibrated(block, with_layers)
-    yield from comparison.foreign(llama_cpp("Q4_1"))
-    yield from comparison.foreign(llama_cpp("Q5_0"))
+            yield comparison.foreign(llama_cpp("Q4_0"), fast)
+        storages = fast.storages(block)
+        yield comparison.ours(f"ours{_blocks(block)}", fast, storages)
+        yield comparison.ours(f"ours, calibrated{_blocks(block)}", fast, storages, calibrate_=True)
+    for kind in ("Q4_1", "Q5_0", "Q8_0"):
+        yield comparison.foreign(llama_cpp(kind), fast)
+    for target in ("custom-int4", "custom-int8"):
+        shipped = Ours.of(comparison.path, target)
+        yield comparison.ours(f"ours, --target {target}", shipped, shipped.storages())
+        if target == "custom-int4":
+            name = f"ours, --target {target} --calibrate"
+            yield comparison.ours(name, shipped, shipped.storages(), calibrate_=True)
+
+
+def _blocks(block: int) -> str:
+    return f", blocks of {block}" if block else ", a scale per row"
+
+
+def _heldout(checkpoint: Path, tokens: int) -> NDArray[np.int32]:
+    """Windows of all three texts."""
+    vocabulary = Checkpoint.open(checkpoint).text_config["vocab_size"]
+    count = -(-tokens // (WINDOW_TOKENS * len(NAMES)))
+    texts = [heldout_windows(name, checkpoint, vocabulary, tokens=WINDOW_TOKENS, count=count) for name in NAMES]
+    return np.concatenate(texts)
 
 
 def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("tokens_file", type=Path)
+    parser.add_argument("--tokens-file", type=Path)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--calibrate", default="built-in")
     arguments = parser.parse_args()
 
-    ids = np.fromfile(arguments.tokens_file, np.uint16, arguments.tokens // WINDOW_TOKENS * WINDOW_TOKENS)
-    windows = ids.astype(np.int32).reshape(-1, WINDOW_TOKENS)
-    print(f"| {arguments.checkpoint.name}, {windows.size} tokens | KiB | KL, 1e-3 nats | top-1 |\n|---|---|---|---|")
-    for name, nbytes, found in rows(Comparison.of(arguments.checkpoint, windows, arguments.calibrate)):
-        print(f"| {name} | {nbytes / 1024:.1f} | {found.kl * 1e3:.3f} | {found.top1:.4f} |", flush=True)
+    if arguments.tokens_file is None:
+        windows = _heldout(arguments.checkpoint, arguments.tokens)
+    else:
+        ids = np.fromfile(arguments.tokens_file, np.uint16, arguments.tokens // WINDOW_TOKENS * WINDOW_TOKENS)
+        windows = ids.astype(np.int32).reshape(-1, WINDOW_TOKENS)
+    title = f"{arguments.checkpoint.name}, {windows.size} tokens"
+    print(f"| {title} | MB | KL, 1e-3 nats | top-1, % | perplexity |\n|---|---|---|---|---|")
+    for line in lines(Comparison.of(arguments.checkpoint, windows, arguments.calibrate)):
+        found = line.quality
+        figures = f"{found.kl * 1e3:.3f} | {found.top1 * 100:.1f} | x {found.perplexity_ratio:.4f}"
+        print(f"| {line.name} | {line.nbytes / 1e6:.2f} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

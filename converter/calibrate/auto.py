@@ -12,28 +12,30 @@ from gemma_edge.converter.calibrate.budget import Choice, allocate
 from gemma_edge.converter.calibrate.sensitivity import Group
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quantize.recipes import Recipe, RecipeError, Storage
 from gemma_edge.runtime.formats.encoding import Encoding
 
 
 def automatic_recipe(
+    plan: Plan,
     checkpoint: Checkpoint,
-    model: Model,
-    recipe: Recipe,
     max_bytes: int,
     size_of: Callable[[Recipe], int],
     windows: NDArray[np.integer[Any]],
     stage: Stage,
 ) -> Recipe:
-    """`recipe` with the tensors named whose encoding was chosen by measuring.
+    """The recipe of `plan` with the tensors named whose encoding was chosen by measuring.
 
-    size_of: bytes of the finished bundle. windows: token ids [B, T] that the loss is measured on.
+    plan: says how weights are turned and balanced, as they will be in the bundle. size_of: bytes of the whole bundle.
+    windows: token ids [B, T] that the loss is measured on.
     Raises RecipeError where no choice of encodings fits.
     """
+    model, recipe = plan.model, plan.target.recipe_for(plan.model)
     parts = tuple(sensitivity.groups(tuple(model.tensors.values()), len(model.config.attention)))
-    smallest = _chosen(recipe, {part: part.options[-1] for part in parts})
+    least = {part: part.options[-1] for part in parts}
+    smallest = _chosen(recipe, least)
     least_bytes = size_of(smallest)
     if least_bytes > max_bytes:
         raise RecipeError(
@@ -43,14 +45,18 @@ def automatic_recipe(
     streaming = StreamingModel(checkpoint, model)
     on_bytes = stage("measure", sensitivity.read_bytes(streaming, parts))
     losses = sensitivity.losses(checkpoint, streaming, windows, parts, recipe, on_bytes)
-    choices = [
-        [Choice(part.nbytes(recipe, option), losses[part.name, option]) for option in part.options] for part in parts
-    ]
-    budget_bytes = max_bytes - least_bytes + sum(options[-1].nbytes for options in choices)
+
+    def choice(part: Group, option: Encoding) -> Choice:
+        """In whole bundles: beside values and scales, each signature lists what a matrix has for every row."""
+        more_bytes = size_of(_chosen(recipe, least | {part: option})) - least_bytes
+        return Choice(max(0, more_bytes), losses[part.name, option])
+
+    choices = [[choice(part, option) for option in part.options] for part in parts]
+    budget_bytes = max_bytes - least_bytes
     while picked := allocate(choices, budget_bytes):
         options = [part.options[index] for part, index in zip(parts, picked, strict=True)]
         chosen = _chosen(recipe, dict(zip(parts, options, strict=True)))
-        excess_bytes = size_of(chosen) - max_bytes  # alignment, and scales that a format stores its own way
+        excess_bytes = size_of(chosen) - max_bytes  # by alignment
         if excess_bytes <= 0:
             return replace(chosen, name=f"auto, {recipe.name}, at most {max_bytes} bytes")
         budget_bytes -= excess_bytes

@@ -44,11 +44,6 @@ class Group:
         chosen = replace(recipe, tensors=self.recipe(recipe, encoding))
         return {spec.name: chosen.storage(spec) for spec in self.specs if spec.name in chosen.tensors}
 
-    def nbytes(self, recipe: Recipe, encoding: Encoding) -> int:
-        """Of all its tensors."""
-        chosen = replace(recipe, tensors=self.recipe(recipe, encoding))
-        return sum(chosen.encoding(spec).nbytes(spec.shape) for spec in self.specs)
-
 
 def groups(specs: Sequence[TensorSpec], layers: int) -> Iterator[Group]:
     """The parts that are judged one by one: tables, head and small matrices as a whole, the others by layers.

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
+from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values
 from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
@@ -59,19 +60,6 @@ class Unconverted:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a checkpoint that is no directory brings in place of one (see gguf_checkpoint).
-
-    files: everything that is read. side_path: a directory with what is made of them: config.json, tokenizer.json and
-    so on. facts: for the report.
-    """
-
-    files: tuple[Path, ...]
-    side_path: Path
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint directory, or GGUF. Holds no file open and no values: reading is safe from many threads.
 
@@ -96,9 +84,10 @@ class Checkpoint:
             CheckpointError: naming the file or the tensor.
         """
         if (gguf := gguf_at(path)) is not None:
-            from gemma_edge.converter.checkpoint.gguf.checkpoint import open_gguf  # which makes a Checkpoint
+            from gemma_edge.converter.checkpoint.gguf.opened import open_gguf
 
-            return open_gguf(gguf)
+            opened = open_gguf(gguf)
+            return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
         tensors = _read_headers(path)
         for prefix in DECODER_PREFIXES:
@@ -265,7 +254,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     Raises CheckpointError.
     """
     if (gguf := gguf_at(path)) is not None:
-        from gemma_edge.converter.checkpoint.gguf.checkpoint import gguf_config
+        from gemma_edge.converter.checkpoint.gguf.opened import gguf_config
 
         return gguf_config(gguf)
     config = _read_config(path)

@@ -1,80 +1,22 @@
-"""The ops that encoders of images (and the first layers of audio) need, and the functions that append them to a graph.
+"""Appending the ops of images to a graph. Resizing to the double is Reshape and Concat: it needs no op."""
 
-Images are [B, H, W, C], as TFLite's kernels want them. Kernels are too, see each op: the conversion brings the stored
-[O, I, KH, KW] into that order. Axis 1 may be ANY. Resizing to the double is Reshape and Concat: it needs no op.
-"""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
-
+from gemma_edge.converter.graph.conv_ops import (
+    UNPADDED,
+    AveragePool,
+    ChannelsLast,
+    Conv2d,
+    DepthwiseConv2d,
+    MultiQueryAttention,
+    Op,
+    Padding,
+    Pair,
+)
+from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.graph.values import ANY, Value
-from gemma_edge.converter.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from gemma_edge.converter.graph.ops import Graph
-
-Pair: TypeAlias = tuple[int, int]
-Padding: TypeAlias = tuple[Pair, Pair]
-"""Zeros around an image: (above, below), (left, right)."""
-
-UNPADDED: Final[Padding] = ((0, 0), (0, 0))
-
-
-@dataclass(frozen=True, eq=False)
-class Conv2d:
-    """x [B, H, W, I] with kernel [O, KH, KW, I], plus bias [O]; `stride` down and to the right."""
-
-    x: Value
-    kernel: TensorSpec
-    bias: TensorSpec | None
-    stride: Pair
-    padding: Padding
-    out: Value
-
-
-@dataclass(frozen=True, eq=False)
-class DepthwiseConv2d:
-    """x [B, H, W, C], each channel with its own kernel of [1, KH, KW, C]."""
-
-    x: Value
-    kernel: TensorSpec
-    stride: Pair
-    padding: Padding
-    out: Value
-
-
-@dataclass(frozen=True, eq=False)
-class AveragePool:
-    """Means of `size` x `size` squares of x [B, H, W, C] that do not overlap."""
-
-    x: Value
-    size: int
-    out: Value
-
-
-@dataclass(frozen=True, eq=False)
-class MultiQueryAttention:
-    """softmax(q k^T) v over all positions; q [B, M, E], scale already in q, k and v [B, N, E] shared by all heads."""
-
-    q: Value
-    k: Value
-    v: Value
-    out: Value
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelsLast:
-    """[B, C, H, W] -> [B, H, W, C]."""
-
-    x: Value
-    out: Value
-
-
-Op = Conv2d | DepthwiseConv2d | AveragePool | MultiQueryAttention | ChannelsLast
 
 
 def conv2d(
-    g: "Graph",
+    g: Graph,
     x: Value,
     kernel: str,
     stride: Pair = (1, 1),
@@ -91,7 +33,7 @@ def conv2d(
     return _append(g, Conv2d(x, spec, bias_spec, stride, padding, Value(shape)))
 
 
-def depthwise(g: "Graph", x: Value, kernel: str, stride: Pair = (1, 1), padding: Padding = UNPADDED) -> Value:
+def depthwise(g: Graph, x: Value, kernel: str, stride: Pair = (1, 1), padding: Padding = UNPADDED) -> Value:
     """[B, H, W, C] -> [B, H', W', C]."""
     spec = g.weight(kernel)
     _, height, width, channels = spec.shape
@@ -100,7 +42,7 @@ def depthwise(g: "Graph", x: Value, kernel: str, stride: Pair = (1, 1), padding:
     return _append(g, DepthwiseConv2d(x, spec, stride, padding, Value(shape)))
 
 
-def average_pool(g: "Graph", x: Value, size: int) -> Value:
+def average_pool(g: Graph, x: Value, size: int) -> Value:
     """[B, H, W, C] -> [B, H/size, W/size, C]."""
     batch, height, width, channels = x.shape
     assert height % size == width % size == 0, (x.shape, size)
@@ -109,27 +51,17 @@ def average_pool(g: "Graph", x: Value, size: int) -> Value:
     return _append(g, AveragePool(x, size, Value((batch, height // size, width // size, channels))))
 
 
-def multi_query_attention(g: "Graph", q: Value, k: Value, v: Value) -> Value:
+def multi_query_attention(g: Graph, q: Value, k: Value, v: Value) -> Value:
     """[B, M, E], [B, N, E], [B, N, E] -> [B, M, E]."""
     assert k.shape == v.shape, (k.shape, v.shape)
     assert (q.shape[0], q.shape[2]) == (k.shape[0], k.shape[2]), (q.shape, k.shape)
     return _append(g, MultiQueryAttention(q, k, v, Value(q.shape)))
 
 
-def channels_last(g: "Graph", x: Value) -> Value:
+def channels_last(g: Graph, x: Value) -> Value:
     """[B, C, H, W] -> [B, H, W, C]."""
     batch, channels, height, width = x.shape
     return _append(g, ChannelsLast(x, Value((batch, height, width, channels))))
-
-
-def same(size: Pair, kernel: int, stride: int) -> Padding:
-    """TensorFlow's 'same' for an image of `size`: ceil(size / stride) places, an odd zero below and to the right."""
-
-    def pair(length: int) -> Pair:
-        total = max(0, (-(-length // stride) - 1) * stride + kernel - length)
-        return total // 2, total - total // 2
-
-    return pair(size[0]), pair(size[1])
 
 
 def _sizes(x: Value, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
@@ -140,6 +72,6 @@ def _sizes(x: Value, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
     return height, width
 
 
-def _append(g: "Graph", op: Op) -> Value:
+def _append(g: Graph, op: Op) -> Value:
     g.ops.append(op)
     return op.out

@@ -18,8 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import audio as graph_audio
-from gemma_edge.converter.graph import conv as graph_conv
+from gemma_edge.converter.graph import audio_ops, conv_ops
 from gemma_edge.converter.graph.values import ANY, DType, Operand, Shape, Value
 from gemma_edge.converter.tensors import TensorSpec
 
@@ -193,7 +192,7 @@ class Concat:
 
 Op = (
     Linear | Embed | RmsNorm | RopeRotate | Attention | MatMul | Binary | Unary | Mean | Reshape | Slice | Concat
-    | LastToken | Hadamard | graph_audio.Op | graph_conv.Op
+    | LastToken | Hadamard | audio_ops.Op | conv_ops.Op
 )  # fmt: skip
 OPS: tuple[type, ...] = get_args(Op)
 

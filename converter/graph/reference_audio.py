@@ -1,4 +1,4 @@
-"""The ops of audio.py as their definitions read, for reference.py."""
+"""The ops of audio_ops.py as their definitions read, for reference.py."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import audio as ir
+from gemma_edge.converter.graph import audio_ops as ir
 from gemma_edge.converter.graph.values import Operand
 
 Array = NDArray[np.floating[Any]]

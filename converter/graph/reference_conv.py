@@ -1,4 +1,4 @@
-"""The ops of conv.py as their definitions read, for reference.py."""
+"""The ops of conv_ops.py as their definitions read, for reference.py."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import conv as ir
+from gemma_edge.converter.graph import conv_ops as ir
 from gemma_edge.converter.graph.reference_audio import Machine
 
 Array = NDArray[np.floating[Any]]

@@ -1,32 +1,30 @@
-"""The ops of graph/audio.py in TFLite, of nothing but what XNNPACK takes, so that an encoder is one partition.
+"""The ops of graph/audio_ops.py in TFLite, of nothing but what XNNPACK takes, so that an encoder is one partition.
 
 XNNPACK has neither CUMSUM nor strides in STRIDED_SLICE, and at most four axes. A running sum is a product with a
 triangular matrix; every n-th entry is the first column of rows of n; a sliding window is two blocks of a fixed grid.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gemma_edge.converter.graph import audio as ir
+from gemma_edge.converter.graph import audio_ops as ir
 from gemma_edge.converter.litert.file import Opcode, Stage, Tensor
 from gemma_edge.converter.litert.ops import BOOL, F32, Subgraph
-
-if TYPE_CHECKING:
-    from gemma_edge.converter.litert.lower import Signature
+from gemma_edge.converter.litert.signature import Signature
 
 _MASKED = 1e9  # taken from a score that must not count: exp of it is 0
 
 
-def _cast(s: "Signature", op: ir.Cast) -> Tensor:
+def _cast(s: Signature, op: ir.Cast) -> Tensor:
     """Masks come in before, and go out after, all that XNNPACK computes."""
     if op.out.dtype == "bool":
         return s.sub.cast(s[op.x], BOOL, Stage.EPILOGUE)
     return s.sub.cast(s[op.x], F32, Stage.PROLOGUE)
 
 
-def _every_nth(s: "Signature", op: ir.EveryNth) -> Tensor:
+def _every_nth(s: Signature, op: ir.EveryNth) -> Tensor:
     """[B, T, ...] -> [B, T / n, n * ...], of which the first of n is left."""
     x = s[op.x]
     assert x.shape[1] % op.step == 0, (x.shape, op.step)
@@ -35,11 +33,11 @@ def _every_nth(s: "Signature", op: ir.EveryNth) -> Tensor:
     return s.sub.reshape(s.sub.slice(groups, 2, 0, row), op.out.shape)
 
 
-def _pad_rows(s: "Signature", op: ir.PadRows) -> Tensor:
+def _pad_rows(s: Signature, op: ir.PadRows) -> Tensor:
     return s.sub.pad(s[op.x], 1, 0, op.out.shape[1] - op.x.shape[1])
 
 
-def _cumulative_norm(s: "Signature", op: ir.CumulativeNorm) -> Tensor:
+def _cumulative_norm(s: Signature, op: ir.CumulativeNorm) -> Tensor:
     sub, x = s.sub, s[op.x]
     difference = sub.sub(x, _mean_so_far(sub, x))
     variance = _mean_so_far(sub, sub.mul(difference, difference))
@@ -64,7 +62,7 @@ def _mean_so_far(sub: Subgraph, x: Tensor) -> Tensor:
     return sub.reshape(sub.mul(sums, sub.constant(1 / counts)), (1, steps, 1, 1))
 
 
-def _sliding_attention(s: "Signature", op: ir.SlidingAttention) -> Tensor:
+def _sliding_attention(s: Signature, op: ir.SlidingAttention) -> Tensor:
     """Queries in U blocks of P steps, each against the keys of its own block and of the one before it: 2P in all."""
     sub = s.sub
     _, steps, heads, size = op.q.shape

@@ -1,27 +1,25 @@
-"""The ops of graph/conv.py as TFLite has them: images [B, H, W, C], padding SAME or VALID.
+"""The ops of graph/conv_ops.py as TFLite has them: images [B, H, W, C], padding SAME or VALID.
 
 XNNPACK takes all of them. A kernel stored as float16 is widened by DEQUANTIZE, which XNNPACK does once, at load.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gemma_edge.converter.graph import conv as ir
+from gemma_edge.converter.graph import conv_ops as ir
 from gemma_edge.converter.litert.file import Tensor
 from gemma_edge.converter.litert.ops import Subgraph
-
-if TYPE_CHECKING:
-    from gemma_edge.converter.litert.lower import Signature
+from gemma_edge.converter.litert.signature import Signature
 
 
-def _conv2d(s: "Signature", op: ir.Conv2d) -> Tensor:
+def _conv2d(s: Signature, op: ir.Conv2d) -> Tensor:
     x, same = _padded(s.sub, s[op.x], op)
     channels = op.kernel.shape[0]
     bias = s.sub.constant([0.0] * channels) if op.bias is None else s[op.bias]
     return s.sub.conv2d(x, s.sub.floats(s.stored(op.kernel)), bias, op.stride, same, op.out.shape)
 
 
-def _depthwise_conv2d(s: "Signature", op: ir.DepthwiseConv2d) -> Tensor:
+def _depthwise_conv2d(s: Signature, op: ir.DepthwiseConv2d) -> Tensor:
     x, same = _padded(s.sub, s[op.x], op)
     bias = s.sub.constant([0.0] * op.kernel.shape[3])
     return s.sub.depthwise_conv2d(x, s.sub.floats(s.stored(op.kernel)), bias, op.stride, same, op.out.shape)
@@ -40,16 +38,16 @@ def _padded(sub: Subgraph, x: Tensor, op: ir.Conv2d | ir.DepthwiseConv2d) -> tup
     return x, False
 
 
-def _average_pool(s: "Signature", op: ir.AveragePool) -> Tensor:
+def _average_pool(s: Signature, op: ir.AveragePool) -> Tensor:
     return s.sub.average_pool(s[op.x], op.size, op.out.shape)
 
 
-def _multi_query_attention(s: "Signature", op: ir.MultiQueryAttention) -> Tensor:
+def _multi_query_attention(s: Signature, op: ir.MultiQueryAttention) -> Tensor:
     scores = s.sub.batch_matmul(s[op.q], s[op.k], transpose_b=True)  # [B, M, N]
     return s.sub.batch_matmul(s.sub.softmax(scores), s[op.v])
 
 
-def _channels_last(s: "Signature", op: ir.ChannelsLast) -> Tensor:
+def _channels_last(s: Signature, op: ir.ChannelsLast) -> Tensor:
     return s.sub.transpose(s[op.x], (0, 2, 3, 1))
 
 

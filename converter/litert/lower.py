@@ -7,70 +7,14 @@ from typing import Any
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
-from gemma_edge.converter.litert.attention import CacheTensors, Positions, attention
+from gemma_edge.converter.litert.attention import attention
 from gemma_edge.converter.litert.file import Opcode, Stage, Tensor, TfliteFile
-from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
+from gemma_edge.converter.litert.ops import I32
+from gemma_edge.converter.litert.signature import Signature
 from gemma_edge.converter.plan.cache_layout import CacheLayout
-from gemma_edge.converter.quantize.stored import StoredWeight
-from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 
-_TYPES: dict[ir.DType, int] = {"float32": F32, "int32": I32, "bool": BOOL}
 _UNARY = {"tanh": Opcode.TANH, "relu": Opcode.RELU, "sqrt": Opcode.SQRT, "sigmoid": Opcode.LOGISTIC}
-
-
-class Signature:
-    """One graph on its way into one subgraph: what each Value and weight has become."""
-
-    def __init__(
-        self, file: TfliteFile, graph: ir.Graph, encodings: Mapping[str, Encoding], layout: CacheLayout | None
-    ) -> None:
-        self.sub = Subgraph(file, graph.name)
-        self._graph = graph
-        self._encodings = encodings
-        self._layout = layout
-        self._values: dict[ir.Value, Tensor] = {}
-        self._caches: dict[int, CacheTensors] = {}
-        self._positions: Positions | None = None
-
-    @property
-    def positions(self) -> Positions:
-        """Made when the first op asks: a lookup has none."""
-        if self._positions is None:
-            assert self._layout is not None, "a graph with positions needs a cache layout"
-            self._positions = Positions(self.sub, self._graph.tokens, self._layout)
-        return self._positions
-
-    def emit(self) -> None:
-        """Lower every op, then the cache writes, then the declared outputs."""
-        for name, value in self._graph.inputs.items():
-            self._values[value] = self.sub.input(name, value.shape, _TYPES[value.dtype])
-        for op in self._graph.ops:
-            self._values[op.out] = LOWER[type(op)](self, op)
-        for cache in self._graph.caches.values():
-            self.cache(cache).write(self.positions)
-        for name, value in self._graph.outputs.items():
-            self.sub.output(name, self._values[value])
-        self.sub.finish()
-
-    def __getitem__(self, operand: ir.Operand) -> Tensor:
-        """The tensor of a value, a weight vector or a number."""
-        if isinstance(operand, ir.Value):
-            return self._values[operand]
-        if isinstance(operand, TensorSpec):
-            return self.sub.weight(self.stored(operand))
-        return self.sub.constant(operand)
-
-    def stored(self, spec: TensorSpec) -> StoredWeight:
-        """The weight as the recipe wants it stored."""
-        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
-
-    def cache(self, cache: ir.KVCache) -> CacheTensors:
-        """The tensors of one layer's cache, shared by all who read it."""
-        if cache.layer not in self._caches:
-            assert self._layout is not None
-            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, self[cache.k], self[cache.v])
-        return self._caches[cache.layer]
 
 
 def emit(
@@ -82,7 +26,7 @@ def emit(
     """All signatures of one section. Weights used by several are stored once. `layout` where graphs have caches."""
     file = TfliteFile(description)
     for graph in graphs:
-        Signature(file, graph, encodings, layout).emit()
+        Signature(file, graph, encodings, layout).emit(LOWER)
     return file
 
 

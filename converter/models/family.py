@@ -1,14 +1,16 @@
 """From config.json to a Model: the facts of one checkpoint, whatever its family."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import gemma3, gemma3n, vision
 from gemma_edge.converter.models.encoders import Modality, Tower, towers
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.converter.tensors import Role, TensorSpec
 
 FAMILIES = (gemma3, gemma3n)
 
@@ -46,6 +48,14 @@ class Model:
     def with_modalities(self, modalities: Collection[Modality]) -> "Model":
         """This model without the towers of other ones."""
         return replace(self, towers=tuple(tower for tower in self.towers if tower.modality in modalities))
+
+    @cached_property
+    def shares(self) -> Mapping[Role, float]:
+        """Part of the decoder's and the tables' values by role; they sum up to 1."""
+        values = Counter[Role]()
+        for spec in self.tensors.values():
+            values[spec.role] += spec.values
+        return {role: count / values.total() for role, count in values.items()}
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

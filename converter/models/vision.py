@@ -13,14 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph.conv import (
-    average_pool,
-    channels_last,
-    conv2d,
-    depthwise,
-    multi_query_attention,
-    same,
-)
+from gemma_edge.converter.graph.conv import average_pool, channels_last, conv2d, depthwise, multi_query_attention
+from gemma_edge.converter.graph.conv_ops import same
 from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models.blocks import vector
 from gemma_edge.converter.models.vision_config import (

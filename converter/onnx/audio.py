@@ -1,40 +1,38 @@
-"""The ops of graph/audio.py in ONNX, for any number of clips and of frames.
+"""The ops of graph/audio_ops.py in ONNX, for any number of clips and of frames.
 
 Shapes are known at run time only: B clips of T steps, U blocks of P steps.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir
 
-from gemma_edge.converter.graph import audio as ir
+from gemma_edge.converter.graph import audio_ops as ir
 from gemma_edge.converter.onnx.file import BOOL, F32, OnnxFile
-
-if TYPE_CHECKING:
-    from gemma_edge.converter.onnx.lower import Lowering
+from gemma_edge.converter.onnx.lowering import Lowering
 
 Value = onnx_ir.Value
 
 _MASKED = 1e9  # taken from a score that must not count: exp of it is 0
 
 
-def _cast(s: "Lowering", op: ir.Cast) -> Value:
+def _cast(s: Lowering, op: ir.Cast) -> Value:
     return s.file.op("Cast", s[op.x], to=BOOL if op.out.dtype == "bool" else F32)
 
 
-def _every_nth(s: "Lowering", op: ir.EveryNth) -> Value:
+def _every_nth(s: Lowering, op: ir.EveryNth) -> Value:
     return _slice(s.file, s[op.x], 1, 0, None, op.step)
 
 
-def _pad_rows(s: "Lowering", op: ir.PadRows) -> Value:
+def _pad_rows(s: Lowering, op: ir.PadRows) -> Value:
     f, x = s.file, s[op.x]
     missing = f.op("Sub", f.constant([op.out.shape[1]], np.int64), _length(f, x, 1))
     return _pad(f, x, len(op.x.shape), 1, 0, missing)
 
 
-def _cumulative_norm(s: "Lowering", op: ir.CumulativeNorm) -> Value:
+def _cumulative_norm(s: Lowering, op: ir.CumulativeNorm) -> Value:
     f, x = s.file, s[op.x]
     difference = f.op("Sub", x, _mean_so_far(f, x))
     variance = _mean_so_far(f, f.op("Mul", difference, difference))
@@ -50,7 +48,7 @@ def _mean_so_far(f: OnnxFile, x: Value) -> Value:
     return f.op("Div", f.op("CumSum", mean, axis), f.op("CumSum", ones, axis))
 
 
-def _sliding_attention(s: "Lowering", op: ir.SlidingAttention) -> Value:
+def _sliding_attention(s: Lowering, op: ir.SlidingAttention) -> Value:
     """Queries in U blocks of P steps, each against the keys of its own block and of the one before it: 2P in all."""
     f, past = s.file, op.past
     _, _, heads, size = op.q.shape

@@ -14,7 +14,8 @@ from gemma_edge.converter.litert.metadata import llm_metadata
 from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
-from gemma_edge.converter.onnx.lower import BATCH, TOKENS, Lowering
+from gemma_edge.converter.onnx.lower import lowered
+from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.plan.plan import DECODER, Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
@@ -119,11 +120,11 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
         ids = file.input("input_ids", I64, (BATCH, TOKENS))
         rows = {}
         for name, graph in lookups.items():
-            rows[_NAMES[name]] = Lowering(file, graph, encodings, {"token_ids": ids}).run(graph)["embeddings"]
+            rows[_NAMES[name]] = lowered(file, graph, encodings, {"token_ids": ids})["embeddings"]
         return rows
 
     def decode(file: OnnxFile, inputs: Mapping[str, Any]) -> None:
-        outputs = Lowering(file, decoder, encodings, inputs).run(decoder)
+        outputs = lowered(file, decoder, encodings, inputs)
         file.output("logits", outputs["logits"], (BATCH, 1, plan.model.config.vocab_size))
 
     if plan.model.family == gemma3.FAMILY:
@@ -147,7 +148,7 @@ def _encoder(graph: ir.Graph, encodings: Mapping[str, Encoding], dtype: str) -> 
     inputs = {
         name: file.input(name, _TYPES[value.dtype], _encoder_dims(value.shape)) for name, value in graph.inputs.items()
     }
-    for name, value in Lowering(file, graph, encodings, inputs).run(graph).items():
+    for name, value in lowered(file, graph, encodings, inputs).items():
         file.output(name, value, _encoder_dims(graph.outputs[name].shape))
     return file
 

@@ -10,19 +10,16 @@ Both put column 0 in the lowest bits, as Encoding does, so stored bytes differ f
 An encoding with one scale per row is spelled with blocks that all carry the row's scale: the weights stay the same.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from gemma_edge.converter.quantize.onnx_blocks import scale_block, scale_bytes
 from gemma_edge.converter.quantize.quantize import Quantized
 from gemma_edge.converter.quantize.stored import StoredWeight, Write
-from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
 
 ALIGNMENT = 4096  # bytes; what is mapped begins on a page
 LARGEST_FILE_BYTES = 2_000_000_000  # a browser reads each file into one ArrayBuffer
-LARGEST_MATMUL_BLOCK = 256  # activations are rounded to int8 in groups of the same size: small ones lose less
-_SMALLEST_BLOCK = 16  # both kernels
 _SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
 
 
@@ -67,55 +64,19 @@ class DataFiles:
     def place(self, weight: StoredWeight, is_table: bool) -> PlacedWeight:
         """The next free place. A weight never straddles files; one larger than a file gets its own."""
         block = scale_block(weight.shape, weight.encoding, is_table)
-        data_bytes, scale_bytes = weight.encoding.data_bytes(weight.shape), _scale_bytes(weight.shape, block)
+        data_bytes, scales = weight.encoding.data_bytes(weight.shape), scale_bytes(weight.shape, block)
         begin = 0
         if self.sizes:
             file = next(reversed(self.sizes))
             begin = _aligned(self.sizes[file])
-        if not self.sizes or (begin and begin + data_bytes + scale_bytes > LARGEST_FILE_BYTES):
+        if not self.sizes or (begin and begin + data_bytes + scales > LARGEST_FILE_BYTES):
             file, begin = self._next_file(), 0
         scale_offset = _aligned(begin + data_bytes)
-        self.sizes[file] = scale_offset + scale_bytes if scale_bytes else begin + data_bytes
+        self.sizes[file] = scale_offset + scales if scales else begin + data_bytes
         return PlacedWeight(weight, block, file, begin, scale_offset)
 
     def _next_file(self) -> str:
         return f"{self.model_file}_data" + (f"_{len(self.sizes)}" if self.sizes else "")
-
-
-def scale_block(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> int:
-    """Columns per stored scale, 0 for floats.
-
-    Raises EncodingError where no block size fits: both kernels want a power of two from 16.
-    """
-    if encoding.kind == "float":
-        return 0
-    columns = shape[1]
-    largest = columns if is_table else LARGEST_MATMUL_BLOCK
-    block = _block(columns, encoding, largest)
-    if block < _SMALLEST_BLOCK:
-        raise EncodingError(
-            f"{columns} columns do not split into blocks of {_SMALLEST_BLOCK}, as {encoding.name} in ONNX does; "
-            "use fp16 or fp32"
-        )
-    return block
-
-
-def _block(columns: int, encoding: Encoding, largest: int) -> int:
-    return encoding.block or min(columns & -columns, largest)  # the largest power of two that divides columns
-
-
-def scale_count(encoding: Encoding, shape: tuple[int, ...]) -> int:
-    """Scales of a matrix to multiply by, whether or not a block size fits; 0 of floats."""
-    return 0 if encoding.kind == "float" else math.prod(shape) // _block(shape[1], encoding, LARGEST_MATMUL_BLOCK)
-
-
-def stored_bytes(shape: tuple[int, ...], encoding: Encoding, is_table: bool) -> int:
-    """Bytes of values and scales, without alignment. Raises EncodingError as scale_block does."""
-    return encoding.data_bytes(shape) + _scale_bytes(shape, scale_block(shape, encoding, is_table))
-
-
-def _scale_bytes(shape: tuple[int, ...], block: int) -> int:
-    return math.prod(shape) // block * 4 if block else 0
 
 
 def _aligned(offset: int) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.printing import as_it_is
-from gemma_edge.converter.report import print_quality, quality_beside
+from gemma_edge.converter.quality.beside import print_quality, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of

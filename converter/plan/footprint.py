@@ -12,9 +12,9 @@ from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.onnx.data import scale_count
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.target import Format, KVType, Target
+from gemma_edge.converter.quantize.onnx_blocks import scale_count
 from gemma_edge.converter.quantize.recipes import Placement, Recipe
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import ActivationShape, litert_footprint
@@ -85,13 +85,13 @@ class ModelNeeds:
         return Needs(with_encoders(footprint, self._encoders(target)), resident + kv_bytes)
 
     def _sums(self, target: Target, size: Size = Encoding.nbytes) -> dict[Role, int]:
-        return _sums(self.kinds, self.model.tensors, target.recipe_as_stored, size)
+        return _sums(self.kinds, self.model.tensors, target.recipe_for(self.model), size)
 
     def _encoders(self, target: Target) -> Iterator[EncoderShape]:
         """Of the modalities that the target takes."""
         for tower in self.model.with_modalities(target.modalities or ()).towers:
             kinds = self.towers[tower.modality]
-            sizes = _sums(kinds, tower.tensors, target.recipe_as_stored)
+            sizes = _sums(kinds, tower.tensors, target.recipe_for(self.model))
             yield EncoderShape(EncoderKind[tower.modality.name], sum(sizes.values()), tower.inputs)
 
     @property

@@ -7,12 +7,12 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Unconverted
 from gemma_edge.converter.graph.ops import ANY, Graph
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.onnx import data as onnx_data
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.fit import Settled
 from gemma_edge.converter.plan.footprint import cache_layout
 from gemma_edge.converter.plan.target import Format, Target
-from gemma_edge.converter.quantize.recipes import Placement, RecipeError, Storage
+from gemma_edge.converter.quantize import onnx_blocks
+from gemma_edge.converter.quantize.recipes import Placement, Recipe, RecipeError, Storage
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
@@ -121,7 +121,8 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
     target = settled.target
-    model = with_turned_columns(settled.model, target.recipe_as_stored)
+    recipe = target.recipe_for(settled.model)
+    model = with_turned_columns(settled.model, recipe)
     settled = replace(settled, model=model)
     specs = _specs(model)
     target.recipe.check_names(specs)
@@ -131,7 +132,7 @@ def make_plan(settled: Settled, checkpoint: Checkpoint) -> Plan:
     layout = cache_layout(target, model)
     graphs = _graphs(model, target)
     tensors = tuple(
-        _planned(specs[spec.name], target, section)
+        _planned(specs[spec.name], recipe, section, target.format)
         for section, signatures in graphs.items()
         for spec in signatures[0].used.values()  # the first signature uses every tensor that the others do
     )
@@ -158,15 +159,15 @@ def _graphs(model: Model, target: Target) -> dict[str, list[Graph]]:
     return {DECODER: [decode, *prefills]} | {lookup.name: [lookup] for lookup in model.lookups()} | encoders
 
 
-def _planned(spec: TensorSpec, target: Target, section: str) -> PlannedTensor:
-    storage = target.recipe_as_stored.storage(spec)
-    if target.format is not Format.ONNX:
+def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> PlannedTensor:  # noqa: A002
+    storage = recipe.storage(spec)
+    if format is not Format.ONNX:
         return PlannedTensor(spec, storage, section, storage.encoding.nbytes(spec.shape))
     try:
         is_table = Placement.of(spec.role) is Placement.OFFLOADED
-        nbytes = onnx_data.stored_bytes(spec.shape, storage.encoding, is_table)
+        nbytes = onnx_blocks.stored_bytes(spec.shape, storage.encoding, is_table)
     except EncodingError as error:
-        raise RecipeError(f"{spec.name}: {error} (recipe {target.recipe.name}, {target.recipe.key(spec)})") from error
+        raise RecipeError(f"{spec.name}: {error} (recipe {recipe.name}, {recipe.key(spec)})") from error
     return PlannedTensor(spec, storage, section, nbytes)
 
 

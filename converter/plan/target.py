@@ -143,10 +143,10 @@ class Target:
             )
         return size, precision
 
-    @property
-    def recipe_as_stored(self) -> Recipe:
-        """The recipe, with what the format decides."""
-        return self.recipe.with_blocks(*ONNX_INT4_BLOCKS) if self.format is Format.ONNX else self.recipe
+    def recipe_for(self, model: Model) -> Recipe:
+        """The recipe, with what the model and the format decide."""
+        recipe = self.recipe.for_shares(model.shares)
+        return recipe.with_blocks(*ONNX_INT4_BLOCKS) if self.format is Format.ONNX else recipe
 
     @property
     def name(self) -> str:

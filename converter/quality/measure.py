@@ -22,12 +22,12 @@ from gemma_edge.converter.evaluate.activations import round_blocks, round_tokens
 from gemma_edge.converter.evaluate.machine import Hooks, Inputs
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.onnx.data import scale_block
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Format
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quality.side_by_side import Compared, SideBySide
 from gemma_edge.converter.quality.tap import Tap
+from gemma_edge.converter.quantize.onnx_blocks import scale_block
 from gemma_edge.converter.quantize.recipes import Placement
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
 from gemma_edge.converter.tokenizer.windows import windows_of

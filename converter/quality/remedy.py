@@ -145,12 +145,17 @@ class Search:
     def _encodings(self) -> Iterator[list[str]]:
         roles = self._roles()
         in_blocks = {role: option for role in roles if (option := self._in_blocks(role)) is not None}
-        low = [role for role in roles if self.plan.target.recipe.roles[role].encoding.bits < 8]
+        low = [role for role in roles if self._recipe.roles[role].encoding.bits < 8]
         for count in range(len(low) + 1):
             for chosen in combinations(low, count):
                 others = [option for role, option in in_blocks.items() if role not in chosen]
                 if options := [*others, *(f"{role}=int8" for role in chosen)]:
                     yield options
+
+    @property
+    def _recipe(self) -> Recipe:
+        """As it is for this model."""
+        return self.plan.target.recipe_for(self.plan.model)
 
     def _roles(self) -> list[Role]:
         """Of the text model, with integers."""
@@ -159,7 +164,7 @@ class Search:
 
     def _in_blocks(self, role: Role) -> str | None:
         """The option for finer int4, where the role has coarser integers."""
-        encoding = self.plan.target.recipe.roles[role].encoding
+        encoding = self._recipe.roles[role].encoding
         is_table = Placement.of(role) is Placement.OFFLOADED
         if encoding.bits > 4 or (encoding.bits == 4 and (is_table or encoding.block == _FINEST_BLOCK)):
             return None
@@ -169,7 +174,7 @@ class Search:
         """None where no bundle can hold it, or the profile cannot bear it."""
         with suppress(RecipeError, OverBudget):
             target = replace(self.plan.target, recipe=recipe(), fit=False)
-            model = with_grids(self.plan.model, self.source, target.recipe_as_stored)
+            model = with_grids(self.plan.model, self.source, target.recipe_for(self.plan.model))
             plan = make_plan(settle(target, model), self.source)
             if plan.storages != self.plan.storages:
                 yield _Candidate(options, plan)

@@ -12,7 +12,7 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     ple = "int4"
     head = "int8"
     attention = "int4"
-    ffn = { encoding = "int4-b32", search = "absmax" }
+    ffn = { encoding = "int4-b32", search = "absmax" }  # or { encoding = "int4", share = 0.2 }, see below
     altup = "int8"
     small = "int8"
     router = "int8"
@@ -20,6 +20,8 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     vision = "int8"                     # these three where a vision or an audio tower is converted
     audio = "int8"
     kernel = "fp16"                     # or "fp32": convolutions multiply floats
+
+    # share: a role with a smaller part of a model's values than this saves few bytes in 4 bits, and gets 8.
 
     [tensors]                           # single matrices that differ from their role, by name; default: none
     "layers.0.mlp.down_proj.weight" = "int8"
@@ -61,7 +63,7 @@ TOWER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
 """What only checkpoints with encoders of images or sound have; a recipe for text need not name them."""
 
 _FP32 = Encoding("float", 32)
-_INT4 = Encoding("int", 4)
+_INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -122,6 +124,7 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
+    shares: of roles that are int8 where they hold a smaller part of a model's values, see `for_shares`.
     hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
     """
@@ -134,6 +137,7 @@ class Recipe:
     negative_scales: bool = False
     hadamard: frozenset[Role] = frozenset()
     balance: bool = False
+    shares: Mapping[Role, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *TOWER_ROLES)]
@@ -189,7 +193,14 @@ class Recipe:
             storage = replace(self.roles.get(key, Storage(_FP32)), encoding=Encoding.parse(encoding))
         except EncodingError as error:
             raise RecipeError(f"{where}: {error}") from error
-        return replace(self, name=f"{self.name}, {text}", roles={**self.roles, key: storage})
+        shares = {other: share for other, share in self.shares.items() if other != key}
+        return replace(self, name=f"{self.name}, {text}", roles={**self.roles, key: storage}, shares=shares)
+
+    def for_shares(self, found: Mapping[Role, float]) -> Self:
+        """This recipe as it is for a model with these parts of its values in each role: see `shares`."""
+        small = [role for role, share in self.shares.items() if found.get(role, 0) < share]
+        in_8_bits = {role: replace(self.roles[role], encoding=_INT8) for role in small}
+        return replace(self, roles={**self.roles, **in_8_bits}, shares={})
 
     def with_blocks(self, *blocks: int) -> Self:
         """This recipe with a scale per block where matrices that are read in full are int4 with a scale per row.
@@ -209,8 +220,13 @@ class Recipe:
         search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
         roles = _table(f"{name}: roles", table.get("roles", {}))
         storages = {
-            _one_of(f"{name}: roles", key, Role): _storage(f"{name}: roles.{key}", value, search)
+            _one_of(f"{name}: roles", key, Role): _storage(f"{name}: roles.{key}", value, search, ("share",))
             for key, value in roles.items()
+        }
+        shares = {
+            Role(key): _share(f"{name}: roles.{key}", value["share"], storages[Role(key)])
+            for key, value in roles.items()
+            if "share" in value
         }
         tensors = {
             tensor: _storage(f"{name}: tensors.{tensor}", value, search)
@@ -231,6 +247,7 @@ class Recipe:
             tensors=tensors,
             hadamard=_roles(f"{name}: hadamard", table.get("hadamard", [])),
             balance=balance,
+            shares=shares,
         )
 
     def storage(self, spec: TensorSpec) -> Storage:
@@ -305,10 +322,10 @@ class Recipe:
         return self.storage(spec).encoding
 
 
-def _storage(where: str, value: Any, search: Search) -> Storage:
-    """A role's entry: an encoding's name, or a table with encoding and optionally search."""
+def _storage(where: str, value: Any, search: Search, more_keys: tuple[str, ...] = ()) -> Storage:
+    """An entry: an encoding's name, or a table with encoding and optionally search and what `more_keys` allow."""
     table = _table(where, {"encoding": value} if isinstance(value, str) else value)
-    _only_keys(where, table, ("encoding", "search"))
+    _only_keys(where, table, ("encoding", "search", *more_keys))
     if not isinstance(table.get("encoding"), str):
         raise RecipeError(f'{where}.encoding: found {table.get("encoding")!r}, expected a name; use one such as "int4"')
     try:
@@ -316,6 +333,17 @@ def _storage(where: str, value: Any, search: Search) -> Storage:
     except EncodingError as error:
         raise RecipeError(f"{where}.encoding: {error}") from error
     return Storage(encoding, _one_of(f"{where}.search", table.get("search", search.value), Search))
+
+
+def _share(where: str, value: Any, storage: Storage) -> float:
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise RecipeError(f"{where}.share: found {value!r}, expected a number between 0 and 1; change it")
+    if storage.encoding.bits != 4:
+        raise RecipeError(
+            f"{where}.share: found with {storage.encoding.name}, expected int4; it says where 8 bits take its place, "
+            "leave it out"
+        )
+    return float(value)
 
 
 def _roles(where: str, value: Any) -> frozenset[Role]:

@@ -17,6 +17,7 @@ tokenizer.json and plain text to SentencePiece, and a literal U+2581 beside a sp
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int) -> bytes:
     Raises TokenizerError: neither file present, unreadable, not a Gemma BPE tokenizer, the two files disagree, a
     derived model that segments differently, more pieces than embedding rows.
     """
+    stamps = (path.stat() for path in sorted(checkpoint.glob("*token*")))
+    return _made(checkpoint, vocabulary_tokens, tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stamps))
+
+
+@lru_cache(maxsize=1)  # a conversion asks up to three times, and it takes seconds
+def _made(checkpoint: Path, vocabulary_tokens: int, _stamps: tuple[tuple[int, int, int], ...]) -> bytes:
     model_path, json_path = checkpoint / "tokenizer.model", checkpoint / "tokenizer.json"
     source = _read_json(json_path) if json_path.exists() else None
     if model_path.exists():

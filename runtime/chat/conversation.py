@@ -107,8 +107,6 @@ class Conversation:
         self._reason: Reason | None = None
         self._usage = Usage()
 
-    # ------------------------------------------------------------ sending
-
     def send_message(
         self,
         message: Sendable,
@@ -186,8 +184,6 @@ class Conversation:
         if (sending := self._sending) is not None:
             sending.cancel()
 
-    # ------------------------------------------------------------ looking inside
-
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
@@ -262,8 +258,6 @@ class Conversation:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------ one turn
-
     @property
     def _answers_calls(self) -> bool:
         return self.automatic_tool_calling and len(self._tools) > 0
@@ -285,17 +279,18 @@ class Conversation:
                         yield chunk
                 reply = reply_json(chunks)
                 self._history += [*messages, reply]
-                if "tool_calls" in reply:
-                    self._reason = Reason.TOOL_CALLS
-                if not self._answers_calls or "tool_calls" not in reply:
+                if "tool_calls" not in reply:
+                    return
+                self._reason = Reason.TOOL_CALLS
+                if not self._answers_calls:
                     return
                 if round_number == self.max_tool_rounds:
                     raise ToolLoopError(
                         f"the model called tools {round_number + 1} times in a row, {self.max_tool_rounds} rounds are "
                         "allowed; raise max_tool_rounds or make the tools' results clearer"
                     )
-                answers = await wait.call(partial(self._tools.answer, reply["tool_calls"]))
-                messages = [as_received(answer) for answer in answers]
+                calls = partial(self._tools.answer, reply["tool_calls"])
+                messages = [as_received(answer) for answer in await wait.call(calls)]
                 if not messages:
                     return
                 yield None
@@ -330,11 +325,10 @@ class Conversation:
         wanted = options.response_format if self._may_constrain(messages) else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
-        is_first = not self._usage.prompt  # of the turn: where it began is where to come back to
-        turn = sequence.reply(prompt, how, mark=is_first)
+        earlier = self._usage  # nothing in the first round: where the turn began is where to come back to
+        turn = sequence.reply(prompt, how, mark=not earlier.prompt)
         sending.begin(turn)
         self._timing = turn.timing
-        earlier = self._usage
         parts = ReplyParts(self._model, has_tools=len(self._tools) > 0)
         try:
             while (token_id := await wait.token(turn)) is not None:

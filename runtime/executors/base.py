@@ -7,15 +7,17 @@ share its model and its working memory, so only one of them runs at a time: neit
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.text.logits import Logits as Logits
 
-Logits: TypeAlias = NDArray[np.float32]
+WEIGHT_CACHE = "weight_cache"
+"""What packed weights are called among `MappedRanges.named`."""
 
 
 class ExecutorError(GemmaEdgeError, RuntimeError):

@@ -18,8 +18,8 @@ from typing import Any
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.config import CPU
+from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-from gemma_edge.runtime.executors.litert.footprint import plan_of
 from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
 from gemma_edge.runtime.formats.litertlm import Bundle

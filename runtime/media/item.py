@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
-from gemma_edge.runtime.chat.messages import Json
 from gemma_edge.runtime.media.errors import MediaError
+
+Json: TypeAlias = Mapping[str, Any]
 
 
 class MediaKind(Enum):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.logits import Logits
 from gemma_edge.runtime.text.tokenizer import Tokenizer
 
 # Without a bound a model can go on with blanks for ever. 16 are a new line and seven levels of indentation.

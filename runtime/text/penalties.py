@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.logits import Logits
 from gemma_edge.runtime.text.sampler import SamplerError, banned
 
 

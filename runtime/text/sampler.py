@@ -14,7 +14,7 @@ from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.text.logits import Logits
 
 _EPSILON = float(np.finfo(np.float32).eps)
 

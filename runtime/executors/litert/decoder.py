@@ -15,7 +15,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.executors.base import BundleMismatchError, ClosedError, ExecutorError, MappedRanges
+from gemma_edge.runtime.executors.base import (
+    WEIGHT_CACHE,
+    BundleMismatchError,
+    ClosedError,
+    ExecutorError,
+    MappedRanges,
+)
 from gemma_edge.runtime.executors.litert.library import CompiledSection, Signature, aligned_zeros
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.sections import has_model, section_range
@@ -25,7 +31,6 @@ from gemma_edge.runtime.executors.litert.weight_cache import compile_section
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 
-WEIGHT_CACHE = "weight_cache"
 _INPUTS = {"embeddings", "per_layer_embeddings", "input_pos"}
 _CACHE = re.compile(r"kv_cache_([kv])_\d+")
 

@@ -6,67 +6,24 @@ and the shapes in the decoder's graph, some milliseconds, and no weight.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
-from gemma_edge.profiles.footprint import Footprint, Part
+from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, section_range, vision_size
+from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
-WEIGHTS_PART = "decoder weights"
-_CONTEXT_STEP_TOKENS = 256
-
 Shape = tuple[int, ...]
-
-
-class RunPlan(Protocol):
-    """What a run of a bundle or an ONNX directory will need."""
-
-    @property
-    def context_tokens(self) -> int:
-        """The longest it was converted for."""
-
-    def footprint(
-        self, context_tokens: int | None = None, *, anonymous_weights: bool = False, slots: int = 1
-    ) -> Footprint:
-        """The peak, in a context shorter than the longest if given, with keys and values of so many conversations."""
-
-    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
-        """The longest context that fits; None where none does."""
-
-
-def plan_of(bundle: Bundle | OnnxDirectory) -> RunPlan:
-    """Raises BundleError, OnnxDirectoryError, BundleMismatchError: its memory cannot be computed."""
-    if isinstance(bundle, Bundle):
-        return BundlePlan.of(bundle)
-    from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
-
-    return OnnxPlan.of(bundle)
-
-
-def longest_context(
-    plan: RunPlan, budget: MemoryBudget, shortest_tokens: int, anonymous_weights: bool, slots: int
-) -> int | None:
-    """The plan's own context or one that is shorter by a multiple of 256; None where not even `shortest_tokens` fit."""
-    for context in range(plan.context_tokens, shortest_tokens - 1, -_CONTEXT_STEP_TOKENS):
-        if budget.fits(plan.footprint(context, anonymous_weights=anonymous_weights, slots=slots)):
-            return context
-    return None
-
-
-def made_anonymous(planned: Footprint) -> Footprint:
-    """With weights that have no cache on a disk."""
-    return replace(planned, parts=tuple(_made_anonymous(part) for part in planned.parts))
 
 
 @dataclass(frozen=True)
@@ -166,12 +123,6 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
     if (audio := audio_size(bundle)) is not None:
         weights_bytes = nbytes(ModelType.AUDIO_ENCODER, ModelType.AUDIO_ADAPTER)
         yield EncoderShape(EncoderKind.AUDIO, weights_bytes, audio.frames or frame_count(WINDOW_SAMPLES))
-
-
-def _made_anonymous(part: Part) -> Part:
-    if part.name not in (WEIGHTS_PART, *EncoderKind):
-        return part
-    return Part(part.name, part.total_bytes, 0, "computed: packed into memory, no weight cache on a disk")
 
 
 def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int, ...], ActivationShape]:

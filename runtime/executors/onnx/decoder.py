@@ -14,8 +14,13 @@ import numpy as np
 import onnx_ir
 import onnxruntime
 
-from gemma_edge.runtime.executors.base import BundleMismatchError, ClosedError, ExecutorError, MappedRanges
-from gemma_edge.runtime.executors.litert.decoder import WEIGHT_CACHE
+from gemma_edge.runtime.executors.base import (
+    WEIGHT_CACHE,
+    BundleMismatchError,
+    ClosedError,
+    ExecutorError,
+    MappedRanges,
+)
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph

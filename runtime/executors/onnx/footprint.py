@@ -15,10 +15,10 @@ from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_e
 from gemma_edge.profiles.costs_onnx import onnx_footprint
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.litert.footprint import longest_context, made_anonymous
 from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable, tables_within
+from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, CONFIG, EMBEDDER, VISION_ENCODER, OnnxDirectory
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count

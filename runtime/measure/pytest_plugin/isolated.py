@@ -16,26 +16,28 @@ from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.measure.budget_bench import Method, permitted
 from gemma_edge.runtime.measure.pytest_plugin.budget import baseline_of, marked_profile, method_of, properties
-from gemma_edge.runtime.measure.pytest_plugin.plugin import REPORTS
 from gemma_edge.runtime.memory.cgroup import MemoryCgroup
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
 
 _SHOWN_LINES = 30
 
 
-def run_isolated(item: pytest.Item, marker: pytest.Mark) -> list[pytest.TestReport]:
-    """The reports of the test's set-up, call and tear-down, the call's failed where the budget is crossed."""
+def run_isolated(item: pytest.Item, marker: pytest.Mark, reports: str) -> list[pytest.TestReport]:
+    """The reports of the test's set-up, call and tear-down, the call's failed where the budget is crossed.
+
+    reports: the environment variable by which the process knows where its reports go.
+    """
     try:
         profile = marked_profile(item.config, marker)
         assert profile is not None
-        return _judged(item, profile)
+        return _judged(item, profile, reports)
     except Exception as error:  # a plugin that raises here would end the whole session
         return _closed(item, [_failed(item, str(error))])
     except pytest.fail.Exception as failure:
         return _closed(item, [_failed(item, str(failure))])
 
 
-def _judged(item: pytest.Item, profile: DeviceProfile) -> list[pytest.TestReport]:
+def _judged(item: pytest.Item, profile: DeviceProfile, variable: str) -> list[pytest.TestReport]:
     method, _ = permitted(method_of(item.config))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -48,7 +50,7 @@ def _judged(item: pytest.Item, profile: DeviceProfile) -> list[pytest.TestReport
             stderr=subprocess.STDOUT,
             text=True,
             cwd=item.config.invocation_params.dir,
-            env=_environment(folder / "reports"),
+            env=_environment(variable, folder / "reports"),
         )
         with PeakSampler(cgroup.pids if cgroup else lambda: process_tree(child.pid)) as sampler:
             output, _ = child.communicate()
@@ -86,9 +88,9 @@ def _command(item: pytest.Item) -> list[str]:
     ]  # fmt: skip
 
 
-def _environment(reports: Path) -> dict[str, str]:
+def _environment(variable: str, reports: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_XDIST", "PYTEST_ADD"))}
-    return kept | {REPORTS: str(reports)}
+    return kept | {variable: str(reports)}
 
 
 def _read(config: pytest.Config, path: Path) -> list[pytest.TestReport]:

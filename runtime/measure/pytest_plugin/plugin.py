@@ -60,7 +60,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     from gemma_edge.runtime.measure.pytest_plugin.isolated import run_isolated
 
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in run_isolated(item, marker):
+    for report in run_isolated(item, marker, REPORTS):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     # The test before this one left set up what they have in common; what the next one does not share ends here.

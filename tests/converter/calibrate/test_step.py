@@ -99,6 +99,18 @@ def test_a_measured_recipe_fits_its_budget(
     assert report.values["recipe"]["name"] == f"auto, int4, at most {limit} bytes"
 
 
+def test_encodings_that_are_measured_lose_less_than_those_of_the_recipe(
+    tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "LAYER_GROUPS", 2)
+    monkeypatch.setattr(step, "MEASURING_TOKENS", 256)
+    plain = convert("custom-int4", tiny_gemma3, tmp_path / "plain", accept_loss=True, **SMALL).values
+    size = f"{plain['output']['bytes'] + 2048} B"
+    chosen = convert("custom-int4", tiny_gemma3, tmp_path / "auto", recipe="auto", max_bytes=size, **SMALL).values
+    assert chosen["output"]["bytes"] <= plain["output"]["bytes"] + 2048
+    assert chosen["quality"]["kl"] < plain["quality"]["kl"]
+
+
 def test_a_budget_that_nothing_fits_is_refused(tiny_gemma3: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as refused:
         convert("custom-int4", tiny_gemma3, tmp_path / "out", recipe="auto", max_bytes="300kB", **SMALL)

@@ -1,4 +1,4 @@
-"""The ops of graph/conv.py in LiteRT and ONNX Runtime against converter/graph/reference.py."""
+"""The ops of graph/conv_ops.py in LiteRT and ONNX Runtime against converter/graph/reference.py."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gemma_edge.converter.graph import reference
-from gemma_edge.converter.graph.conv import (
-    UNPADDED,
-    Padding,
-    Pair,
-    average_pool,
-    channels_last,
-    conv2d,
-    depthwise,
-    multi_query_attention,
-    same,
-)
+from gemma_edge.converter.graph.conv import average_pool, channels_last, conv2d, depthwise, multi_query_attention
+from gemma_edge.converter.graph.conv_ops import UNPADDED, Padding, Pair, same
 from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.tensors import Role, TensorSpec
 from tests.converter.litert import tflite_runs

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
-from gemma_edge.converter.onnx.lower import BATCH, TOKENS, Lowering
+from gemma_edge.converter.onnx.lower import lowered
+from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.quantize.quantize import quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
@@ -41,7 +42,7 @@ def fill(
     parsed = {name: Encoding.parse(text) for name, text in encodings.items()}
     file = OnnxFile(f"{graph.name}.onnx", many_rows)
     inputs = {name: file.input(name, _TYPES[value.dtype], _dims(value.shape)) for name, value in graph.inputs.items()}
-    for name, value in Lowering(file, graph, parsed, inputs).run(graph).items():
+    for name, value in lowered(file, graph, parsed, inputs).items():
         file.output(name, value, _dims(graph.outputs[name].shape))
     contents = {name: np.zeros(nbytes, np.uint8) for name, nbytes in file.data.sizes.items()}
     stored = {}

@@ -11,9 +11,8 @@ from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.graph import reference
 from gemma_edge.converter.graph.ops import Graph, Rope
 from gemma_edge.converter.litert import lower as tflite
-from gemma_edge.converter.onnx import data as onnx_data
 from gemma_edge.converter.onnx.lower import LOWER
-from gemma_edge.converter.quantize import stored
+from gemma_edge.converter.quantize import onnx_blocks, stored
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
 from tests.converter.graph.op_builders import BUILDERS, SHAPE
@@ -152,13 +151,13 @@ def test_rows_in_every_encoding(encoding: str, tmp_path: Path) -> None:
 
 
 def test_a_row_of_one_block_is_looked_up_without_repeating_its_scale() -> None:
-    assert onnx_data.scale_block((10, 512), Encoding.parse("int4"), is_table=True) == 512
-    assert onnx_data.scale_block((10, 7680), Encoding.parse("int4"), is_table=True) == 512
-    assert onnx_data.scale_block((10, 2048), Encoding.parse("int8"), is_table=False) == 256
-    assert onnx_data.scale_block((10, 2048), Encoding.parse("int4-b32"), is_table=False) == 32
+    assert onnx_blocks.scale_block((10, 512), Encoding.parse("int4"), is_table=True) == 512
+    assert onnx_blocks.scale_block((10, 7680), Encoding.parse("int4"), is_table=True) == 512
+    assert onnx_blocks.scale_block((10, 2048), Encoding.parse("int8"), is_table=False) == 256
+    assert onnx_blocks.scale_block((10, 2048), Encoding.parse("int4-b32"), is_table=False) == 32
 
 
 def test_columns_that_no_block_fits() -> None:
     with pytest.raises(EncodingError) as caught:
-        onnx_data.stored_bytes((10, 40), Encoding.parse("int8"), is_table=False)
+        onnx_blocks.stored_bytes((10, 40), Encoding.parse("int8"), is_table=False)
     assert str(caught.value) == "40 columns do not split into blocks of 16, as int8 in ONNX does; use fp16 or fp32"

@@ -105,20 +105,20 @@ def test_onnx_has_no_fp16_kv() -> None:
 @pytest.mark.parametrize(
     ("columns", "shown"), [(512, "int4-b256"), (384, "int4-b128"), (192, "int4-b64"), (96, "int4-b32"), (80, "int4")]
 )
-def test_int4_matrices_get_blocks_in_onnx(columns: int, shown: str) -> None:
+def test_int4_matrices_get_blocks_in_onnx(columns: int, shown: str, model: Model) -> None:
     matrix = TensorSpec("w", "w", (4096, columns), Role.FFN)
     table = TensorSpec("t", "t", (4096, columns), Role.PLE)  # read row by row, by our runtime too
-    recipe = make_target("custom-int4", format="onnx").recipe_as_stored
+    recipe = make_target("custom-int4", format="onnx").recipe_for(model)
     recipe = replace(recipe, floor=Floor())
     assert recipe.encoding(matrix).name == shown
     assert recipe.encoding(table).name == "int4"
-    fast = make_target("custom-int4", recipe="int4-fast").recipe_as_stored
+    fast = make_target("custom-int4", recipe="int4-fast").recipe_for(model)
     assert fast.encoding(TensorSpec("w", "w", (64, 256), Role.FFN)).name == "int4"
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(512, "int4-b64"), (96, "int4-b32"), (80, "int4")])
-def test_int4_matrices_get_smaller_blocks_in_litert(columns: int, shown: str) -> None:
-    recipe = replace(make_target("custom-int4").recipe_as_stored, floor=Floor())
+def test_int4_matrices_get_smaller_blocks_in_litert(columns: int, shown: str, model: Model) -> None:
+    recipe = replace(make_target("custom-int4").recipe_for(model), floor=Floor())
     assert recipe.encoding(TensorSpec("w", "w", (4096, columns), Role.FFN)).name == shown
 
 

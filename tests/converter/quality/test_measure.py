@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from gemma_edge.converter.calibrate.step import calibration_text
 from gemma_edge.converter.convert import convert, lay_out, make_target, plan_for
 from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.litert.bundle import LitertBundle
 from gemma_edge.converter.litert.file import TfliteFile
+from gemma_edge.converter.litert.task_bundle import TaskBundle
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.onnx.bundle import OnnxBundle
@@ -76,6 +78,7 @@ def test_matrices_are_stored_in_the_order_in_which_they_are_measured(name: str, 
     if isinstance(bundle, OnnxBundle):
         stored = [weight for graph in bundle.graphs for weight in graph.weights]
     else:
+        assert isinstance(bundle, LitertBundle | TaskBundle)
         [decoder] = (s.content for s in bundle.sections if s.name == "tf_lite_prefill_decode")
         assert isinstance(decoder, TfliteFile)
         stored = list(decoder.weights)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from gemma_edge.converter.convert import make_target
+from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.recipes import NAMES, TOWER_ROLES, Floor, Placement, Recipe, RecipeError
 from gemma_edge.converter.tensors import Role, TensorSpec
@@ -97,11 +99,17 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
         ('ffn = "int8"', "ffn = { encoding = 4 }",
          'roles.ffn.encoding: found 4, expected a name; use one such as "int4"'),
         ('ffn = "int8"', 'ffn = { encoding = "int4", block = 32 }',
-         "roles.ffn: found key 'block', expected encoding, search; rename or remove it"),
+         "roles.ffn: found key 'block', expected encoding, search, share; rename or remove it"),
         ('ffn = "int8"', 'ffn = { encoding = "int4", search = "best" }',
          "roles.ffn.search: found 'best', expected one of absmax, mse; use one of these"),
         ('ple = "int8"', 'ple = { encoding = "int4", placement = "resident" }',
-         "roles.ple: found key 'placement', expected encoding, search; rename or remove it"),
+         "roles.ple: found key 'placement', expected encoding, search, share; rename or remove it"),
+        ('ffn = "int8"', 'ffn = { encoding = "int4", share = 20 }',
+         "roles.ffn.share: found 20, expected a number between 0 and 1; change it"),
+        ('ffn = "int8"', 'ffn = { encoding = "int4", share = true }',
+         "roles.ffn.share: found True, expected a number between 0 and 1; change it"),
+        ('ffn = "int8"', 'ffn = { encoding = "int8", share = 0.2 }',
+         "roles.ffn.share: found with int8, expected int4; it says where 8 bits take its place, leave it out"),
         ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected no blocks; "
          "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
@@ -212,3 +220,21 @@ def test_a_wrong_override_is_refused(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as refused:
         Recipe.named("int8").overridden(text)
     assert str(refused.value).startswith(message)
+
+
+def test_a_small_part_of_a_model_keeps_8_bits() -> None:
+    recipe, ffn = Recipe.named("int4"), spec(Role.FFN, 256, 128)
+    for share, shown in ((0.16, "int8"), (0.3, "int4-b64")):
+        assert recipe.for_shares({Role.HEAD: 1 - share, Role.FFN: share}).encoding(ffn).name == shown
+    asked = recipe.overridden("ffn=int4-b32").for_shares({Role.HEAD: 1.0})
+    assert asked.encoding(ffn).name == "int4-b32"  # what was asked for by name stays
+    assert recipe.for_shares({Role.FFN: 1.0}).encoding(spec(Role.HEAD, 256, 128)).name == "int4-b64"
+
+
+@pytest.mark.parametrize(("size", "shown"), [("e2b", "int4-b64"), ("e4b", "int4-b64"), ("1b", "int4-b64")])
+def test_official_models_have_4_bits_in_their_layers(size: str, shown: str) -> None:
+    model = official_model(size)
+    target = make_target(f"{size}-int4")
+    ffn = next(spec for spec in model.tensors.values() if spec.role is Role.FFN)
+    assert target.recipe_for(model).encoding(ffn).name == shown
+    assert 0.99 < sum(model.shares.values()) < 1.01

@@ -72,6 +72,15 @@ def test_beside_a_model_the_json_only_has_to_list_the_same_tokens(tiny_gemma3n: 
     assert sentencepiece_model(json_only, TINY_TOKENS) == sentencepiece_model(tiny_gemma3n, TINY_TOKENS)
 
 
+def test_a_tokenizer_that_changes_in_place_is_read_again(tiny_gemma3n: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.model", "tokenizer.json"):
+        shutil.copy(tiny_gemma3n / name, tmp_path)
+    before = sentencepiece_model(tmp_path, TINY_TOKENS)
+    edit(tmp_path, add_token("<new>", 2049))
+    after = sentencepiece_model(tmp_path, TINY_TOKENS)
+    assert len(parse(after).pieces) == 2050 > len(parse(before).pieces)
+
+
 # ---------------------------------------------------------------- derived
 
 

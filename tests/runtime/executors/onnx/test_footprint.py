@@ -12,7 +12,7 @@ from gemma_edge.converter.convert import convert, make_target, plan_for
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.litert.footprint import plan_of
+from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory

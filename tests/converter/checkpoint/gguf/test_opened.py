@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gemma_edge.converter import report
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, CheckpointError, read_config
-from gemma_edge.converter.checkpoint.gguf import checkpoint as gguf_checkpoint
+from gemma_edge.converter.checkpoint.gguf import opened as gguf_opened
 from gemma_edge.converter.checkpoint.gguf.file import read_gguf
 from gemma_edge.converter.checkpoint.gguf.values import TYPES
 from gemma_edge.converter.checkpoint.lora import merged
@@ -262,7 +262,7 @@ def test_one_type_and_no_importance_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "name"), [(15, "Q4_K_M"), (0, "F32"), (999, "999"), (None, None)])
 def test_the_quantization_by_its_name(number: int | None, name: str | None) -> None:
-    assert gguf_checkpoint._file_type(number) == name
+    assert gguf_opened._file_type(number) == name
 
 
 def test_a_revision_is_that_of_the_snapshot(gguf3n: Path, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Origin
 from gemma_edge.converter.checkpoint.gguf.choice import listed, parts_of
 from gemma_edge.converter.checkpoint.gguf.config import ARCHITECTURES, derived_config, derived_generation
 from gemma_edge.converter.checkpoint.gguf.file import GgufFile, GgufTensor, read_gguf
 from gemma_edge.converter.checkpoint.gguf.names import PREFIX, renamed
 from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_template, derived_tokenizer, tokenizer_json
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, require_gguf
+from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
 
 _KINDS: Final[Mapping[str, str]] = {
@@ -58,7 +58,18 @@ class _Model:
         return derived_config(self.path, self.metadata, self.tensors)
 
 
-def open_gguf(path: Path) -> Checkpoint:
+@dataclass(frozen=True)
+class OpenedGguf:
+    """What makes a Checkpoint, which says what each of these is."""
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    prefix: str
+    origin: Origin
+
+
+def open_gguf(path: Path) -> OpenedGguf:
     """The checkpoint of a GGUF file, or of any part of one that is split.
 
     Raises CheckpointError, naming the file and what is wrong with it, or what it is instead of a Gemma text model.
@@ -78,9 +89,7 @@ def open_gguf(path: Path) -> Checkpoint:
         contents["chat_template.jinja"] = template.encode()
     origin = Origin(tuple(file.path for file in model.files), _side_files(model.path, contents), _facts(model))
     weakref.finalize(origin, shutil.rmtree, origin.side_path.parent, ignore_errors=True)
-    return Checkpoint(
-        model.path, MappingProxyType(config), MappingProxyType(dict(model.tensors)), PREFIX, origin=origin
-    )
+    return OpenedGguf(model.path, MappingProxyType(config), MappingProxyType(dict(model.tensors)), PREFIX, origin)
 
 
 def gguf_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""One graph on its way into one subgraph of a TFLite file: what lowering an op may ask and tell."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemma_edge.converter.graph import ops as ir
+from gemma_edge.converter.litert.attention import CacheTensors, Positions
+from gemma_edge.converter.litert.file import Tensor, TfliteFile
+from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
+from gemma_edge.converter.plan.cache_layout import CacheLayout
+from gemma_edge.converter.quantize.stored import StoredWeight
+from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.runtime.formats.encoding import Encoding
+
+_TYPES: dict[ir.DType, int] = {"float32": F32, "int32": I32, "bool": BOOL}
+
+
+class Signature:
+    """One graph on its way into one subgraph: what each Value and weight has become."""
+
+    def __init__(
+        self, file: TfliteFile, graph: ir.Graph, encodings: Mapping[str, Encoding], layout: CacheLayout | None
+    ) -> None:
+        self.sub = Subgraph(file, graph.name)
+        self._graph = graph
+        self._encodings = encodings
+        self._layout = layout
+        self._values: dict[ir.Value, Tensor] = {}
+        self._caches: dict[int, CacheTensors] = {}
+        self._positions: Positions | None = None
+
+    @property
+    def positions(self) -> Positions:
+        """Made when the first op asks: a lookup has none."""
+        if self._positions is None:
+            assert self._layout is not None, "a graph with positions needs a cache layout"
+            self._positions = Positions(self.sub, self._graph.tokens, self._layout)
+        return self._positions
+
+    def emit(self, lower: Mapping[type, Callable[["Signature", Any], Tensor]]) -> None:
+        """Lower every op, then the cache writes, then the declared outputs. lower: a function for each kind of op."""
+        for name, value in self._graph.inputs.items():
+            self._values[value] = self.sub.input(name, value.shape, _TYPES[value.dtype])
+        for op in self._graph.ops:
+            self._values[op.out] = lower[type(op)](self, op)
+        for cache in self._graph.caches.values():
+            self.cache(cache).write(self.positions)
+        for name, value in self._graph.outputs.items():
+            self.sub.output(name, self._values[value])
+        self.sub.finish()
+
+    def __getitem__(self, operand: ir.Operand) -> Tensor:
+        """The tensor of a value, a weight vector or a number."""
+        if isinstance(operand, ir.Value):
+            return self._values[operand]
+        if isinstance(operand, TensorSpec):
+            return self.sub.weight(self.stored(operand))
+        return self.sub.constant(operand)
+
+    def stored(self, spec: TensorSpec) -> StoredWeight:
+        """The weight as the recipe wants it stored."""
+        return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
+
+    def cache(self, cache: ir.KVCache) -> CacheTensors:
+        """The tensors of one layer's cache, shared by all who read it."""
+        if cache.layer not in self._caches:
+            assert self._layout is not None
+            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, self[cache.k], self[cache.v])
+        return self._caches[cache.layer]
