@@ -63,7 +63,7 @@ class Work(Generic[Item]):
     def put(self, item: Item | _End) -> None:
         """Put out an item."""
         self.output.put(item)
-        wake, self.wake = self.wake, None
+        wake = self.wake  # after the item, which a reader looks for after it has set this
         if wake is not None:
             wake()
 
@@ -161,8 +161,11 @@ class Task(Generic[Item]):
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
         self._work.wake = partial(_tell, loop, arrived)
-        if self._work.output.empty():
-            await arrived
+        try:
+            if self._work.output.empty():
+                await arrived
+        finally:
+            self._work.wake = None
 
     def _take(self, item: Item | _End) -> list[Item]:
         """What is to be passed on of an item: nothing after `cancel`, and what ended the task is raised."""
@@ -224,7 +227,7 @@ class _Desk:
 
     def __init__(self) -> None:
         self.inbox: SimpleQueue[Work[Any] | None] = SimpleQueue()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the last reference may go while this thread holds it
         self.tasks = 0
         self.thread: threading.Thread | None = None
         self.is_closed = False

@@ -184,3 +184,32 @@ def test_pages_are_given_back_when_they_and_the_rest_exceed_the_budget(
         sequence.append([2, 10, 20])
         sequence.logits()
         assert engine.memory().mapped_bytes["tf_lite_per_layer_embedder"] > 0
+
+
+def test_a_profile_pays_for_as_many_slots_as_fit(
+    open_engine: Callable[..., Engine], plan: BundlePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BudgetWatch, "check", lambda _: None)  # this process holds the whole test suite
+    for slots, spare in ((1, 0), (2, 0), (3, -1), (4, 0), (9, 0)):
+        budget_bytes = plan.footprint(slots=slots).total_bytes + spare
+        with open_engine(profile=write_profile(tmp_path, budget_bytes)) as engine:
+            assert engine._pool.count == min(4, slots + spare)
+    with open_engine() as engine:
+        assert engine._pool.count == 4
+
+
+def test_slots_that_were_asked_for_have_to_fit(
+    open_engine: Callable[..., Engine], plan: BundlePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BudgetWatch, "check", lambda _: None)
+    profile = write_profile(tmp_path, plan.footprint(slots=6).total_bytes)
+    with open_engine(profile=profile, slots=6) as engine:
+        assert engine._pool.count == 6
+    with pytest.raises(OverBudget, match=r"at 512 tokens on small: needs .*") as caught:
+        open_engine(profile=profile, slots=7, max_num_tokens=512)
+    assert caught.value.footprint == plan.footprint(512, slots=7)
+    assert "slots=1" in [suggestion.label for suggestion in caught.value.suggestions]
+    for wrong in (0, -3):
+        with pytest.raises(ConfigError) as refused:
+            open_engine(slots=wrong)
+        assert str(refused.value) == f"slots is {wrong}, expected at least 1; leave it out for the default"
