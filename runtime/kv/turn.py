@@ -163,10 +163,6 @@ class Turn:
         """End it before the next call into the model; unread tokens are dropped. May be called from any thread."""
         self._task.cancel()
 
-    def wait(self) -> None:
-        """Until the model has stopped with it, after `cancel`."""
-        self._task.wait()
-
     def __iter__(self) -> Self:
         return self
 

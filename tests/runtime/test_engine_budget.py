@@ -18,6 +18,7 @@ from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.kv.generate import Reason
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup
 from gemma_edge.runtime.memory.reading import read_memory
 from gemma_edge.runtime.memory.watch import BudgetWarning, BudgetWatch
@@ -148,6 +149,7 @@ def test_a_conversation_goes_on_when_memory_is_there_again(
         with pytest.raises(OverBudget, match="on small, measured: needs"):
             conversation.send_message("In the beginning")
         assert not conversation.history
+        assert conversation.reason is Reason.BUDGET
         del block
         assert str(conversation.send_message("In the beginning"))
 
