@@ -122,7 +122,7 @@ class SlotPool:
             if held.owner is owner:
                 held.owner = None
         self._clock += 1
-        found.owner, found.last_used, found.is_lent = owner, self._clock, True
+        found.owner, found.last_used = owner, self._clock
         held_rows = found.reach(wanted)
         if len(wanted) - held_rows >= COPY_ROWS:
             source = max(self._held, key=lambda held: held.reach(wanted))
@@ -132,6 +132,7 @@ class SlotPool:
         cached = reuse_prefix(found.slot, wanted, found.snapshots)
         if found.snapshot is not None and found.snapshot.token_ids != tuple(wanted[: len(found.snapshot.token_ids)]):
             found.snapshot = None  # of tokens that are gone
+        found.is_lent = True
         return Lease(self, found, cached)
 
     def _choose(self, owner: "weakref.ref[object]", wanted: Sequence[int]) -> _Held | None:
