@@ -118,9 +118,10 @@ def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
 
 
 def planned(case: Case, output_format: Format) -> Footprint:
-    """What the planner says of the official model."""
+    """What the planner says of the official model, without snapshots: none is taken here."""
     target = make_target(case.target, context=case.context_tokens, format=output_format)
-    return ModelNeeds.of(official_model(case.size)).needs(target).footprint
+    needed = ModelNeeds.of(official_model(case.size)).needs(target).footprint
+    return Footprint.of(part for part in needed.parts if part.name != "KV snapshots")
 
 
 def table(records: Iterable[Record]) -> str:

@@ -60,13 +60,14 @@ class ModelNeeds:
         embedder_bytes, ple_bytes = by_role.get(Role.EMBEDDING, 0), by_role.get(Role.PLE, 0)
         shape = self._activations(layout.context_tokens)
         if target.format is Format.ONNX:
-            kv_bytes = self._onnx_kv_bytes(layout.context_tokens)
+            kv_bytes, ring_bytes = self._onnx_kv_bytes(layout.context_tokens)
             footprint = onnx_footprint(
                 values_bytes=_resident(self._sums(target, Encoding.data_bytes)),
                 scales=_resident(self._sums(target, scale_count)),
                 embedder_bytes=embedder_bytes,
                 ple_bytes=ple_bytes,
                 kv_bytes=kv_bytes,
+                ring_bytes=ring_bytes,
                 shape=shape,
             )
         else:
@@ -105,14 +106,16 @@ class ModelNeeds:
         sizes = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in self._owners]
         return sum(nbytes for nbytes, _ in sizes), sum(nbytes for nbytes, is_ring in sizes if is_ring)
 
-    def _onnx_kv_bytes(self, context_tokens: int) -> int:
-        """As our executor keeps them, whatever the graph says: rings, but for caches that other layers read as well."""
+    def _onnx_kv_bytes(self, context_tokens: int) -> tuple[int, int]:
+        """(all, those of rings), as our executor keeps them, whatever the graph says: rings, but for caches that other
+        layers read as well."""
         config, owners = self.model.config, self._owners
         readers = range(len(owners), len(config.attention))
         shared = {config.kv_source(layer) for layer in readers} if isinstance(config, gemma3n.Config) else set()
         layout = CacheLayout(context_tokens, PREFILL_TOKENS)
         windows = [None if layer in shared else owner.window for layer, owner in enumerate(owners)]
-        return sum(layout.nbytes(config.heads.kv, config.heads.size, window) for window in windows)
+        sizes = [(layout.nbytes(config.heads.kv, config.heads.size, window), window) for window in windows]
+        return sum(nbytes for nbytes, _ in sizes), sum(nbytes for nbytes, window in sizes if window is not None)
 
     def _activations(self, context_tokens: int) -> ActivationShape:
         config = self.model.config
