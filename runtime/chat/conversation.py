@@ -6,7 +6,7 @@ and a bound on tool rounds. A turn that fails or is cancelled leaves the convers
 
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -22,14 +22,14 @@ from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Contents, Message, read_message
 from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
-from gemma_edge.runtime.chat.prompt_tokens import Began, Encoded, PromptTokens, prompt_tokens
+from gemma_edge.runtime.chat.prompt_tokens import PromptTokens, prompt_tokens
+from gemma_edge.runtime.chat.record import Record
 from gemma_edge.runtime.chat.reply import ReplyParts, collect, reply_message, told
 from gemma_edge.runtime.chat.sending import Sending
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
 from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
-from gemma_edge.runtime.kv.prefix import common_prefix
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.turn import Usage
@@ -90,10 +90,8 @@ class Conversation:
         self.automatic_tool_calling = automatic_tool_calling
         self.max_tool_rounds = max_tool_rounds
         self.extra_context = dict(extra_context or {})
-        self.thinking_config = thinking_config
-        self.sampler_config = sampler_config
-        self.constrained_decoding_config = constrained_decoding_config
-        self.max_output_tokens = max_output_tokens
+        self.thinking_config, self.sampler_config = thinking_config, sampler_config
+        self.constrained_decoding_config, self.max_output_tokens = constrained_decoding_config, max_output_tokens
         self._model = model
         self._sequence: TokenSequence | None = sequence
         self._init_s = init_s
@@ -112,9 +110,7 @@ class Conversation:
         self._renderer = PromptRenderer(
             template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
         )
-        self._history: list[Json] = []
-        self._encoded = Encoded()
-        self._turns: list[Began] = []
+        self._record = Record()
         self._sending: Sending | None = None
         self._reason: Reason | None = None
         self._usage = Usage()
@@ -199,7 +195,7 @@ class Conversation:
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
-        turn = self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
+        turn = self._renderer.turn(self._record.messages, [as_received(read_message(message))], self._extra(None))
         return without_marks(turn)
 
     @property
@@ -215,7 +211,7 @@ class Conversation:
     @property
     def history(self) -> Sequence[Json]:
         """Everything said since the preface, tool messages included, as JSON."""
-        return tuple(self._history)
+        return tuple(self._record.messages)
 
     @property
     def timing(self) -> TurnTiming:
@@ -229,10 +225,7 @@ class Conversation:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the last reply ended, as `Message.finish_reason` says it: for streams, once they have ended.
-
-        Also "budget", where that was an `OverBudget`.
-        """
+        """Why the last reply ended, as `Message.finish_reason` says it, or "budget". Of streams, once they have ended."""
         return None if self._reason is None else self._reason.value
 
     @property
@@ -253,12 +246,11 @@ class Conversation:
 
     def rewind(self, turns: int = 1) -> None:
         """Forgets the last turns (message, tool rounds, reply), to send something else in their place."""
-        self._open()
+        sequence = self._open()
         self._check_idle()
-        if not 0 <= turns <= len(self._turns):
-            raise ConversationError(f"cannot go back {turns} turns, there are {len(self._turns)}; ask for fewer")
-        for _ in range(turns):
-            self._forget(self._turns.pop())
+        if not 0 <= turns <= self._record.turns:
+            raise ConversationError(f"cannot go back {turns} turns, there are {self._record.turns}; ask for fewer")
+        self._record.rewind(turns, sequence)
 
     def close(self) -> None:
         """Releases the conversation, and ends a reply that is being written. Closing twice is fine, and so is closing
@@ -302,10 +294,9 @@ class Conversation:
                         chunks.append(chunk)
                         yield chunk
                 reply = reply_message(chunks)
-                self._history += [*messages, reply]
-                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake)]
-                if self._reason is Reason.LENGTH:  # a call that was cut off is none
-                    mistakes = []
+                self._record.messages += [*messages, reply]
+                is_cut = self._reason is Reason.LENGTH  # a call that was cut off is none
+                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake) and not is_cut]
                 if "tool_calls" in reply:
                     self._reason = Reason.TOOL_CALLS
                 if not self._answers_calls or not ("tool_calls" in reply or mistakes):
@@ -325,35 +316,21 @@ class Conversation:
     def _turn(self, sequence: TokenSequence) -> Iterator[Sending]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
-        messages, encoded, held = len(self._history), self._encoded, sequence.token_ids
-
-        def began() -> Began:
-            kept = common_prefix(held, sequence.token_ids)
-            return Began(messages, encoded, kept, held[kept:])
-
         self._sending = sending = Sending()
         self._reason, self._usage = None, Usage()
         try:
-            yield sending
-        except CancelledError:
-            self._forget(began())
-        except BaseException:  # GeneratorExit too: whoever reads the stream has left
-            self._forget(began())
-            raise
-        else:
-            self._turns.append(began())
+            with suppress(CancelledError), self._record.turn(sequence):
+                yield sending
         finally:
             self._sending = None
-
-    def _may_constrain(self, messages: Sequence[Json]) -> bool:
-        """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
-        return not self._answers_calls or messages[0].get("role") == "tool"
 
     async def _reply_to(
         self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, sending: Sending, wait: Waiting
     ) -> AsyncGenerator[Chunk, None]:
         prompt = await self._prompt(sequence, messages, options, wait)
-        wanted = options.response_format if self._may_constrain(messages) else None
+        # A format for a reply that may have to be a call would forbid the call: then only answers keep to it.
+        may_constrain = not self._answers_calls or messages[0].get("role") == "tool"
+        wanted = options.response_format if may_constrain else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
         earlier = self._usage  # nothing in the first round: where the turn began is where to come back to
@@ -373,26 +350,18 @@ class Conversation:
             yield chunk
         if turn.reason is Reason.CANCELLED:
             raise CancelledError
-        self._encoded = prompt.encoded
+        self._record.encoded = prompt.encoded
         if constraint is not None and turn.reason is Reason.STOP:
             constraint.check(parts.text)
 
     async def _prompt(
         self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, wait: Waiting
     ) -> PromptTokens:
-        text = self._renderer.whole(self._history, messages, options.extra_context)
-        items = media_items(messages) if self._history else [*self._preface_items, *media_items(messages)]
+        text = self._renderer.whole(self._record.messages, messages, options.extra_context)
+        items = media_items(messages) if self._record.messages else [*self._preface_items, *media_items(messages)]
         held, room = sequence.token_ids, sequence.context_tokens
-        read = partial(prompt_tokens, text, items, held, self._encoded, self._model, self._media, room)
+        read = partial(prompt_tokens, text, items, held, self._record.encoded, self._model, self._media, room)
         return await wait.call(read) if items else read()  # opens files
-
-    def _forget(self, turn: Began) -> None:
-        """Everything is again as it was before this turn."""
-        del self._history[turn.messages :]
-        self._encoded = turn.encoded
-        if self._sequence is not None:
-            self._sequence.truncate(turn.kept)
-            self._sequence.append(turn.dropped)
 
     def _options(
         self,

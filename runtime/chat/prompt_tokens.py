@@ -28,16 +28,6 @@ class Encoded:
     tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Began:
-    """Where a turn began, to go back there: how many messages there were, and which tokens it kept and dropped."""
-
-    messages: int
-    encoded: Encoded
-    kept: int
-    dropped: Sequence[int]
-
-
 @dataclass
 class PromptTokens:
     """A whole prompt.

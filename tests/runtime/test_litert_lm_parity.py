@@ -255,7 +255,7 @@ class Appending(Conversation):
         options: SendOptions,
         wait: Waiting,  # noqa: ARG002
     ) -> PromptTokens:
-        text = self._renderer.turn(self._history, messages, options.extra_context)
+        text = self._renderer.turn(self._record.messages, messages, options.extra_context)
         start = [] if len(sequence) else list(self._model.start_tokens)
         return PromptTokens(len(sequence), [*start, *self._model.encode_prompt(text)], Encoded())
 
