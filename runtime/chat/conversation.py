@@ -225,7 +225,7 @@ class Conversation:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the last reply ended, as `Message.finish_reason` says it, or "budget". Of streams, once they have ended."""
+        """Why the last reply ended, as `Message.finish_reason` says it, or "budget"; of a stream, once it has ended."""
         return None if self._reason is None else self._reason.value
 
     @property
