@@ -11,9 +11,11 @@ from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.kv.generate import Decoding, StopTokens
 from gemma_edge.runtime.kv.scheduler import CancelledError, Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 TOLERANCE = 1e-4  # logits span about 20; prefill and decode add up in another order
 
@@ -85,6 +87,23 @@ def test_going_back_to_a_mark_runs_only_what_is_new(
     logits = sequence.logits().copy()
     assert executor.tokens_run == 20  # the last token before the mark, and the new ones but the last
     expected = step_by_step(executor, text[:150] + text[500:520])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_where_a_reply_began_after_going_back_is_marked_too(
+    executor: CountingSlot, sequence: TokenSequence, text: list[int]
+) -> None:
+    sequence.append(text[:150])
+    sequence.logits()
+    sequence.truncate(140)
+    greedy = Decoding(Sampler(SamplerConfig(top_k=1)), StopTokens([]), max_output_tokens=2)
+    assert len(list(sequence.reply(text[200:400], greedy, mark=True))) == 2
+    sequence.truncate(140)
+    sequence.append(text[500:520])
+    executor.tokens_run = 0
+    logits = sequence.logits().copy()
+    assert executor.tokens_run == 19  # the new ones but the last
+    expected = step_by_step(executor, text[:140] + text[500:520])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
 
 
