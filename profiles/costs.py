@@ -37,6 +37,9 @@ ARENA_SOURCE = "computed: each signature keeps an arena of its own"
 # Rows that may wrap around are written by GATHER, whose output is not the cache in place.
 RING_SOURCE = "measured: each prefill signature holds a copy of the rings it writes"
 
+# A conversation goes back to where its turn began by a copy of its rings; the caches that hold all need none.
+SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose keys and values are kept"
+
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
 # prefill takes 66 MiB more.
 CONVERTED_PREFILL_SHARE = 0.64
@@ -92,13 +95,15 @@ def litert_footprint(
     kv_is_half: bool,
     prefill_tokens: Sequence[int],
     shape: ActivationShape,
+    slots: int = 1,
 ) -> Footprint:
     """The peak of a LiteRT run with a warm weight cache, once every signature ran and the context is full.
 
     `weights_bytes` is the decoder section with the head, every byte of which is read for each token; `embedder_bytes`
     and `ple_bytes` are the tables of which rows are read (0 when the bundle has none); `kv_bytes` all caches as
-    allocated, `ring_bytes` those of them that are rings, `kv_is_half` whether they hold float16; `prefill_tokens` the
-    lengths of the prefill signatures.
+    allocated for one conversation, `ring_bytes` those of them that are rings, `kv_is_half` whether they hold float16;
+    `prefill_tokens` the lengths of the prefill signatures; `slots` how many conversations keep their keys and values at
+    once.
     """
     context_tokens = shape.context_tokens
     converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * len(prefill_tokens))) if kv_is_half else 0
@@ -113,7 +118,8 @@ def litert_footprint(
                 EMBEDDER_SOURCE,
             ),
             Part("PLE rows", 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
-            Part("KV cache", kv_bytes, 0, "computed: allocated whole at load"),
+            Part("KV cache", slots * kv_bytes, 0, "computed: allocated whole"),
+            Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
             Part("KV rings being written", ring_bytes * wrapping, 0, RING_SOURCE),
             Part("activations", sum(map(shape.run_bytes, (1, *prefill_tokens))), 0, ARENA_SOURCE),

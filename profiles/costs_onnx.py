@@ -11,6 +11,7 @@ from gemma_edge.profiles.costs import (
     FLOAT_BYTES,
     PLE_FILE_BYTES_PER_TOKEN,
     PLE_SOURCE,
+    SNAPSHOT_SOURCE,
     TOKENIZER_ANON_BYTES,
     TOKENIZER_SOURCE,
     ActivationShape,
@@ -39,12 +40,20 @@ ARENA_SOURCE = "computed for 128 rows, times 2.35 (47 MiB measured for E2B)"
 
 
 def onnx_footprint(
-    *, values_bytes: int, scales: int, embedder_bytes: int, ple_bytes: int, kv_bytes: int, shape: ActivationShape
+    *,
+    values_bytes: int,
+    scales: int,
+    embedder_bytes: int,
+    ple_bytes: int,
+    kv_bytes: int,
+    ring_bytes: int,
+    shape: ActivationShape,
+    slots: int = 1,
 ) -> Footprint:
     """The peak of a run with packed weights from the cache.
 
     values_bytes: the decoder's weights without their scales, of which there are `scales`, one for each block of columns
-    as the graph has them. The others are `litert_footprint`'s.
+    as the graph has them; ring_bytes: of the caches of sliding layers. The others are `litert_footprint`'s.
     """
     packed_bytes = round(PACKED_FACTOR * values_bytes) + PACKED_BYTES_PER_SCALE * scales
     context_tokens = shape.context_tokens
@@ -56,7 +65,8 @@ def onnx_footprint(
             Part("decoder weights", 0, packed_bytes, PACKED_SOURCE),
             Part("embedding rows", 0, embedding_bytes, EMBEDDER_SOURCE),
             Part("PLE rows", 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
-            Part("KV cache", kv_bytes, 0, "computed: rings, but for the cache that other layers share"),
+            Part("KV cache", slots * kv_bytes, 0, "computed: rings, but for the cache that other layers share"),
+            Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("activations", arena_bytes, 0, ARENA_SOURCE),
             Part("tokenizer", TOKENIZER_ANON_BYTES, 0, TOKENIZER_SOURCE),
             Part("runtime", RUNTIME_ANON_BYTES, 0, RUNTIME_SOURCE),

@@ -76,13 +76,12 @@ def run_main(
 
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
-    from gemma_edge.runtime.formats.litertlm import Bundle
-    from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+    from gemma_edge.runtime.formats.model import open_model
     from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
     from gemma_edge.runtime.text.sampler import SamplerConfig
 
     path = Path(bundle)
-    model = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
+    model = open_model(path)
     sampler = SamplerConfig(top_k=1) if greedy else SamplerConfig.of_bundle(model.metadata().sampler_params)
     sampler = sampler if seed is None else replace(sampler, seed=seed)
     cpu = Backend.CPU(thread_count=threads)

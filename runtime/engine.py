@@ -1,17 +1,17 @@
 """The engine: a bundle loaded and ready, from which sessions and conversations are made.
 
-Names and defaults are litert_lm's. One engine has one KV cache; sessions and conversations take turns in it, each
-reusing the prefix that the cache still shares with it.
+Names and defaults are litert_lm's. One thread runs the model, a step for each reply that is being written, in turns.
+The keys and values of several sessions and conversations are kept at once, as many as there are slots.
 """
 
 import os
-import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -25,23 +25,19 @@ from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
-from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.formats.file_range import FileRange
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.executors.open import open_decoder, open_encoders
+from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.kv.saved import opened_state
+from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
-from gemma_edge.runtime.media.encoders import Encoders
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
-from gemma_edge.runtime.settings import Settings, settle
+from gemma_edge.runtime.settings import settle
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
-
-if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
 
 class Engine:
@@ -59,6 +55,9 @@ class Engine:
         profile: the device, by name, file or value. A bundle that does not fit its budget is refused; threads, context
             and the place of packed weights follow it where nothing is asked for; memory is watched from then on.
         over_budget: "raise", or "warn" to go on where the budget does not hold.
+        slots: how many sessions and conversations keep their keys and values at once; with more, one that was silent
+            runs its tokens again. Memory is taken when a slot is first needed. By default 4, with a profile as many of
+            them as its budget pays for. Asked for, slots also keep what was closed, for a prompt that begins like it.
 
     Raises:
         OverBudget: the bundle does not fit the profile, or the process crossed the budget; later also from every call
@@ -82,6 +81,7 @@ class Engine:
         *,
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
+        slots: int | None = None,
     ) -> None:
         started = time.perf_counter()
         backend = _cpu("backend", backend)
@@ -92,33 +92,27 @@ class Engine:
         self.max_num_images = max_num_images
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
-        self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
+        self.bundle = open_model(path)
         self._identity = _identity(self.bundle.path)
-        settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget)
-        if isinstance(self.bundle, OnnxDirectory):  # a bundle is opened without reading a graph, or importing anything
+        settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
+        if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
-        self._executor: LitertExecutor | OnnxExecutor
-        if isinstance(self.bundle, OnnxDirectory):
-            self._executor = self._onnx_executor(self.bundle, settings)
-        else:
-            sections = DecoderSections.of(self.bundle)
-            self._executor = LitertExecutor(sections, settings.threads, settings.cache_dir, settings.max_num_tokens)
+        self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
+        self._pool = SlotPool(self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None)
         if settings.profile is not None:
             self._check_memory = self._watch(settings.profile, over_budget)
         self._marks.mark("decoder")
-        self._lock = threading.RLock()
+        self._scheduler = Scheduler()
         threads = settings.threads
-        self._encoders = self._open_encoders(
-            vision.thread_count or threads, audio.thread_count or threads, settings.cache_dir
+        self._encoders = open_encoders(
+            self.bundle, vision.thread_count or threads, audio.thread_count or threads, settings.cache_dir
         )
         self.media = MediaReader(
             self.text_model,
             self._encoders,
-            self._lock,
-            self._check_memory,
             max_num_images=max_num_images,
             keep_loaded=settings.profile is None,
         )
@@ -129,44 +123,17 @@ class Engine:
             raise
         self.init_s = time.perf_counter() - started
 
-    def _onnx_executor(self, directory: OnnxDirectory, settings: Settings) -> "OnnxExecutor":
-        from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
-
-        longest = self.text_model.metadata.max_num_tokens
-        context = longest if settings.max_num_tokens is None else settings.max_num_tokens
-        if not 0 < context <= longest:
-            raise ExecutorError(
-                f"max_num_tokens is {context}, {directory.path.name} was converted for {longest}; "
-                f"ask for 1 to {longest} or convert with a longer context"
-            )
-        return OnnxExecutor(directory, settings.threads, settings.cache_dir, context)
-
-    def _open_encoders(self, vision_threads: int, audio_threads: int, cache_dir: Path | None) -> Encoders:
-        if isinstance(self.bundle, Bundle):
-            return LitertEncoders(self.bundle, vision_threads, audio_threads, cache_dir)
-        from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
-
-        return OnnxEncoders(self.bundle, vision_threads, audio_threads)
-
     def _watch(self, profile: DeviceProfile, over_budget: OverBudgetAction) -> Callable[[], None]:
         """What runs before each call into the model."""
-        release = partial(relieve, profile.budget_bytes, *self._mapped())
+        mapped = self._decoder.mapped_ranges()
+        release = partial(relieve, profile.budget_bytes, mapped.rows, mapped.weights)
         subject = f"{self.bundle.path.name} on {profile.name}"
         return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release).check
-
-    def _mapped(self) -> tuple[list[FileRange], list[FileRange]]:
-        """What can be given back: tables that single rows are read of, and the decoder's weights."""
-        if isinstance(self.bundle, Bundle):
-            sections, cache = DecoderSections.of(self.bundle), self._executor.weight_cache_path
-            tables = [table for table in (sections.embedder, sections.per_layer_embedder) if table is not None]
-            return tables, [sections.decoder, *([FileRange(cache, 0, cache.stat().st_size)] if cache else [])]
-        assert not isinstance(self._executor, LitertExecutor)
-        return [part for parts in self._executor.row_tables.values() for part in parts], [*self._executor.weights]
 
     @property
     def max_num_tokens(self) -> int:
         """How many tokens a session or conversation can have."""
-        return self._executor.context_tokens
+        return self._pool.context_tokens
 
     @property
     def bos_token_id(self) -> int | None:
@@ -243,34 +210,67 @@ class Engine:
         )
 
     def new_sequence(self) -> TokenSequence:
-        """An empty token sequence in this engine's KV cache: what sessions and conversations are built on."""
-        return TokenSequence(self._executor, self._lock, self._check_memory)
+        """An empty token sequence: what sessions and conversations are built on."""
+        return TokenSequence(self._scheduler, self._pool, self._check_memory)
 
     def memory(self) -> EngineMemory:
         """What the process uses now, and what of it belongs to which part of the bundle."""
-        return read_engine_memory(self.bundle, self._executor, self._marks)
+        return read_engine_memory(self._decoder, self._pool, self._marks)
+
+    def load_cache(self, path: str | os.PathLike[str]) -> Sequence[int]:
+        """Take over keys and values that a session or conversation of the same model saved; returns their tokens.
+
+        Whatever begins with these tokens then runs only what comes after them. They stay until their slot is needed.
+
+        Raises SavedCacheError: no such file, damaged, or another model's. ContextOverflowError: it is too long.
+        """
+        digest = self._decoder.digest
+        pool, owner = self._pool, _Loaded()
+
+        def steps(work: Work[Sequence[int]]) -> Steps:
+            with opened_state(Path(path), digest) as state:
+                while (lease := pool.lend(weakref.ref(owner), state.token_ids)) is None:
+                    yield
+                try:
+                    lease.slot.set_state(state)
+                finally:
+                    lease.release()
+                work.put(state.token_ids)
+
+        [token_ids] = self._scheduler.submit(steps)
+        return token_ids
 
     def health(self) -> None:
         """Prove that the engine can answer: the bundle on disk is the one that was opened, and the model runs.
 
-        Runs one token; a session or conversation in progress is prefilled again with its next call.
+        Runs one token between two steps of whatever is being written, and leaves every slot as it was.
 
         Raises:
             GemmaEdgeError: what is wrong.
         """
-        if _identity(self.bundle.path) != self._identity:
+        if self._bundle_changed():
             raise HealthError(f"{self.bundle.path} was changed or removed since it was opened; create a new engine")
-        sequence = self.new_sequence()
-        sequence.append([self.bos_token_id or 0])
-        logits = sequence.logits()
+        token_id = self.bos_token_id or 0
+        pool, check_memory = self._pool, self._check_memory
+
+        def steps(work: Work[Logits]) -> Steps:
+            check_memory()
+            work.put(pool.probe(token_id))
+            yield
+
+        [logits] = self._scheduler.submit(steps)
         if not float(abs(logits).max()) < float("inf"):
             raise HealthError(f"{self.bundle.path}: the logits are not finite; convert the checkpoint again")
 
+    def _bundle_changed(self) -> bool:
+        return _identity(self.bundle.path) != self._identity
+
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
-        with self._lock:
-            self._encoders.release()
-            self._executor.close()
+        self._scheduler.close()
+        self._encoders.release()
+        self._pool.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -279,6 +279,10 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Loaded:
+    """Whose tokens a slot holds that was filled from a file: nobody's, once it is."""
 
 
 class HealthError(GemmaEdgeError):

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
+from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.config import CPU, ConfigError
 from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
+from gemma_edge.runtime.executors.run_plan import RunPlan
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.memory.watch import BudgetWarning, OverBudgetAction
 
+DEFAULT_SLOTS = 4
+"""Conversations whose keys and values are kept, where memory allows."""
 _DEFAULT_THREADS = 4  # litert_lm's; more than the big cores of an edge device slow XNNPACK down
 
 
@@ -25,6 +29,7 @@ class Settings:
     cache_dir: Path | None
     max_num_tokens: int | None
     profile: DeviceProfile | None
+    slots: int
 
 
 def settle(
@@ -34,61 +39,81 @@ def settle(
     cache_dir: str | None,
     profile: str | os.PathLike[str] | DeviceProfile | None,
     over_budget: OverBudgetAction,
+    slots: int | None = None,
 ) -> Settings:
     """Decide everything. With a profile and no max_num_tokens, the context is the longest that fits.
+
+    With a profile and no number of slots, there are as many as fit beside one another, up to 4.
 
     Raises:
         OverBudget: the bundle does not fit the profile; a warning where `over_budget` is "warn".
         ProfileError: no such profile, or it is not valid.
-        ConfigError: another `over_budget`.
+        ConfigError: another `over_budget`, or no slot.
         BundleMismatchError: with a profile, a decoder whose memory cannot be computed.
     """
     if over_budget not in ("raise", "warn"):
         raise ConfigError(f'over_budget is "{over_budget}", expected "raise" or "warn"; leave it out to raise')
+    if slots is not None and slots < 1:
+        raise ConfigError(f"slots is {slots}, expected at least 1; leave it out for the default")
     device = load_profile(os.fspath(profile)) if isinstance(profile, str | os.PathLike) else profile
     folder = cache_folder(cache_dir, bundle.path, prefer_disk=device is not None)
     threads = backend.thread_count or default_threads(device)
     if device is not None:
         anonymous_weights = folder is None or is_memory(folder)
-        max_num_tokens = _fit(bundle, device, max_num_tokens, anonymous_weights, over_budget)
-    return Settings(threads, folder, max_num_tokens, device)
+        fit = _Fit(plan_of(bundle), device, anonymous_weights, slots)
+        max_num_tokens = fit.context(bundle.path.name, max_num_tokens, over_budget)
+        slots = slots or fit.slots(max_num_tokens)
+    return Settings(threads, folder, max_num_tokens, device, slots or DEFAULT_SLOTS)
 
 
-def _fit(
-    bundle: Bundle | OnnxDirectory,
-    device: DeviceProfile,
-    max_num_tokens: int | None,
-    anonymous_weights: bool,
-    action: OverBudgetAction,
-) -> int | None:
-    """The context to run with. Raises OverBudget, with a weight cache and a shorter context as suggestions."""
-    plan = plan_of(bundle)
-    footprint = plan.footprint(max_num_tokens, anonymous_weights=anonymous_weights)
-    if device.budget.fits(footprint):
-        return max_num_tokens
-    longest = plan.longest_context(device.budget, anonymous_weights=anonymous_weights)
-    if max_num_tokens is None and longest is not None:
-        warnings.warn(
-            f"{bundle.path.name}: its context of {plan.context_tokens} tokens does not fit {device.name}; "
-            f"runs with {longest}, or convert for this profile",
-            BudgetWarning,
-            stacklevel=4,
-        )
-        return longest
-    suggestions = []
-    if longest is not None:
-        shorter = plan.footprint(longest, anonymous_weights=anonymous_weights)
-        suggestions.append((f"max_num_tokens={longest}", shorter))
-    if anonymous_weights:
-        suggestions.append(("a cache_dir on a disk", plan.footprint(max_num_tokens)))
-    context = max_num_tokens or plan.context_tokens
-    try:
-        device.budget.check(footprint, f"{bundle.path.name} at {context} tokens on {device.name}", suggestions)
-    except OverBudget as error:
-        if action == "raise":
-            raise
-        warnings.warn(str(error), BudgetWarning, stacklevel=4)
-    return max_num_tokens
+@dataclass(frozen=True)
+class _Fit:
+    """What of a plan fits a device. asked_slots: None for as many as fit."""
+
+    plan: RunPlan
+    device: DeviceProfile
+    anonymous_weights: bool
+    asked_slots: int | None
+
+    def footprint(self, context_tokens: int | None, slots: int) -> Footprint:
+        """Of a run with these."""
+        return self.plan.footprint(context_tokens, anonymous_weights=self.anonymous_weights, slots=slots)
+
+    def slots(self, context_tokens: int | None) -> int:
+        """As many as fit, at least one and no more than the default."""
+        counts = range(DEFAULT_SLOTS, 1, -1)
+        return next((n for n in counts if self.device.budget.fits(self.footprint(context_tokens, n))), 1)
+
+    def context(self, name: str, asked_tokens: int | None, action: OverBudgetAction) -> int | None:
+        """The context to run with. Raises OverBudget, with what would fit as suggestions."""
+        budget, slots = self.device.budget, self.asked_slots or 1
+        footprint = self.footprint(asked_tokens, slots)
+        if budget.fits(footprint):
+            return asked_tokens
+        longest = self.plan.longest_context(budget, anonymous_weights=self.anonymous_weights, slots=slots)
+        if asked_tokens is None and longest is not None:
+            warnings.warn(
+                f"{name}: its context of {self.plan.context_tokens} tokens does not fit {self.device.name}; "
+                f"runs with {longest}, or convert for this profile",
+                BudgetWarning,
+                stacklevel=4,
+            )
+            return longest
+        suggestions = []
+        if longest is not None:
+            suggestions.append((f"max_num_tokens={longest}", self.footprint(longest, slots)))
+        if slots > 1:
+            suggestions.append(("slots=1", self.footprint(asked_tokens, 1)))
+        if self.anonymous_weights:
+            suggestions.append(("a cache_dir on a disk", self.plan.footprint(asked_tokens, slots=slots)))
+        context = asked_tokens or self.plan.context_tokens
+        try:
+            budget.check(footprint, f"{name} at {context} tokens on {self.device.name}", suggestions)
+        except OverBudget as error:
+            if action == "raise":
+                raise
+            warnings.warn(str(error), BudgetWarning, stacklevel=4)
+        return asked_tokens
 
 
 def default_threads(device: DeviceProfile | None) -> int:

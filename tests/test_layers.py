@@ -22,7 +22,7 @@ TESTS_ONLY = ("torch", "transformers", "safetensors")
 ROOMS = {
     "runtime": [
         "config", "formats", "android", "memory", "text", "media",
-        "executors/base", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
+        "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks", "litert_lm_names", "__init__",
     ],
@@ -200,7 +200,7 @@ def test_the_walk_sees_forbidden_imports(package: str, source: str) -> None:
         ("gemma_edge.converter", "from gemma_edge.runtime.formats import encoding"),
         ("gemma_edge.converter", "from gemma_edge.runtime.formats.encoding import Encoding"),
         ("gemma_edge.converter.models", "from . import blocks"),
-        ("gemma_edge.converter.verify", "from gemma_edge.runtime.executors.litert.decoder import LitertExecutor"),
+        ("gemma_edge.converter.verify", "from gemma_edge.runtime.executors.litert.decoder import LitertDecoder"),
         ("gemma_edge.converter.verify.find", "from gemma_edge.runtime.media.encoders import Encoders"),
         ("gemma_edge.runtime", "from gemma_edge.profiles.errors import GemmaEdgeError"),
         ("gemma_edge.runtime", "import numpy, tokenizers"),

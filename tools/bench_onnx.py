@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from gemma_edge.runtime.executors.base import Executor
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.base import KvSlot
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
@@ -36,18 +36,18 @@ def main(bundle: Path, directory: Path, cache_dir: Path, threads: int, steps: in
         "LiteRT": sections.decoder.nbytes,
         "ONNX Runtime": sum(path.stat().st_size for path in opened.decoder_data),
     }
-    executors: dict[str, Executor] = {
-        "LiteRT": LitertExecutor(sections, threads, cache_dir),
-        "ONNX Runtime": OnnxExecutor(opened, threads, cache_dir, CONTEXT_TOKENS),
+    slots: dict[str, KvSlot] = {
+        "LiteRT": LitertDecoder(sections, threads, cache_dir).new_slot(),
+        "ONNX Runtime": OnnxDecoder(opened, threads, cache_dir).new_slot(CONTEXT_TOKENS),
     }
-    for executor in executors.values():
-        executor.prefill(PROMPT)
-        executor.decode(PROMPT[0])
-    seconds: dict[str, list[float]] = {name: [] for name in executors}
+    for slot in slots.values():
+        slot.prefill(PROMPT)
+        slot.decode(PROMPT[0])
+    seconds: dict[str, list[float]] = {name: [] for name in slots}
     for step in range(steps):
-        for name, executor in executors.items():
+        for name, slot in slots.items():
             started = time.perf_counter()
-            executor.decode(PROMPT[step % len(PROMPT)])
+            slot.decode(PROMPT[step % len(PROMPT)])
             seconds[name].append(time.perf_counter() - started)
     bandwidth = _read_bytes_per_s(threads)
     speeds = {name: 1 / statistics.median(times) for name, times in seconds.items()}

@@ -8,17 +8,12 @@ the arena of a signature once it ran. Memory is for the parent process to sample
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-
-if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.open import open_decoder
+from gemma_edge.runtime.formats.model import open_model
 
 DECODE_TOKENS = 8
 
@@ -34,30 +29,17 @@ class Request:
     threads: int
 
 
-def run_litert(request: Request) -> None:
+def run_ours(request: Request) -> None:
     """Our executor with the tokenizer, as `Engine` holds them."""
-    bundle = Bundle.open(request.path)
-    text, sections = TextModel(bundle), DecoderSections.of(bundle)
-    _fill(LitertExecutor(sections, request.threads, request.cache_dir, request.context_tokens), text, request)
-
-
-def run_onnx(request: Request) -> None:
-    """The same for ONNX directories, whose context is chosen when they are loaded."""
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor  # imported as late as Engine does
-
-    directory = OnnxDirectory.open(request.path)
-    text = TextModel(directory)
-    _fill(OnnxExecutor(directory, request.threads, request.cache_dir, request.context_tokens), text, request)
-
-
-def _fill(executor: "LitertExecutor | OnnxExecutor", text: TextModel, request: Request) -> None:
-    for cache in executor._caches.values():
+    model = open_model(request.path)
+    text = TextModel(model)
+    slot = open_decoder(model, request.threads, request.cache_dir).new_slot(request.context_tokens)
+    for cache in vars(slot)["_caches"].values():
         cache.fill(0)
     token_ids = [*text.start_tokens, *text.tokenizer.encode("fill " * request.prefill_tokens)]
-    executor.prefill(token_ids[: request.prefill_tokens])
+    slot.prefill(token_ids[: request.prefill_tokens])
     for _ in range(DECODE_TOKENS):
-        executor.decode(0)
-    executor.close()
+        slot.decode(0)
 
 
 def run_litert_lm(request: Request) -> None:
@@ -74,7 +56,7 @@ def run_litert_lm(request: Request) -> None:
     ).run()
 
 
-ENGINES = {"litert": run_litert, "litert_lm": run_litert_lm, "onnx": run_onnx}
+ENGINES = {"litert": run_ours, "litert_lm": run_litert_lm, "onnx": run_ours}
 
 
 @click.command()

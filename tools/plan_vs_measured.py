@@ -117,9 +117,10 @@ def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
 
 
 def planned(case: Case, output_format: str) -> Footprint:
-    """What the planner says of the official model."""
+    """What the planner says of the official model, without snapshots: none is taken here."""
     target = Target.parse(case.target, context=case.context_tokens, format=output_format)
-    return needs_of(official_model(case.size), target).footprint
+    needed = needs_of(official_model(case.size), target).footprint
+    return Footprint.of(part for part in needed.parts if part.name != "KV snapshots")
 
 
 def table(records: Iterable[Record]) -> str:

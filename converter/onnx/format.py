@@ -50,26 +50,31 @@ def needs(model: ModelNeeds, target: Target) -> Needs:
     """In our executor."""
     context_tokens = cache_layout(target, model.model).context_tokens
     by_role = model.sums(target)
-    kv_bytes = _kv_bytes(model, context_tokens)
+    kv_bytes, ring_bytes = _kv_bytes(model, context_tokens)
     footprint = onnx_footprint(
         values_bytes=resident(model.sums(target, Encoding.data_bytes)),
         scales=resident(model.sums(target, scale_count)),
         embedder_bytes=by_role.get(Role.EMBEDDING, 0),
         ple_bytes=by_role.get(Role.PLE, 0),
         kv_bytes=kv_bytes,
+        ring_bytes=ring_bytes,
         shape=model.activations(context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), resident(by_role) + kv_bytes)
 
 
-def _kv_bytes(model: ModelNeeds, context_tokens: int) -> int:
-    """As our executor keeps them, whatever the graph says: rings, but for caches that other layers read as well."""
+def _kv_bytes(model: ModelNeeds, context_tokens: int) -> tuple[int, int]:
+    """(all, those of rings), as our executor keeps them, whatever the graph says.
+
+    All are rings but those that other layers read as well.
+    """
     config, owners = model.model.config, model.owners
     readers = range(len(owners), len(config.attention))
     shared = {config.kv_source(layer) for layer in readers}
     layout = CacheLayout(context_tokens, PREFILL_TOKENS)
     windows = [None if layer in shared else owner.window for layer, owner in enumerate(owners)]
-    return sum(layout.nbytes(config.heads.kv, config.heads.size, window) for window in windows)
+    sizes = [(layout.nbytes(config.heads.kv, config.heads.size, window), window) for window in windows]
+    return sum(nbytes for nbytes, _ in sizes), sum(nbytes for nbytes, window in sizes if window is not None)
 
 
 def kernel_inputs(plan: Plan) -> Inputs:

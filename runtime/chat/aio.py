@@ -1,4 +1,8 @@
-"""Blocking streams as asyncio streams."""
+"""Code that waits, written once: run by a thread that blocks, or by asyncio, which a wait costs no thread.
+
+What waits is an async generator that is given a `Waiting`. Given `Blocking` it never gives way to a loop, and
+`blocking` makes an ordinary generator of it.
+"""
 
 import asyncio
 import contextlib
@@ -6,58 +10,76 @@ import contextvars
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from gemma_edge.runtime.kv.turn import Turn
 
 Item = TypeVar("Item")
 
-_CANCEL_EVERY_S = 0.02
 _LOOP: contextvars.ContextVar[asyncio.AbstractEventLoop | None] = contextvars.ContextVar("_LOOP", default=None)
 
 
-async def stream(items: Generator[Item, None, None], cancel: Callable[[], None]) -> AsyncGenerator[Item, None]:
-    """Pull a blocking generator, each item in a worker thread, one at a time.
+class Waiting(Protocol):
+    """How to wait."""
 
-    When the task is cancelled, `cancel()` is called and the call into the model that is under way ends before
-    `asyncio.CancelledError` continues: nothing runs on in the background.
-    """
-    end = object()
-    loop = asyncio.get_running_loop()
+    async def token(self, turn: Turn) -> int | None:
+        """The next token of a reply; None after the last."""
+
+    async def call(self, function: Callable[[], Item]) -> Item:
+        """What a function returns that takes its time."""
+
+
+class Blocking:
+    """In this thread."""
+
+    async def token(self, turn: Turn) -> int | None:
+        return next(turn, None)
+
+    async def call(self, function: Callable[[], Item]) -> Item:
+        return function()
+
+
+class InLoop:
+    """In the loop that runs now. Where the task is cancelled, what it waits for has stopped before it goes on."""
+
+    async def token(self, turn: Turn) -> int | None:
+        return await anext(turn, None)
+
+    async def call(self, function: Callable[[], Item]) -> Item:
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        context.run(_LOOP.set, loop)
+        # No task: one would be cancelled with all others when the loop ends, and its thread would run on.
+        called = loop.run_in_executor(None, context.run, function)
+        try:
+            return await asyncio.shield(called)
+        except asyncio.CancelledError:
+            while not called.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([called])
+            called.exception()  # seen: the task ends as cancelled, and asyncio need not complain
+            raise
+
+
+def blocking(stream: AsyncGenerator[Item, None]) -> Generator[Item, None, None]:
+    """The items of an async generator that waits with `Blocking`. Leaving early closes it."""
     try:
         while True:
-            # No task: one would be cancelled with all others when the loop ends, and its thread would run on.
-            context = contextvars.copy_context()
-            context.run(_LOOP.set, loop)
-            step = loop.run_in_executor(None, context.run, partial(next, items, end))
             try:
-                item = await asyncio.shield(step)
-            except asyncio.CancelledError:
-                await _stopped(step, cancel)
-                raise
-            if item is end:
+                anext(stream).__await__().send(None)
+            except StopIteration as arrived:
+                yield arrived.value
+            except StopAsyncIteration:
                 return
-            yield item
     finally:
-        items.close()
-
-
-async def _stopped(step: asyncio.Future[Any], cancel: Callable[[], None]) -> None:
-    """Wait for the call under way, whoever else cancels the task meanwhile.
-
-    `cancel` is called again and again: a call that waited for a free thread forgets what was before it began.
-    """
-    while not step.done():
-        cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([step], timeout=_CANCEL_EVERY_S)
-    step.exception()  # seen: the task ends as cancelled, and asyncio need not complain
+        with contextlib.suppress(StopIteration):
+            stream.aclose().__await__().send(None)
 
 
 def result_of(value: Any) -> Any:
     """What a call returned; if that is a coroutine, what it comes to.
 
-    It runs in the event loop that `stream` serves, where the caller's sessions and locks belong. Without one it gets a
-    loop of its own, in another thread where this one already runs a loop.
+    It runs in the event loop that `InLoop` waits in, where the caller's sessions and locks belong. Without one it gets
+    a loop of its own, in another thread where this one already runs a loop.
     """
     if not inspect.isawaitable(value):
         return value

@@ -4,30 +4,35 @@ Names and meaning are litert_lm's. Beyond it: `history`, `rewind`, `timing`, asy
 and a bound on tool rounds. A turn that fails or is cancelled leaves the conversation as it was before.
 """
 
-import time
+import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from itertools import count
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat import aio
-from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, ReplyParser
+from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
+from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Contents, Message, read_message
 from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
-from gemma_edge.runtime.chat.prompt_tokens import Encoded, Turn, prompt_tokens
-from gemma_edge.runtime.chat.reply import checked, reply_message, told
+from gemma_edge.runtime.chat.prompt_tokens import PromptTokens, prompt_tokens
+from gemma_edge.runtime.chat.record import Record
+from gemma_edge.runtime.chat.reply import ReplyParts, collect, reply_message, told
+from gemma_edge.runtime.chat.sending import Sending
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
-from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate
-from gemma_edge.runtime.kv.prefix import common_prefix
-from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
+from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
+from gemma_edge.runtime.kv.scheduler import CancelledError
+from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.turn import Usage
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks
@@ -85,10 +90,8 @@ class Conversation:
         self.automatic_tool_calling = automatic_tool_calling
         self.max_tool_rounds = max_tool_rounds
         self.extra_context = dict(extra_context or {})
-        self.thinking_config = thinking_config
-        self.sampler_config = sampler_config
-        self.constrained_decoding_config = constrained_decoding_config
-        self.max_output_tokens = max_output_tokens
+        self.thinking_config, self.sampler_config = thinking_config, sampler_config
+        self.constrained_decoding_config, self.max_output_tokens = constrained_decoding_config, max_output_tokens
         self._model = model
         self._sequence: TokenSequence | None = sequence
         self._init_s = init_s
@@ -107,14 +110,10 @@ class Conversation:
         self._renderer = PromptRenderer(
             template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
         )
-        self._history: list[Json] = []
-        self._encoded = Encoded()
-        self._turns: list[Turn] = []
-        self._is_marked = False
-        self._finish_reason: str | None = None
-        self._is_answering = False
-
-    # ------------------------------------------------------------ sending
+        self._record = Record()
+        self._sending: Sending | None = None
+        self._reason: Reason | None = None
+        self._usage = Usage()
 
     def send_message(
         self,
@@ -134,22 +133,17 @@ class Conversation:
         ConfigError, TokenizerError; ConversationError while a stream of this conversation has not ended.
         """
         options = self._options(
-            repetition_penalty_config,
-            no_repeat_ngram_config,
-            suppress_tokens_config,
-            max_output_tokens,
-            thinking_config,
-            response_format,
+            repetition_penalty_config=repetition_penalty_config,
+            no_repeat_ngram_config=no_repeat_ngram_config,
+            suppress_tokens_config=suppress_tokens_config,
+            max_output_tokens=max_output_tokens,
+            thinking_config=thinking_config,
+            response_format=response_format,
         )
         chunks: list[Chunk] = []
-        for chunk in self._send(message, options):
-            if chunk is None:
-                chunks.clear()  # an answer to tool calls follows, which is what counts
-            else:
-                chunks.append(chunk)
-        message = Message.from_json(reply_message(self._shown(chunks)))
-        message.finish_reason = self._finish_reason
-        return message
+        for chunk in blocking(self._send(message, options, Blocking())):
+            collect(chunks, chunk)
+        return self._reply(chunks)
 
     def send_message_async(
         self,
@@ -167,37 +161,41 @@ class Conversation:
         Calls that are answered here are not yielded. Leaving the loop early cancels the turn.
         """
         options = self._options(
-            repetition_penalty_config,
-            no_repeat_ngram_config,
-            suppress_tokens_config,
-            max_output_tokens,
-            thinking_config,
-            response_format,
+            repetition_penalty_config=repetition_penalty_config,
+            no_repeat_ngram_config=no_repeat_ngram_config,
+            suppress_tokens_config=suppress_tokens_config,
+            max_output_tokens=max_output_tokens,
+            thinking_config=thinking_config,
+            response_format=response_format,
         )
-        for chunk in self._send(message, options):
-            if chunk and (isinstance(chunk, str) or not self._answers_calls):
+        for chunk in blocking(self._send(message, options, Blocking())):
+            if self._is_streamed(chunk):
                 yield Message.from_json(reply_message([chunk]))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
-        replies = aio.stream((self.send_message(message, **options) for _ in range(1)), self.cancel_process)
-        return await anext(replies)
+        chunks: list[Chunk] = []
+        async with aclosing(self._send(message, self._options(**options), InLoop())) as parts:
+            async for chunk in parts:
+                collect(chunks, chunk)
+        return self._reply(chunks)
 
-    def asend_message_async(self, message: Sendable, **options: Any) -> AsyncGenerator[Message, None]:
+    async def asend_message_async(self, message: Sendable, **options: Any) -> AsyncGenerator[Message, None]:
         """`send_message_async` for asyncio."""
-        return aio.stream(self.send_message_async(message, **options), self.cancel_process)
+        async with aclosing(self._send(message, self._options(**options), InLoop())) as parts:
+            async for chunk in parts:
+                if self._is_streamed(chunk):
+                    yield Message.from_json(reply_message([chunk]))
 
     def cancel_process(self) -> None:
         """Ends the present turn within one token (or one prefill call). May be called from any thread."""
-        if self._sequence is not None:
-            self._sequence.cancel()
-
-    # ------------------------------------------------------------ looking inside
+        if (sending := self._sending) is not None:
+            sending.cancel()
 
     def render_message_to_string(self, message: Sendable) -> str:
         """The text that sending this message now would add to the prompt."""
         self._open()
-        turn = self._renderer.turn(self._history, [as_received(read_message(message))], self._extra(None))
+        turn = self._renderer.turn(self._record.messages, [as_received(read_message(message))], self._extra(None))
         return without_marks(turn)
 
     @property
@@ -213,31 +211,46 @@ class Conversation:
     @property
     def history(self) -> Sequence[Json]:
         """Everything said since the preface, tool messages included, as JSON."""
-        return tuple(self._history)
+        return tuple(self._record.messages)
 
     @property
     def timing(self) -> TurnTiming:
         """Times of the last turn, token by token."""
         return self._timing
 
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the last reply ended, as `Message.finish_reason` says it: for streams, once they have ended."""
-        return self._finish_reason
-
     def get_benchmark_info(self) -> BenchmarkInfo:
         """Figures of the last turn."""
         self._open()
         return BenchmarkInfo.of(self._init_s, self._timing)
 
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the last reply ended, as `Message.finish_reason` says it, or "budget"; of a stream, once it has ended."""
+        return None if self._reason is None else self._reason.value
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the last turn, added up over its tool rounds."""
+        return self._usage
+
+    def save_cache(self, path: str | os.PathLike[str]) -> None:
+        """Write the keys and values of all tokens but the last to a file, for `Engine.load_cache`.
+
+        Raises ConversationError: nothing was said yet. OutputError: the file cannot be written.
+        """
+        sequence = self._open()
+        self._check_idle()
+        if not len(sequence):
+            raise ConversationError("nothing to save: the conversation has no turn; send a message first")
+        sequence.save(Path(path))
+
     def rewind(self, turns: int = 1) -> None:
         """Forgets the last turns (message, tool rounds, reply), to send something else in their place."""
-        self._open()
+        sequence = self._open()
         self._check_idle()
-        if not 0 <= turns <= len(self._turns):
-            raise ConversationError(f"cannot go back {turns} turns, there are {len(self._turns)}; ask for fewer")
-        for _ in range(turns):
-            self._forget(self._turns.pop())
+        if not 0 <= turns <= self._record.turns:
+            raise ConversationError(f"cannot go back {turns} turns, there are {self._record.turns}; ask for fewer")
+        self._record.rewind(turns, sequence)
 
     def close(self) -> None:
         """Releases the conversation, and ends a reply that is being written. Closing twice is fine, and so is closing
@@ -254,28 +267,38 @@ class Conversation:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------ one turn
-
     @property
     def _answers_calls(self) -> bool:
         return self.automatic_tool_calling and len(self._tools) > 0
 
-    def _send(self, message: Sendable, options: SendOptions) -> Iterator[Chunk | None]:
+    def _is_streamed(self, chunk: Chunk | None) -> TypeGuard[Chunk]:
+        """Calls that are answered here are not, nor what only the model is told about."""
+        return bool(chunk) and (isinstance(chunk, str) or not self._answers_calls)
+
+    def _reply(self, chunks: Sequence[Chunk]) -> Message:
+        """A whole reply; what only the model is told about is left out where calls are answered."""
+        shown = [chunk for chunk in chunks if not (self._answers_calls and isinstance(chunk, Mistake))]
+        message = Message.from_json(reply_message(shown))
+        message.finish_reason = self.finish_reason
+        return message
+
+    async def _send(self, message: Sendable, options: SendOptions, wait: Waiting) -> AsyncGenerator[Chunk | None, None]:
         """The chunks of a turn, with None before every answer to tool calls."""
         sequence = self._open()
         messages = [as_received(read_message(message))]
-        with self._turn(sequence):
+        with self._turn(sequence) as sending:
             for round_number in count():
                 chunks: list[Chunk] = []
-                for chunk in self._reply_to(sequence, messages, options):
-                    chunks.append(chunk)
-                    yield chunk
+                async with aclosing(self._reply_to(sequence, messages, options, sending, wait)) as parts:
+                    async for chunk in parts:
+                        chunks.append(chunk)
+                        yield chunk
                 reply = reply_message(chunks)
-                self._history += [*messages, reply]
-                self._finish_reason = "tool_calls" if "tool_calls" in reply else self._timing.finish_reason
-                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake)]
-                if mistakes and self._timing.finish_reason == "length":  # a call that was cut off is none
-                    mistakes = []
+                self._record.messages += [*messages, reply]
+                is_cut = self._reason is Reason.LENGTH  # a call that was cut off is none
+                mistakes = [chunk for chunk in chunks if isinstance(chunk, Mistake) and not is_cut]
+                if "tool_calls" in reply:
+                    self._reason = Reason.TOOL_CALLS
                 if not self._answers_calls or not ("tool_calls" in reply or mistakes):
                     return
                 if round_number == self.max_tool_rounds:
@@ -283,106 +306,82 @@ class Conversation:
                         f"the model called tools {round_number + 1} times in a row, {self.max_tool_rounds} rounds are "
                         "allowed; raise max_tool_rounds or make the tools' results clearer"
                     )
-                answers = [*self._tools.answer(reply.get("tool_calls", ())), *map(told, mistakes)]
-                messages = [as_received(answer) for answer in answers]
+                answers = await wait.call(partial(self._tools.answer, reply.get("tool_calls", ())))
+                messages = [as_received(answer) for answer in [*answers, *map(told, mistakes)]]
                 if not messages:
                     return
                 yield None
 
     @contextmanager
-    def _turn(self, sequence: TokenSequence) -> Iterator[None]:
+    def _turn(self, sequence: TokenSequence) -> Iterator[Sending]:
         """Records where a turn begins; takes it back if it does not come to its end."""
         self._check_idle()
-        messages, encoded, held = len(self._history), self._encoded, sequence.token_ids
-        self._is_answering, self._is_marked, self._finish_reason = True, False, None
-        sequence.begin()
-
-        def turn() -> Turn:
-            kept = common_prefix(held, sequence.token_ids)
-            return Turn(messages, encoded, kept, held[kept:])
-
+        self._sending = sending = Sending()
+        self._reason, self._usage = None, Usage()
         try:
-            yield
-        except CancelledError:
-            self._forget(turn())
-            self._finish_reason = "cancelled"
-        except BaseException:  # GeneratorExit too: whoever reads the stream has left
-            self._forget(turn())
-            raise
-        else:
-            self._turns.append(turn())
+            with suppress(CancelledError), self._record.turn(sequence):
+                yield sending
         finally:
-            self._is_answering = False
+            self._sending = None
 
-    def _shown(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """What the user sees of a reply: what only the model is told about is left out where calls are answered."""
-        return [chunk for chunk in chunks if not (self._answers_calls and isinstance(chunk, Mistake))]
-
-    def _may_constrain(self, messages: Sequence[Json]) -> bool:
-        """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
-        return not self._answers_calls or messages[0].get("role") == "tool"
-
-    def _reply_to(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> Iterator[Chunk]:
-        self._timing = TurnTiming()
-        prompt = self._prompt(sequence, messages, options)
-        wanted = options.response_format if self._may_constrain(messages) else None
+    async def _reply_to(
+        self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, sending: Sending, wait: Waiting
+    ) -> AsyncGenerator[Chunk, None]:
+        prompt = await self._prompt(sequence, messages, options, wait)
+        # A format for a reply that may have to be a call would forbid the call: then only answers keep to it.
+        may_constrain = not self._answers_calls or messages[0].get("role") == "tool"
+        wanted = options.response_format if may_constrain else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
-        texts = as_text(generate(sequence, prompt, how, self._timing), self._model.tokenizer, self._model.stop)
-        if constraint is not None:
-            texts = checked(texts, constraint, self._timing)
-        if not len(self._tools):  # a fence is text to a model that was shown no tools
-            yield from texts
-            return
-        parser = ReplyParser(self._model.tool_syntax, self._tools.parameters)
-        for piece in texts:
-            yield from parser.push(piece)
-        yield from parser.finish()
+        earlier = self._usage  # nothing in the first round: where the turn began is where to come back to
+        sequence.truncate(prompt.kept)
+        turn = sequence.reply(prompt.rest, how, mark=not earlier.prompt)
+        sending.begin(turn)
+        self._timing = turn.timing
+        parts = ReplyParts(self._model, self._tools.parameters)
+        try:
+            while (token_id := await wait.token(turn)) is not None:
+                for chunk in parts.push(token_id):
+                    yield chunk
+        finally:
+            turn.cancel()
+            self._reason, self._usage = turn.reason, earlier + turn.usage
+        for chunk in parts.finish():
+            yield chunk
+        if turn.reason is Reason.CANCELLED:
+            raise CancelledError
+        self._record.encoded = prompt.encoded
+        if constraint is not None and turn.reason is Reason.STOP:
+            constraint.check(parts.text)
 
-    def _prompt(self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions) -> list[int]:
-        """What is to be appended to the sequence. What differs from the rendered conversation is dropped from it."""
-        text = self._renderer.whole(self._history, messages, options.extra_context)
-        items = media_items(messages) if self._history else [*self._preface_items, *media_items(messages)]
-        held = sequence.token_ids
-        started = time.perf_counter()
-        prompt = prompt_tokens(
-            text, items, held, self._encoded, self._model, self._media, sequence.context_tokens, sequence.check
-        )
-        self._timing.media_s = time.perf_counter() - started if items else 0.0
-        self._encoded = prompt.encoded
-        kept = common_prefix(held, prompt.token_ids)
-        sequence.truncate(kept)
-        if kept and not self._is_marked:
-            sequence.mark()
-        self._is_marked = True
-        return prompt.token_ids[kept:]
-
-    def _forget(self, turn: Turn) -> None:
-        """Everything is again as it was before this turn."""
-        del self._history[turn.messages :]
-        self._encoded = turn.encoded
-        if self._sequence is not None:
-            self._sequence.truncate(turn.kept)
-            self._sequence.append(turn.dropped)
+    async def _prompt(
+        self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, wait: Waiting
+    ) -> PromptTokens:
+        text = self._renderer.whole(self._record.messages, messages, options.extra_context)
+        items = media_items(messages) if self._record.messages else [*self._preface_items, *media_items(messages)]
+        held, room = sequence.token_ids, sequence.context_tokens
+        read = partial(prompt_tokens, text, items, held, self._record.encoded, self._model, self._media, room)
+        return await wait.call(read) if items else read()  # opens files
 
     def _options(
         self,
-        repetition: RepetitionPenaltyConfig | None,
-        ngram: NoRepeatNgramConfig | None,
-        suppress: SuppressTokensConfig | None,
-        max_output_tokens: int | None,
-        thinking: ThinkingConfig | None,
-        response_format: ResponseFormat | None,
+        *,
+        repetition_penalty_config: RepetitionPenaltyConfig | None = None,
+        no_repeat_ngram_config: NoRepeatNgramConfig | None = None,
+        suppress_tokens_config: SuppressTokensConfig | None = None,
+        max_output_tokens: int | None = None,
+        thinking_config: ThinkingConfig | None = None,
+        response_format: ResponseFormat | None = None,
     ) -> SendOptions:
-        penalties = Penalties(
-            repetition or RepetitionPenaltyConfig(),
-            ngram or NoRepeatNgramConfig(),
-            suppress or self._model.suppress,
-        )
         check_format(response_format, self.constrained_decoding_config)
         check_max_output_tokens(max_output_tokens)
+        penalties = Penalties(
+            repetition_penalty_config or RepetitionPenaltyConfig(),
+            no_repeat_ngram_config or NoRepeatNgramConfig(),
+            suppress_tokens_config or self._model.suppress,
+        )
         limit = self.max_output_tokens if max_output_tokens is None else max_output_tokens
-        return SendOptions(penalties, limit, self._extra(thinking), response_format)
+        return SendOptions(penalties, limit, self._extra(thinking_config), response_format)
 
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config
@@ -390,7 +389,7 @@ class Conversation:
         return {**chosen, **self.extra_context}
 
     def _check_idle(self) -> None:
-        if self._is_answering:
+        if self._sending is not None:
             raise ConversationError("a reply is still being written; read its stream to the end or close it first")
 
     def _open(self) -> TokenSequence:

@@ -9,10 +9,8 @@ Hugging Face has it, and so the tokens of a reply agree. LiteRT-LM leaves out th
 """
 
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from gemma_edge.runtime.chat.text_model import TextModel
@@ -57,20 +55,16 @@ class MediaReader:
         self,
         model: TextModel,
         encoders: Encoders | None = None,
-        lock: AbstractContextManager[object] | None = None,
-        before_call: Callable[[], None] = lambda: None,
         *,
         max_num_images: int | None = None,
         keep_loaded: bool = True,
     ) -> None:
-        """encoders: None where nothing but text is read. lock: held while they run. before_call: may raise before that.
+        """encoders: None where nothing but text is read.
 
         max_num_images: in one message. keep_loaded: otherwise an encoder is released as soon as a message is encoded.
         """
         self._model = model
         self._encoders = encoders
-        self._lock = lock or threading.RLock()
-        self._before_call = before_call
         self._max_num_images = max_num_images
         self._keep_loaded = keep_loaded
 
@@ -148,18 +142,16 @@ class MediaReader:
     def encode(self, parts: "Sequence[tuple[int, ...] | _Part]", check: Callable[[], None]) -> list[int]:
         """The tokens of a prompt's parts. check: called before each image and recording, may raise to stop."""
         encoded: dict[int, list[int]] = {}
-        with self._lock:
-            for kind in MediaKind:  # one encoder after the other: together they would need more memory
-                wanted = {i: part for i, part in enumerate(parts) if isinstance(part, _Part) and part.item.kind is kind}
-                # Decoding photographs takes memory too: it ends, and damaged ones are found, before the encoder loads.
-                pixels = {i: self._pixels(part) for i, part in wanted.items() if kind is MediaKind.IMAGE}
-                try:
-                    for i, part in wanted.items():
-                        check()
-                        self._before_call()
-                        encoded[i] = self._image(part, pixels.pop(i)) if i in pixels else self._recording(part)
-                finally:
-                    self._release()
+        for kind in MediaKind:  # one encoder after the other: together they would need more memory
+            wanted = {i: part for i, part in enumerate(parts) if isinstance(part, _Part) and part.item.kind is kind}
+            # Decoding photographs takes memory too: it ends, and damaged ones are found, before the encoder loads.
+            pixels = {i: self._pixels(part) for i, part in wanted.items() if kind is MediaKind.IMAGE}
+            try:
+                for i, part in wanted.items():
+                    check()
+                    encoded[i] = self._image(part, pixels.pop(i)) if i in pixels else self._recording(part)
+            finally:
+                self._release()
         tokens = (encoded[index] if isinstance(part, _Part) else part for index, part in enumerate(parts))
         return [token for some in tokens for token in some]
 
@@ -204,6 +196,12 @@ class Prompt:
     parts: tuple[tuple[int, ...] | _Part, ...]
     reader: MediaReader
     media_end: int = 0  # where the text after the last image or recording begins
+
+    @property
+    def first_text(self) -> tuple[int, ...]:
+        """The tokens before the first image or recording; all of them where there is none."""
+        first = self.parts[0]
+        return () if isinstance(first, _Part) else first
 
     @property
     def last_text(self) -> tuple[int, ...]:

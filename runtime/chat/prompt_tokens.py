@@ -6,12 +6,14 @@ tokens than the same one restored from its messages. Here the whole text is toke
 does, and of what the cache holds everything stays up to the first token that differs: mostly all of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.base import ContextOverflowError
+from gemma_edge.runtime.kv.prefix import common_prefix
+from gemma_edge.runtime.kv.turn import Check, Prompt
 from gemma_edge.runtime.media.item import MediaItem
 from gemma_edge.runtime.text.template import TemplateError
 
@@ -26,21 +28,16 @@ class Encoded:
     tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Where a turn began, to go back there: how many messages there were, and which tokens it kept and dropped."""
-
-    messages: int
-    encoded: Encoded
-    kept: int
-    dropped: Sequence[int]
-
-
-@dataclass(frozen=True)
+@dataclass
 class PromptTokens:
-    """A whole prompt. token_ids: from the start token on. encoded: for the next prompt."""
+    """A whole prompt.
 
-    token_ids: list[int]
+    kept: how many of the held tokens it begins with. rest: what follows them. encoded: for the next prompt, once `rest`
+    was made.
+    """
+
+    kept: int
+    rest: Prompt
     encoded: Encoded
 
 
@@ -52,15 +49,13 @@ def prompt_tokens(
     model: TextModel,
     media: MediaReader,
     context_tokens: int,
-    check: Callable[[], None],
 ) -> PromptTokens:
     """The tokens of a rendered conversation.
 
-    items: images and recordings that are new since `encoded`. held: the tokens of the conversation so far. check:
-    called before each image and recording, may raise to stop.
+    items: images and recordings that are new since `encoded`. held: the tokens of the conversation so far.
 
     Raises ContextOverflowError: it does not fit with one token of a reply. TemplateError: the template renders other
-    text before media than it did. MediaError.
+    text before media than it did. MediaError. Making `rest` raises MediaError.
     """
     if not text.startswith(encoded.text):
         raise TemplateError(
@@ -72,8 +67,16 @@ def prompt_tokens(
     asked = len(start) + prompt.token_count + 1
     if asked > context_tokens:  # before the seconds that encoding takes
         raise ContextOverflowError(asked, context_tokens)
-    token_ids = [*start, *prompt.tokens(check)]
+    first = (*start, *prompt.first_text)
+    kept = common_prefix(held, first)
+    result = PromptTokens(kept, first[kept:], encoded)
     if items:
-        media_end = len(encoded.text) + prompt.media_end
-        encoded = Encoded(text[:media_end], len(token_ids) - len(prompt.last_text))
-    return PromptTokens(token_ids, encoded)
+        encoded_text = text[: len(encoded.text) + prompt.media_end]
+
+        def rest(check: Check) -> Sequence[int]:
+            token_ids = [*start, *prompt.tokens(check)]
+            result.encoded = Encoded(encoded_text, len(token_ids) - len(prompt.last_text))
+            return token_ids[kept:]
+
+        result.rest = rest
+    return result

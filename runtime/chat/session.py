@@ -5,19 +5,24 @@ Names and meaning are litert_lm's (runtime/core/session_advanced.cc and session_
 (litert_lm appends the target and cannot decode after it).
 """
 
+import os
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gemma_edge.runtime.chat import aio
+from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.base import ExecutorError, Logits
-from gemma_edge.runtime.kv.generate import Decoding, TurnTiming, as_text, generate, score
-from gemma_edge.runtime.kv.sequence import CancelledError, TokenSequence
+from gemma_edge.runtime.kv.generate import Decoding, Reason, ReplyText, TurnTiming
+from gemma_edge.runtime.kv.scheduler import CancelledError
+from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.turn import Turn, Usage
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import Sampler
 
@@ -69,8 +74,9 @@ class Session:
         self._apply_prompt_template = apply_prompt_template
         self._max_output_tokens = max_output_tokens
         self._state = _State.FRESH
-        self._prefill_tokens = 0
+        self._prefill_tokens = self._run_tokens = 0
         self._prefill_s = 0.0
+        self._turn: Turn | None = None  # the last reply that was begun
         self._timing = TurnTiming()
 
     def run_prefill(self, contents: list[str]) -> None:
@@ -85,22 +91,23 @@ class Session:
 
         After an error the session is as it was before.
         """
-        sequence = self._open()
+        sequence = self._idle()
         token_ids = self._prompt_tokens(contents)
         length = len(sequence)
         started = time.perf_counter()
-        sequence.begin()
         try:
             sequence.append(token_ids)
-            sequence.prefill()
+            run_tokens = sequence.prefill()
         except BaseException as error:
             sequence.truncate(length)
             if isinstance(error, CancelledError):
                 raise SessionError("the prefill was cancelled; run it again to continue") from None
             raise
         if self._state is not _State.PREFILLED:
-            self._prefill_tokens, self._prefill_s = 0, 0.0
+            self._prefill_tokens = self._run_tokens = 0
+            self._prefill_s = 0.0
         self._prefill_tokens += len(token_ids)
+        self._run_tokens += run_tokens
         self._prefill_s += time.perf_counter() - started
         self._state = _State.PREFILLED
 
@@ -131,46 +138,49 @@ class Session:
             SessionError: there is no prompt since the last reply.
             ContextOverflowError: the end of the template's turn does not fit.
         """
-        return Responses(texts=["".join(self._reply())])
+        return Responses(texts=["".join(blocking(self._texts(self._reply(), Blocking())))])
 
     def run_decode_async(self) -> Iterator[Responses]:
-        """As `run_decode`, piece by piece; the texts add up to the same. Runs only as far as it is iterated."""
-        return (Responses(texts=[text]) for text in self._reply())
+        """As `run_decode`, piece by piece; the texts add up to the same.
+
+        It is written from now on, whether it is read or not; what is not read before the next call is forgotten.
+        """
+        turn = self._reply()
+        return (Responses(texts=[text]) for text in blocking(self._texts(turn, Blocking())))
 
     def stream_decode(self) -> AsyncGenerator[Responses, None]:
         """As `run_decode_async`, for asyncio. Cancelling the task cancels the reply."""
-        responses = (Responses(texts=[text]) for text in self._reply())
-        return aio.stream(responses, self.cancel_process)
+        return self._responses(self._reply())
 
-    def _reply(self) -> Generator[str, None, None]:
-        sequence = self._open()
+    async def _responses(self, turn: Turn) -> AsyncGenerator[Responses, None]:
+        async with aclosing(self._texts(turn, InLoop())) as texts:
+            async for text in texts:
+                yield Responses(texts=[text])
+
+    def _reply(self) -> Turn:
+        sequence = self._idle()
         if self._state is not _State.PREFILLED:
             raise SessionError(f"nothing to answer: the session is {self._state.value}; call run_prefill first")
         templates = self._model.prompt_templates
         closing = templates.user.suffix + templates.model.prefix if self._apply_prompt_template else ""
         suffix = self._model.encode(closing) if closing else []
         penalties = Penalties(suppress=self._model.suppress)
-        decoding = Decoding(self._sampler, self._model.stop, penalties, max_output_tokens=self._max_output_tokens)
-        sequence.begin()
+        how = Decoding(self._sampler, self._model.stop, penalties, max_output_tokens=self._max_output_tokens)
+        self._turn = turn = sequence.reply(suffix, how)
+        return turn
 
-        def tokens() -> Generator[int, None, None]:
-            timing = TurnTiming()
-            length, has_begun = len(sequence), False
-            try:
-                for token_id in generate(sequence, suffix, decoding, timing):
-                    has_begun = True
-                    self._state, self._timing = _State.DECODED, timing
-                    yield token_id
-            except CancelledError:
-                return
-            finally:
-                if not has_begun:  # the turn is still open: the next call ends it again
-                    sequence.truncate(length)
-
-        def texts() -> Generator[str, None, None]:
-            yield from as_text(tokens(), self._model.tokenizer, self._model.stop)
-
-        return texts()
+    async def _texts(self, turn: Turn, wait: Waiting) -> AsyncGenerator[str, None]:
+        """The pieces of a reply. Until its first token is read the turn is open, and another call may answer it."""
+        text = ReplyText(self._model.tokenizer, self._model.stop)
+        try:
+            while (token_id := await wait.token(turn)) is not None:
+                self._state, self._timing = _State.DECODED, turn.timing
+                if piece := text.push(token_id):
+                    yield piece
+            if rest := text.finish():
+                yield rest
+        finally:
+            turn.cancel()
 
     def run_text_scoring(self, target_text: list[str], store_token_lengths: bool = False) -> Responses:
         """The log likelihood of each target as the continuation of the session, which stays as it is.
@@ -179,13 +189,12 @@ class Session:
             SessionError: nothing was prefilled, or `cancel_process` was called meanwhile.
             ContextOverflowError: a target does not fit.
         """
-        sequence = self._open()
+        sequence = self._idle()
         if not len(sequence):
             raise SessionError("nothing to continue: the session is fresh; call run_prefill first")
-        sequence.begin()
         targets = [self._model.tokenizer.encode(text) for text in target_text]
         try:
-            token_scores = [score(sequence, target) for target in targets]
+            token_scores = [sequence.score(target) for target in targets]
         except CancelledError:
             raise SessionError("the scoring was cancelled; run it again") from None
         return Responses(
@@ -202,18 +211,34 @@ class Session:
 
     @property
     def logits(self) -> Logits:
-        """The logits of the token after the last of `token_ids`: float32 [V]."""
+        """The logits of the token after the last of `token_ids`: float32 [V].
+
+        Raises SessionError: nothing was prefilled, or `cancel_process` was called meanwhile.
+        """
         sequence = self._open()
         if not len(sequence):
             raise SessionError("no logits: the session is fresh; call run_prefill first")
-        sequence.begin()
-        return sequence.logits()
+        try:
+            return sequence.logits()
+        except CancelledError:
+            raise SessionError("reading the logits was cancelled; ask for them again") from None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the last reply ended; None before."""
+        return None if self._turn is None else self._turn.reason
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the last reply. What `run_prefill` ran before it is cached by then."""
+        return Usage() if self._turn is None else self._turn.usage
 
     @property
     def timing(self) -> TurnTiming:
         """Of the last turn, token by token. Prefill counts from `run_prefill` on."""
         return TurnTiming(
             prefill_tokens=self._prefill_tokens + self._timing.prefill_tokens,
+            run_tokens=self._run_tokens + self._timing.run_tokens,
             time_to_first_token_s=self._prefill_s + self._timing.time_to_first_token_s,
             token_s=list(self._timing.token_s),
         )
@@ -223,14 +248,31 @@ class Session:
         return BenchmarkInfo.of(self._init_s, self.timing)
 
     def cancel_process(self) -> None:
-        """End the call that is running in another thread within one token. Generated text is kept."""
+        """End the call that is running in another thread within one token. Generated text that was read is kept."""
         if self._sequence is not None:
             self._sequence.cancel()
+
+    def save_cache(self, path: str | os.PathLike[str]) -> None:
+        """Write the keys and values of all tokens but the last to a file, for `Engine.load_cache`.
+
+        Raises SessionError: nothing was prefilled. OutputError: the file cannot be written.
+        """
+        sequence = self._idle()
+        if not len(sequence):
+            raise SessionError("nothing to save: the session is fresh; call run_prefill first")
+        sequence.save(Path(path))
 
     def close(self) -> None:
         """Forget the tokens. Closing twice, or after the engine, is fine."""
         self.cancel_process()
         self._sequence = None
+
+    def _idle(self) -> TokenSequence:
+        """To do something new with: a reply that was not read to its end is cut where reading stopped."""
+        sequence = self._open()
+        if self._turn is not None:
+            self._turn.cancel()
+        return sequence
 
     def _open(self) -> TokenSequence:
         if self._sequence is None:

@@ -1,15 +1,23 @@
-"""What every executor of a text decoder offers: tokens in, logits out, and a KV cache that can be wound back.
+"""What every executor of a text decoder offers: a `Decoder`, which is the model, and any number of `KvSlot`s over it.
 
-An executor holds the KV cache of one token sequence. `token_ids` is that sequence; everything above (sessions,
-conversations, prefix reuse) is bookkeeping over it. Executors are not thread-safe: the engine serialises calls.
+A slot holds the keys and values of one token sequence: tokens in, logits out, and it can be wound back. `token_ids` is
+that sequence; everything above (sessions, conversations, prefix reuse) is bookkeeping over it. Slots of one decoder
+share its model and its working memory, so only one of them runs at a time: neither is thread-safe.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.text.logits import Logits as Logits
+
+WEIGHT_CACHE = "weight_cache"
+"""What packed weights are called among `MappedRanges.named`."""
 
 
 class ExecutorError(GemmaEdgeError, RuntimeError):
@@ -36,31 +44,60 @@ class RewindError(ExecutorError):
     """The position asked for is no longer in the KV cache."""
 
 
+class ClosedError(ExecutorError):
+    """The model was released."""
+
+    def __init__(self) -> None:
+        super().__init__("the executor is closed; create a new engine")
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What `restore` needs to return to a position that ring caches no longer hold."""
 
     token_ids: tuple[int, ...]
-    state: Any  # the executor's own copy; no other executor can restore it
+    state: Any  # copies of rings; another slot of the same decoder can restore it once it holds the same tokens
     nbytes: int
 
 
-class Executor(Protocol):
-    """Runs one decoder over one token sequence.
+@dataclass(frozen=True)
+class SlotState:
+    """All that a slot holds: for another slot of the same decoder, or for a file.
+
+    arrays: the written part of each cache by name, without a copy: valid until the slot runs again.
+    high_water: the highest position ever written, padding included; how far rings can be wound back follows from it.
+    """
+
+    token_ids: tuple[int, ...]
+    high_water: int
+    arrays: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class MappedRanges:
+    """The parts of files that a decoder has mapped.
+
+    rows: tables that single rows are read of. weights: what is read for every token. named: all that `Engine.memory`
+    tells apart, by the names it shows.
+    """
+
+    rows: tuple[FileRange, ...] = ()
+    weights: tuple[FileRange, ...] = ()
+    named: Mapping[str, tuple[FileRange, ...]] = field(default_factory=dict)
+
+
+class KvSlot(Protocol):
+    """One token sequence in one decoder. Its memory goes with the last reference, or with `close`.
 
     Raises:
-        ContextOverflowError: `prefill` or `decode` would pass `context_tokens`; nothing was run.
+        ContextOverflowError: `chunks`, `prefill` or `decode` would pass `context_tokens`; nothing was run.
         RewindError: `rewind` or `restore` to a position whose keys and values are gone; nothing was changed.
-        ExecutorError: a token id outside the vocabulary, or any call after `close`.
+        ExecutorError: a token id outside the vocabulary. ClosedError: any call after `close`, or the decoder's.
     """
 
     @property
     def context_tokens(self) -> int:
         """Positions in the KV cache."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Length of the logits."""
 
     @property
     def position(self) -> int:
@@ -77,12 +114,18 @@ class Executor(Protocol):
         0 when every cache covers the whole context. With ring caches it follows the highest position ever written.
         """
 
-    def prefill(self, token_ids: Sequence[int], before_chunk: Callable[[int], None] | None = None) -> None:
-        """Append tokens without computing logits.
+    @property
+    def nbytes(self) -> int:
+        """Memory set aside for keys and values; pages count once they are written. 0 after `close`."""
 
-        `before_chunk(position)` is called before each call into the model and may raise to stop: what is already
-        in the cache stays valid and `position` says how far it got.
+    def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
+        """Append tokens without computing logits, one call into the model each time the iterator is advanced.
+
+        Yields `position` before each call. Stopping between two is fine: what is in the cache stays valid.
         """
+
+    def prefill(self, token_ids: Sequence[int]) -> None:
+        """All `chunks` at once."""
 
     def decode(self, token_id: int) -> Logits:
         """Append one token and return the logits of the one after it: float32 [V], the caller's own."""
@@ -91,7 +134,7 @@ class Executor(Protocol):
         """Forget the tokens at `position` and after."""
 
     def reset(self) -> None:
-        """Forget everything: position 0, caches zeroed."""
+        """Forget everything: position 0."""
 
     def snapshot(self) -> Snapshot:
         """Copy what a later `restore` cannot get back from the caches (the rings; nothing when there are none)."""
@@ -99,5 +142,58 @@ class Executor(Protocol):
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot. Positions below the snapshot's must not have been rewritten with other tokens."""
 
+    def state(self) -> SlotState:
+        """Everything held."""
+
+    def set_state(self, state: SlotState) -> None:
+        """Hold what another slot of the same decoder held; the next logits are equal to the bit.
+
+        Raises ExecutorError where its arrays are not this decoder's, ContextOverflowError where it is too long;
+        nothing was changed.
+        """
+
+    def cached_rows(self) -> dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Copies of what each layer's cache holds: keys and values [n, K, E] of the last n positions, by layer.
+
+        Layers whose first rows can no longer be told from where they lie are left out.
+        """
+
     def close(self) -> None:
-        """Release everything. Closing twice is fine."""
+        """Release the memory. Closing twice is fine."""
+
+
+class Decoder(Protocol):
+    """A loaded model. All that is native is released by `close`, or with the last reference to it and its slots."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The most positions that a slot can have."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Length of the logits."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of what keys and values depend on: the decoder and the tables of its embeddings.
+
+        Computed when first asked for, which may take a second a gigabyte.
+        """
+
+    def new_slot(self, context_tokens: int | None = None) -> KvSlot:
+        """An empty slot, by default of the longest context.
+
+        Raises ExecutorError: not from 1 to `context_tokens`, or no memory. ClosedError.
+        """
+
+    def slot_bytes(self, context_tokens: int | None = None) -> int:
+        """What a slot of this context takes when it is full."""
+
+    def snapshot_bytes(self, context_tokens: int | None = None) -> int:
+        """What one snapshot takes: the rings of such a slot."""
+
+    def mapped_ranges(self) -> MappedRanges:
+        """Where its mapped pages lie in files."""
+
+    def close(self) -> None:
+        """Release the model; its slots cannot run any more. Closing twice is fine."""

@@ -18,17 +18,21 @@ class RunPlan(Protocol):
     def context_tokens(self) -> int:
         """The longest it was converted for."""
 
-    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
-        """The peak, in a context shorter than the longest if given."""
+    def footprint(
+        self, context_tokens: int | None = None, *, anonymous_weights: bool = False, slots: int = 1
+    ) -> Footprint:
+        """The peak, in a context shorter than the longest if given, with keys and values of so many conversations."""
 
-    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
         """The longest context that fits; None where none does."""
 
 
-def longest_context(plan: RunPlan, budget: MemoryBudget, shortest_tokens: int, anonymous_weights: bool) -> int | None:
+def longest_context(
+    plan: RunPlan, budget: MemoryBudget, shortest_tokens: int, anonymous_weights: bool, slots: int
+) -> int | None:
     """The plan's own context or one that is shorter by a multiple of 256; None where not even `shortest_tokens` fit."""
     for context in range(plan.context_tokens, shortest_tokens - 1, -_CONTEXT_STEP_TOKENS):
-        if budget.fits(plan.footprint(context, anonymous_weights=anonymous_weights)):
+        if budget.fits(plan.footprint(context, anonymous_weights=anonymous_weights, slots=slots)):
             return context
     return None
 

@@ -1,4 +1,4 @@
-"""A part of a file: a section, a table, packed weights."""
+"""A part of a file, as a value."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,3 +12,8 @@ class FileRange:
     offset: int
     nbytes: int
     sha256: str | None = None
+
+    @classmethod
+    def whole(cls, path: Path) -> "FileRange":
+        """All of a file as it is now. Raises OSError."""
+        return cls(path, 0, path.stat().st_size)

@@ -1,1 +1,1 @@
-"""Token sequences over a KV cache."""
+"""Keys and values of many token sequences: who has which slot, what is kept, and who runs next."""

@@ -1,17 +1,28 @@
 """The loop that writes a reply: logits, penalties, constraint, draw, until a stop token or a limit."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
-from gemma_edge.runtime.executors.base import ContextOverflowError, ExecutorError, Logits
-from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.executors.base import ExecutorError, Logits
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
 from gemma_edge.runtime.text.penalties import Penalties
-from gemma_edge.runtime.text.sampler import Sampler, log_probability
+from gemma_edge.runtime.text.sampler import Sampler
 from gemma_edge.runtime.text.tokenizer import Detokenizer, Tokenizer
+
+
+class Reason(StrEnum):
+    """Why a reply ended: at a stop token, at a limit or the end of the context, cancelled, with calls of tools to be
+    answered by whoever asked, or because memory ran out."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
+    BUDGET = "budget"
 
 
 @dataclass
@@ -19,10 +30,10 @@ class TurnTiming:
     """What one turn took. Filled while it runs."""
 
     media_s: float = 0.0  # spent on images and recordings, before prefill
-    prefill_tokens: int = 0
+    prefill_tokens: int = 0  # of the prompt
+    run_tokens: int = 0  # what had to run before the first token: no prefix that was there, but all that was lost
     time_to_first_token_s: float = 0.0  # from the start of prefill until the first token is drawn
     token_s: list[float] = field(default_factory=list)  # of every later token
-    finish_reason: str | None = None  # once it ended by itself: "stop", or "length" at a limit
 
     @property
     def decode_tokens(self) -> int:
@@ -31,7 +42,8 @@ class TurnTiming:
 
     @property
     def prefill_tokens_per_s(self) -> float:
-        return self.prefill_tokens / self.time_to_first_token_s if self.time_to_first_token_s else 0.0
+        """Of what had to run."""
+        return self.run_tokens / self.time_to_first_token_s if self.time_to_first_token_s else 0.0
 
     @property
     def decode_tokens_per_s(self) -> float:
@@ -70,27 +82,27 @@ class Decoding:
     max_output_tokens: int | None = None
 
 
-def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timing: TurnTiming) -> Iterator[int]:
-    """Appends the prompt and then token after token to the sequence, yielding each one drawn, a stop token included.
+@dataclass(frozen=True)
+class Drawn:
+    """A token that was drawn. sampler_state: of the generator afterwards. seconds: since the one before, or `draw`."""
 
-    Ends after a stop sequence, `max_output_tokens`, or when the context is full.
+    token_id: int
+    sampler_state: int
+    seconds: float
 
-    Raises:
-        ContextOverflowError: the prompt does not fit, with room for one token of a reply; nothing is appended.
-        CancelledError: `sequence.cancel` was called.
-        ExecutorError: the logits are not finite.
-        ConstraintError: penalties forbid what the constraint demands.
+
+def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:
+    """Token after token, a stop token included, until a stop sequence, `max_output_tokens`, or `room` tokens.
+
+    decode: the logits after one more token, float32 [V]. last: the token before the first that is drawn.
+
+    Raises ExecutorError: the logits are not finite. ConstraintError: penalties forbid what the constraint demands.
     """
-    started = time.perf_counter()
-    asked = len(sequence) + len(prompt) + 1
-    if asked > sequence.context_tokens:
-        raise ContextOverflowError(asked, sequence.context_tokens)
-    sequence.append(prompt)
-    timing.prefill_tokens = len(prompt)
     generated: list[int] = []
-    limit = how.max_output_tokens
-    while (limit is None or len(generated) < limit) and len(sequence) < sequence.context_tokens:
-        logits = how.penalties.apply(finite(sequence.logits()), generated)
+    limit = room if how.max_output_tokens is None else min(room, how.max_output_tokens)
+    started = time.perf_counter()
+    while len(generated) < limit:
+        logits = how.penalties.apply(finite(decode(last)), generated)
         if how.constraint is not None:
             logits = how.constraint.mask(logits)
             if float(np.max(logits)) == -np.inf:
@@ -98,22 +110,16 @@ def generate(sequence: TokenSequence, prompt: Sequence[int], how: Decoding, timi
                     "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
                     "allows next; leave one of them out"
                 )
-        token_id = how.sampler.pick(logits)
-        sequence.append([token_id])
-        generated.append(token_id)
+        last = how.sampler.pick(logits)
+        generated.append(last)
         now = time.perf_counter()
-        if len(generated) == 1:
-            timing.time_to_first_token_s = now - started
-        else:
-            timing.token_s.append(now - started)
+        yield Drawn(last, how.sampler.state, now - started)
         started = now
-        yield token_id
         if how.stop.ended(generated):
-            timing.finish_reason = "stop"
-            return
+            return Reason.STOP
         if how.constraint is not None:
-            how.constraint.accept(token_id)
-    timing.finish_reason = "length"
+            how.constraint.accept(last)
+    return Reason.LENGTH
 
 
 def finite(logits: Logits) -> Logits:
@@ -124,40 +130,36 @@ def finite(logits: Logits) -> Logits:
     return logits
 
 
-def as_text(token_ids: Iterator[int], tokenizer: Tokenizer, stop: StopTokens) -> Iterator[str]:
-    """The text of a reply as it grows, without its stop sequence; never a part of a character, never empty."""
-    detokenizer = Detokenizer(tokenizer)
-    generated: list[int] = []
-    shown = 0
+class ReplyText:
+    """The text of a reply as it grows, without its stop sequence; never a part of a character."""
 
-    def show(end: int) -> str:
-        nonlocal shown
+    def __init__(self, tokenizer: Tokenizer, stop: StopTokens) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._detokenizer = Detokenizer(tokenizer)
+        self._generated: list[int] = []
+        self._shown = 0
+
+    def push(self, token_id: int) -> str:
+        """The text that one more token adds, often none."""
+        self._generated.append(token_id)
+        return self._show(max(self._stop.ended(self._generated), self._stop.pending(self._generated)))
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._show(self._stop.ended(self._generated)) + self._detokenizer.flush()
+
+    def _show(self, held_back: int) -> str:
+        end = len(self._generated) - held_back
         # Only training keeps a model from drawing what its vocabulary is padded with: no text, as in litert_lm.
-        pieces = [token_id for token_id in generated[shown:end] if token_id < tokenizer.size]
-        text = "".join(map(detokenizer.push, pieces))
-        shown = end
-        return text
-
-    for token_id in token_ids:
-        generated.append(token_id)
-        if text := show(len(generated) - max(stop.ended(generated), stop.pending(generated))):
-            yield text
-    if text := show(len(generated) - stop.ended(generated)) + detokenizer.flush():
-        yield text
+        pieces = [token_id for token_id in self._generated[self._shown : end] if token_id < self._tokenizer.size]
+        self._shown = end
+        return "".join(map(self._detokenizer.push, pieces))
 
 
-def score(sequence: TokenSequence, target: Sequence[int]) -> list[float]:
-    """The natural log probability of each target token after the sequence and the target tokens before it.
-
-    Leaves the sequence as it was. Raises ContextOverflowError when the target does not fit.
-    """
-    length = len(sequence)
-    scores = []
-    try:
-        for token_id in target:
-            logits = sequence.logits()
-            scores.append(log_probability(np.asarray(finite(logits)), token_id))
-            sequence.append([token_id])
-    finally:
-        sequence.truncate(length)
-    return scores
+def as_text(token_ids: Iterable[int], tokenizer: Tokenizer, stop: StopTokens) -> Iterator[str]:
+    """As `ReplyText`, of tokens that are there already; no piece is empty."""
+    text = ReplyText(tokenizer, stop)
+    yield from filter(None, map(text.push, token_ids))
+    if rest := text.finish():
+        yield rest

@@ -1,37 +1,37 @@
 """A token sequence and its logits: what sessions and conversations are built on.
 
-Many sequences may share one executor, which holds the keys and values of one of them at a time. A sequence is only its
-token ids; asking for logits brings the executor to it, from as long a common prefix as its cache still has.
+A sequence is only its token ids. Asking for something has the scheduler borrow a slot of the pool and bring it to the
+sequence, from as long a prefix as there is; between two calls a sequence keeps no slot, only the claim to its own.
 """
 
-import threading
+import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
-from gemma_edge.runtime.executors.base import ContextOverflowError, Executor, Logits, Snapshot
-from gemma_edge.runtime.kv.prefix import reuse_prefix
+from gemma_edge.runtime.executors.base import ContextOverflowError, Logits
+from gemma_edge.runtime.kv.generate import Decoding, Drawn, TurnTiming, finite
+from gemma_edge.runtime.kv.saved import save_state
+from gemma_edge.runtime.kv.scheduler import CancelledError, Scheduler, Steps, Task, Work
+from gemma_edge.runtime.kv.slots import Lease, SlotPool
+from gemma_edge.runtime.kv.turn import Check, Job, Outcome, Prompt, Turn, reply_steps
+from gemma_edge.runtime.text.sampler import log_probability
 
-
-class CancelledError(Exception):
-    """The caller asked to stop. Never leaves this package: a cancelled reply simply ends."""
+Item = TypeVar("Item")
 
 
 class TokenSequence:
     """Token ids with the logits that follow them. Not for several threads at once, except `cancel`."""
 
-    def __init__(
-        self, executor: Executor, lock: AbstractContextManager[object], before_call: Callable[[], None] = lambda: None
-    ) -> None:
-        """lock: held while the executor is in use; shared by all sequences of an executor.
-
-        before_call: runs before each call into the model, under the lock, and may raise to prevent it.
-        """
-        self._executor = executor
-        self._lock = lock
+    def __init__(self, scheduler: Scheduler, pool: SlotPool, before_call: Check = lambda: None) -> None:
+        """before_call: runs before each call into the model, and may raise to prevent it."""
+        self._scheduler = scheduler
+        self._pool = pool
         self._before_call = before_call
         self._tokens: list[int] = []
-        self._snapshot: Snapshot | None = None
-        self._cancel = threading.Event()
+        self._owner: weakref.ref[object] = weakref.ref(self)
+        self._task: Callable[[], Task[Any] | None] = lambda: None
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -44,58 +44,123 @@ class TokenSequence:
     @property
     def context_tokens(self) -> int:
         """How many tokens the sequence can have."""
-        return self._executor.context_tokens
+        return self._pool.context_tokens
 
     def append(self, token_ids: Sequence[int]) -> None:
         """Adds tokens; they run with the next `logits`. Raises ContextOverflowError, and then adds none."""
-        asked = len(self._tokens) + len(token_ids)
+        self.check_room(len(token_ids))
+        self._tokens.extend(token_ids)
+
+    def check_room(self, tokens: int) -> None:
+        """Raises ContextOverflowError where so many more do not fit."""
+        asked = len(self._tokens) + tokens
         if asked > self.context_tokens:
             raise ContextOverflowError(asked, self.context_tokens)
-        self._tokens.extend(token_ids)
 
     def truncate(self, length: int) -> None:
         """Forgets the tokens at `length` and after."""
         del self._tokens[length:]
 
-    def prefill(self) -> None:
-        """Runs every token but the last, so that the next `logits` is one decode step. Raises CancelledError."""
-        with self._lock:
-            self._bring(self._tokens[:-1])
+    def prefill(self) -> int:
+        """Runs every token but the last, so that the next `logits` is one decode step; how many had to run.
+
+        Raises CancelledError after `cancel`.
+        """
+        wanted = self._tokens[:-1]
+        return self._run(wanted, lambda lease: max(0, len(wanted) - lease.cached))
 
     def logits(self) -> Logits:
-        """The logits of the token after the last one: float32 [V], read-only, valid until the executor runs again.
-
-        Raises CancelledError after `cancel`, at the latest before the next call into the model.
-        """
-        with self._lock:
-            self._bring(self._tokens[:-1])
-            self.check()
-            return self._executor.decode(self._tokens[-1])
+        """The logits of the token after the last one: float32 [V], the caller's own. Raises CancelledError."""
+        *wanted, last = self._tokens
+        return self._run(wanted, lambda lease: lease.slot.decode(last))
 
     def mark(self) -> None:
         """Makes it cheap to come back to the present end, however far the sequence goes on (one such place at a time).
 
         Rings of sliding layers are copied here; without rings nothing needs to be.
         """
-        with self._lock:
-            self._bring(self._tokens[:-1])  # the last token runs with what follows it
-            self._snapshot = self._executor.snapshot()
+        self._run(self._tokens[:-1], lambda lease: lease.mark())  # the last token runs with what follows it
+
+    def save(self, path: Path) -> None:
+        """Writes keys and values of every token but the last to a file, for `Engine.load_cache`. Raises OutputError."""
+        digest = self._pool.digest
+        self._run(self._tokens[:-1], lambda lease: save_state(lease.slot.state(), digest, path))
+
+    def score(self, target: Sequence[int]) -> list[float]:
+        """The natural log probability of each target token after the sequence and the target tokens before it.
+
+        Leaves the sequence as it was. Raises ContextOverflowError when the target does not fit; CancelledError;
+        ExecutorError: the logits are not finite.
+        """
+        self.check_room(len(target))
+        *wanted, last = self._tokens
+
+        def steps(work: Work[float]) -> Steps:
+            job = self._job(work)
+            lease = yield from job.lend(wanted)
+            try:
+                yield from job.bring(lease, wanted)
+                for token_id, before in zip(target, [last, *target], strict=False):
+                    job.check()
+                    work.put(log_probability(finite(lease.slot.decode(before)), token_id))
+                    yield
+            finally:
+                lease.release()
+
+        return self._read(self._submit(steps))
+
+    def reply(self, prompt: Prompt, how: Decoding, *, mark: bool = False) -> Turn:
+        """Begins to write a reply to what is here and the prompt; both are added as the reply is read.
+
+        It ends after a stop sequence, `max_output_tokens`, or when the context is full. mark: also make it cheap to
+        come back to the present end, as `mark` does. `how.sampler` moves on as the reply is read.
+
+        Raises ContextOverflowError: the prompt does not fit, with room for one token of a reply; nothing was begun.
+        Reading raises it of a prompt that had to be made first, and all that stops the model.
+        """
+        if not callable(prompt):
+            self.check_room(len(prompt) + 1)
+        outcome, held = Outcome(), tuple(self._tokens)
+        own = replace(how, sampler=how.sampler.copy())
+
+        def steps(work: Work[Drawn]) -> Steps:
+            return reply_steps(self._job(work), held, prompt, own, outcome, mark=mark)
+
+        task = self._submit(steps)
+        return Turn(task, outcome, self, how.sampler, TurnTiming())
 
     def cancel(self) -> None:
-        """Makes the present or next `logits` raise CancelledError. May be called from any thread."""
-        self._cancel.set()
+        """Ends what is running for this sequence. May be called from any thread; without effect where nothing is."""
+        task = self._task()
+        if task is not None:
+            task.cancel()
 
-    def begin(self) -> None:
-        """Forgets an earlier `cancel`."""
-        self._cancel.clear()
+    def _job(self, work: Work[Any]) -> Job:
+        return Job(work, self._pool, self._owner, self._before_call)
 
-    def _bring(self, wanted: Sequence[int]) -> None:
-        position = reuse_prefix(self._executor, wanted, [self._snapshot] if self._snapshot else [])
-        if position < len(wanted):
-            self._executor.prefill(wanted[position:], before_chunk=lambda _position: self.check())
+    def _run(self, wanted: Sequence[int], then: Callable[[Lease], Item]) -> Item:
+        """What `then` makes of a slot that holds exactly these tokens. Raises CancelledError."""
 
-    def check(self) -> None:
-        """Whether to go on: raises CancelledError after `cancel`, and whatever `before_call` raises."""
-        if self._cancel.is_set():
+        def steps(work: Work[Item]) -> Steps:
+            job = self._job(work)
+            lease = yield from job.lend(wanted)
+            try:
+                yield from job.bring(lease, wanted)
+                job.check()
+                work.put(then(lease))
+            finally:
+                lease.release()
+
+        [result] = self._read(self._submit(steps))
+        return result
+
+    def _submit(self, steps: Callable[[Work[Item]], Steps]) -> Task[Item]:
+        task: Task[Item] = self._scheduler.submit(steps)
+        self._task = weakref.ref(task)
+        return task
+
+    def _read(self, task: Task[Item]) -> list[Item]:
+        results = list(task)
+        if task.is_cancelled:
             raise CancelledError
-        self._before_call()
+        return results

@@ -17,7 +17,7 @@ from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.config import CPU, Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.engine_memory import EngineMemory
-from gemma_edge.runtime.kv.generate import Decoding, StopTokens, TurnTiming, generate
+from gemma_edge.runtime.kv.generate import Decoding, StopTokens
 from gemma_edge.runtime.litert_lm_engine import check_cpu
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
@@ -75,13 +75,13 @@ class Benchmark:
             sequence.prefill()
             prefill_s = time.perf_counter() - started
             ended_s["prefill"] = time.monotonic()
-            timing = TurnTiming()
             greedy = Decoding(Sampler(SamplerConfig(top_k=1)), StopTokens([]), max_output_tokens=self.decode_tokens)
-            drawn = sum(1 for _ in generate(sequence, [], greedy, timing))
+            turn = sequence.reply([], greedy)
+            drawn = sum(1 for _ in turn)
             ended_s["decode"] = time.monotonic()
             info = replace(
-                BenchmarkInfo.of(engine.init_s, timing),
-                time_to_first_token_in_second=prefill_s + timing.time_to_first_token_s,
+                BenchmarkInfo.of(engine.init_s, turn.timing),
+                time_to_first_token_in_second=prefill_s + turn.timing.time_to_first_token_s,
                 last_prefill_token_count=self.prefill_tokens,
                 last_prefill_tokens_per_second=self.prefill_tokens / prefill_s,
                 last_decode_token_count=drawn,
@@ -115,12 +115,15 @@ class Measurement:
     total_bytes: int
 
 
-def measure(benchmark: Benchmark) -> Measurement:
-    """One run in a new process. Raises BenchmarkError with the process's own error."""
+def measure(benchmark: Benchmark, python: str = sys.executable) -> Measurement:
+    """One run in a new process. python: an interpreter, such as one that runs another version of this package.
+
+    Raises BenchmarkError with the process's own error.
+    """
     request = {**asdict(benchmark), "backend": {"thread_count": getattr(benchmark.backend, "thread_count", None)}}
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "gemma_edge.runtime.measure.bench"],
+            [python, "-m", "gemma_edge.runtime.measure.bench"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

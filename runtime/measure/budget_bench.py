@@ -23,7 +23,8 @@ from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
 from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.measure.bench import Benchmark, BenchmarkError
 from gemma_edge.runtime.measure.budget_report import LEAST_SPEED, BudgetReport, Sample, Trace
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
@@ -57,7 +58,7 @@ def measure_budget(
             "that program with tools/cgroup_run.py"
         )
     path = Path(benchmark.model_path)
-    bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
+    bundle = open_model(path)
     threads = getattr(benchmark.backend, "thread_count", None) or default_threads(profile)
     folder = cache_folder(benchmark.cache_dir, bundle.path, prefer_disk=True)
     is_anonymous = folder is None or is_memory(folder)

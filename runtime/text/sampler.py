@@ -5,6 +5,7 @@ Order, arithmetic and generator are LiteRT-LM's (runtime/components/sampling_cpu
 to 1024; above that its candidates are unsorted and its sums are rounded in another order).
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -76,6 +77,21 @@ class Sampler:
         self._temperature = max(1.0 if config.temperature is None else config.temperature, _EPSILON)
         self._random = _MinStd(config.seed or 0)
 
+    @property
+    def state(self) -> int:
+        """Of the generator: what the next draws follow from."""
+        return self._random.state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._random.state = state
+
+    def copy(self) -> "Sampler":
+        """One that draws what this one would, without moving it."""
+        copied = copy.copy(self)
+        copied._random = copy.copy(self._random)
+        return copied
+
     def pick(self, logits: Logits) -> int:
         """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed."""
         if self._top_k == 1:
@@ -102,7 +118,7 @@ class _MinStd:
     _MODULUS = 2**31 - 1
 
     def __init__(self, seed: int) -> None:
-        self._state = seed % 2**64 % self._MODULUS or 1  # a negative seed is converted to 64 bits unsigned
+        self.state = seed % 2**64 % self._MODULUS or 1  # a negative seed is converted to 64 bits unsigned
 
     def uniform(self) -> float:
         """The next draw from [0, 1): 53 bits need two values of the engine, the first one the less significant."""
@@ -111,8 +127,8 @@ class _MinStd:
         return (low + high * float(values)) / float(values) ** 2
 
     def _next(self) -> int:
-        self._state = self._state * 48271 % self._MODULUS
-        return self._state
+        self.state = self.state * 48271 % self._MODULUS
+        return self.state
 
 
 def log_probability(logits: Logits, token_id: int) -> float:

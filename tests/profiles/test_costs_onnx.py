@@ -31,6 +31,7 @@ def e2b(shape: ActivationShape = E2B, weights_bytes: int = 1466 * MIB, block: in
         scales=scales,
         embedder_bytes=540_000_000,
         ple_bytes=10**9,
+        ring_bytes=0,
         kv_bytes=KV_BYTES,
         shape=shape,
     )

@@ -22,6 +22,8 @@ NO_EMBEDDINGS = "embedding models are not converted"
 CPU_ONLY = "no NPU and no GPU here"
 INSIDE = "for a look inside"
 A_DICT = "what dict has does"
+SERVERS_ASK = "servers tell it with every reply"
+ACROSS_RESTARTS = "a prompt that is read once, not at every start"
 TASKS = "the common jobs with images and recordings"
 LENIENT = "litert_lm drops the words that no grammar has in silence, or refuses"
 NO_DEBUGGER = "litert_lm's own build has it off; logits, token_ids and timing serve instead"
@@ -54,6 +56,8 @@ DIFFERENCES: Mapping[str, str] = {
     "Conversation: also asend_message_async": "asyncio",
     "Conversation: also finish_reason": "litert_lm does not tell a reply that was cut from one that ended",
     "Conversation: also history": INSIDE,
+    "Conversation: also save_cache": ACROSS_RESTARTS,
+    "Conversation: also usage": SERVERS_ASK,
     "Conversation: also rewind": "editing history: go back and say something else",
     "Conversation: also timing": INSIDE,
     "Conversation: also token_ids": INSIDE,
@@ -64,6 +68,8 @@ DIFFERENCES: Mapping[str, str] = {
     "Engine: no use_ringbuffers_local_attention": RINGS_ARE_IN_THE_BUNDLE,
     "Engine: also health": "for services",
     "Engine: also memory": INSIDE,
+    "Engine: also load_cache": ACROSS_RESTARTS,
+    "Engine: also slots": "conversations whose keys and values are kept",
     "Engine: also profile": "a device's memory budget",
     "Engine: also over_budget": "a device's memory budget",
     "Engine: also new_sequence": "token sequences under sessions and conversations",
@@ -94,6 +100,9 @@ DIFFERENCES: Mapping[str, str] = {
     "SamplerConfig: also of_bundle": "reads the bundle's defaults",
     "Session: no get_debug_artifacts": NO_DEBUGGER,
     "Session: also logits": INSIDE,
+    "Session: also reason": SERVERS_ASK,
+    "Session: also save_cache": ACROSS_RESTARTS,
+    "Session: also usage": SERVERS_ASK,
     "Session: also stream_decode": "asyncio",
     "Session: also timing": INSIDE,
     "Session: also token_ids": INSIDE,

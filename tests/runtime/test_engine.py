@@ -18,7 +18,7 @@ from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine, HealthError
 from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.litert.decoder import LitertExecutor
+from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import BundleError
 from gemma_edge.runtime.memory.reading import read_memory_exact
@@ -116,9 +116,9 @@ def test_default_threads(open_engine: Callable[..., Engine], monkeypatch: pytest
 
     def record(*arguments: Any) -> Any:
         threads.append(arguments[1])
-        return LitertExecutor(*arguments)
+        return open_decoder(*arguments)
 
-    monkeypatch.setattr(module, "LitertExecutor", record)
+    monkeypatch.setattr(module, "open_decoder", record)
     for cores in ({0}, {0, 1, 2}, set(range(64))):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
         open_engine().close()
@@ -162,7 +162,8 @@ def test_health_of_a_model_that_computes_nonsense(
     open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_engine() as engine:
-        monkeypatch.setattr(engine._executor, "decode", lambda _: np.full(2080, np.nan, np.float32))
+        nonsense = np.full(2080, np.nan, np.float32)
+        monkeypatch.setattr(engine._pool, "probe", lambda _: nonsense)
         with pytest.raises(HealthError, match="the logits are not finite; convert the checkpoint again"):
             engine.health()
 
@@ -241,6 +242,7 @@ def test_200_turns_leave_memory_flat(tiny_bundle: TinyBundle, cache_dir: Path) -
 
 def test_open_files_stay_few(open_engine: Callable[..., Engine]) -> None:
     open_engine().close()
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         open_engine().close()

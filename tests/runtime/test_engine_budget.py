@@ -14,8 +14,8 @@ from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime import engine as module
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert.decoder import LitertExecutor
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
+from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup
@@ -47,14 +47,14 @@ def open_engine(bundle: Path, cache_dir: Path) -> Callable[..., Engine]:
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """The arguments that executors are made with."""
+    """The arguments that decoders are opened with."""
     seen: list[tuple[Any, ...]] = []
 
     def record(*arguments: Any) -> Any:
         seen.append(arguments)
-        return LitertExecutor(*arguments)
+        return open_decoder(*arguments)
 
-    monkeypatch.setattr(module, "LitertExecutor", record)
+    monkeypatch.setattr(module, "open_decoder", record)
     return seen
 
 
@@ -148,6 +148,7 @@ def test_a_conversation_goes_on_when_memory_is_there_again(
         with pytest.raises(OverBudget, match="on small, measured: needs"):
             conversation.send_message("In the beginning")
         assert not conversation.history
+        assert conversation.finish_reason == "budget"
         del block
         assert str(conversation.send_message("In the beginning"))
 
@@ -184,3 +185,32 @@ def test_pages_are_given_back_when_they_and_the_rest_exceed_the_budget(
         sequence.append([2, 10, 20])
         sequence.logits()
         assert engine.memory().mapped_bytes["tf_lite_per_layer_embedder"] > 0
+
+
+def test_a_profile_pays_for_as_many_slots_as_fit(
+    open_engine: Callable[..., Engine], plan: BundlePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BudgetWatch, "check", lambda _: None)  # this process holds the whole test suite
+    for slots, spare in ((1, 0), (2, 0), (3, -1), (4, 0), (9, 0)):
+        budget_bytes = plan.footprint(slots=slots).total_bytes + spare
+        with open_engine(profile=write_profile(tmp_path, budget_bytes)) as engine:
+            assert engine._pool.count == min(4, slots + spare)
+    with open_engine() as engine:
+        assert engine._pool.count == 4
+
+
+def test_slots_that_were_asked_for_have_to_fit(
+    open_engine: Callable[..., Engine], plan: BundlePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BudgetWatch, "check", lambda _: None)
+    profile = write_profile(tmp_path, plan.footprint(slots=6).total_bytes)
+    with open_engine(profile=profile, slots=6) as engine:
+        assert engine._pool.count == 6
+    with pytest.raises(OverBudget, match=r"at 512 tokens on small: needs .*") as caught:
+        open_engine(profile=profile, slots=7, max_num_tokens=512)
+    assert caught.value.footprint == plan.footprint(512, slots=7)
+    assert "slots=1" in [suggestion.label for suggestion in caught.value.suggestions]
+    for wrong in (0, -3):
+        with pytest.raises(ConfigError) as refused:
+            open_engine(slots=wrong)
+        assert str(refused.value) == f"slots is {wrong}, expected at least 1; leave it out for the default"

@@ -9,7 +9,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
 from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
@@ -42,7 +42,7 @@ def open_engine(directory: Path, cache_dir: Path) -> Callable[..., Engine]:
 def test_a_directory_that_does_not_fit_is_refused_before_it_is_loaded(
     open_engine: Callable[..., Engine], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OnnxExecutor, "__init__", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(OnnxDecoder, "__init__", lambda *_: pytest.fail("it was loaded"))
     profile = write_profile(tmp_path, 64 * MIB)
     with pytest.raises(OverBudget, match=r"model at 2048 tokens on small: needs .*, the budget is 64 MiB") as caught:
         open_engine(profile=profile)

@@ -9,9 +9,8 @@ Conversations are compared in int4 too, up to the first near tie (tests/near_tie
 otherwise for one token than for a chunk. What is drawn, penalized or constrained is compared in float32.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gemma_edge.runtime.chat.aio import Waiting
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.options import SendOptions
+from gemma_edge.runtime.chat.prompt_tokens import Encoded, PromptTokens
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.model_info import LiteRtLmModality, ModelInfo
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, RepetitionPenaltyConfig, SuppressTokensConfig
@@ -244,10 +248,16 @@ class Appending(Conversation):
     The end of the turn before is then left out.
     """
 
-    def _prompt(self, sequence: TokenSequence, messages: Sequence[Any], options: SendOptions) -> list[int]:
-        text = self._renderer.turn(self._history, messages, options.extra_context)
+    async def _prompt(
+        self,
+        sequence: TokenSequence,
+        messages: Sequence[Any],
+        options: SendOptions,
+        wait: Waiting,  # noqa: ARG002
+    ) -> PromptTokens:
+        text = self._renderer.turn(self._record.messages, messages, options.extra_context)
         start = [] if len(sequence) else list(self._model.start_tokens)
-        return [*start, *self._model.encode_prompt(text)]
+        return PromptTokens(len(sequence), [*start, *self._model.encode_prompt(text)], Encoded())
 
 
 class ZeroedTable:
@@ -265,31 +275,39 @@ class ZeroedTable:
             out[:] = 0
 
 
-class SlippingExecutor(LitertExecutor):
-    """Our executor with litert_lm's slip. Token by token: a chunk could compute the slipped position again."""
+class SlippingSlot(LitertSlot):
+    """Our slot with litert_lm's slip. Token by token: a chunk could compute the slipped position again."""
 
-    def __init__(self, sections: DecoderSections) -> None:
-        super().__init__(sections, threads=2, cache_dir=None)
-        self._embedder: Any = ZeroedTable(self._embedder)
-        self._tables = [self._embedder]
-        if self._per_layer_embedder is not None:
-            self._per_layer_embedder: Any = ZeroedTable(self._per_layer_embedder)
-            self._tables.append(self._per_layer_embedder)
+    tables: Sequence[ZeroedTable]
 
-    def prefill(self, token_ids: Sequence[int], before_chunk: Callable[[int], None] | None = None) -> None:  # noqa: ARG002
+    def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
         for index, token_id in enumerate(token_ids):
-            for table in self._tables:
+            yield self.position
+            for table in self.tables:
                 table.zero = index == 0 and self.position > 0
             self.decode(token_id)
-        for table in self._tables:
+        for table in self.tables:
             table.zero = False
 
 
 @pytest.fixture(scope="module")
-def slipping(bundle: Path) -> Iterator[SlippingExecutor]:
-    executor = SlippingExecutor(DecoderSections.of(Bundle.open(bundle)))
-    yield executor
-    executor.close()
+def slipping(bundle: Path) -> LitertDecoder:
+    decoder = LitertDecoder(DecoderSections.of(Bundle.open(bundle)), threads=2, cache_dir=None)
+    shared = decoder._shared
+    embedder: Any = ZeroedTable(shared.embedder)
+    per_layer: Any = None if shared.per_layer_embedder is None else ZeroedTable(shared.per_layer_embedder)
+    decoder._shared = replace(shared, embedder=embedder, per_layer_embedder=per_layer)
+    new_slot = decoder.new_slot
+
+    def slipping_slot(context_tokens: int | None = None) -> SlippingSlot:
+        slot = new_slot(context_tokens)
+        slot.__class__ = SlippingSlot
+        assert isinstance(slot, SlippingSlot)
+        slot.tables = [table for table in (embedder, per_layer) if table is not None]
+        return slot
+
+    decoder.new_slot = slipping_slot  # type: ignore[method-assign]
+    return decoder
 
 
 @IN_FLOAT32
@@ -297,14 +315,13 @@ def slipping(bundle: Path) -> Iterator[SlippingExecutor]:
 @pytest.mark.parametrize(("options", "messages"), CONVERSATIONS)
 def test_later_turns_with_litert_lms_slip(
     bundle: Path,
-    slipping: SlippingExecutor,
+    slipping: LitertDecoder,
     google: Any,
     options: Mapping[str, Any],
     messages: list[Any],
     sampler: SamplerConfig,
 ) -> None:
-    slipping.reset()
-    sequence = TokenSequence(slipping, threading.RLock())
+    sequence = TokenSequence(Scheduler(), SlotPool(slipping, None, 1))
     ours = Appending(TextModel(Bundle.open(bundle)), sequence, sampler_config=sampler, **options)
     with google.create_conversation(sampler_config=theirs(sampler), **options) as conversation:
         for message in messages:

@@ -1,10 +1,9 @@
 """A bundle, or an ONNX directory, as it runs."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +11,16 @@ from numpy.typing import NDArray
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import cache_folder
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
+from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.settings import default_threads, usable_cores
 from gemma_edge.runtime.text.sampler import SamplerConfig
-
-if TYPE_CHECKING:
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 
 Float32 = NDArray[np.float32]
 CachedRows = dict[int, tuple[Float32, Float32]]  # by layer: keys and values of the last n positions, [n, K, E]
@@ -33,16 +32,13 @@ class Subject:
     def __init__(self, path: Path, threads: int | None, cache_dir: str | None) -> None:
         """Raises what opening a bundle raises: BundleError, OnnxDirectoryError, ExecutorError."""
         self.path = path
-        self.bundle = OnnxDirectory.open(path) if is_onnx_directory(path) else Bundle.open(path)
+        self.bundle = open_model(path)
         self.text_model = TextModel(self.bundle)
         self.folder = folder = cache_folder(cache_dir, path, prefer_disk=True)  # of packed weights
         self.threads = threads or default_threads(None)
         self.decoder_threads = threads = threads or max(1, min(self.threads, usable_cores() // 2))
-        self._executor: LitertExecutor | OnnxExecutor
-        if isinstance(self.bundle, OnnxDirectory):
-            self._executor = _onnx_executor(self.bundle, threads, folder, self.text_model.metadata.max_num_tokens)
-        else:
-            self._executor = LitertExecutor(DecoderSections.of(self.bundle), threads, folder)
+        self._decoder = open_decoder(self.bundle, threads, folder)
+        self._slot = self._decoder.new_slot()
 
     @property
     def decoder_bytes(self) -> int:
@@ -58,14 +54,14 @@ class Subject:
 
     def check(self, window_tokens: int, vocab_size: int) -> None:
         """Raises VerifyError where a window does not fit the context or the vocabularies differ."""
-        if self._executor.context_tokens < window_tokens:
+        if self._slot.context_tokens < window_tokens:
             raise VerifyError(
-                f"{self.name}: its context holds {self._executor.context_tokens} tokens, a window has {window_tokens}; "
+                f"{self.name}: its context holds {self._slot.context_tokens} tokens, a window has {window_tokens}; "
                 "give a smaller --window"
             )
-        if self._executor.vocab_size != vocab_size:
+        if self._decoder.vocab_size != vocab_size:
             raise VerifyError(
-                f"{self.name}: a vocabulary of {self._executor.vocab_size} tokens, the checkpoint has {vocab_size}; "
+                f"{self.name}: a vocabulary of {self._decoder.vocab_size} tokens, the checkpoint has {vocab_size}; "
                 "give the checkpoint that the bundle was converted from"
             )
 
@@ -74,9 +70,9 @@ class Subject:
 
         Raises VerifyError where they are no numbers, with the layer that shows it first.
         """
-        self._executor.reset()
+        self._slot.reset()
         for position, token in enumerate(token_ids):
-            logits = self._executor.decode(int(token))
+            logits = self._slot.decode(int(token))
             if not np.isfinite(logits).all():
                 raise VerifyError(
                     f"{self.name}: the logits after {position + 1} tokens are not finite, {self._first_not_finite()}; "
@@ -86,7 +82,7 @@ class Subject:
 
     def cached_rows(self) -> CachedRows:
         """What the layers wrote into their caches for the text scored last: intermediate values of what really ran."""
-        return self._executor.cached_rows()
+        return self._slot.cached_rows()
 
     def _first_not_finite(self) -> str:
         for layer, rows in sorted(self.cached_rows().items()):
@@ -99,12 +95,18 @@ class Subject:
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""
-        sequence = TokenSequence(self._executor, threading.RLock())
-        with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
-            return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
+        scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1)
+        try:
+            sequence = TokenSequence(scheduler, pool)
+            with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
+                return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
+        finally:
+            scheduler.close()
+            pool.close()
 
     def close(self) -> None:
-        self._executor.close()
+        self._slot.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -113,9 +115,3 @@ class Subject:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _onnx_executor(directory: OnnxDirectory, threads: int, folder: Path | None, context_tokens: int) -> "OnnxExecutor":
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor  # an extra of its own
-
-    return OnnxExecutor(directory, threads, folder, context_tokens)

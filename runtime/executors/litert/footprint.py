@@ -71,11 +71,14 @@ class BundlePlan:
         """Slots of the longest cache."""
         return self.activations.context_tokens
 
-    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
+    def footprint(
+        self, context_tokens: int | None = None, *, anonymous_weights: bool = False, slots: int = 1
+    ) -> Footprint:
         """The peak of a run.
 
         context_tokens: a context shorter than the bundle's; pages of a cache beyond it are never written.
         anonymous_weights: there is no weight cache, or it lies in a file system that is memory.
+        slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
         planned = litert_footprint(
@@ -87,13 +90,14 @@ class BundlePlan:
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
             prefill_tokens=self.prefill_tokens,
             shape=self.activations,
+            slots=slots,
         )
         planned = with_encoders(planned, self.encoders)
         return made_anonymous(planned) if anonymous_weights else planned
 
-    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
         """As `longest_context`; the shortest is one prefill chunk."""
-        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights)
+        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights, slots)
 
     def _is_ring(self, name: str) -> bool:
         return _slots(name, self.cache_shapes[name]) < self.context_tokens

@@ -14,7 +14,9 @@ import mmap
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +127,7 @@ def litert_version() -> str:
 
 
 class LibLiteRt:
-    """The loaded library with one environment."""
+    """The loaded library with one environment. Whoever makes it closes it."""
 
     def __init__(self) -> None:
         litert_version()
@@ -166,23 +168,31 @@ class LibLiteRt:
 
 
 class CompiledSection:
-    """One TFLite model, compiled for the CPU from a section of a file. profiling: `trace` can be asked."""
+    """One TFLite model, compiled for the CPU from a section of a file. profiling: `trace` can be asked.
+
+    All that is native goes with `close`, or with the last reference.
+    """
 
     def __init__(self, section: FileRange, threads: int, weight_cache: Path | None, *, profiling: bool = False) -> None:
         self._lib = LibLiteRt()
-        self._buffers: list[Any] = []
+        self._bound: weakref.WeakSet[BoundSignature] = weakref.WeakSet()
         self._payloads: list[Any] = []  # LiteRT keeps pointers to them
-        self._model = self._options = self._compiled = None
+        natives = ExitStack()  # released in the reverse order of their making
+        natives.callback(self._lib.close)
+        self._release = weakref.finalize(self, _close, natives, self._payloads)
         try:
-            self._model = self._open(section)
-            self._options = self._compile_options(threads, weight_cache, profiling)
-            self._compiled = self._lib.get(
-                "LiteRtCreateCompiledModel", self._lib.environment, self._model, self._options
-            )
+            self._model = self._owned(natives, "Model", self._open(section))
+            self._options = self._owned(natives, "Options", self._compile_options(threads, weight_cache, profiling))
+            compiled = self._lib.get("LiteRtCreateCompiledModel", self._lib.environment, self._model, self._options)
+            self._compiled = self._owned(natives, "CompiledModel", compiled)
             self.signatures = self._read_signatures()
         except BaseException:
             self.close()
             raise
+
+    def _owned(self, natives: ExitStack, kind: str, handle: Any) -> Any:
+        natives.callback(self._lib.destroy, f"LiteRtDestroy{kind}", handle)
+        return handle
 
     def _open(self, section: FileRange) -> Any:
         descriptor = os.open(section.path, os.O_RDONLY)
@@ -247,27 +257,9 @@ class CompiledSection:
         """
         signature = self.signatures[name]
         results = arrays if outputs is None else outputs
-        read = {key: self._wrap(arrays[key], tensor) for key, tensor in signature.inputs.items()}
-        written = {
-            key: read[key] if key in read and results[key] is arrays[key] else self._wrap(results[key], tensor)
-            for key, tensor in signature.outputs.items()
-        }
-        return BoundSignature(self._lib, self._compiled, signature, list(read.values()), list(written.values()))
-
-    def _wrap(self, array: NDArray[Any], tensor: TensorType) -> Any:
-        """A tensor buffer over an array from `aligned_zeros`. The caller keeps the array alive."""
-        native = _RankedTensorType(next(key for key, value in _DTYPES.items() if value == tensor.dtype))
-        native.layout.rank_bits = len(tensor.shape)
-        native.layout.dims[: len(tensor.shape)] = tensor.shape
-        buffer = self._lib.get(
-            "LiteRtCreateTensorBufferFromHostMemory",
-            ctypes.byref(native),
-            _Handle(array.ctypes.data),
-            _Size(tensor.nbytes),
-            None,
-        )
-        self._buffers.append(buffer)
-        return buffer
+        bound = BoundSignature(self, self._lib, self._compiled, signature, arrays, results)
+        self._bound.add(bound)
+        return bound
 
     def trace(self, run: "BoundSignature") -> list[tuple[str, bool]]:
         """Run once and return what ran, in order: the op's name and whether XNNPACK ran it. Needs `profiling`."""
@@ -282,39 +274,74 @@ class CompiledSection:
         return [(line["name"], line["by"] == "Delegate") for line in found if line]
 
     def close(self) -> None:
-        """Release everything in the reverse order of its making. Closing twice is fine."""
-        for buffer in self._buffers:
-            self._lib.destroy("LiteRtDestroyTensorBuffer", buffer)
-        self._buffers.clear()
-        for function, name in (
-            ("LiteRtDestroyCompiledModel", "_compiled"),
-            ("LiteRtDestroyOptions", "_options"),
-            ("LiteRtDestroyModel", "_model"),
-        ):
-            if handle := getattr(self, name):
-                self._lib.destroy(function, handle)
-                setattr(self, name, None)
-        self._lib.close()
+        """Release everything, what was bound first. Closing twice is fine."""
+        for bound in list(self._bound):
+            bound.close()
+        self._release()
 
 
 class BoundSignature:
-    """A signature with its memory fixed: calling it runs the model."""
+    """A signature with its memory fixed: calling it runs the model. Made by `CompiledSection.bind`."""
 
     def __init__(
-        self, lib: LibLiteRt, compiled: Any, signature: Signature, inputs: Sequence[Any], outputs: Sequence[Any]
+        self,
+        section: CompiledSection,
+        lib: LibLiteRt,
+        compiled: Any,
+        signature: Signature,
+        arrays: Mapping[str, NDArray[Any]],
+        results: Mapping[str, NDArray[Any]],
     ) -> None:
+        self._section = section  # has to outlive the buffers
         self._lib = lib
+        buffers = ExitStack()
+        self._release = weakref.finalize(self, _close, buffers, (arrays, results))
+        read = {key: _wrap(lib, buffers, arrays[key], tensor) for key, tensor in signature.inputs.items()}
+        written = {
+            key: read[key] if key in read and results[key] is arrays[key] else _wrap(lib, buffers, results[key], tensor)
+            for key, tensor in signature.outputs.items()
+        }
         self._args = (
             compiled,
             _Size(signature.index),
-            _Size(len(inputs)),
-            (_Handle * len(inputs))(*inputs),
-            _Size(len(outputs)),
-            (_Handle * len(outputs))(*outputs),
+            _Size(len(read)),
+            (_Handle * len(read))(*read.values()),
+            _Size(len(written)),
+            (_Handle * len(written))(*written.values()),
         )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its memory, or the model, was released."""
+        return not self._release.alive
 
     def __call__(self) -> None:
         self._lib.call("LiteRtRunCompiledModel", *self._args)
+
+    def close(self) -> None:
+        """Release the buffers, not the arrays under them; it cannot be called any more. Closing twice is fine."""
+        self._release()
+
+
+def _close(natives: ExitStack, _kept: Any) -> None:
+    """A finalizer's work; what natives point to is kept until they are gone."""
+    natives.close()
+
+
+def _wrap(lib: LibLiteRt, buffers: ExitStack, array: NDArray[Any], tensor: TensorType) -> Any:
+    """A tensor buffer over an array from `aligned_zeros`. The caller keeps the array alive."""
+    native = _RankedTensorType(next(key for key, value in _DTYPES.items() if value == tensor.dtype))
+    native.layout.rank_bits = len(tensor.shape)
+    native.layout.dims[: len(tensor.shape)] = tensor.shape
+    buffer = lib.get(
+        "LiteRtCreateTensorBufferFromHostMemory",
+        ctypes.byref(native),
+        _Handle(array.ctypes.data),
+        _Size(tensor.nbytes),
+        None,
+    )
+    buffers.callback(lib.destroy, "LiteRtDestroyTensorBuffer", buffer)
+    return buffer
 
 
 def _tensor_type(native: _RankedTensorType, name: str) -> TensorType:

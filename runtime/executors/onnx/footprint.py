@@ -62,7 +62,9 @@ class OnnxPlan:
         """What the directory was converted for."""
         return self.activations.context_tokens
 
-    def footprint(self, context_tokens: int | None = None, *, anonymous_weights: bool = False) -> Footprint:
+    def footprint(
+        self, context_tokens: int | None = None, *, anonymous_weights: bool = False, slots: int = 1
+    ) -> Footprint:
         """The peak of a run; parameters as BundlePlan's."""
         context = context_tokens or self.context_tokens
         planned = onnx_footprint(
@@ -71,14 +73,16 @@ class OnnxPlan:
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(_cache_bytes(cache, context) for cache in self.caches),
+            ring_bytes=sum(_cache_bytes(cache, context) for cache in self.caches if cache.window is not None),
             shape=replace(self.activations, context_tokens=context),
+            slots=slots,
         )
         planned = with_encoders(planned, self.encoders)
         return made_anonymous(planned) if anonymous_weights else planned
 
-    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False) -> int | None:
+    def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
         """As `longest_context`; the shortest is one call of prefill."""
-        return longest_context(self, budget, PREFILL_TOKENS, anonymous_weights)
+        return longest_context(self, budget, PREFILL_TOKENS, anonymous_weights, slots)
 
 
 def _cache_bytes(cache: Cache, context_tokens: int) -> int:

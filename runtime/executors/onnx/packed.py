@@ -43,7 +43,7 @@ def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Pat
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = cache_dir / f"{_content_key(directory, cache_dir)}.{version('onnxruntime')}.{cpu_key()}.onnx"
+        folder = cache_dir / f"{content_key(directory, cache_dir)}.{version('onnxruntime')}.{cpu_key()}.onnx"
         if not _is_whole(folder):
             with exclusive(folder.with_suffix(".lock")):
                 if not _is_whole(folder):
@@ -55,7 +55,8 @@ def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Pat
     return folder / GRAPH
 
 
-def _content_key(directory: OnnxDirectory, notes: Path) -> str:
+def content_key(directory: OnnxDirectory, notes: Path | None) -> str:
+    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it."""
     digest = sha256(directory.graph_path(directory.decoder).read_bytes())
     for path in directory.decoder_data:
         digest.update(section_sha256(FileRange(path, 0, path.stat().st_size), notes).encode())

@@ -14,9 +14,11 @@ import pytest
 import sentencepiece
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
 from tests.oracles import Oracle
+from tests.slots import litert_slot
 from tools.tiny import TINY, write_tiny
 
 CONTEXT_TOKENS = 192
@@ -45,13 +47,13 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def executor(converted: Converted, tmp_path: Path) -> Iterator[LitertExecutor]:
-    executor = LitertExecutor(DecoderSections.of(Bundle.open(converted.bundle)), 2, tmp_path)
+def executor(converted: Converted, tmp_path: Path) -> Iterator[LitertSlot]:
+    executor = litert_slot(DecoderSections.of(Bundle.open(converted.bundle)), 2, tmp_path)
     yield executor
     executor.close()
 
 
-def test_litert_gives_the_logits_and_the_greedy_tokens(converted: Converted, executor: LitertExecutor) -> None:
+def test_litert_gives_the_logits_and_the_greedy_tokens(converted: Converted, executor: LitertSlot) -> None:
     # All ids, those behind the tokenizer's and the PLE table's vocabulary too.
     ids = np.random.default_rng(7).integers(0, converted.vocab_size, PROMPT_TOKENS).tolist()
     executor.prefill(ids[:-1])

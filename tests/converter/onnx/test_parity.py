@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.oracles import Oracle
+from tests.slots import onnx_slot
 from tools.tiny import TINY, write_tiny
 
 CONTEXT_TOKENS = 192
@@ -39,13 +40,13 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def executor(converted: Converted) -> Iterator[OnnxExecutor]:
-    executor = OnnxExecutor(OnnxDirectory.open(converted.path), 2, None, CONTEXT_TOKENS)
+def executor(converted: Converted) -> Iterator[OnnxSlot]:
+    executor = onnx_slot(OnnxDirectory.open(converted.path), 2, None, CONTEXT_TOKENS)
     yield executor
     executor.close()
 
 
-def test_our_executor_gives_the_logits_and_the_greedy_tokens(converted: Converted, executor: OnnxExecutor) -> None:
+def test_our_executor_gives_the_logits_and_the_greedy_tokens(converted: Converted, executor: OnnxSlot) -> None:
     # All ids, those behind the tokenizer's and the PLE table's vocabulary too.
     ids = np.random.default_rng(7).integers(0, converted.vocab_size, PROMPT_TOKENS).tolist()
     executor.prefill(ids[:30])

@@ -18,11 +18,11 @@ import transformers
 from PIL import Image
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.media_files import photograph, speech
 from tests.near_ties import NEAR_TIE, settled_tokens
 from tests.runtime.media.towers import Towers
+from tests.slots import onnx_slot
 
 PACKAGE, VERSION = "@huggingface/transformers", "4.3.1"
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
@@ -73,7 +73,7 @@ def converted(
 
 def check_same_reply(found: list[int], directory: Path, prompt: list[int], precision: str) -> None:
     """That another program's greedy reply is our runtime's, or differs from the first near tie on."""
-    executor = OnnxExecutor(OnnxDirectory.open(directory), 2, None, 512)
+    executor = onnx_slot(OnnxDirectory.open(directory), 2, None, 512)
     executor.prefill(prompt[:-1])
     reply, logits = prompt[-1:], []
     for _ in range(NEW_TOKENS):

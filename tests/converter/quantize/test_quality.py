@@ -14,11 +14,13 @@ import transformers
 from numpy.typing import NDArray
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.executors.base import Executor
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.base import KvSlot
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
+from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from tests.slots import litert_slot, onnx_slot
 
 WINDOW_TOKENS = 256  # each is a text of its own, four sliding windows long
 WINDOWS = 16  # 4,096 tokens are enough for gates so wide
@@ -72,14 +74,14 @@ def fixture(request: pytest.FixtureRequest, val_bin: Path) -> Fixture:
     return Fixture(path, text, expected)
 
 
-def open_executor(model: Path, cache_dir: Path) -> LitertExecutor | OnnxExecutor:
+def open_executor(model: Path, cache_dir: Path) -> LitertSlot | OnnxSlot:
     """What runs a bundle, or a directory."""
     if model.is_dir():
-        return OnnxExecutor(OnnxDirectory.open(model), 2, None, WINDOW_TOKENS)
-    return LitertExecutor(DecoderSections.of(Bundle.open(model)), 2, cache_dir)
+        return onnx_slot(OnnxDirectory.open(model), 2, None, WINDOW_TOKENS)
+    return litert_slot(DecoderSections.of(Bundle.open(model)), 2, cache_dir)
 
 
-def log_probabilities(executor: Executor, text: NDArray[np.int64]) -> NDArray[np.float32]:
+def log_probabilities(executor: KvSlot, text: NDArray[np.int64]) -> NDArray[np.float32]:
     """Of what follows each token, [len(text), V]."""
     executor.reset()
     logits = np.stack([executor.decode(int(token)) for token in text])

@@ -27,11 +27,12 @@ from gemma_edge.converter.verify.show.html import html_report
 from gemma_edge.converter.verify.show.report import Report
 from gemma_edge.converter.verify.verify import verify
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.measure.compare import Cost, compare
 from tests.converter.checkpoint.adapters import edit, pair, write_adapter
 from tests.converter.verify.wrong import bundle_of, copied, verified
+from tests.slots import litert_slot
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ class _Runtime:
     """A bundle behind runtime.measure.compare's Comparable."""
 
     def __init__(self, path: Path) -> None:
-        self._executor = LitertExecutor(DecoderSections.of(Bundle.open(path)), 1, None)
+        self._executor = litert_slot(DecoderSections.of(Bundle.open(path)), 1, None)
 
     def score(self, token_ids: Any) -> Any:
         self._executor.reset()

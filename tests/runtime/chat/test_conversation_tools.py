@@ -115,11 +115,13 @@ def test_without_automatic_calling_the_calls_are_returned(engine: Engine, monkey
     with with_tool(engine, weather, automatic_tool_calling=False) as conversation:
         reply = conversation.send_message("?", response_format=FORMAT)
         assert [(call.name, call.arguments) for call in reply.tool_calls] == [("get_weather", {"city": "Bath"})]
+        assert conversation.finish_reason == "tool_calls"
         conversation.rewind()
         [streamed] = conversation.send_message_async("?", response_format=FORMAT)
         assert streamed == reply
         answer = Message.tool(Contents.of(Content.ToolResponse("get_weather", {"degrees": 3})))
         assert str(conversation.send_message(answer, response_format=FORMAT)) == "Mild."
+        assert conversation.finish_reason == "stop"
         assert weather.cities == []
 
 

@@ -10,8 +10,8 @@ import pytest
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ExecutorError
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.kv.generate import finite
-from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.text.constraints import ConstraintError, ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, SuppressTokensConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
@@ -50,14 +50,14 @@ def test_a_ban_on_what_the_format_demands(
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers(engine: Engine, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
     """One NaN is enough; -inf everywhere."""
-    real = TokenSequence.logits
+    real = LitertSlot.decode
 
-    def broken(self: TokenSequence) -> Any:
-        logits = real(self).copy()
+    def broken(self: LitertSlot, token_id: int) -> Any:
+        logits = real(self, token_id).copy()
         logits[slice(None) if bad == -np.inf else 7] = bad
         return logits
 
-    monkeypatch.setattr(TokenSequence, "logits", broken)
+    monkeypatch.setattr(LitertSlot, "decode", broken)
     error = f"the model's logits are not finite ({bad}); convert the checkpoint again"
     for config in (SamplerConfig(top_k=1), SamplerConfig(top_k=40)):
         conversation = engine.create_conversation(sampler_config=config)

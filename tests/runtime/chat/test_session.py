@@ -264,15 +264,17 @@ def test_cancelling_a_blocking_reply(engine: Engine) -> None:
 def test_cancelling_a_prefill_leaves_the_session_as_it_was(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     session = engine.create_session(sampler_config=GREEDY, max_output_tokens=5)
     sequence = session._open()
-    monkeypatch.setattr(sequence, "begin", sequence.cancel)
+    monkeypatch.setattr(sequence, "_before_call", sequence.cancel)
     with pytest.raises(SessionError, match="the prefill was cancelled; run it again to continue"):
         session.run_prefill(["Nobody asked this before"])
     assert session.token_ids == ()
     monkeypatch.undo()
     session.run_prefill(["Nobody asked this before"])
-    monkeypatch.setattr(sequence, "begin", sequence.cancel)
+    monkeypatch.setattr(sequence, "_before_call", sequence.cancel)
     with pytest.raises(SessionError, match="the scoring was cancelled; run it again"):
         session.run_text_scoring([" God"])
+    with pytest.raises(SessionError, match="reading the logits was cancelled; ask for them again"):
+        _ = session.logits
     monkeypatch.undo()
     assert session.run_decode().texts[0]
 

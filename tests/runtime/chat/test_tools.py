@@ -272,7 +272,7 @@ def test_async_tools(tool: Any) -> None:
     asyncio.run(within_a_loop())
 
 
-def test_an_async_tool_runs_in_the_loop_of_the_stream() -> None:
+def test_an_async_tool_runs_in_the_loop_that_waits_for_it() -> None:
     """Where its sessions and locks belong."""
 
     async def serve() -> None:
@@ -286,8 +286,8 @@ def test_an_async_tool_runs_in_the_loop_of_the_stream() -> None:
                 return asyncio.get_running_loop() is loop
 
         tools = ToolBox([waits])
-        answers = [answers async for answers in aio.stream((tools.answer([call("waits")]) for _ in range(1)), print)]
-        assert answers == [[answer("waits", True)]]
+        answers = await aio.InLoop().call(lambda: tools.answer([call("waits")]))
+        assert answers == [answer("waits", True)]
 
     asyncio.run(serve())
 

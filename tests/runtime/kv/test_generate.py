@@ -56,7 +56,7 @@ def test_a_padding_token_that_is_drawn_has_no_text(tokenizer: Tokenizer) -> None
 
 
 def test_speeds() -> None:
-    timing = TurnTiming(prefill_tokens=20, time_to_first_token_s=0.5, token_s=[0.1, 0.3])
+    timing = TurnTiming(prefill_tokens=25, run_tokens=20, time_to_first_token_s=0.5, token_s=[0.1, 0.3])
     assert (timing.decode_tokens, timing.prefill_tokens_per_s) == (3, 40.0)
     assert timing.decode_tokens_per_s == pytest.approx(5.0)
     assert (TurnTiming().decode_tokens, TurnTiming().prefill_tokens_per_s, TurnTiming().decode_tokens_per_s) == (

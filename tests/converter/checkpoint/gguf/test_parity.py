@@ -13,9 +13,10 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.verify.find.stored import StoredWeights
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from tests.slots import litert_slot
 from tools.gguf_oracle import write_float32_directory
 from tools.gguf_real import different_bytes
 from tools.gguf_writer import write_gguf
@@ -43,7 +44,7 @@ def test_logits_are_transformers(name: str, kind: str, tmp_path: Path, val_bin: 
     with torch.no_grad():
         expected = oracle(torch.tensor([ids])).logits[0, -1].numpy()
     convert("custom-fp32", path, tmp_path / "model.litertlm", **SMALL)
-    executor = LitertExecutor(DecoderSections.of(Bundle.open(tmp_path / "model.litertlm")), 2, tmp_path)
+    executor = litert_slot(DecoderSections.of(Bundle.open(tmp_path / "model.litertlm")), 2, tmp_path)
     try:
         executor.prefill(ids[:-1])
         np.testing.assert_allclose(executor.decode(ids[-1]), expected, atol=TOLERANCE, rtol=0)

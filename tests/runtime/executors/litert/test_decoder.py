@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError, ContextOverflowError, ExecutorError, RewindError
 from gemma_edge.runtime.executors.litert import library as liblitert
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
+from tests.slots import litert_slot
 
 CONTEXT_TOKENS = 512
 # Two float32 computations of one value, in chunks and alone. Logits span about 20.
@@ -43,32 +45,32 @@ def sections(tiny_bundle: TinyBundle) -> DecoderSections:
 
 
 @pytest.fixture(scope="module", params=["gemma3", "gemma3n"])
-def shared(request: pytest.FixtureRequest, tiny_bundle: TinyBundle, cache_dir: Path) -> Iterator[LitertExecutor]:
-    executor = LitertExecutor(DecoderSections.of(Bundle.open(tiny_bundle(request.param, "fp32"))), 2, cache_dir)
+def shared(request: pytest.FixtureRequest, tiny_bundle: TinyBundle, cache_dir: Path) -> Iterator[LitertSlot]:
+    executor = litert_slot(DecoderSections.of(Bundle.open(tiny_bundle(request.param, "fp32"))), 2, cache_dir)
     yield executor
     executor.close()
 
 
 @pytest.fixture
-def executor(shared: LitertExecutor) -> LitertExecutor:
+def executor(shared: LitertSlot) -> LitertSlot:
     shared.reset()
     return shared
 
 
 @pytest.fixture(scope="module")
-def expected(shared: LitertExecutor, text: list[int]) -> NDArray[np.float32]:
+def expected(shared: LitertSlot, text: list[int]) -> NDArray[np.float32]:
     """Logits after each token of the text, decoded one by one: [context, V]."""
     shared.reset()
     return np.stack([shared.decode(token) for token in text[:CONTEXT_TOKENS]])
 
 
-def check_next(executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]) -> None:
+def check_next(executor: LitertSlot, text: list[int], expected: NDArray[np.float32]) -> None:
     position = executor.position
     assert list(executor.token_ids) == text[:position]
     np.testing.assert_allclose(executor.decode(text[position]), expected[position], rtol=0, atol=TOLERANCE)
 
 
-def test_the_fixtures_exercise_rings(executor: LitertExecutor) -> None:
+def test_the_fixtures_exercise_rings(executor: LitertSlot) -> None:
     assert executor.context_tokens == CONTEXT_TOKENS
     executor.prefill([2] * 300)
     assert 0 < executor.earliest_rewind < 300, "the bundle has no ring caches"
@@ -76,7 +78,7 @@ def test_the_fixtures_exercise_rings(executor: LitertExecutor) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 9, 31, 32, 33, 100, 250, 511])
 def test_a_prompt_in_pieces_of_any_length(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32], chunk: int
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32], chunk: int
 ) -> None:
     for start in range(0, CONTEXT_TOKENS - 1, chunk):
         executor.prefill(text[start : min(start + chunk, CONTEXT_TOKENS - 1)])
@@ -84,7 +86,7 @@ def test_a_prompt_in_pieces_of_any_length(
 
 
 def test_prefill_and_decode_in_turns_to_the_last_position(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     for turn in range(1, 100):
         executor.prefill(text[executor.position : min(executor.position + turn, CONTEXT_TOKENS - 1)])
@@ -95,7 +97,7 @@ def test_prefill_and_decode_in_turns_to_the_last_position(
 
 
 def test_overflow_says_how_many_and_leaves_everything_usable(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     executor.prefill(text[:500])
     with pytest.raises(
@@ -112,7 +114,7 @@ def test_overflow_says_how_many_and_leaves_everything_usable(
 @pytest.mark.parametrize("reached", [20, 95, 96, 97, 300, 512])
 @pytest.mark.parametrize("back", [1, 8, 31, 32, 33])
 def test_a_near_rewind_is_exact(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32], reached: int, back: int
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32], reached: int, back: int
 ) -> None:
     executor.prefill(text[:reached])
     if back > reached:
@@ -123,7 +125,7 @@ def test_a_near_rewind_is_exact(
 
 
 def test_the_earliest_rewind_is_exact_whatever_was_written(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     """Other tokens are written above, then forgotten: what is left of them in the rings must never show."""
     generator = np.random.default_rng(1)
@@ -146,7 +148,7 @@ def test_the_earliest_rewind_is_exact_whatever_was_written(
 
 
 def test_a_far_rewind_is_refused_and_changes_nothing(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     executor.prefill(text[:300])
     low = executor.earliest_rewind
@@ -160,7 +162,7 @@ def test_a_far_rewind_is_refused_and_changes_nothing(
 
 
 def test_a_snapshot_brings_a_far_position_back(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     executor.prefill(text[:150])
     snapshot = executor.snapshot()
@@ -173,7 +175,7 @@ def test_a_snapshot_brings_a_far_position_back(
     check_next(executor, text, expected)
 
 
-def test_a_snapshot_of_replaced_tokens_is_refused(executor: LitertExecutor, text: list[int]) -> None:
+def test_a_snapshot_of_replaced_tokens_is_refused(executor: LitertSlot, text: list[int]) -> None:
     executor.prefill(text[:50])
     snapshot = executor.snapshot()
     executor.rewind(40)
@@ -182,7 +184,7 @@ def test_a_snapshot_of_replaced_tokens_is_refused(executor: LitertExecutor, text
         executor.restore(snapshot)
 
 
-def test_reset_forgets_everything(executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]) -> None:
+def test_reset_forgets_everything(executor: LitertSlot, text: list[int], expected: NDArray[np.float32]) -> None:
     executor.prefill([7] * 400)
     executor.reset()
     assert (executor.position, executor.earliest_rewind, list(executor.token_ids)) == (0, 0, [])
@@ -190,7 +192,7 @@ def test_reset_forgets_everything(executor: LitertExecutor, text: list[int], exp
 
 
 def test_reset_clears_what_a_broken_run_left(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     executor.prefill(text[:200])
     for name, cache in executor._caches.items():
@@ -202,48 +204,45 @@ def test_reset_clears_what_a_broken_run_left(
 
 
 def test_stopping_between_chunks_keeps_what_was_done(
-    executor: LitertExecutor, text: list[int], expected: NDArray[np.float32]
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32]
 ) -> None:
     seen = []
-
-    def stop(position: int) -> None:
+    for position in executor.chunks(text[:300]):
         seen.append(position)
         if position >= 96:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        executor.prefill(text[:300], stop)
+            break
     assert seen == [0, 32, 64, 96]
     assert executor.position == 96
     check_next(executor, text, expected)
 
 
-def test_logits_are_the_callers_own(executor: LitertExecutor, expected: NDArray[np.float32], text: list[int]) -> None:
+def test_logits_are_the_callers_own(executor: LitertSlot, expected: NDArray[np.float32], text: list[int]) -> None:
     first = executor.decode(text[0])
     executor.decode(text[1])
     np.testing.assert_array_equal(first, expected[0])
 
 
-def test_a_token_outside_the_vocabulary(executor: LitertExecutor) -> None:
-    for token in (-1, executor.vocab_size):
-        with pytest.raises(ExecutorError, match=f"token id {token} is outside the vocabulary of {executor.vocab_size}"):
+def test_a_token_outside_the_vocabulary(executor: LitertSlot) -> None:
+    vocab_size = len(executor._shared.logits.reshape(-1))
+    for token in (-1, vocab_size):
+        with pytest.raises(ExecutorError, match=f"token id {token} is outside the vocabulary of {vocab_size}"):
             executor.decode(token)
     assert executor.position == 0
 
 
 def test_a_shorter_context(sections: DecoderSections, cache_dir: Path) -> None:
-    executor = LitertExecutor(sections, 1, cache_dir, max_num_tokens=100)
+    executor = litert_slot(sections, 1, cache_dir, context_tokens=100)
     executor.prefill([2] * 100)
     with pytest.raises(ContextOverflowError, match="101 tokens asked, 100 allowed"):
         executor.decode(2)
     executor.close()
     for wrong in (0, 513):
         with pytest.raises(ExecutorError, match=f"max_num_tokens is {wrong}, the KV cache of .* holds 512; ask for 1"):
-            LitertExecutor(sections, 1, cache_dir, max_num_tokens=wrong)
+            litert_slot(sections, 1, cache_dir, context_tokens=wrong)
 
 
 def test_closing_twice_is_fine_and_using_it_after_is_not(sections: DecoderSections, cache_dir: Path) -> None:
-    executor = LitertExecutor(sections, 1, cache_dir)
+    executor = litert_slot(sections, 1, cache_dir)
     snapshot = executor.snapshot()
     executor.close()
     executor.close()
@@ -262,7 +261,7 @@ def test_closing_twice_is_fine_and_using_it_after_is_not(sections: DecoderSectio
 def test_without_a_weight_cache_the_answer_is_the_same(sections: DecoderSections, cache_dir: Path) -> None:
     logits = []
     for cache in (None, cache_dir):
-        executor = LitertExecutor(sections, 1, cache)
+        executor = litert_slot(sections, 1, cache)
         logits.append(executor.decode(2).copy())
         executor.close()
     np.testing.assert_array_equal(logits[0], logits[1])
@@ -271,7 +270,7 @@ def test_without_a_weight_cache_the_answer_is_the_same(sections: DecoderSections
 def test_a_section_that_is_no_decoder(sections: DecoderSections) -> None:
     swapped = dataclasses.replace(sections, decoder=sections.embedder)
     with pytest.raises(BundleMismatchError, match=r"found signatures \['embedder'\], expected decode with logits"):
-        LitertExecutor(swapped, 1, None)
+        litert_slot(swapped, 1, None)
 
 
 def test_a_section_that_is_no_model(sections: DecoderSections, tmp_path: Path) -> None:
@@ -279,7 +278,7 @@ def test_a_section_that_is_no_model(sections: DecoderSections, tmp_path: Path) -
     junk.write_bytes(b"no model" * 1000)
     swapped = dataclasses.replace(sections, decoder=FileRange(junk, 0, 8000))
     with pytest.raises(BundleMismatchError, match="the section at 0 is not a TFLite model this runtime reads"):
-        LitertExecutor(swapped, 1, None)
+        litert_slot(swapped, 1, None)
 
 
 def test_tables_that_do_not_fit_the_decoder(sections: DecoderSections) -> None:
@@ -291,14 +290,14 @@ def test_tables_that_do_not_fit_the_decoder(sections: DecoderSections) -> None:
             BundleMismatchError,
             match=rf"takes per_layer_embeddings of 256 values a token, the bundle's table gives {found}; convert",
         ):
-            LitertExecutor(swapped, 1, None)
+            litert_slot(swapped, 1, None)
 
 
 def test_no_memory(sections: DecoderSections, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    LitertExecutor(sections, 1, cache_dir).close()
+    litert_slot(sections, 1, cache_dir).close()
     monkeypatch.setattr(liblitert.mmap, "mmap", full)  # type: ignore[attr-defined]
     with pytest.raises(ExecutorError, match=r"no memory for a tensor of \d+ bytes \(Cannot allocate memory\); close"):
         liblitert.aligned_zeros(liblitert.TensorType((1, 100_000), np.dtype(np.float32)))
@@ -320,9 +319,9 @@ def test_an_operator_litert_does_not_have(sections: DecoderSections, tmp_path: P
     changed.write_bytes(data)
     swapped = dataclasses.replace(sections, decoder=FileRange(changed, 0, len(data)))
     with pytest.raises(ExecutorError, match=r"LiteRtCreateCompiledModel failed with LiteRT status \d+; see"):
-        LitertExecutor(swapped, 1, None)
+        litert_slot(swapped, 1, None)
     with pytest.raises(ExecutorError, match=r"packing the weights .* Didn't find op for builtin opcode 'CONCAT_EMB"):
-        LitertExecutor(swapped, 1, tmp_path / "cache")
+        litert_slot(swapped, 1, tmp_path / "cache")
 
 
 def test_an_input_nobody_fills(sections: DecoderSections, tmp_path: Path) -> None:
@@ -332,7 +331,7 @@ def test_an_input_nobody_fills(sections: DecoderSections, tmp_path: Path) -> Non
     renamed.write_bytes(data.replace(b"input_pos", b"input_xxx"))
     swapped = dataclasses.replace(sections, decoder=FileRange(renamed, 0, place.nbytes))
     with pytest.raises(BundleMismatchError, match=r"decoder inputs \['input_xxx'\] are not known, expected"):
-        LitertExecutor(swapped, 1, None)
+        litert_slot(swapped, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -349,4 +348,4 @@ def test_another_wheel_is_refused(
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(ExecutorError, match=message):
-        LitertExecutor(sections, 1, None)
+        litert_slot(sections, 1, None)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.runtime.executors.litert import section_hash
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
+from tests.slots import litert_slot
 
 TinyBundle = Callable[[str, str], Path]
 
@@ -54,7 +55,7 @@ def test_packed_weights_are_used_where_nothing_can_be_written(
 ) -> None:
     """As in an image of a container: the files are there, and are other files to a note."""
     sections = DecoderSections.of(Bundle.open(bundle))
-    LitertExecutor(sections, 1, tmp_path).close()
+    litert_slot(sections, 1, tmp_path).close()
     for note in tmp_path.glob("*.json"):
         note.unlink()
 
@@ -63,9 +64,7 @@ def test_packed_weights_are_used_where_nothing_can_be_written(
 
     monkeypatch.setattr(Path, "write_text", refuse)
     monkeypatch.setattr(section_hash, "_RACY_NS", -1)
-    executor = LitertExecutor(sections, 1, tmp_path)
-    assert executor.weight_cache_path is not None
-    executor.close()
+    assert "weight_cache" in LitertDecoder(sections, 1, tmp_path).mapped_ranges().named
     assert list(tmp_path.glob("*.json")) == []
 
 
@@ -87,7 +86,7 @@ def test_a_flipped_byte_in_any_model_of_text_is_refused(
     damaged = tmp_path / "damaged.litertlm"
     damaged.write_bytes(content)
     with pytest.raises(BundleError) as caught:
-        LitertExecutor(DecoderSections.of(Bundle.open(damaged)), 1, tmp_path / "cache" if cached else None)
+        litert_slot(DecoderSections.of(Bundle.open(damaged)), 1, tmp_path / "cache" if cached else None)
     assert str(caught.value).startswith(f"{damaged}: the section at byte {section.begin} has SHA-256 ")
     assert str(caught.value).endswith(f"..., the table records {str(section.sha256)[:16]}...; copy the file again")
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from gemma_edge.runtime.executors.base import Logits
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertExecutor
+from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.executors.litert.weight_cache import UseCheck, WeightCacheError, default_cache_dir, weight_cache
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
+from tests.slots import litert_slot
 
 TinyBundle = Callable[[str, str], Path]
 
@@ -30,7 +31,7 @@ def decoder(sections: DecoderSections) -> FileRange:
 
 
 def first_logits(sections: DecoderSections, cache_dir: Path | None) -> Logits:
-    executor = LitertExecutor(sections, 1, cache_dir)
+    executor = litert_slot(sections, 1, cache_dir)
     logits = executor.decode(2)
     executor.close()
     return logits
@@ -95,7 +96,7 @@ def test_the_check_knows_a_mapped_cache_from_an_ignored_one(sections: DecoderSec
     cache = weight_cache(sections.decoder, tmp_path, 1)
     check = UseCheck(cache)
     assert not check.used()
-    executor = LitertExecutor(sections, 1, tmp_path)
+    executor = litert_slot(sections, 1, tmp_path)
     assert check.used()
     cache.touch()
     assert not check.used()
@@ -107,7 +108,7 @@ def test_a_cache_that_is_never_used_is_an_error(
 ) -> None:
     monkeypatch.setattr(UseCheck, "used", lambda _: False)
     with pytest.raises(WeightCacheError, match=r"the weight cache .*\.xnnpack is not used by LiteRT, the"):
-        LitertExecutor(sections, 1, tmp_path)
+        litert_slot(sections, 1, tmp_path)
 
 
 def test_no_room_for_the_cache(decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,20 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.base import BundleMismatchError, ContextOverflowError, ExecutorError, RewindError
+from gemma_edge.runtime.executors.base import (
+    BundleMismatchError,
+    ContextOverflowError,
+    ExecutorError,
+    MappedRanges,
+    RewindError,
+)
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError
-from gemma_edge.runtime.executors.onnx.decoder import OnnxExecutor
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
+from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.text.sampler import SamplerConfig
+from tests.slots import onnx_slot
 
 CONTEXT_TOKENS = 512
 TOLERANCE = 5e-5  # two float32 computations of one value, in chunks and alone; logits span about 20
@@ -37,14 +45,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(directory: Path, cache_dir: Path) -> Iterator[OnnxExecutor]:
-    executor = OnnxExecutor(OnnxDirectory.open(directory), 2, cache_dir, CONTEXT_TOKENS)
+def shared(directory: Path, cache_dir: Path) -> Iterator[OnnxSlot]:
+    executor = onnx_slot(OnnxDirectory.open(directory), 2, cache_dir, CONTEXT_TOKENS)
     yield executor
     executor.close()
 
 
 @pytest.fixture
-def executor(shared: OnnxExecutor) -> OnnxExecutor:
+def executor(shared: OnnxSlot) -> OnnxSlot:
     shared.reset()
     return shared
 
@@ -59,11 +67,11 @@ def text(val_bin: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def expected(directory: Path, text: list[int]) -> NDArray[np.float32]:
     """Logits after each token, decoded one by one with weights that were not packed: [context, V]."""
-    executor = OnnxExecutor(OnnxDirectory.open(directory), 2, None, CONTEXT_TOKENS)
+    executor = onnx_slot(OnnxDirectory.open(directory), 2, None, CONTEXT_TOKENS)
     return np.stack([executor.decode(token) for token in text[:CONTEXT_TOKENS]])
 
 
-def check_next(executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32]) -> None:
+def check_next(executor: OnnxSlot, text: list[int], expected: NDArray[np.float32]) -> None:
     position = executor.position
     assert list(executor.token_ids) == text[:position]
     np.testing.assert_allclose(executor.decode(text[position]), expected[position], rtol=0, atol=TOLERANCE)
@@ -71,16 +79,14 @@ def check_next(executor: OnnxExecutor, text: list[int], expected: NDArray[np.flo
 
 @pytest.mark.parametrize("chunk", [7, 64, 127, 128, 129, 250, 511])
 def test_a_prompt_in_pieces_of_any_length(
-    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32], chunk: int
+    executor: OnnxSlot, text: list[int], expected: NDArray[np.float32], chunk: int
 ) -> None:
     for start in range(0, CONTEXT_TOKENS - 1, chunk):
         executor.prefill(text[start : min(start + chunk, CONTEXT_TOKENS - 1)])
     check_next(executor, text, expected)
 
 
-def test_overflow_leaves_everything_usable(
-    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32]
-) -> None:
+def test_overflow_leaves_everything_usable(executor: OnnxSlot, text: list[int], expected: NDArray[np.float32]) -> None:
     executor.prefill(text[:500])
     with pytest.raises(ContextOverflowError, match="context overflow: 513 tokens asked, 512 allowed; shorten"):
         executor.prefill(text[500:513])
@@ -89,7 +95,7 @@ def test_overflow_leaves_everything_usable(
 
 @pytest.mark.parametrize("reached", [100, 192, 193, 300, 322, 323, 500])
 def test_every_rewind_that_is_allowed_is_exact(
-    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32], reached: int
+    executor: OnnxSlot, text: list[int], expected: NDArray[np.float32], reached: int
 ) -> None:
     """Sliding layers hold 64 + 128 rows and drop 129 at once: at 193, 322, 451 tokens nothing before is left."""
     executor.prefill(text[:reached])
@@ -109,9 +115,7 @@ def test_every_rewind_that_is_allowed_is_exact(
         check_next(executor, text, expected)
 
 
-def test_a_snapshot_reaches_back_further(
-    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32]
-) -> None:
+def test_a_snapshot_reaches_back_further(executor: OnnxSlot, text: list[int], expected: NDArray[np.float32]) -> None:
     executor.prefill(text[:100])
     snapshot = executor.snapshot()
     executor.prefill(text[100:400])
@@ -127,11 +131,11 @@ def test_a_snapshot_reaches_back_further(
 
 
 def test_an_interrupted_run_leaves_nothing_that_is_relied_on(
-    executor: OnnxExecutor, text: list[int], expected: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    executor: OnnxSlot, text: list[int], expected: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C arrives when ONNX Runtime returns: sliding layers have dropped rows by then."""
     executor.prefill(text[:150])
-    session = executor._session
+    session = executor._shared.session
 
     class Interrupted:
         def run_with_iobinding(self, binding: object) -> None:
@@ -139,7 +143,7 @@ def test_an_interrupted_run_leaves_nothing_that_is_relied_on(
             session.run_with_iobinding(binding)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(executor, "_session", Interrupted())
+    monkeypatch.setattr(executor._shared, "session", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         executor.prefill(text[150:250])
     monkeypatch.undo()
@@ -147,47 +151,52 @@ def test_an_interrupted_run_leaves_nothing_that_is_relied_on(
     check_next(executor, text, expected)
 
 
-def test_ids_and_calls_that_make_no_sense(executor: OnnxExecutor, directory: Path) -> None:
-    vocab_size = executor.vocab_size
+def test_ids_and_calls_that_make_no_sense(executor: OnnxSlot, directory: Path) -> None:
+    decoder = OnnxDecoder(OnnxDirectory.open(directory), 1, None)
+    vocab_size = decoder.vocab_size
     with pytest.raises(ExecutorError) as caught:
         executor.prefill([5, vocab_size])
     assert str(caught.value) == (
         f"token id {vocab_size} is outside the vocabulary of {vocab_size}; tokenize with this model's tokenizer"
     )
-    closed = OnnxExecutor(OnnxDirectory.open(directory), 1, None, 16)
+    closed, other = decoder.new_slot(16), decoder.new_slot(16)
     closed.close()
     closed.close()
-    assert (closed.kv_cache_bytes, closed.row_tables) == (0, {})
-    with pytest.raises(ExecutorError, match="the executor is closed; create a new engine"):
-        closed.decode(5)
+    assert closed.nbytes == 0
+    assert len(other.decode(5)) == vocab_size
+    decoder.close()
+    decoder.close()
+    assert decoder.mapped_ranges() == MappedRanges()
+    for use in (lambda: closed.decode(5), lambda: other.decode(5), decoder.new_slot):
+        with pytest.raises(ExecutorError, match="the executor is closed; create a new engine"):
+            use()
 
 
 def test_weights_that_onnx_runtime_refuses(directory: Path, tmp_path: Path) -> None:
     opened = OnnxDirectory.open(Path(shutil.copytree(directory, tmp_path / "model")))
     opened.decoder_data[0].unlink()
     with pytest.raises(ExecutorError) as caught:
-        OnnxExecutor(opened, 1, None, 16)
+        onnx_slot(opened, 1, None, 16)
     assert str(caught.value).startswith(f"{opened.graph_path(opened.decoder)}: ONNX Runtime cannot load it (")
     with pytest.raises(WeightCacheError, match="cannot write the weight cache in"):
-        OnnxExecutor(opened, 1, tmp_path, 16)
+        onnx_slot(opened, 1, tmp_path, 16)
 
 
 @pytest.mark.parametrize("damage", ["shortened", "without its sizes", "of the same length"])
 def test_a_damaged_weight_cache_is_made_again(directory: Path, tmp_path: Path, text: list[int], damage: str) -> None:
-    executor = OnnxExecutor(OnnxDirectory.open(directory), 1, tmp_path, 16)
-    expected = executor.decode(text[0])
-    assert executor.weight_cache_path is not None
-    executor.close()
-    whole = executor.weight_cache_path.stat().st_size
+    decoder = OnnxDecoder(OnnxDirectory.open(directory), 1, tmp_path)
+    expected = decoder.new_slot(16).decode(text[0])
+    [packed] = decoder.mapped_ranges().weights
+    decoder.close()
     if damage == "of the same length":
-        graph = executor.weight_cache_path.with_name("decoder.onnx")
+        graph = packed.path.with_name("decoder.onnx")
         graph.write_bytes(b"\xff" * graph.stat().st_size)
     elif damage == "shortened":
-        executor.weight_cache_path.write_bytes(executor.weight_cache_path.read_bytes()[:-1])
+        packed.path.write_bytes(packed.path.read_bytes()[:-1])
     else:
-        executor.weight_cache_path.with_name("sizes.json").write_text("{")
-    again = OnnxExecutor(OnnxDirectory.open(directory), 1, tmp_path, 16)
-    assert executor.weight_cache_path.stat().st_size == whole
+        packed.path.with_name("sizes.json").write_text("{")
+    again = onnx_slot(OnnxDirectory.open(directory), 1, tmp_path, 16)
+    assert packed.path.stat().st_size == packed.nbytes
     np.testing.assert_array_equal(again.decode(text[0]), expected)
 
 

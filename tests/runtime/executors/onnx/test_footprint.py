@@ -15,6 +15,7 @@ from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.footprint import plan_of
+from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tools.tiny_towers import IMAGE_PIXELS, write_tiny_towers
@@ -66,7 +67,18 @@ def test_a_shorter_context_needs_less(directory: Path) -> None:
     row_bytes = 2 * 2 * 32 * 4
     assert plan.context_tokens == CONTEXT_TOKENS
     assert plan.footprint().anon_bytes - plan.footprint(256).anon_bytes == 2 * 256 * row_bytes
-    assert plan.footprint(192).anon_bytes - plan.footprint(128).anon_bytes == 5 * 64 * row_bytes
+    # In 192 tokens rings are shorter too, and so are their snapshots.
+    assert plan.footprint(192).anon_bytes - plan.footprint(128).anon_bytes == (5 + 3) * 64 * row_bytes
+
+
+def test_each_conversation_that_is_kept_takes_a_cache_and_a_snapshot(directory: Path) -> None:
+    plan = OnnxPlan.of(OnnxDirectory.open(directory))
+    decoder = OnnxDecoder(OnnxDirectory.open(directory), 1, None)
+    for context in (CONTEXT_TOKENS, 128):
+        each = decoder.slot_bytes(context) + decoder.snapshot_bytes(context)
+        assert plan.footprint(context, slots=4).anon_bytes - plan.footprint(context).anon_bytes == 3 * each
+    assert decoder.slot_bytes() == decoder.new_slot().nbytes
+    assert decoder.snapshot_bytes() == decoder.new_slot().snapshot().nbytes
 
 
 def test_the_longest_context_that_fits(directory: Path) -> None:

@@ -1,0 +1,271 @@
+"""One thread that owns the native model, and what it works on: a step for each live task, in turns.
+
+A task is a generator that runs the model at most once between two `yield`s, so that a long prompt does not stop the
+replies that are being written beside it. What a task puts out waits in a queue of its own until it is read: a reader
+that is slow, or looks at nothing for a while, holds up nobody.
+"""
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Self, TypeVar
+
+from gemma_edge.runtime.executors.base import ClosedError, ExecutorError
+
+Item = TypeVar("Item")
+
+Steps = Generator[None, None, None]
+
+WAITING_TASKS = 64
+
+
+class CancelledError(Exception):
+    """The caller asked to stop. Never leaves this package: a cancelled reply simply ends."""
+
+
+class QueueFullError(ExecutorError):
+    """More is waiting for the model than may."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} replies are being written or wait for the model; try again when one has ended")
+
+
+class _End:
+    """Closes a task's output. error: what ended it, if not its own end."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Work(Generic[Item]):
+    """What worker and reader of a task share. The worker must not know the reader: a reader that is gone cancels.
+
+    A task's generator calls `put` and `check`.
+    """
+
+    def __init__(self) -> None:
+        self.output: SimpleQueue[Item | _End] = SimpleQueue()
+        self.is_cancelled = False  # unread output is worth nothing
+        self.has_failed = False
+        self.wake: Callable[[], None] | None = None
+        self.steps: Steps | None = None
+
+    def check(self) -> None:
+        """Raises CancelledError where nobody waits any more."""
+        if self.is_cancelled:
+            raise CancelledError
+
+    def put(self, item: Item | _End) -> None:
+        """Put out an item."""
+        self.output.put(item)
+        wake = self.wake  # after the item, which a reader looks for after it has set this
+        if wake is not None:
+            wake()
+
+    def step(self) -> bool:
+        """Run the model once; whether there is more to do. On the worker's thread."""
+        assert self.steps is not None
+        if self.is_cancelled:
+            self.stop(None)
+            return False
+        try:
+            next(self.steps)
+        except (StopIteration, CancelledError):
+            self.stop(None)
+        except BaseException as error:  # the reader's: it is raised there
+            self.stop(error)
+        else:
+            return True
+        return False
+
+    def stop(self, error: BaseException | None) -> None:
+        """End it here. On the worker's thread."""
+        steps, self.steps = self.steps, None
+        try:
+            if steps is not None:
+                steps.close()
+        except BaseException as closing:  # likewise
+            error = error or closing
+        self.has_failed = error is not None
+        self.put(_End(error))
+
+
+class Task(Generic[Item]):
+    """What a task puts out, to be read once: by `for`, by `async for` without a thread, or one by one.
+
+    Cancelling ends it before its next call into the model, and drops what was not read. So does losing it.
+    """
+
+    def __init__(self, work: Work[Item]) -> None:
+        self._work = work
+        self._ended = False
+        self._lost = weakref.finalize(self, _cancel, work)
+        self._lost.atexit = False
+
+    def cancel(self) -> None:
+        """Stop. May be called from any thread, twice, and after its end, then without effect."""
+        if not self._ended:
+            self._work.is_cancelled = True
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called before its end was read."""
+        return self._work.is_cancelled
+
+    def wait(self) -> None:
+        """Until it has stopped; what it still puts out is dropped."""
+        while not self._ended:
+            self._take(self._work.output.get())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        while not self._ended:
+            for item in self._take(self._work.output.get()):
+                return item
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        while not self._ended:
+            if self._work.output.empty():
+                await self._arrival()
+            else:
+                for item in self._take(self._work.output.get_nowait()):
+                    return item
+        raise StopAsyncIteration
+
+    async def _arrival(self) -> None:
+        """Until there is something to read. Cancelled meanwhile, it goes on once the model has stopped."""
+        try:
+            await self._next_put()
+        except asyncio.CancelledError:
+            self.cancel()
+            while not self._ended:
+                with suppress(asyncio.CancelledError):  # again, by whoever ends the loop
+                    await self._next_put()
+                with suppress(Empty):
+                    while True:
+                        self._take(self._work.output.get_nowait())
+            raise
+
+    async def _next_put(self) -> None:
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
+        self._work.wake = partial(_tell, loop, arrived)
+        try:
+            if self._work.output.empty():
+                await arrived
+        finally:
+            self._work.wake = None
+
+    def _take(self, item: Item | _End) -> list[Item]:
+        """What is to be passed on of an item: nothing after `cancel`, and what ended the task is raised."""
+        if isinstance(item, _End):
+            self._ended = True
+            if item.error is not None and not self._work.is_cancelled:
+                raise item.error
+            return []
+        return [] if self._work.is_cancelled or self._work.has_failed else [item]
+
+
+def _cancel(work: Work[Any]) -> None:
+    work.is_cancelled = True
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: "asyncio.Future[None]") -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        loop.call_soon_threadsafe(lambda: None if arrived.done() else arrived.set_result(None))
+
+
+class Scheduler:
+    """See above. The thread starts with the first task and ends with `close`, or when nobody has this any more.
+
+    waiting: tasks that may be under way or wait at once.
+    """
+
+    def __init__(self, waiting: int = WAITING_TASKS) -> None:
+        self._waiting = waiting
+        self._desk = _Desk()
+        weakref.finalize(self, _Desk.leave, self._desk)
+
+    def submit(self, steps: Callable[[Work[Item]], Steps]) -> Task[Item]:
+        """Have a task done. steps: makes its generator, which puts items out.
+
+        Raises QueueFullError; ClosedError after `close`.
+        """
+        work: Work[Item] = Work()
+        work.steps = steps(work)
+        desk = self._desk
+        with desk.lock:
+            if desk.is_closed:
+                raise ClosedError
+            if desk.tasks >= self._waiting:
+                raise QueueFullError(desk.tasks)
+            desk.tasks += 1
+            desk.inbox.put(work)
+            if desk.thread is None:
+                desk.thread = threading.Thread(target=_run, args=(desk,), name="gemma-edge model", daemon=True)
+                desk.thread.start()
+        return Task(work)
+
+    def close(self) -> None:
+        """End every task with ClosedError, and the thread. Closing twice is fine."""
+        self._desk.leave()
+
+
+class _Desk:
+    """What scheduler and worker share. The worker must not know the scheduler: one that is gone ends the thread."""
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[Work[Any] | None] = SimpleQueue()
+        self.lock = threading.RLock()  # the last reference may go while this thread holds it
+        self.tasks = 0
+        self.thread: threading.Thread | None = None
+        self.is_closed = False
+
+    def leave(self) -> None:
+        """Tell the worker to end, and wait for it: native code must not run on while the process ends."""
+        with self.lock:
+            self.is_closed = True
+            self.inbox.put(None)
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
+
+
+def _run(desk: _Desk) -> None:
+    """The worker. It holds nothing of what is done, so that it keeps no model alive."""
+    live: deque[Work[Any]] = deque()
+    while True:
+        with suppress(Empty):
+            while True:
+                work = desk.inbox.get_nowait() if live else desk.inbox.get()
+                if work is None:
+                    _end_all(live, desk)
+                    return
+                live.append(work)
+                del work
+        for _ in range(len(live)):
+            if live[0].step():
+                live.rotate(-1)
+            else:
+                live.popleft()
+                with desk.lock:
+                    desk.tasks -= 1
+
+
+def _end_all(live: deque[Work[Any]], desk: _Desk) -> None:
+    with suppress(Empty):
+        while True:
+            if (work := desk.inbox.get_nowait()) is not None:
+                live.append(work)
+    while live:
+        live.popleft().stop(ClosedError())

@@ -1,0 +1,98 @@
+"""What engines take and leave: dropped without `close`, and with conversations that are silent."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gemma_edge.converter.convert import convert
+from gemma_edge.profiles.sizes import MIB
+from gemma_edge.runtime.executors.footprint import plan_of
+from gemma_edge.runtime.formats.model import open_model
+
+DROPPED = """
+import ctypes, gc, os, sys
+from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.memory.reading import read_memory_exact
+
+def one():
+    engine = Engine(sys.argv[1], cache_dir=sys.argv[2])
+    session = engine.create_session(max_output_tokens=5)
+    session.run_prefill(["In the beginning"])
+    session.run_decode()
+    next(engine.create_conversation().send_message_async("x"))  # left amid a reply
+
+def reading():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return read_memory_exact().anon_bytes, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+for _ in range(20):
+    one()
+    gc.collect()  # graphs of ONNX are cycles
+readings = [reading()]
+for _ in range(2):
+    for _ in range(50):
+        one()
+        gc.collect()
+    readings.append(reading())
+# A leak adds to both fifties, an allocator that takes one more arena only to one.
+print(*(min(b - a, c - b) for a, b, c in zip(*readings)))
+"""
+
+IDLE = """
+import sys
+from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.memory.reading import read_memory_exact
+
+count = int(sys.argv[3])
+with Engine(sys.argv[1], cache_dir=sys.argv[2], slots=count) as engine:
+    conversations = [engine.create_conversation(max_output_tokens=200) for _ in range(count)]
+    for turn in range(3):
+        for number, conversation in enumerate(conversations):
+            conversation.send_message(f"{number}, {turn}: and it came to pass in those days")
+    memory = engine.memory()
+    print(read_memory_exact().anon_bytes, memory.kv_cache_bytes, memory.snapshot_bytes)
+"""
+
+
+@pytest.fixture(scope="module", params=["litertlm", "onnx"])
+def model(
+    request: pytest.FixtureRequest,
+    tiny_bundle: Callable[[str, str], Path],
+    tiny_gemma3n: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    if request.param == "litertlm":
+        return tiny_bundle("gemma3n", "int4")
+    out = tmp_path_factory.mktemp("onnx") / "model"
+    convert("custom-fp32", tiny_gemma3n, out, context=512, format="onnx")
+    return out
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def in_a_process(script: str, *arguments: object) -> list[int]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_fifty_dropped_engines_leave_no_memory_descriptor_or_thread(model: Path, cache_dir: Path) -> None:
+    grown_bytes, descriptors, threads = in_a_process(DROPPED, model, cache_dir)
+    assert grown_bytes < MIB // 2
+    assert (descriptors, threads) == (0, 0)
+
+
+def test_silent_conversations_take_what_the_plan_counts_for_them(model: Path, cache_dir: Path) -> None:
+    plan = plan_of(open_model(model))
+    (few_bytes, *few), (many_bytes, *many) = (in_a_process(IDLE, model, cache_dir, count) for count in (2, 8))
+    planned_bytes = plan.footprint(slots=8).anon_bytes - plan.footprint(slots=2).anon_bytes
+    assert sum(many) - sum(few) == planned_bytes
+    # Pages that no token was written to yet are not there; a process's own memory moves by some hundred KiB.
+    assert planned_bytes * 0.5 < many_bytes - few_bytes < planned_bytes + MIB
