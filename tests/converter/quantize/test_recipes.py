@@ -110,8 +110,6 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
          "roles.ffn.share: found True, expected a number between 0 and 1; change it"),
         ('ffn = "int8"', 'ffn = { encoding = "int8", share = 0.2 }',
          "roles.ffn.share: found with int8, expected int4; it says where 8 bits take its place, leave it out"),
-        ('ple = "int8"', 'ple = "int4-b32"', "roles.ple.encoding: found int4-b32, expected no blocks; "
-         "in int4, tables have a scale per layer or row; use int4 or int8"),
         ('norm = "fp32"', 'norm = "fp16"', "roles.norm: found fp16, expected fp32; norms are vectors, never quantized"),
         ("[roles]", "roles = 3\n[other]",
          "found key 'other', expected search, blocks, hadamard, balance, roles, tensors, floor; rename or remove it"),

@@ -44,10 +44,18 @@ def _values(source: Checkpoint, name: str) -> NDArray[np.float32]:
     return source.read(name.removeprefix(source.prefix))
 
 
-def bundle_of(checkpoint: Path, precision: str = "int4", container: str = "litertlm") -> Path:
+def bundle_of(checkpoint: Path, precision: str = "int4", container: str = "litertlm", *, measure: bool = True) -> Path:
     """Converted beside the checkpoint's directory."""
     out = checkpoint.with_name(f"{checkpoint.name}-{precision}.{container}")
-    convert(f"custom-{precision}", checkpoint, out, context=CONTEXT_TOKENS, prefill=(16,), format=container)
+    convert(
+        f"custom-{precision}",
+        checkpoint,
+        out,
+        context=CONTEXT_TOKENS,
+        prefill=(16,),
+        format=container,
+        measure=measure,
+    )
     return out
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gemma_edge.converter.checkpoint import stored_values
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.graph.ops import Graph, KVCache, Value
 from gemma_edge.converter.litert import metadata
@@ -226,15 +227,20 @@ def _other_end(checkpoint: Path, directory: Path) -> Path:
 @pytest.mark.parametrize(
     ("build", "named", "evidence"),
     [
-        (_wrong_template, "wrong chat template", "after '<' the bundle writes '|im_start|>user"),
-        (_other_end, "wrong stop tokens", "the bundle has besides 107 ("),
+        (_wrong_template, ["wrong chat template", "wrong start token"], "after '<' the bundle writes '|im_start|>user"),
+        (_other_end, ["wrong stop tokens"], "the bundle has besides 107 ("),
     ],
 )
 def test_wrong_metadata_is_named(
-    build: Callable[[Path, Path], Path], named: str, evidence: str, tiny_gemma3n: Path, val_bin: Path, tmp_path: Path
+    build: Callable[[Path, Path], Path],
+    named: list[str],
+    evidence: str,
+    tiny_gemma3n: Path,
+    val_bin: Path,
+    tmp_path: Path,
 ) -> None:
     report = verified(bundle_of(build(tiny_gemma3n, tmp_path / "wrong")), tiny_gemma3n, val_bin)
-    assert faults(report) == [named]
+    assert faults(report) == named
     assert evidence in report.findings[0].evidence
     assert not report.passed
 
@@ -243,7 +249,7 @@ def test_a_bundle_that_never_stops_is_named(
     tiny_gemma3: Path, val_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(metadata, "stop_token_ids", lambda _checkpoint, pieces: [pieces.eos_id()])
+        patch.setattr(metadata, "stop_token_ids", lambda _checkpoint, pieces, *_: [pieces.eos_id()])
         bundle = bundle_of(copied(tiny_gemma3, tmp_path / "wrong"))
     report = verified(bundle, tiny_gemma3, val_bin)
     assert faults(report) == ["wrong stop tokens"]
@@ -254,7 +260,7 @@ def test_a_checkpoints_own_template_is_what_counts(tiny_gemma3n: Path, val_bin: 
     fine_tuned = _wrong_template(tiny_gemma3n, tmp_path / "tuned")
     assert faults(verified(bundle_of(fine_tuned), fine_tuned, val_bin)) == []
     report = verified(bundle_of(copied(tiny_gemma3n, tmp_path / "plain")), fine_tuned, val_bin)
-    assert faults(report) == ["wrong chat template"]
+    assert faults(report) == ["wrong chat template", "wrong start token"]
 
 
 @pytest.mark.parametrize("container", ["litertlm", "onnx"])
@@ -269,12 +275,21 @@ def test_a_checkpoints_own_template_is_what_counts(tiny_gemma3n: Path, val_bin: 
     ],
 )
 def test_a_layer_that_overflows_is_named(
-    large: str, told: str, container: str, tiny_gemma3: Path, val_bin: Path, tmp_path: Path
+    large: str,
+    told: str,
+    container: str,
+    tiny_gemma3: Path,
+    val_bin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    infinity = {"BF16": 0x7F80, "F32": 0x7F80_0000}  # conversion refuses such a checkpoint
+    monkeypatch.setattr(stored_values, "_LIMIT_BITS", infinity)
+
     def overflowing(tensors: Tensors) -> Tensors:
         return tensors | {large: tensors[large] * np.float32(1e38)}
 
-    bundle = bundle_of(rewritten(tiny_gemma3, tmp_path / "wrong", overflowing), "fp32", container)
+    bundle = bundle_of(rewritten(tiny_gemma3, tmp_path / "wrong", overflowing), "fp32", container, measure=False)
     with pytest.raises(VerifyError) as refused:
         verified(bundle, tiny_gemma3, val_bin)
     message = str(refused.value)

@@ -60,6 +60,7 @@ def _our_template(patch: pytest.MonkeyPatch) -> None:
 
 def _no_added_tokens(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tokenizer, "_place_added", lambda *_: None)
+    patch.setattr(tokenizer, "_made", tokenizer._made.__wrapped__)  # nothing is remembered from before, or for later
     patch.setattr(metadata, "stop_token_ids", lambda *_: [1, 11, 2049])
 
 
