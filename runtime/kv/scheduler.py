@@ -51,9 +51,15 @@ class Work(Generic[Item]):
     def __init__(self) -> None:
         self.output: SimpleQueue[Item | _End] = SimpleQueue()
         self.is_cancelled = False  # unread output is worth nothing
+        self.is_read = False  # to its end
         self.has_failed = False
         self.wake: Callable[[], None] | None = None
         self.steps: Steps | None = None
+
+    def cancel(self) -> None:
+        """As `Task.cancel`."""
+        if not self.is_read:
+            self.is_cancelled = True
 
     def check(self) -> None:
         """Raises CancelledError where nobody waits any more."""
@@ -103,14 +109,12 @@ class Task(Generic[Item]):
 
     def __init__(self, work: Work[Item]) -> None:
         self._work = work
-        self._ended = False
-        self._lost = weakref.finalize(self, _cancel, work)
+        self._lost = weakref.finalize(self, work.cancel)
         self._lost.atexit = False
 
     def cancel(self) -> None:
         """Stop. May be called from any thread, twice, and after its end, then without effect."""
-        if not self._ended:
-            self._work.is_cancelled = True
+        self._work.cancel()
 
     @property
     def is_cancelled(self) -> bool:
@@ -119,14 +123,14 @@ class Task(Generic[Item]):
 
     def wait(self) -> None:
         """Until it has stopped; what it still puts out is dropped."""
-        while not self._ended:
+        while not self._work.is_read:
             self._take(self._work.output.get())
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Item:
-        while not self._ended:
+        while not self._work.is_read:
             for item in self._take(self._work.output.get()):
                 return item
         raise StopIteration
@@ -135,7 +139,7 @@ class Task(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        while not self._ended:
+        while not self._work.is_read:
             if self._work.output.empty():
                 await self._arrival()
             else:
@@ -149,7 +153,7 @@ class Task(Generic[Item]):
             await self._next_put()
         except asyncio.CancelledError:
             self.cancel()
-            while not self._ended:
+            while not self._work.is_read:
                 with suppress(asyncio.CancelledError):  # again, by whoever ends the loop
                     await self._next_put()
                 with suppress(Empty):
@@ -170,15 +174,11 @@ class Task(Generic[Item]):
     def _take(self, item: Item | _End) -> list[Item]:
         """What is to be passed on of an item: nothing after `cancel`, and what ended the task is raised."""
         if isinstance(item, _End):
-            self._ended = True
+            self._work.is_read = True
             if item.error is not None and not self._work.is_cancelled:
                 raise item.error
             return []
         return [] if self._work.is_cancelled or self._work.has_failed else [item]
-
-
-def _cancel(work: Work[Any]) -> None:
-    work.is_cancelled = True
 
 
 def _tell(loop: asyncio.AbstractEventLoop, arrived: "asyncio.Future[None]") -> None:

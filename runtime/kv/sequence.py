@@ -31,7 +31,7 @@ class TokenSequence:
         self._before_call = before_call
         self._tokens: list[int] = []
         self._owner: weakref.ref[object] = weakref.ref(self)
-        self._task: Callable[[], Task[Any] | None] = lambda: None
+        self._work: Callable[[], Work[Any] | None] = lambda: None
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -131,9 +131,9 @@ class TokenSequence:
 
     def cancel(self) -> None:
         """Ends what is running for this sequence. May be called from any thread; without effect where nothing is."""
-        task = self._task()
-        if task is not None:
-            task.cancel()
+        work = self._work()
+        if work is not None:
+            work.cancel()
 
     def _job(self, work: Work[Any]) -> Job:
         return Job(work, self._pool, self._owner, self._before_call)
@@ -155,9 +155,11 @@ class TokenSequence:
         return result
 
     def _submit(self, steps: Callable[[Work[Item]], Steps]) -> Task[Item]:
-        task: Task[Item] = self._scheduler.submit(steps)
-        self._task = weakref.ref(task)
-        return task
+        def begin(work: Work[Item]) -> Steps:
+            self._work = weakref.ref(work)  # before it can run, so that no `cancel` misses it
+            return steps(work)
+
+        return self._scheduler.submit(begin)
 
     def _read(self, task: Task[Item]) -> list[Item]:
         results = list(task)

@@ -248,8 +248,8 @@ def test_a_loop_that_ends_waits_for_the_call(scheduler: Scheduler) -> None:
         await asyncio.sleep(0)
         await until(long.begun)
         assert not task.done()  # and nobody waits for it
+        threading.Timer(0.05, long.release.set).start()
 
-    threading.Timer(0.05, long.release.set).start()
     asyncio.run(main())
     assert long.ended.is_set()
 
