@@ -324,13 +324,15 @@ class Conversation:
         finally:
             self._sending = None
 
+    def _may_constrain(self, messages: Sequence[Json]) -> bool:
+        """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
+        return not self._answers_calls or messages[0].get("role") == "tool"
+
     async def _reply_to(
         self, sequence: TokenSequence, messages: Sequence[Json], options: SendOptions, sending: Sending, wait: Waiting
     ) -> AsyncGenerator[Chunk, None]:
         prompt = await self._prompt(sequence, messages, options, wait)
-        # A format for a reply that may have to be a call would forbid the call: then only answers keep to it.
-        may_constrain = not self._answers_calls or messages[0].get("role") == "tool"
-        wanted = options.response_format if may_constrain else None
+        wanted = options.response_format if self._may_constrain(messages) else None
         constraint = None if wanted is None else self._model.constraint(wanted)
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
         earlier = self._usage  # nothing in the first round: where the turn began is where to come back to
