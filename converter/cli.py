@@ -125,7 +125,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--modalities",
             type=Names(*MODALITIES),
-            help="What the model is to take, such as text,vision.  [default: all that the checkpoint has and fits]",
+            help="Inputs to support, e.g. text,vision.  [default: all that the checkpoint has and fits]",
         ),
         click.option("--kv", type=click.Choice(KV_TYPES), default="fp32", show_default=True, help="KV cache type."),
         click.option(
@@ -136,7 +136,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--encoding", multiple=True, metavar="ROLE=ENCODING", help="Override the recipe; repeatable."),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
-        click.option("--fit", is_flag=True, help="If it does not fit the profile, take the nearest that does."),
+        click.option(
+            "--fit",
+            is_flag=True,
+            help="If the request exceeds the profile's memory, convert the closest variant that fits.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
     )
     for option in reversed(options):
@@ -157,7 +161,7 @@ def main() -> None:
     is_flag=False,
     flag_value="built-in",
     metavar="[FILE]",
-    help="Round layers for what they are given on a text: a file, or without one a built-in text.",
+    help="Calibrate 4-bit weights on a text file; without a file, on a built-in text.",
 )
 @click.option("--gate", default="", metavar="GATES", help="Bounds to keep, such as kl<=0.05,ppl<=1.1.")
 @click.option("--accept-loss", is_flag=True, help="Write a bundle that is measured to be not usable, too.")

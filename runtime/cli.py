@@ -70,7 +70,7 @@ def run_main(
 ) -> None:
     """Chat with a bundle, or answer one prompt. Images and recordings go with the first message.
 
-    Ctrl-C cancels the reply; Ctrl-D or an empty Ctrl-C ends.
+    Ctrl-C stops the reply; at the prompt, Ctrl-C or Ctrl-D ends the chat.
     """
     from dataclasses import replace
 

@@ -64,7 +64,7 @@ class Engine:
             that runs the model.
         ProfileError: no such profile, or it is not valid.
         BundleError, OnnxDirectoryError: not a bundle or directory, damaged, or without a section that is needed.
-        BundleMismatchError: its model is none that this runtime runs.
+        BundleMismatchError: this runtime cannot run its kind of model.
         ConfigError, ExecutorError, WeightCacheError: settings that cannot be honoured.
     """
 

@@ -1,4 +1,4 @@
-"""Gemma 3n's ear: mel frames through two convolutions and a conformer to one embedding for every 16 frames.
+"""Gemma 3n's audio encoder: mel frames through two convolutions and a conformer to one embedding for every 16 frames.
 
 Source: transformers models/gemma3n/modeling_gemma3n.py, Gemma3nAudioEncoder and Gemma3nModel.forward. It is the encoder
 of the Universal Speech Model (arXiv 2303.01037): a conformer (arXiv 2005.08100) that looks back only.

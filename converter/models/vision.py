@@ -1,4 +1,4 @@
-"""Gemma 3n's eye: an image through MobileNet-V5 to 256 embeddings.
+"""Gemma 3n's vision encoder: an image through MobileNet-V5 to 256 embeddings.
 
 Source: timm models/mobilenetv5.py (MobileNetV5Encoder), models/_efficientnet_blocks.py, layers/attention2d.py;
 transformers models/gemma3n/modeling_gemma3n.py (Gemma3nModel.get_image_features).

@@ -1,4 +1,4 @@
-"""From a request that does not fit its profile to the nearest ones that do: every one computed, cheapest loss first.
+"""Search for the variants closest to a request that exceeds its memory budget: every one computed, cheapest loss first.
 
 Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
 costs length of conversation, fewer bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer

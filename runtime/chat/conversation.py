@@ -325,7 +325,7 @@ class Conversation:
             self._sending = None
 
     def _may_constrain(self, messages: Sequence[Json]) -> bool:
-        """A format for a reply that may have to be a call would forbid the call: then only answers keep to it."""
+        """A format would forbid tool calls, so where they are answered it binds only the reply to their results."""
         return not self._answers_calls or messages[0].get("role") == "tool"
 
     async def _reply_to(

@@ -19,7 +19,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenizerError(GemmaEdgeError, RuntimeError):
-    """The bundle has no tokenizer this runtime reads, a token id is outside its vocabulary, or a text is no text."""
+    """The bundle has no tokenizer this runtime reads, a token id is not in its vocabulary, or a text is no Unicode."""
 
 
 class Tokenizer:

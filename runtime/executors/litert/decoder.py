@@ -57,7 +57,7 @@ class DecoderSections:
 
     @property
     def tables(self) -> tuple[FileRange, ...]:
-        """What single rows are read of."""
+        """The tables that rows are read from."""
         return (self.embedder,) if self.per_layer_embedder is None else (self.embedder, self.per_layer_embedder)
 
 

@@ -13,7 +13,7 @@ from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
 from gemma_edge.runtime.media.mel import BANDS
 
 MASK = "mask"
-"""What the name of a mask has in it; LiteRT-LM tells it from features so."""
+"""Marks a mask tensor by its name, as LiteRT-LM does."""
 
 Shape = tuple[int, ...]
 

@@ -32,7 +32,7 @@ GRAPH = "decoder.onnx"
 _SIZES = "sizes.json"
 _SMALLEST_WEIGHT_BYTES = 33
 """What stays inside the graph: numbers that ONNX Runtime's shape inference wants there, up to 4 int64. A weight there
-would lose what was packed of it, without a word: the builder compares logits."""
+would silently lose its packed form, so the builder compares logits."""
 _GROWTH = 2.3  # bytes written for each byte of weights: what was packed lies beside what it was packed from
 
 
