@@ -94,7 +94,7 @@ class Constraint:
             raise ConstraintError(f"the reply breaks the JSON schema: {wrong}; ask again, or loosen the schema")
 
     def mask(self, logits: Logits) -> Logits:
-        """New logits [V] with -inf where a token may not come next; once the format is complete, only stop tokens may."""
+        """New logits [V] with -inf where a token may not follow; once the format is complete, only stop tokens do."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
         allowed = np.unpackbits(mask, bitorder="little")[: len(logits)]
