@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gemma_edge.converter.calibrate.auto import automatic_recipe
-from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows
+from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows, rounds_for_a_text
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
@@ -66,7 +66,10 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
 
 
 def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint, stage: Stage) -> Target:
-    """The request with the recipe that loses least in a bundle of at most `max_bytes`."""
+    """The request with the recipe that loses least in a bundle of at most `max_bytes`.
+
+    Without a calibration text where that recipe leaves nothing to calibrate: nobody could know that before.
+    """
     without_profile = replace(request, profile=None, fit=False)
 
     def plan_of(recipe: Recipe) -> Plan:
@@ -77,7 +80,8 @@ def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint,
     recipe = automatic_recipe(
         plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
     )
-    return replace(request, recipe=recipe)
+    request = replace(request, recipe=recipe)
+    return request if rounds_for_a_text(plan_of(recipe)) else replace(request, calibration=None)
 
 
 def lay_out(plan: Plan, source: Checkpoint) -> Bundle:

@@ -55,14 +55,17 @@ def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) ->
 
 def check_calibration(plan: Plan) -> None:
     """Raises TargetError where a text was given, and nothing would be rounded for it."""
-    if plan.target.calibration is None:
-        return
-    rounded = (t for t in plan.tensors if t.spec.role is not Role.EMBEDDING and t.spec.role not in TOWER_ROLES)
-    if not any(is_calibrated(tensor.storage) for tensor in rounded):
+    if plan.target.calibration is not None and not rounds_for_a_text(plan):
         raise TargetError(
             f"calibrate: recipe {plan.target.recipe.name} has no weights below 8 bits that could be rounded for a "
             "text; leave --calibrate out"
         )
+
+
+def rounds_for_a_text(plan: Plan) -> bool:
+    """Whether any weight has less than 8 bits and is multiplied: a table's rows are only read."""
+    rounded = (t for t in plan.tensors if t.spec.role is not Role.EMBEDDING and t.spec.role not in TOWER_ROLES)
+    return any(is_calibrated(tensor.storage) for tensor in rounded)
 
 
 def calibration_windows(text: CalibrationText, model: Model, source: Checkpoint) -> NDArray[np.integer[Any]]:

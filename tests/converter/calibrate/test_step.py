@@ -98,6 +98,19 @@ def test_a_measured_recipe_fits_its_budget(
     assert report.values["recipe"]["name"] == f"auto, int4, at most {limit} bytes"
 
 
+def test_a_text_that_measured_encodings_leave_nothing_for_is_not_used(
+    tiny_gemma3: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "LAYER_GROUPS", 2)
+    monkeypatch.setattr(step, "MEASURING_TOKENS", 256)
+    options = {"recipe": "auto", "max_bytes": "8MB", **SMALL}
+    report = convert("custom-int4", tiny_gemma3, tmp_path / "out", calibrate=text, **options).values
+    assert set(report["recipe"]["tensors"].values()) == {"int8"}
+    assert "calibration" not in report
+    convert("custom-int4", tiny_gemma3, tmp_path / "plain", **options)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "out").read_bytes()
+
+
 def test_encodings_that_are_measured_lose_less_than_those_of_the_recipe(
     tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
