@@ -1,14 +1,16 @@
-"""What constrained replies make of the JSON-Schema-Test-Suite: nothing invalid gets through, and what is refused.
+"""What constrained replies make of other people's JSON schemas: nothing invalid gets through, and what is refused.
 
-    python -m tools.schema_suite SUITE TOKENIZER [--draft draft2020-12] [--replies 3]
+    python -m tools.schema_suite SUITE TOKENIZER [--draft draft2020-12] [--replies 3] [--sample 500]
 
-SUITE: a checkout of json-schema-org/JSON-Schema-Test-Suite. TOKENIZER: a tokenizer.model. For every schema that is
-taken, each instance of the suite is written token by token under the constraint, and random replies are drawn; a reply
-counts as given if it can be written to its end and passes the check there.
+SUITE: a checkout of json-schema-org/JSON-Schema-Test-Suite, or of guidance-ai/jsonschemabench. TOKENIZER: a
+tokenizer.model. For every schema that is taken, each instance of the suite is written token by token under the
+constraint, and random replies are drawn; a reply counts as given if it can be written to its end and passes the check
+there. sample: so many schemas, spread evenly; all by default. Exits 1 where something invalid got through.
 """
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +26,13 @@ MOST_TOKENS = 300
 
 
 def schemas(suite: Path, draft: str) -> Iterator[tuple[str, Any, list[dict[str, Any]]]]:
-    """(name, schema, instances) of every group that needs no other document."""
+    """(name, schema, instances) of every group of the test suite, or of every file of the bench."""
     for path in sorted((suite / "tests" / draft).glob("*.json")):
         for group in json.loads(path.read_bytes()):
             yield f"{path.stem}: {group['description']}", group["schema"], group["tests"]
+    for path in sorted((suite / "maskbench" / "data").glob("*.json")):
+        group = json.loads(path.read_bytes())
+        yield path.stem, group["schema"], group["tests"]
 
 
 def can_be_written(constraint: Constraint, tokenizer: Tokenizer, stop: int, text: str) -> bool:
@@ -68,12 +73,16 @@ def main() -> None:
     parser.add_argument("--draft", default="draft2020-12")
     parser.add_argument("--replies", type=int, default=3)
     parser.add_argument("--lenient", action="store_true")
+    parser.add_argument("--sample", type=int)
     args = parser.parse_args()
     tokenizer = Tokenizer(args.tokenizer.read_bytes())
     stop = tokenizer.encode("<end_of_turn>")[0]
     factory = ConstraintFactory(tokenizer, [stop])
     counts: Counter[str] = Counter()
-    for name, schema, instances in schemas(args.suite, args.draft):
+    groups = list(schemas(args.suite, args.draft))
+    if not groups:
+        parser.error(f"{args.suite}: neither tests/{args.draft} nor maskbench/data is there; give a checkout of one")
+    for name, schema, instances in groups[:: max(1, len(groups) // (args.sample or len(groups)))]:
         counts["schemas"] += 1
         wanted = ResponseFormat.json(schema, lenient=args.lenient)
         try:
@@ -101,6 +110,7 @@ def main() -> None:
                 print(f"INVALID reply {name}: {text!r}: {wrong}")
     for what, count in sorted(counts.items()):
         print(f"{count:6} {what}")
+    sys.exit(any("INVALID" in what and "not given" not in what for what in counts))
 
 
 if __name__ == "__main__":
