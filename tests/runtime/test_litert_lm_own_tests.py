@@ -1,7 +1,7 @@
 """What LiteRT-LM's own Python tests assert, said anew for our fixtures and asked of both modules.
 
-They are messages_test and tool_test (in test_litert_lm_own_messages.py), model_info_test and engine_test (Apache-2.0), at
-0.18.1. That litert_lm itself passes here shows that they are said right. Left out, with reasons:
+They are messages_test and tool_test (test_litert_lm_own_messages.py), model_info_test and engine_test (Apache-2.0), as
+of 0.18.1. That litert_lm itself passes here shows that they are said right. Left out, with reasons:
 - what looks into its C library (settings, handles, `_handle_tool_calls`, `_merge_tool_call_response`): there is none;
 - NPU, GPU, LoRA, embedding models, speculative decoding, YNNPACK, `filter_channel_content_from_kv_cache`: not
   converted, or not here; refused by name where they are asked for (the last test);
@@ -235,7 +235,7 @@ def test_a_model_info(litert_lm: Any, model_path: str) -> None:
         modalities = info.input_modalities
         assert (modalities.text, modalities.vision, modalities.audio) == (True, False, False)
         assert info.max_context_tokens == 512
-    for name in ("llm", "input_modalities"):
+    for name in ("max_context_tokens", "input_modalities", "model_type", "is_llm_model", "is_dynamic_context"):
         with pytest.raises(RuntimeError):
             getattr(info, name)
     with pytest.raises(FileNotFoundError):
