@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
-from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
+from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template, programs_unlike
 from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -53,6 +53,7 @@ class OnnxBundle:
     plan: Plan
     graphs: tuple[OnnxFile, ...]
     sections: tuple[PlannedFile, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def lay_out(cls, plan: Plan, checkpoint: Path) -> "OnnxBundle":
@@ -76,7 +77,11 @@ class OnnxBundle:
         if plan.model.names.genai is not None:
             genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
-        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer, template)))
+        unlike = programs_unlike(checkpoint)
+        if plan.model.names.genai is None:
+            unlike.pop("onnxruntime-genai", None)
+        files += _tokenizer_files(plan, checkpoint, tokenizer, template)
+        return cls(plan, graphs, tuple(files), tuple(map(_note, unlike.items())))
 
     @property
     def nbytes(self) -> int:
@@ -115,6 +120,14 @@ class OnnxBundle:
             elif planned.content is not None:
                 (directory / planned.name).write_bytes(planned.content)
         return errors
+
+
+def _note(unlike: tuple[str, Sequence[str]]) -> str:
+    program, found = unlike
+    return (
+        f"{program} does not write this chat template's prompts as transformers does ({'; '.join(found)}); "
+        "render them elsewhere and give it tokens"
+    )
 
 
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:

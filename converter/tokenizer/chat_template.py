@@ -24,6 +24,7 @@ from jinja2 import nodes
 
 from gemma_edge.converter.tokenizer.minijinja import LitertTemplate
 from gemma_edge.converter.tokenizer.template_dialect import MISSING_FILTERS, MISSING_FUNCTIONS, MISSING_TESTS, rewritten
+from gemma_edge.converter.tokenizer.template_elsewhere import spelled_for_all, unlike
 from gemma_edge.converter.tokenizer.template_files import (
     DEFAULT,
     TOOL_USE,
@@ -35,7 +36,14 @@ from gemma_edge.converter.tokenizer.template_probes import ABSENT, Probe, absent
 from gemma_edge.converter.tokenizer.template_reference import Reference
 from gemma_edge.converter.tokenizer.template_turns import GEMMA_TURNS, CallSyntax, Turns, call_syntax, turns
 
-__all__ = ["BundleTemplate", "ChatTemplateError", "bundle_template", "gemma_template", "onnx_template"]
+__all__ = [
+    "BundleTemplate",
+    "ChatTemplateError",
+    "bundle_template",
+    "gemma_template",
+    "onnx_template",
+    "programs_unlike",
+]
 
 METHODS: Final = frozenset(["endswith", "items", "lstrip", "replace", "rstrip", "split", "startswith", "strip"])
 """Python's methods that LiteRT-LM rewrites by itself. join() is not among them: it yields the separator."""
@@ -93,20 +101,21 @@ def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTempla
 def onnx_template(checkpoint: Path) -> str | list[dict[str, str]]:
     """For transformers.js and onnxruntime-genai, whose engines have Python's methods: the checkpoint's, else ours.
 
-    A text, or a list of named ones as the checkpoint has it. `{% generation %}`, for training only, is left out.
+    A text, or a list of named ones as the checkpoint has it. Spelled so that each of them writes what transformers
+    does, where that can be; `programs_unlike` names what cannot.
     """
     named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
-    named = {name: _GENERATION.sub(_if_true, source) for name, source in named.items()}
+    shows_tools = Reference(named, special_tokens(checkpoint)).mentions_tools
+    named = {name: spelled_for_all(source, shows_tools) for name, source in named.items()}
     if len(named) == 1:
         return named[DEFAULT]
     return [{"name": name, "template": source} for name, source in named.items()]
 
 
-_GENERATION: Final = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
-
-
-def _if_true(found: re.Match[str]) -> str:
-    return f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}"
+def programs_unlike(checkpoint: Path) -> dict[str, list[str]]:
+    """By program, what in the checkpoint's template it does not render as transformers does."""
+    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
+    return unlike(Reference(named, special_tokens(checkpoint)))
 
 
 def _are_equal(theirs: Reference, ours: Reference) -> bool:
@@ -296,6 +305,9 @@ def _as_text(joins: bool, missing: Any) -> str:
         "OTHER": refusal if joins else "message",
     }
     return re.sub("|".join(words), lambda found: words[found[0]], _AS_TEXT)
+
+
+_GENERATION: Final = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
 def _is_portable(tree: nodes.Template, source: str) -> bool:

@@ -6,7 +6,7 @@ that is json.dumps.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -34,10 +34,13 @@ class Generation(Extension):
 class Reference:
     """The checkpoint's own templates. mentions_tools: whether what is rendered can depend on tools or calls."""
 
-    def __init__(self, named: Mapping[str, str], special: Mapping[str, str]) -> None:
-        """Raises jinja2.TemplateSyntaxError."""
+    def __init__(
+        self, named: Mapping[str, str], special: Mapping[str, str], finalize: Callable[[Any], Any] | None = None
+    ) -> None:
+        """finalize: sees each value that is printed. Raises jinja2.TemplateSyntaxError."""
         self.special = dict(special)
-        self._environment = environment()
+        self._sources = dict(named)
+        self._environment = environment(finalize)
         self.parsed = {name: self._environment.parse(source) for name, source in named.items()}
         self._compiled = {name: self._environment.from_string(source) for name, source in named.items()}
         self.mentions_tools = TOOL_USE in named or any(
@@ -47,6 +50,20 @@ class Reference:
     def mentions(self, variable: str) -> bool:
         """Whether a template may read that variable."""
         return any(node.name == variable for tree in self.parsed.values() for node in tree.find_all(nodes.Name))
+
+    def prints_values(self, probes: Iterable[tuple[Messages, Sequence[Any] | None, Mapping[str, Any]]]) -> bool:
+        """Whether any of these conversations (messages, tools, more) makes it print what is neither text nor number."""
+        found = False
+
+        def look(value: Any) -> Any:
+            nonlocal found
+            found = found or value is None or isinstance(value, bool | list | tuple | Mapping)
+            return value
+
+        looking = Reference(self._sources, self.special, look)
+        for messages, tools, more in probes:
+            looking.render(messages, tools, **more)
+        return found
 
     def render(
         self, messages: Messages, tools: Sequence[Any] | None = None, generation: bool = True, **more: Any
@@ -60,10 +77,13 @@ class Reference:
             return None
 
 
-def environment() -> jinja2.Environment:
-    """Jinja2 as transformers sets it up."""
+def environment(finalize: Callable[[Any], Any] | None = None) -> jinja2.Environment:
+    """Jinja2 as transformers sets it up. finalize: is given each value that is printed, and says what is."""
     made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, "jinja2.ext.loopcontrols"],
+        finalize=finalize,
     )
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -24,7 +23,6 @@ from tests.near_ties import NEAR_TIE, settled_tokens
 from tests.runtime.media.towers import Towers
 from tests.slots import onnx_slot
 
-PACKAGE, VERSION = "@huggingface/transformers", "4.3.1"
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
 MESSAGE = "He went to the house"
@@ -32,23 +30,6 @@ NEW_TOKENS = 32
 TOLERANCE = 1e-3  # of logits, besides what float32 explains (tests/oracles.py)
 
 ConvertedFixture = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="session")
-def transformers_js() -> Path:
-    """The module, from npm, kept between runs. No package runs code of its own at installation."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gemma-edge-tests" / f"js-{VERSION}"
-    module = cache / "node_modules" / PACKAGE / "dist" / "transformers.node.mjs"
-    if not all(map(shutil.which, ("node", "npm"))):
-        pytest.skip(f"node and npm, which run {PACKAGE}, are not installed")
-    if not module.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        staged = cache.with_name(f"{cache.name}.{os.getpid()}")
-        staged.mkdir()
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
-        subprocess.run(command, cwd=staged, check=True, capture_output=True)
-        staged.rename(cache)
-    return module
 
 
 @pytest.fixture(scope="module")
