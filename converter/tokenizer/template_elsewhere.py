@@ -154,6 +154,7 @@ class _Program:
     methods: Mapping[str, tuple[int, ...]]  # those it has, with how many arguments
     statements: tuple[type[nodes.Node], ...]
     sole: frozenset[str]  # filters that need an argument more
+    is_minja: bool = False  # onnxruntime-genai's
 
 
 def _words(text: str) -> frozenset[str]:
@@ -185,6 +186,7 @@ _PROGRAMS: Final = {
          "rstrip": (0, 1), "split": (1,), "startswith": (1,), "strip": (0, 1), "title": (0,)},
         (nodes.With, nodes.Block, nodes.CallBlock),
         _words("map selectattr rejectattr"),
+        is_minja=True,
     ),
 }  # fmt: skip
 
@@ -200,8 +202,11 @@ def unlike(reference: Reference) -> dict[str, list[str]]:
 
 
 def _unlike(program: _Program, tree: nodes.Template) -> Iterator[str]:
+    called = {id(call.node) for call in tree.find_all(nodes.Call)}
     for node in tree.find_all(nodes.Node):
         what = _what(program, node)
+        if isinstance(node, nodes.Getattr) and id(node) not in called and node.attr in ("items", "keys", "values"):
+            what = f"the attribute .{node.attr}, which is a method to Jinja2"
         if what:
             yield f"line {node.lineno}: {what}"
 
@@ -211,12 +216,14 @@ def _what(program: _Program, node: nodes.Node) -> str:
         case nodes.Filter(name=name, args=args, kwargs=kwargs):
             if name in program.filters or (name in program.sole and len(args) < 2 and not kwargs):
                 return f"the filter {name!r}"
-            if name == "tojson" and {pair.key for pair in kwargs} - {"indent"} and "replace" in program.filters:
+            if name == "tojson" and program.is_minja and {pair.key for pair in kwargs} - {"indent"}:
                 return f"the argument {kwargs[0].key!r} of the filter 'tojson'"
         case nodes.Test(name=name) if name in program.tests:
             return f"the test {name!r}"
-        case nodes.Test(node=nodes.Name(name="tools"), name="none") if "odd" in program.tests:
+        case nodes.Test(node=nodes.Name(name="tools"), name="none") if program.is_minja:
             return "'tools is none': it is an empty list there"
+        case nodes.Macro(name=name) if program.is_minja and _calls(node, name):
+            return f"the macro {name!r}, which calls itself"
         case nodes.Call(node=nodes.Getattr(attr=method), args=args):
             if len(args) not in program.methods.get(method, ()):
                 return f"the method .{method}()" + (f" with {len(args)} arguments" if args else "")
@@ -229,3 +236,8 @@ def _what(program: _Program, node: nodes.Node) -> str:
         case _ if isinstance(node, program.statements):
             return f"the statement {type(node).__name__.lower()!r}"
     return ""
+
+
+def _calls(macro: nodes.Macro, name: str) -> bool:
+    """Whether a macro calls itself: onnxruntime-genai then loses its arguments."""
+    return any(isinstance(call.node, nodes.Name) and call.node.name == name for call in macro.find_all(nodes.Call))

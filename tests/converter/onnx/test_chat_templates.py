@@ -97,12 +97,12 @@ def test_token_ids_are_transformers_or_the_difference_is_named(program: tuple[st
             cases.append({"template": ours, "messages": told, "tools": tools})
             owners.append(template_name)
     said = render(cases)
-    assert len(said) > 380
+    assert len(said) > 440
     unlike_found = {
         owner for owner, ids, answer in zip(owners, expected, said, strict=True) if answer.get("ids") != ids
     }
     assert unlike_found == named
-    assert len(named) <= 5
+    assert len(named) <= 8
 
 
 def test_the_converters_report_names_what_is_unlike(tiny_gemma3: Path, tmp_path: Path) -> None:
@@ -215,6 +215,8 @@ SPELLED = [
     "{{ {'b': 1} | tojson(separators=(',', ':')) }}",
     "{{ 'y' if tools is none else 'n' }}{{ 'y' if not tools else 'n' }}",
     "{% for x in [1, 2] %}{{ loop.cycle('a', 'b') }}{% endfor %}",
+    "{% set x = {'items': 'v'} %}{{ x.items if x.items is string else 'a method' }}{{ x['items'] }}",
+    "{% macro r(n, d) %}{{ n }}{% if d %}{{ r('b', false) }}{% endif %}{{ n }}{% endmacro %}{{ r('a', true) }}",
 ]
 
 
