@@ -32,7 +32,7 @@ class Lengths(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: expected numbers with commas between them, such as 16,128", param, ctx)
+            self.fail(f"{value!r}: expected a comma-separated list of numbers, such as 16,128", param, ctx)
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -48,7 +48,7 @@ class Names(click.ParamType[tuple[str, ...]]):
         names = value if isinstance(value, tuple) else tuple(str(value).split(","))
         for name in names:
             if name not in self._choices:
-                self.fail(f"{name!r}: expected names out of {', '.join(self._choices)} with commas between", param, ctx)
+                self.fail(f"{name!r}: expected a comma-separated list of {', '.join(self._choices)}", param, ctx)
         return names
 
 
@@ -170,7 +170,7 @@ def main() -> None:
 def convert_main(as_json: bool, **request: Any) -> None:
     """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model.
 
-    What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate is not kept.
+    What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate failed.
     """
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars

@@ -35,7 +35,7 @@ from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
-from gemma_edge.runtime.settings import settle
+from gemma_edge.runtime.settings import choose_settings
 from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
@@ -94,7 +94,7 @@ class Engine:
         path = Path(model_path)
         self.bundle = open_model(path)
         self._identity = _identity(self.bundle.path)
-        settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
+        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
         if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)

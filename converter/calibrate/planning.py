@@ -12,7 +12,7 @@ from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL, official_model
-from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.fit import fit_target
 from gemma_edge.converter.plan.output import Bundle, output_of
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import Target
@@ -28,17 +28,17 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     Raises OverBudget, LoraError, and what reading and matching a checkpoint raise.
     """
     if checkpoint is None and request.size in OFFICIAL and request.max_bytes is None:
-        settle(request, official_model(request.size))
+        fit_target(request, official_model(request.size))
     path = resolve_checkpoint(None if checkpoint is None else str(checkpoint), request.size)
     model = Model.of_checkpoint(read_config(path), image_pixels(path))
     request.check(model)
     if request.max_bytes is None:
-        settle(request, model)
+        fit_target(request, model)
     source, model = _open(path, request, model)
     request.check(model)
     if request.max_bytes is not None:
         request = _measured(request, request.max_bytes, model, source, stage)
-    return source, make_plan(settle(request, model), source)
+    return source, make_plan(fit_target(request, model), source)
 
 
 def published_plan(request: Target) -> Plan | None:
@@ -49,19 +49,19 @@ def published_plan(request: Target) -> Plan | None:
     """
     if request.size not in OFFICIAL or request.lora is not None or request.max_bytes is not None:
         return None
-    return make_plan(settle(request, official_model(request.size)))
+    return make_plan(fit_target(request, official_model(request.size)))
 
 
 def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]:
     """The checkpoint, with its adapter if there is one, and the model with what only its tensors tell.
 
-    A tower that config.json describes and no shard holds is a modality that the checkpoint does not have.
+    An encoder that config.json describes and no shard holds is a modality that the checkpoint does not have.
     """
     source = Checkpoint.open(path)
-    model = model.with_modalities([tower.modality for tower in model.towers if tower.is_stored_in(source.tensors)])
+    model = model.with_modalities([each.modality for each in model.encoders if each.is_stored_in(source.tensors)])
     if request.lora is not None:
         source = merged(source, request.lora, text_only=request.modalities == (Modality.TEXT,))
-        model = replace(Model.from_json(source.text_config), towers=model.towers)  # its head may have become untied
+        model = replace(Model.from_json(source.text_config), encoders=model.encoders)  # its head may have become untied
     return source, with_grids(model, source, request.recipe_for(model))
 
 
@@ -73,7 +73,7 @@ def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint,
     without_profile = replace(request, profile=None, fit=False)
 
     def plan_of(recipe: Recipe) -> Plan:
-        return make_plan(settle(replace(without_profile, recipe=recipe), model), source)
+        return make_plan(fit_target(replace(without_profile, recipe=recipe), model), source)
 
     plan = balanced_plan(plan_of(request.recipe), source, stage)
     windows = measuring_windows(request, model, source)

@@ -37,7 +37,7 @@ OFFICIAL: Mapping[str, Official] = {
 
 
 def official_model(size: str) -> Model:
-    """The model of a key of OFFICIAL; a Gemma 3n has both towers, with the numbers that are their defaults."""
+    """The model of a key of OFFICIAL; a Gemma 3n has both encoders, with the numbers that are their defaults."""
     text = OFFICIAL[size].text
     if text["model_type"] != "gemma3n_text":
         return Model.from_json(text)

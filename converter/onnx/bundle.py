@@ -22,7 +22,7 @@ from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer, Stream
 from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
@@ -30,7 +30,7 @@ from gemma_edge.runtime.formats.encoding import Encoding
 
 TOKENIZER_JSON = "tokenizer.json"
 COPIED = (TOKENIZER_JSON, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
-PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and sound are prepared
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and audio are prepared
 _NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
 _TYPES = {"float32": F32, "bool": BOOL}
 FRAMES = "num_frames"
@@ -96,7 +96,7 @@ class OnnxBundle:
         checkpoint: Checkpoint,
         identity: Callable[[], str],  # noqa: ARG002  the directory carries no identifier
         on_bytes: Callable[[int], None],
-        rounds: Mapping[str, Round] = NO_ROUNDS,
+        quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS,
         look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights, then everything else; returns the errors by tensor name."""
@@ -106,7 +106,7 @@ class OnnxBundle:
             for name, nbytes in graph.data.sizes.items():
                 with (directory / onnx_dir.GRAPHS / name).open("wb") as file:
                     file.truncate(nbytes)
-                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, rounds, look)
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, quantizers, look)
                     errors |= stream.write([w for w in graph.weights.values() if w.file == name], on_bytes)
                     os.fsync(file.fileno())
         for planned in self.sections:
@@ -175,7 +175,7 @@ def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: B
     metadata = llm_metadata(
         checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
-    names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
+    names = (*COPIED, *(PROCESSOR if plan.model.encoders else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
     has_json = checkpoint / TOKENIZER_JSON in copied
     made = [] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]

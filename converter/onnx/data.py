@@ -20,7 +20,7 @@ from gemma_edge.converter.quantize.stored import StoredWeight, Write
 
 ALIGNMENT = 4096  # bytes; what is mapped begins on a page
 LARGEST_FILE_BYTES = 2_000_000_000  # a browser reads each file into one ArrayBuffer
-_SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
+SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PlacedWeight:
         encoding = self.weight.encoding
         data = rows.data
         if rows.scales is not None:
-            data = data ^ np.uint8(_SIGN_BITS[encoding.bits])
+            data = data ^ np.uint8(SIGN_BITS[encoding.bits])
             scales = rows.scales.astype("<f4")
             if not encoding.block:
                 scales = np.repeat(scales, self.blocks)

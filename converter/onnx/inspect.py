@@ -61,7 +61,7 @@ def print_directory(values: dict[str, Any], console: Console) -> None:
 
 
 def _graphs(directory: OnnxDirectory) -> list[Path]:
-    """Encoders of images and sound included."""
+    """Encoders of images and audio included."""
     suffix = SUFFIXES[directory.dtype]
     return sorted((directory.path / GRAPHS).glob(f"*{suffix}.onnx"))
 

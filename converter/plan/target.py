@@ -77,9 +77,10 @@ AUTO: Final = "auto"
 class Options(TypedDict, total=False):
     """What a request may say, named as on the command line.
 
-    profile: a device profile's name or file; what does not fit it is refused, or, with fit, the nearest that does is
-    taken. context, prefill: tokens; prefill left out is 16,128, as far as the context allows. recipe: a file, one of
-    the other named recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes ("2.6GB").
+    profile: a device profile's name or file; what does not fit it is refused; with fit, the closest variant that
+    fits is converted. context, prefill: tokens; prefill left out is 16,128, as far as the context allows. recipe: a
+    file, one of the other named recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes
+    ("2.6GB").
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory.

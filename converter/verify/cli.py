@@ -44,6 +44,7 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
     """
     from gemma_edge.converter.progress import bars
     from gemma_edge.converter.quality.verdict import Verdict
+    from gemma_edge.converter.verify.show.charts import WITHOUT_PICTURES, can_draw
     from gemma_edge.converter.verify.show.html import html_report
     from gemma_edge.converter.verify.verify import verify
 
@@ -66,6 +67,8 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
         click.echo(report.told, err=True)
     if html is not None:  # at the end: what was measured is told, whether the page can be written or not
         _write(html, html_report(report))
+        if not can_draw():
+            click.echo(f"{html}: {WITHOUT_PICTURES}", err=True)
     if not report.passed:
         raise click.exceptions.Exit(1)
 

@@ -10,11 +10,11 @@ from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import MergedCheckpoint, merged
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.plan import TOWERS
+from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
-from gemma_edge.converter.verify.dissect import dissect, readable_weights
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.converter.verify.explain import explain, readable_weights
 from gemma_edge.converter.verify.find.encoders import encoder_findings, score_encoders
 from gemma_edge.converter.verify.find.folds import as_in_bundle
 from gemma_edge.converter.verify.measure.bootstrap import Resampling
@@ -25,7 +25,7 @@ from gemma_edge.converter.verify.measure.tasks import TaskResult, load_tasks, ru
 from gemma_edge.converter.verify.measure.text import file_windows, text_windows
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
-from gemma_edge.converter.verify.show.report import BundleScores, Report
+from gemma_edge.converter.verify.show.report import BundleScores, VerifyReport
 from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
@@ -47,7 +47,7 @@ def verify(
     threads: int | None = None,
     cache_dir: str | None = None,
     stage: Stage = silent,
-) -> Report:
+) -> VerifyReport:
     """Measure what conversion did; the parameters are those of the command line.
 
     bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
@@ -83,7 +83,7 @@ def verify(
             model = StreamingModel(source, as_in_bundle(model.model, source, stored))
         reading = read(source, model, stored, windows, subjects, stage)
         answers = run_tasks(tasks, lambda prompt: subjects[0].reply(prompt, REPLY_TOKENS))
-        faults = dissect(source, model, stored, reading, stage)
+        faults = explain(source, model, stored, reading, stage)
         encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
         prompting = prompting_faults(source, vocab_size, subjects[0].text_model)
         findings = (*faults, *encoder_findings(encoders), *prompting)
@@ -93,7 +93,7 @@ def verify(
         for name, found in zip(_names(subjects), reading.scores, strict=True)
     ]
     values = {name: metric.value for name, metric in scores[0].metrics.items()} | _task_values(answers)
-    return Report(
+    return VerifyReport(
         checkpoint=source.path.name,
         windows=len(windows),
         window_tokens=windows.shape[1],
@@ -116,7 +116,7 @@ def verify(
 
 def _check_source(source: Checkpoint, model: Model) -> None:
     """That the text model is all there and the adapter, if there is one, is its own; what changes encoders may stay."""
-    specs, ignored = model.tensors.values(), (*TOWERS, *model.config.unused_tensors())
+    specs, ignored = model.tensors.values(), (*MEDIA_PREFIXES, *model.config.unused_tensors())
     if isinstance(source, MergedCheckpoint):
         source.check_adapter(specs, ignored)
     Checkpoint.match(source, specs, ignored)

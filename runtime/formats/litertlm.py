@@ -290,13 +290,28 @@ class Bundle:
             content = file.read(section.nbytes)
         if section.sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise BundleError(
-                f"{self.path}: section {section.name} has not the SHA-256 that its table records; copy the file again"
+                f"{self.path}: section {section.name} does not match the SHA-256 in its table; copy the file again"
             )
         return content
 
     def sha256(self, section: Section) -> str:
         """The hex digest of a section, read through the map."""
         return hashlib.sha256(self.view(section)).hexdigest()
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's weights: what one token reads. Raises BundleError where there are none."""
+        return self.section(SectionKind.TFLITE_MODEL, ModelType.PREFILL_DECODE).nbytes
+
+    def sentencepiece_model(self) -> bytes:
+        """The tokenizer. Raises BundleError where it is a Hugging Face tokenizer.json or missing."""
+        section = self.find(SectionKind.SENTENCEPIECE_TOKENIZER)
+        if section is None:
+            raise BundleError(
+                f"{self.path}: found sections {', '.join(s.name for s in self.sections)}, expected "
+                "sentencepiece_tokenizer; convert the checkpoint with gemma-edge, which derives one from tokenizer.json"
+            )
+        return self.read(section)
 
     def metadata(self) -> LlmMetadata:
         """The model's metadata: tokens, template, sampler, context (LiteRT-LM's llm_metadata.proto)."""

@@ -83,6 +83,15 @@ class OnnxDirectory:
         """The data files of the decoder's weights."""
         return [self.path / GRAPHS / name for name in _data_bytes(self.graphs[self.decoder])]
 
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's weights: what one token reads."""
+        return sum(path.stat().st_size for path in self.decoder_data)
+
+    def sentencepiece_model(self) -> bytes:
+        """The tokenizer. Raises OnnxDirectoryError where the file is missing."""
+        return self.read(TOKENIZER)
+
     def graph_path(self, model: str) -> Path:
         """Where a graph lies."""
         return self.path / GRAPHS / graph_file(model, self.dtype)

@@ -42,7 +42,9 @@ def transcribe(engine: AnyEngine, audio: Media, language: str | None = None) -> 
     return _listen(engine, audio, f"Transcribe the following speech segment {spoken}. {_AS_HEARD}")
 
 
-def translate(engine: AnyEngine, audio: Media, target_language: str, language: str | None = None) -> Iterator[str]:
+def transcribe_and_translate(
+    engine: AnyEngine, audio: Media, target_language: str, language: str | None = None
+) -> Iterator[str]:
     """As `transcribe`, and then the same in another language.
 
     Google's prompt asks for both: the transcription, a new line, "French: " and the translation.

@@ -108,7 +108,7 @@ def test_plan_prints_the_same(tiny_gemma3n: Path) -> None:
     assert cells(text, "file, with header and padding")[1] == f"{values['bundle_bytes']:,}"
     for part in values["footprint"]["parts"]:
         sizes = [part["anon_bytes"], part["file_bytes"], part["anon_bytes"] + part["file_bytes"]]
-        assert cells(text.partition("mapped, hot")[2], part["name"])[1:4] == [format_bytes(size) for size in sizes]
+        assert cells(text.partition("file-backed")[2], part["name"])[1:4] == [format_bytes(size) for size in sizes]
     assert cells(text, "budget")[3] == "2.00 GiB"
 
 
@@ -247,7 +247,7 @@ def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prefill", "16;32"), "'16;32': expected numbers with commas between them, such as 16,128"),
+        (("--prefill", "16;32"), "'16;32': expected a comma-separated list of numbers, such as 16,128"),
         (("--kv", "int8"), "'int8' is not one of 'fp32', 'fp16'"),
         (("--context", "long"), "'long' is not a valid integer"),
     ],

@@ -15,7 +15,7 @@ from gemma_edge.runtime.executors.litert.sections import audio_size, vision_size
 from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind, SectionSpec
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.measure import media_bench as bench
+from gemma_edge.runtime.measure import encoder_bench as bench
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.encoders import AudioSize
 from gemma_edge.runtime.media.mel import frame_count
