@@ -6,11 +6,12 @@ DIRECTORY: possible_answer/ of the leaderboard's data. Every ground truth is ren
 a fence and parsed again; each difference is printed.
 """
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import click
 
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ReplyParser, joined
@@ -35,11 +36,12 @@ def written(calls: list[tuple[str, dict[str, Any]]]) -> str:
     return f"```tool_code\n{code}\n```"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(directory: Path) -> None:
+    """Print each call that is read back otherwise, then how many were."""
     counts: Counter[str] = Counter()
-    for path in sorted(parser.parse_args().directory.glob("*.json")):
+    for path in sorted(directory.glob("*.json")):
         for text in path.read_text("utf-8").splitlines():
             calls = calls_of(json.loads(text))
             if not calls:
@@ -49,9 +51,9 @@ def main() -> None:
             is_right = [(call.name, dict(call.arguments)) for call in found] == calls and not texts
             counts[f"{path.stem}: {'read back' if is_right else 'OTHERWISE'}"] += len(calls)
             if not is_right:
-                print(f"{path.stem}: {written(calls)!r} -> {found} {texts}")
+                click.echo(f"{path.stem}: {written(calls)!r} -> {found} {texts}")
     for what, count in counts.items():
-        print(f"{count:6} {what}")
+        click.echo(f"{count:6} {what}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ taken, each instance of the suite is written token by token under the constraint
 counts as given if it can be written to its end and passes the check there.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError, ConstraintFactory, ResponseFormat
@@ -61,21 +61,21 @@ def drawn(constraint: Constraint, tokenizer: Tokenizer, stop: int, seed: int) ->
     return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("suite", type=Path)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("--draft", default="draft2020-12")
-    parser.add_argument("--replies", type=int, default=3)
-    parser.add_argument("--lenient", action="store_true")
-    args = parser.parse_args()
-    tokenizer = Tokenizer(args.tokenizer.read_bytes())
+@click.command()
+@click.argument("suite", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tokenizer_model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--draft", default="draft2020-12", show_default=True)
+@click.option("--replies", default=3, show_default=True, help="Random replies that are drawn for each schema.")
+@click.option("--lenient", is_flag=True, help="Leave to the check at the end what the constraint cannot do.")
+def main(suite: Path, tokenizer_model: Path, draft: str, replies: int, lenient: bool) -> None:
+    """Print what was invalid, then the counts."""
+    tokenizer = Tokenizer(tokenizer_model.read_bytes())
     stop = tokenizer.encode("<end_of_turn>")[0]
     factory = ConstraintFactory(tokenizer, [stop])
     counts: Counter[str] = Counter()
-    for name, schema, instances in schemas(args.suite, args.draft):
+    for name, schema, instances in schemas(suite, draft):
         counts["schemas"] += 1
-        wanted = ResponseFormat.json(schema, lenient=args.lenient)
+        wanted = ResponseFormat.json(schema, lenient=lenient)
         try:
             factory.create(wanted)
         except ConstraintError as error:
@@ -87,9 +87,9 @@ def main() -> None:
             )
             counts[f"{'valid' if case['valid'] else 'INVALID'} instances {'given' if given else 'not given'}"] += 1
             if given and not case["valid"]:
-                print(f"INVALID {name}: {case['description']}: {json.dumps(case['data'])}")
+                click.echo(f"INVALID {name}: {case['description']}: {json.dumps(case['data'])}")
         check = checker(schema)
-        for seed in range(args.replies):
+        for seed in range(replies):
             text = drawn(factory.create(wanted), tokenizer, stop, seed)
             try:
                 wrong = None if text is None else check(text)
@@ -98,9 +98,9 @@ def main() -> None:
                 counts[f"replies not checked: {type(error).__name__}"] += 1
             counts["replies without end" if text is None else "replies" if wrong is None else "INVALID replies"] += 1
             if wrong:
-                print(f"INVALID reply {name}: {text!r}: {wrong}")
+                click.echo(f"INVALID reply {name}: {text!r}: {wrong}")
     for what, count in sorted(counts.items()):
-        print(f"{count:6} {what}")
+        click.echo(f"{count:6} {what}")
 
 
 if __name__ == "__main__":
