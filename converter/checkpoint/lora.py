@@ -79,7 +79,7 @@ class MergedCheckpoint(Checkpoint):
         Raises LoraError by the module's name, and CheckpointError.
         """
         specs, ignored = list(specs), tuple(ignored)
-        self.check_adapter(specs, ignored)
+        self._check_adapter(specs, ignored)
         unconverted = super().match(specs, ignored)
         changed = {*self.changes, *(name for name, tensor in self.tensors.items() if tensor.file in self.adapter.files)}
         lost = [
@@ -95,7 +95,7 @@ class MergedCheckpoint(Checkpoint):
             )
         return unconverted
 
-    def check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
+    def _check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
         """That the checkpoint has what the adapter changes, and the adapter all that it should; as for `match`.
 
         Raises LoraError by the module's name.

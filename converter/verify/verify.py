@@ -7,9 +7,8 @@ from pathlib import Path
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
-from gemma_edge.converter.checkpoint.lora import MergedCheckpoint, merged
+from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
@@ -66,9 +65,9 @@ def verify(
         raise VerifyError("found both a text and a file of tokens, expected one of them; leave one out")
     with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
         base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
-        source = base if lora is None else merged(base, lora)
+        source = base if lora is None else merged(base, lora, text_only=True)  # what it does to encoders may stay
         model = StreamingModel.open(source)
-        _check_source(source, model.model)
+        source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
         paths = [Path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
@@ -112,14 +111,6 @@ def verify(
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )
-
-
-def _check_source(source: Checkpoint, model: Model) -> None:
-    """That the text model is all there and the adapter, if there is one, is its own; what changes encoders may stay."""
-    specs, ignored = model.tensors.values(), (*MEDIA_PREFIXES, *model.config.unused_tensors())
-    if isinstance(source, MergedCheckpoint):
-        source.check_adapter(specs, ignored)
-    Checkpoint.match(source, specs, ignored)
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:
