@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from gemma_edge.profiles.sizes import MIB
+
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation
     from gemma_edge.runtime.chat.messages import Contents
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     Chat = Conversation | LitertLmConversation
 
-MIB = 1 << 20
 
 executor_option = click.option(
     "--executor",

@@ -93,7 +93,7 @@ class Engine:
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
         self.bundle = open_model(path)
-        self._identity = _identity(self.bundle.path)
+        self._opened = {file: _state(file) for file in _files(self.bundle.path)}
         settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
         if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
@@ -263,7 +263,7 @@ class Engine:
             raise HealthError(f"{self.bundle.path}: the logits are not finite; convert the checkpoint again")
 
     def _bundle_changed(self) -> bool:
-        return _identity(self.bundle.path) != self._identity
+        return any(_state(file) != opened for file, opened in self._opened.items())
 
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
@@ -296,7 +296,13 @@ def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
     return backend
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def _files(path: Path) -> list[Path]:
+    """A bundle itself, or what is in an ONNX directory."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None where there is none."""
     try:
         status = path.stat()
     except OSError:

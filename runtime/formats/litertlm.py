@@ -245,7 +245,9 @@ class Bundle:
             kind = BundleNotFoundError if isinstance(error, FileNotFoundError) else BundleError
             raise kind(f"{path}: cannot read ({error.strerror}); check the path") from error
         try:
-            system, sections = _parse_table(table)
+            system, sections = _parse_table(path, table)
+        except BundleError:
+            raise
         except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
             raise BundleError(f"{path}: its section table is corrupt; copy the file again") from error
         _check_places(path, sections, header_end, nbytes)
@@ -335,10 +337,15 @@ class Bundle:
             raise BundleError(f"{self.path}: its {section.name} section is corrupt; copy the file again") from error
 
 
-def _parse_table(table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
+def _parse_table(path: Path, table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
     root = schema.LiteRTLMMetaData.GetRootAs(table, 0)
     sections = []
     for entry in _vector(root.SectionMetadata(), "Objects"):
+        if entry.DataType() > max(SectionKind):
+            raise BundleError(
+                f"{path}: found a section of kind {entry.DataType()}, this version knows kinds up to "
+                f"{max(SectionKind)}; upgrade gemma-edge, or copy the file again if it is older"
+            )
         items = _parse_items(entry)
         model_type = items.pop("model_type", None)
         sections.append(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gemma_edge.profiles.sizes import MIB
+
 if TYPE_CHECKING:
     from gemma_edge.runtime.measure.compare import Comparison
-
-MIB = 1 << 20
 
 
 @click.command("compare")
