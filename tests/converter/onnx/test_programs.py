@@ -105,7 +105,7 @@ def test_transformers_js_gives_our_tokens(
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Towers:  # noqa: ARG001  the vision tower is timm's
-    return Towers.write(tmp_path_factory.mktemp("towers"), context_tokens=192)
+    return Towers.write(tmp_path_factory.mktemp("towers"))
 
 
 MEDIA_NEW_TOKENS = 16
