@@ -4,6 +4,7 @@ A fuzzer imports the product once and forks for each case: a crash, a hang or a 
 takes milliseconds. A case is made from its seed and number alone, so `--first N --cases 1` repeats one.
 """
 
+import faulthandler
 import json
 import math
 import os
@@ -82,7 +83,7 @@ def attempt(work: Callable[[], None], limit_s: float, spare_bytes: int = SPARE_B
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
-            _case(work, log.fileno())
+            _case(work, log.fileno(), limit_s)
         status, usage = _waited(pid, started + limit_s)
         seconds = time.monotonic() - started
         log.seek(0)
@@ -99,13 +100,14 @@ def attempt(work: Callable[[], None], limit_s: float, spare_bytes: int = SPARE_B
     return Outcome(verdict, said[-4000:], seconds, peak_bytes)
 
 
-def _case(work: Callable[[], None], log: int) -> None:
+def _case(work: Callable[[], None], log: int, limit_s: float) -> None:
     """The child: never returns."""
     status = _TRACEBACK
     try:
         os.setsid()
         os.dup2(log, 1)
         os.dup2(log, 2)
+        faulthandler.dump_traceback_later(0.9 * limit_s, file=log)  # where it hangs
         work()
         status = 0
     except GemmaEdgeError as error:

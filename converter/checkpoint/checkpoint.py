@@ -27,6 +27,7 @@ from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, Te
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
 from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values, same_values
 from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.direct import DirectReader
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "Unconverted", "read_config"]
@@ -341,7 +342,7 @@ def _why_no_weights(path: Path) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises CheckpointError naming the file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8

@@ -16,6 +16,7 @@ from litert_lm_builder.runtime.proto.llm_model_type_pb2 import GenericModel
 
 from gemma_edge.converter.models.fields import Fields
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 
 # The chat template writes the second of each pair (templates/gemma.jinja), Gemma's own also the first.
 IMAGE_PLACEHOLDER: Final = "<start_of_image>|<image_soft_token>"
@@ -120,7 +121,7 @@ def _feature_extractor(checkpoint: Path) -> tuple[Mapping[str, Any], str]:
         if not path.exists():
             continue
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_plain(path))
         except (OSError, ValueError, RecursionError) as error:
             raise FrontEndError(f"{path}: unreadable ({error}); download the file again") from error
         values = values.get("feature_extractor", values) if isinstance(values, dict) else {}

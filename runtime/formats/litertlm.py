@@ -32,6 +32,7 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import open_plain
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, verify
 
 MAGIC: bytes = core.HEADER_MAGIC_BYTES
@@ -217,7 +218,7 @@ class Bundle:
         """
         path = Path(path)
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 nbytes = file.seek(0, 2)
                 file.seek(0)
                 prefix = file.read(_PREFIX.size)
