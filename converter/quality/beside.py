@@ -11,6 +11,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.printing import printable
 from gemma_edge.converter.quality.acceptance import quality_line
 from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.atomic import OutputError
 
 
@@ -22,7 +23,7 @@ def report_path(bundle: Path) -> Path:
 def quality_beside(bundle: Path, nbytes: int) -> dict[str, Any] | None:
     """What the report beside a bundle of that size says of its quality; None where it has none."""
     try:
-        values = json.loads(report_path(bundle).read_bytes())
+        values = json.loads(read_plain(report_path(bundle)))
         quality: dict[str, Any] = values["quality"]
         return quality if values["output"]["bytes"] == nbytes and quality_line(quality) else None
     except (OSError, ValueError, LookupError, TypeError):  # whatever else lies there under that name

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain, read_plain_text
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -106,7 +107,7 @@ class OnnxDirectory:
     def read(self, name: str) -> bytes:
         """A file beside the graphs. Raises OnnxDirectoryError where it is missing."""
         try:
-            return (self.path / name).read_bytes()
+            return read_plain(self.path / name)
         except OSError as error:
             raise OnnxDirectoryError(
                 f"{self.path / name}: cannot be read ({error.strerror}); convert the checkpoint again"
@@ -121,7 +122,7 @@ def is_onnx_directory(path: Path) -> bool:
 def _dtype(path: Path) -> str:
     config = path / CONFIG
     try:
-        values: Any = json.loads(config.read_text("utf-8"))
+        values: Any = json.loads(read_plain_text(config))
     except (OSError, ValueError) as error:
         raise OnnxDirectoryError(
             f"{config}: cannot be read ({error}); give the directory of a converted model"
