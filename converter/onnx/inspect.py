@@ -9,8 +9,9 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
+from gemma_edge.converter.plan.output import digest_of_files
 from gemma_edge.converter.printing import as_it_is
-from gemma_edge.converter.quality.beside import print_quality, quality_beside
+from gemma_edge.converter.quality.beside import print_beside, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
@@ -25,14 +26,15 @@ def inspect_directory(path: Path) -> dict[str, Any]:
     directory = OnnxDirectory.open(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     nbytes = sum(file.stat().st_size for file in files)
+    listed = [_file(path, file) for file in files]
     return {
         "directory": path.name,
         "bytes": nbytes,
         "dtype": directory.dtype,
-        "files": [_file(path, file) for file in files],
+        "files": listed,
         "graphs": [_graph(graph) for graph in _graphs(directory)],
         "metadata": MessageToDict(directory.metadata(), preserving_proto_field_name=True),
-        "quality": quality_beside(path, nbytes),
+        **quality_beside(path, nbytes, lambda: digest_of_files({file["name"]: file["sha256"] for file in listed})),
     }
 
 
@@ -57,7 +59,7 @@ def print_directory(values: dict[str, Any], console: Console) -> None:
         console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
-    print_quality(values["quality"], console)
+    print_beside(values, console)
 
 
 def _graphs(directory: OnnxDirectory) -> list[Path]:
