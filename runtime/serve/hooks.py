@@ -29,8 +29,8 @@ class ReplyFilter(Protocol):
     def feed(self, text: str) -> str:
         """The text that may leave now, of all that was fed.
 
-        Raises RefusedError (RESPONSE_FILTERED): the reply ends here; a stream then has `finish_reason` "content_filter",
-        any other reply is this refusal.
+        Raises RefusedError (RESPONSE_FILTERED): the reply ends here; a stream has `finish_reason` "content_filter"
+        then, and any other reply is this refusal.
         """
 
     def finish(self) -> str:
