@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 
 DIGESTS = "digests.json"
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -36,7 +37,7 @@ class Digests:
         """Of the directory `path`. Raises OnnxDirectoryError where they are damaged."""
         file = path / DIGESTS
         try:
-            values: Any = json.loads(file.read_bytes())
+            values: Any = json.loads(read_plain(file))
         except FileNotFoundError:
             return cls(path, None)
         except (OSError, ValueError, RecursionError) as error:

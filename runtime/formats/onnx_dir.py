@@ -158,7 +158,7 @@ def read_graph(path: Path, digests: Digests) -> "onnx_ir.Model":
             f"{path.parent}: expected {path.name}, found {found}; the suffix must be that of the dtype in {CONFIG}"
         )
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except OSError as error:
         raise OnnxDirectoryError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
     digests.check_content(f"{GRAPHS}/{path.name}", content)
