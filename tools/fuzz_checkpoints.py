@@ -32,8 +32,10 @@ _TEMPLATE = (
     "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
 )
 _PIECES = (
-    "{% for i in range(10**9) %}x{% endfor %}", "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
-    "{{ 'a' * 10**9 }}", "{{ 9**(9**9) }}", "{{ 1 // 0 }}", "{{ '%999999999d' % 1 }}", "{{ messages[7].x }}", "{% if %}",
+    "{% for i in range(10**9) %}x{% endfor %}",
+    "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 10**9 }}", "{{ 9**(9**9) }}", "{{ 1 // 0 }}", "{{ '%999999999d' % 1 }}", "{{ messages[7].x }}",
+    "{% if %}",
     "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}", "{{ [].append(1) }}", "{{ ''.__class__ }}",
     "{% include 'x' %}", "{{ messages | pprint }}", "{{ raise_exception('\x1b[2J' * 9999) }}",
     "{% extends 'x' %}", "{{ self }}", "{{ cycler }}", "{% set x = namespace() %}{% set x.x = x %}{{ x }}",

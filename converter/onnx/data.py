@@ -27,7 +27,7 @@ SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to ev
 
 def values_of_bytes(bits: int) -> NDArray[np.float32]:
     """[256, 8 / bits]: what each stored byte holds, without its scale."""
-    signed = np.arange(256, dtype=np.uint8) ^ np.uint8(_SIGN_BITS[bits])
+    signed = np.arange(256, dtype=np.uint8) ^ np.uint8(SIGN_BITS[bits])
     return Encoding("int", bits).unpack(signed, (256, 8 // bits)).astype(np.float32)
 
 
