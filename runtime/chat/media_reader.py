@@ -69,6 +69,11 @@ class MediaReader:
         self._keep_loaded = keep_loaded
 
     @property
+    def kinds(self) -> list[MediaKind]:
+        """What the model takes beside text."""
+        return [kind for kind in MediaKind if self._encoders and getattr(self._encoders, _ENCODERS[kind]) is not None]
+
+    @property
     def audio_window_samples(self) -> int:
         """How much the audio encoder hears at once. Raises MediaError where there is none."""
         if self._encoders is None or self._encoders.audio is None:
