@@ -26,3 +26,15 @@ def tiny_bundle(
         return path
 
     return bundle
+
+
+@pytest.fixture(scope="session")
+def towers_bundle(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:  # noqa: ARG001  the tower is timm's
+    """A tiny random Gemma 3n that sees and hears, in fp32: context 512."""
+    from tools.tiny_towers import write_tiny_towers
+
+    folder = tmp_path_factory.mktemp("towers")
+    bundle = folder / "towers.litertlm"
+    checkpoint = write_tiny_towers(folder / "checkpoint")
+    convert("custom-fp32", checkpoint, bundle, prefill=(8, 32), context=512, modalities=("text", "vision", "audio"))
+    return bundle

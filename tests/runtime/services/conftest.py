@@ -1,4 +1,4 @@
-"""An engine for the services, and a tiny random model that sees and hears."""
+"""An engine for the services, a picture and a recording."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.media.audio import wav_bytes
 
@@ -21,17 +20,6 @@ def services_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 def engine(tiny_bundle: Callable[[str, str], Path], services_cache: str) -> Iterator[Engine]:
     with Engine(str(tiny_bundle("gemma3n", "int4")), cache_dir=services_cache) as engine:
         yield engine
-
-
-@pytest.fixture(scope="session")
-def towers_bundle(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:  # noqa: ARG001  the tower is timm's
-    from tools.tiny_towers import write_tiny_towers
-
-    folder = tmp_path_factory.mktemp("towers")
-    bundle = folder / "towers.litertlm"
-    checkpoint = write_tiny_towers(folder / "checkpoint")
-    convert("custom-fp32", checkpoint, bundle, prefill=(8, 32), context=512, modalities=("text", "vision", "audio"))
-    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from gemma_edge.runtime.services.settings import GenerationConfig
 from tests.runtime.chat.scripted import Script
 from tests.runtime.services.test_prompts import FUNCTIONS
 
+CUT = GenerationConfig(max_tokens=30)
 Ask = Callable[..., Any]
 
 
@@ -66,7 +67,7 @@ def test_the_model_itself_answers_in_words(engine: Engine) -> None:
         (fenced('fly(to="Rome")'), {}, "unknown function 'fly', expected one of get_weather, schedule_meeting; choose"),
         (fenced('get_weather(city="Rome", unit="K")'), {}, "the model called get_weather with .*'K' is not one of"),
         (fenced("get_weather(city=here)"), {}, "the model wrote a call that is no call: "),
-        (fenced('get_weather(city="Paris")'), {"config": GenerationConfig(max_tokens=6)}, "a call that is cut off: "),
+        (fenced(f'get_weather(city="{"Paris " * 20}")'), {"config": CUT}, "the model wrote a call that is cut off: "),
     ],
 )
 def test_a_call_that_is_none_is_refused(ask: Ask, reply: str, options: dict[str, Any], message: str) -> None:
