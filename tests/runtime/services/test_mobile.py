@@ -31,8 +31,8 @@ def test_a_bundle_beyond_the_profile_is_refused(
 ) -> None:
     profile = tmp_path / "watch.toml"
     text = (repository / "profiles" / "phone-2gb.toml").read_text()
-    profile.write_text(text.replace('budget_bytes = "2 GiB"', 'budget_bytes = "1 MiB"'))
-    with pytest.raises(OverBudget, match=r"the budget is 1.00 MiB"):
+    profile.write_text(text.replace('budget_bytes = "2 GiB"', 'budget_bytes = "64 MiB"'))
+    with pytest.raises(OverBudget, match=r"the budget is 64 MiB"):
         MobileService(tiny_bundle("gemma3n", "int4"), str(profile), cache_dir=services_cache)
 
 
