@@ -32,6 +32,7 @@ from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
@@ -209,9 +210,39 @@ class Engine:
             max_output_tokens=max_output_tokens,
         )
 
-    def new_sequence(self) -> TokenSequence:
-        """An empty token sequence: what sessions and conversations are built on."""
-        return TokenSequence(self._scheduler, self._pool, self._check_memory)
+    def new_sequence(self, *, is_passing: bool = False) -> TokenSequence:
+        """An empty token sequence: what sessions and conversations are built on.
+
+        is_passing: nobody will go on with it; where slots are kept, no chat loses its slot for it.
+        """
+        return TokenSequence(self._scheduler, self._pool, self._check_memory, is_passing=is_passing)
+
+    @property
+    def slots(self) -> int:
+        """How many sequences can keep their keys and values at once."""
+        return self._pool.count
+
+    def keep_chats(self, folder: Path | None = None, most_bytes: int = 1 << 31) -> None:
+        """Know chats by their tokens from now on, as a server needs it whose sequences end with each request.
+
+        folder: where chats are saved that give up their slot, and with `save_chats`; found there when they go on, by
+        this process or another. most_bytes: of this model's files together.
+        """
+        store = None if folder is None else FolderStore(folder, self._decoder.digest, most_bytes)
+        self._do(lambda: self._pool.keep(store))
+
+    def save_chats(self) -> None:
+        """Save what slots hold and was not saved yet; where it cannot be written, the log says why."""
+        self._do(self._pool.save)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """On the model's thread, between two steps of replies. Raises what it raises."""
+
+        def steps(_work: Work[None]) -> Steps:
+            work()
+            yield
+
+        list(self._scheduler.submit(steps))
 
     def memory(self) -> EngineMemory:
         """What the process uses now, and what of it belongs to which part of the bundle."""
