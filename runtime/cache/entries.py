@@ -1,17 +1,20 @@
 """What lies in a cache folder: whose, how large, when it was last used.
 
 Only names that the executors give are looked at; whatever else lies there is none of our business, and links are never
-followed. Names and contents: executors/litert/weight_cache.py and section_hash.py, executors/onnx/packed.py.
+followed. Names and contents are those of executors/litert/weight_cache.py and section_hash.py, executors/onnx/packed.py
+and kv/store.py.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ class Kind(StrEnum):
     WEIGHTS = "packed weights"  # of a section, for XNNPACK
     GRAPH = "packed graph"  # a folder, for ONNX Runtime
     DIGEST = "digest"  # of a section that was read through
+    CHAT = "saved chat"  # of a server
     PARTIAL = "unfinished"  # what a process that died left, or a living one is writing
 
 
@@ -41,18 +45,21 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
+CHATS = "chats"  # a folder of a folder for each model
 # A lock (.lock) is an empty file that stays: who waits for it must find the same one.
 _SHA, _VERSION, _CPU = r"[0-9a-f]{64}", r"[^/]+", r"\w+-[0-9a-f]{8}"
 _NAMES = {
     Kind.WEIGHTS: re.compile(rf"({_SHA})\.{_VERSION}\.{_CPU}\.xnnpack"),
     Kind.GRAPH: re.compile(rf"({_SHA})\.{_VERSION}\.{_CPU}\.onnx"),
     Kind.DIGEST: re.compile(r"([0-9a-f]{32})\.json"),
+    Kind.CHAT: re.compile(rf"{CHATS}/([0-9a-f]{{32}})/[0-9a-f]{{32}}-\d+\.kv"),
     Kind.PARTIAL: re.compile(rf"({_SHA})\.{_VERSION}\.{_CPU}\.partial"),
 }
 _SHAPES = {  # a link is none of these
     Kind.WEIGHTS: (stat.S_ISREG,),
     Kind.GRAPH: (stat.S_ISDIR,),
     Kind.DIGEST: (stat.S_ISREG,),
+    Kind.CHAT: (stat.S_ISREG,),
     Kind.PARTIAL: (stat.S_ISREG, stat.S_ISDIR),
 }
 
@@ -97,8 +104,7 @@ class _Note:
 def entries(folder: Path) -> list[Entry]:
     """What lies in a cache folder, largest first; nothing where there is none. Raises CacheError: it cannot be read."""
     try:
-        with os.scandir(folder) as scanned:
-            found = [(item.name, item.stat(follow_symlinks=False)) for item in scanned]
+        found = list(_scanned(folder, ""))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -119,6 +125,18 @@ def entries(folder: Path) -> list[Entry]:
         nbytes, used_at = _size(folder / name, status)
         listed.append(Entry(name, kind, bundle, state, nbytes, used_at))
     return sorted(listed, key=lambda entry: (-entry.nbytes, entry.name))
+
+
+def _scanned(folder: Path, below: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Names, as paths below `folder`, and what they are: of the folder itself, and of those that hold chats."""
+    with os.scandir(folder / below) as items:
+        for item in items:
+            name, status = f"{below}{item.name}", item.stat(follow_symlinks=False)
+            is_chats = stat.S_ISDIR(status.st_mode) and (name == CHATS or below == f"{CHATS}/")
+            if is_chats:
+                yield from _scanned(folder, f"{name}/")
+            else:
+                yield name, status
 
 
 def _kind(name: str, mode: int) -> tuple[Kind | None, str]:
@@ -143,11 +161,17 @@ def _note(path: Path) -> _Note | None:
 
 
 def _bundles_by_digest(notes: Iterable[_Note]) -> Mapping[str, tuple[Path, State]]:
-    """Of each digest in a name: the bundle, preferably one that is still there."""
+    """Of each digest in a name, a section's or a model's: the bundle, preferably one that is still there."""
     found: dict[str, tuple[Path, State]] = {}
+    of_file: dict[Path, list[str]] = {}
     for note in notes:
         if found.get(note.sha256, (None, None))[1] is not State.THERE:
             found[note.sha256] = (note.path, note.state)
+        of_file.setdefault(note.path, []).append(note.sha256)
+    for path, digests in of_file.items():
+        state = found[digests[0]][1]
+        for some in (*permutations(digests, 2), *permutations(digests, 3)):  # of a decoder and its tables, in order
+            found.setdefault(hashlib.sha256("".join(some).encode()).hexdigest()[:32], (path, state))
     return found
 
 

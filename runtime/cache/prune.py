@@ -51,40 +51,53 @@ def remove(folder: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[En
     """
     gone: list[Entry] = []
     busy: list[Entry] = []
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise CacheError(f"cannot open the cache {folder} ({error.strerror}); name another with --cache-dir") from error
-    try:
-        for entry in entries:
-            with _unbuilt(descriptor, entry) as is_free:
-                if is_free:
-                    _remove(folder, descriptor, entry)
-                (gone if is_free else busy).append(entry)
-    finally:
-        os.close(descriptor)
+    for entry in entries:
+        path = Path(entry.name)
+        with _opened(folder, path.parent) as descriptor, _unbuilt(descriptor, entry) as is_free:
+            if is_free:
+                _remove(path.name, descriptor, folder)
+            (gone if is_free else busy).append(entry)
     return gone, busy
 
 
-def _remove(folder: Path, descriptor: int, entry: Entry) -> None:
+@contextlib.contextmanager
+def _opened(folder: Path, below: Path) -> Iterator[int]:
+    """The descriptor of a folder inside the cache. The cache itself may be a link, what lies in it must not be."""
+    descriptors: list[int] = []
     try:
-        status = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False)
+        descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+        for part in below.parts:
+            descriptors.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptors[-1]))
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise CacheError(f"cannot open the cache {folder} ({error.strerror}); name another with --cache-dir") from error
+    try:
+        yield descriptors[-1]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _remove(name: str, descriptor: int, folder: Path) -> None:
+    try:
+        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            shutil.rmtree(entry.name, dir_fd=descriptor)
+            shutil.rmtree(name, dir_fd=descriptor)
         else:
-            os.unlink(entry.name, dir_fd=descriptor)
+            os.unlink(name, dir_fd=descriptor)
     except FileNotFoundError:
         pass  # somebody else was faster
     except OSError as error:
         raise CacheError(
-            f"cannot remove {folder / entry.name} ({error.strerror}); run this as the user whose cache it is"
+            f"cannot remove {name} from {folder} ({error.strerror}); run this as the user whose cache it is"
         ) from error
 
 
 @contextlib.contextmanager
 def _unbuilt(descriptor: int, entry: Entry) -> Iterator[bool]:
     """Whether nobody is packing it; nobody begins to until the block ends."""
-    if entry.kind is Kind.DIGEST:
+    if entry.kind in (Kind.DIGEST, Kind.CHAT):  # written under another name, and renamed
         yield True
         return
     name = entry.name.rpartition(".")[0] + ".lock"

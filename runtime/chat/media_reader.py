@@ -69,9 +69,10 @@ class MediaReader:
         self._keep_loaded = keep_loaded
 
     @property
-    def kinds(self) -> list[MediaKind]:
-        """What the model takes beside text."""
-        return [kind for kind in MediaKind if self._encoders and getattr(self._encoders, _ENCODERS[kind]) is not None]
+    def kinds(self) -> Sequence[str]:
+        """What the model takes beside text: image, audio."""
+        found = {} if self._encoders is None else {"image": self._encoders.vision, "audio": self._encoders.audio}
+        return [kind for kind, size in found.items() if size is not None]
 
     @property
     def audio_window_samples(self) -> int:

@@ -25,7 +25,7 @@ class Deployment:
 
     bundle: absolute; of a unit where a service may read it. profile: a device's name or file, whose budget is kept.
     program: the command `gemma-edge` of the machine that serves; None: the one beside this Python.
-    host, port: of a unit; a container listens to all that its network has.
+    host, port: where others find it.
     api_key_file, policy_file: of a unit, which hands them over as credentials; only root needs to read them.
     options: more options of `gemma-edge serve`.
 
@@ -61,14 +61,15 @@ class Deployment:
         handed = [word for name, (option, _) in given.items() for word in (option, f"%d/{name}")]
         common = [str(self.bundle), "--profile", profile]
         serve = [*common, "--host", self.host, "--port", str(self.port), *self.options]
+        cache = ["--cache-dir", "%C/gemma-edge"]
         return _filled(
             "gemma-edge.service",
             {
                 "bundle": str(self.bundle),
                 "profile": self.profile,
                 "memory_max": str(self.budget_bytes),
-                "warm": _words([str(program), "warm", *common]),
-                "serve": " ".join(filter(None, [_words([str(program), "serve", *serve]), *handed])),
+                "warm": " ".join([_words([str(program), "warm", *common]), *cache]),
+                "serve": " ".join([_words([str(program), "serve", *serve]), *cache, *handed]),
                 "credentials": "".join(
                     f"LoadCredential={name}:{_specifiers(str(path))}\n" for name, (_, path) in given.items()
                 ),
@@ -84,13 +85,15 @@ class Deployment:
             )
         mounted = str(_MOUNTED / self.bundle.name)
         command = ["serve", mounted, "--profile", self.profile, "--host", "0.0.0.0", "--port", str(self.port)]
+        command += ["--cache-dir", "/var/cache/gemma-edge", *self.options]
         values = {
             "bundle": str(self.bundle),
             "volume": shlex.quote(f"{self.bundle}:{mounted}:ro"),
             "profile": self.profile,
             "memory_max": str(self.budget_bytes),
+            "publish": f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}:{self.port}",
             "port": str(self.port),
-            "command": json.dumps([*command, *self.options]),
+            "command": json.dumps(command),
         }
         return _filled("Containerfile", values)
 

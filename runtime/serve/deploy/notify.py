@@ -3,13 +3,18 @@
 Where nobody listens (a terminal, a container) nothing is sent.
 """
 
+import asyncio
+import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+
+_PATIENCE_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 class NotifyError(GemmaEdgeError, OSError):
@@ -62,10 +67,26 @@ class Notifier:
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(_PATIENCE_S)  # a queue that nobody reads is soon full
                 sender.connect(address)
                 sender.sendall(text.encode())
         except OSError as error:
             raise NotifyError(
-                f"cannot tell systemd {text.partition('=')[0]} at {self.address} ({error.strerror}); "
+                f"cannot tell systemd {text.partition('=')[0]} at {self.address} ({error.strerror or error}); "
                 "unset NOTIFY_SOCKET outside systemd"
             ) from error
+
+
+async def keep_alive(notifier: Notifier, prove: Callable[[], None]) -> None:
+    """Tell systemd that the service is alive, at half of the time it asks for, as long as `prove` returns.
+
+    prove: runs in a thread of its own, and raises GemmaEdgeError where the service cannot do its work: systemd then
+    hears nothing and restarts it. Ends at once where systemd does not ask.
+    """
+    while notifier.watchdog_s is not None:
+        try:
+            await asyncio.to_thread(prove)
+            notifier.watchdog()
+        except GemmaEdgeError as error:
+            _log.error("not alive: %s", error)
+        await asyncio.sleep(notifier.watchdog_s / 2)

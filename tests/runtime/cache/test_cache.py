@@ -171,6 +171,28 @@ def test_a_rule_that_says_nothing_takes_only_what_was_left_unfinished(filled: Pa
     assert left(filled) == "abcde"
 
 
+def test_saved_chats_are_listed_with_their_bundle(bundle: Path, cache: Path, tmp_path: Path) -> None:
+    with Engine(str(bundle), cache_dir=str(cache)) as engine:
+        engine.keep_chats(cache / "chats", 1 << 30)
+        with engine.create_conversation() as conversation:
+            conversation.send_message("And God said unto " * 10, max_output_tokens=4)
+            engine.save_chats()
+    [chat] = [entry for entry in entries(cache) if entry.kind is Kind.CHAT]
+    assert (chat.bundle, chat.state) == (bundle, State.THERE)
+    assert chat.nbytes > 10_000
+    model = (cache / chat.name).parent
+    moved = model.rename(tmp_path / "elsewhere")
+    model.symlink_to(moved)
+    assert chat not in entries(cache)
+    with pytest.raises(CacheError, match=r"cannot open the cache .*; name another with --cache-dir"):
+        remove(cache, [chat])
+    assert len(list(moved.iterdir())) == 1
+    model.unlink()
+    moved.rename(model)
+    assert remove(cache, [chat]) == ([chat], [])
+    assert not list(model.iterdir())
+
+
 def test_what_is_being_written_stays(filled: Path) -> None:
     lock = filled / weights_name("b").replace(".xnnpack", ".lock")
     with lock.open("w") as file:
@@ -241,7 +263,9 @@ def test_an_entry_that_cannot_be_removed(filled: Path, monkeypatch: pytest.Monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "unlink", refused)
-    with pytest.raises(CacheError, match=r"cannot remove .*\(Permission denied\); run this as the user whose cache it"):
+    with pytest.raises(
+        CacheError, match=r"cannot remove e.* from .*\(Permission denied\); run this as the user whose cache it"
+    ):
         remove(filled, entries(filled)[:1])
 
 

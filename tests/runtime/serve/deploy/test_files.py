@@ -15,6 +15,7 @@ from gemma_edge.profiles.schema import ProfileError
 from gemma_edge.runtime.serve.deploy.files import DeployError, Deployment
 
 PROGRAM = Path(shutil.which("true") or "/bin/true")  # systemd looks whether it is there
+CACHE = "--cache-dir %C/gemma-edge"
 PI = Deployment(Path("/srv/e2b.litertlm"), "raspberry-pi-5-8gb", PROGRAM)
 
 
@@ -62,15 +63,14 @@ def test_the_unit_keeps_the_service_in_its_place() -> None:
         "ProtectHome": "yes",
         "CapabilityBoundingSet": "",
         "CacheDirectory": "gemma-edge",
-        "Environment": "XDG_CACHE_HOME=%C",
         "SystemCallFilter": "@system-service",
         "Restart": "on-failure",
     }
     assert {key: found[key] for key in wanted} == wanted
     assert int(found["WatchdogSec"]) >= 30
     common = "/srv/e2b.litertlm --profile raspberry-pi-5-8gb"
-    assert found["ExecStart"] == f"{PROGRAM} serve {common} --host 127.0.0.1 --port 8080"
-    assert found["ExecStartPre"] == f"{PROGRAM} warm {common}"
+    assert found["ExecStart"] == f"{PROGRAM} serve {common} --host 127.0.0.1 --port 8080 {CACHE}"
+    assert found["ExecStartPre"] == f"{PROGRAM} warm {common} {CACHE}"
 
 
 def test_keys_and_policy_are_handed_over_as_credentials(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_names_are_quoted_as_systemd_reads_them(tmp_path: Path) -> None:
     odd = replace(PI, bundle=Path('/srv/my "100%" models/$HOME.litertlm'), options=("--metrics",))
     command = settings(odd.unit())["ExecStart"]
     assert command.startswith(f'{PROGRAM} serve "/srv/my \\"100%%\\" models/$$HOME.litertlm" --profile ')
-    assert command.endswith(" --metrics")
+    assert command.endswith(f" --metrics {CACHE}")
     assert verified(odd.unit(), tmp_path) == ""
 
 
@@ -122,7 +122,8 @@ def test_the_container_file_is_filled_in(profile: str) -> None:
     assert not re.search(r"@\w*@", text)
     command = json.loads(text.rpartition("CMD ")[2])
     assert command == [
-        "serve", "/models/e2b.litertlm", "--profile", profile, "--host", "0.0.0.0", "--port", "9000", "--metrics",
+        "serve", "/models/e2b.litertlm", "--profile", profile, "--host", "0.0.0.0", "--port", "9000",
+        "--cache-dir", "/var/cache/gemma-edge", "--metrics",
     ]  # fmt: skip
     assert f"--memory {deployment.budget_bytes} --publish 127.0.0.1:9000:9000" in text
     assert "--volume /srv/e2b.litertlm:/models/e2b.litertlm:ro gemma-edge" in text

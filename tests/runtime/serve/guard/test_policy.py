@@ -110,9 +110,7 @@ def test_every_mistake_gets_one_line(tmp_path: Path, text: str, message: str) ->
 
 def test_a_pattern_that_takes_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "RE2_BYTES", 1 << 16)
-    with pytest.raises(
-        PolicyError, match=r"category 1 \(w\): too large for RE2 \(pattern too large"
-    ):
+    with pytest.raises(PolicyError, match=r"category 1 \(w\): too large for RE2 \(pattern too large"):
         Policy.of({"category": [{"name": "w", "patterns": [r"\w{1,100}"], "input": "log"}]})
 
 
