@@ -101,6 +101,7 @@ class Engine:
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
+        self.profile = settings.profile
         self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
         self._pool = SlotPool(self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None)
         if settings.profile is not None:
@@ -216,6 +217,11 @@ class Engine:
         is_passing: nobody will go on with it; where slots are kept, no chat loses its slot for it.
         """
         return TokenSequence(self._scheduler, self._pool, self._check_memory, is_passing=is_passing)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """What each row of an encoded image or recording takes."""
+        return self._decoder.embedding_bytes
 
     @property
     def slots(self) -> int:

@@ -220,6 +220,11 @@ class Prompt:
         """Of recordings, what their headers say."""
         return sum(part.token_count if isinstance(part, _Part) else len(part) for part in self.parts)
 
+    @property
+    def media_tokens(self) -> int:
+        """Of those, the rows that encoders make."""
+        return sum(part.token_count for part in self.parts if isinstance(part, _Part))
+
     def tokens(self, check: Callable[[], None] = lambda: None) -> list[int]:
         """Encode. Raises MediaError: an image or a recording turns out to be damaged."""
         return self.reader.encode(self.parts, check)

@@ -181,6 +181,10 @@ class Decoder(Protocol):
         """Length of the logits."""
 
     @property
+    def embedding_bytes(self) -> int:
+        """What the row of one image or audio token takes."""
+
+    @property
     def digest(self) -> str:
         """Hex SHA-256 of what keys and values depend on: the decoder and the tables of its embeddings.
 

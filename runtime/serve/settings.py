@@ -13,11 +13,18 @@ class ServeError(GemmaEdgeError, ValueError):
     """A setting of the server cannot be honoured."""
 
 
+_COUNTS = (
+    "active", "waiting", "body_bytes", "media_bytes", "image_pixels", "json_depth", "rows_bytes", "connections",
+    "saved_bytes", "max_output_tokens",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every bound of a server. Bytes, seconds and tokens as the names say.
 
     model_id: what clients call the model; others are refused.
+    host, port: where it listens.
     api_key_file: hashes of keys; None: whoever reaches the port may ask.
     policy_file: the content policy; None: none.
     metrics: whether /metrics is served.
@@ -28,13 +35,18 @@ class Settings:
     active: requests that run at once; None: as many as the engine has slots.
     waiting: requests that may wait for their turn; more are refused with 429.
     wait_s: the longest wait for a turn; then 503.
-    body_bytes: the largest body. media_bytes: of one image or recording in it. json_depth: of its JSON.
+    body_bytes: the largest body. media_bytes: of one image or recording in it. image_pixels: of one image.
+    json_depth: of a body.
+    rows_bytes: what encoded images and recordings of all requests may take at once.
+    connections: at once; more are refused.
     read_s: the longest that a client may take to send a request. write_s: to take one piece of a stream.
     shutdown_s: how long replies may go on after the server was told to stop.
     max_output_tokens: of a request that does not say; None: what the context holds.
     """
 
     model_id: str
+    host: str = "127.0.0.1"
+    port: int = 8080
     api_key_file: Path | None = None
     policy_file: Path | None = None
     metrics: bool = False
@@ -47,7 +59,10 @@ class Settings:
     wait_s: float = 120.0
     body_bytes: int = 32 * MIB
     media_bytes: int = 16 * MIB
+    image_pixels: int = 24_000_000
     json_depth: int = 64
+    rows_bytes: int = 32 * MIB
+    connections: int = 512
     read_s: float = 30.0
     write_s: float = 30.0
     shutdown_s: float = 20.0
@@ -58,15 +73,9 @@ class Settings:
             raise ServeError("model_id is empty, expected a name for the model; leave it out for the file's")
         if self.truncate not in (None, "oldest"):
             raise ServeError(f'truncate is "{self.truncate}", expected "oldest"; leave it out to refuse long chats')
-        for name in (
-            "active",
-            "waiting",
-            "body_bytes",
-            "media_bytes",
-            "json_depth",
-            "saved_bytes",
-            "max_output_tokens",
-        ):
+        if not 0 <= self.port < 1 << 16:
+            raise ServeError(f"port is {self.port}, expected 0 to 65535; leave it out for 8080")
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ServeError(f"{name} is {value}, expected at least 1; leave it out for the default")

@@ -92,6 +92,11 @@ class OnnxDecoder:
     def vocab_size(self) -> int:
         return self._vocab_size
 
+    @property
+    def embedding_bytes(self) -> int:
+        rows = self._shared.rows.get(ROW_INPUTS[0])
+        return 0 if rows is None else rows.shape[-1] * rows.itemsize  # from token ids on: text only
+
     @cached_property
     def digest(self) -> str:
         tables = (part for parts in self._rows.values() for part in parts)
