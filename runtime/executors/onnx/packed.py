@@ -24,6 +24,7 @@ from onnxruntime import InferenceSession as _Session
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cpu_key, exclusive
 from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
+from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
 
 GRAPH = "decoder.onnx"
@@ -101,6 +102,10 @@ def _build(directory: OnnxDirectory, folder: Path, threads: int) -> None:
         raise WeightCacheError(
             f"packing the weights of {directory.path} failed with status {done.returncode} ({lines[-1]}); {remedy}"
         )
+    graph = directory.graph_path(directory.decoder)
+    names = [path.relative_to(directory.path).as_posix() for path in (graph, *directory.decoder_data)]
+    origin = {"path": str(directory.path.resolve()), "files": file_stamps(directory.path, names)}
+    (partial / ORIGIN).write_text(json.dumps(origin))
     sizes = {}
     for path in partial.iterdir():
         with path.open("rb") as file:
