@@ -63,6 +63,8 @@ class Report:
             console.print(table)
         if "gguf" in values["source"]:
             console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
+        if "slice" in values["source"]:
+            console.print(_cut(values["source"]["slice"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
@@ -261,6 +263,15 @@ def _merged(lora: Mapping[str, Any]) -> str:
     """One line about an adapter."""
     rank, alpha = (", ".join(f"{number:g}" for number in lora[key]) for key in ("rank", "alpha"))
     return f"merged: {lora['adapter']}, rank {rank}, alpha {alpha}, into {lora['merged_tensors']} tensors"
+
+
+def _cut(cut: Mapping[str, Any]) -> str:
+    """One line about a slice."""
+    widths = cut["intermediate_size"]
+    score = "" if cut["mmlu"] is None else f", MMLU {cut['mmlu']} as published for the pre-trained model"
+    return (
+        f"slice: {cut['name']}, {len(widths)} layers with feed-forward widths of {min(widths)} to {max(widths)}{score}"
+    )
 
 
 def _not_converted(plan: Plan) -> dict[str, int]:
