@@ -29,10 +29,11 @@ from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
-from gemma_edge.runtime.settings import settle
+from gemma_edge.runtime.settings import choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 
@@ -89,13 +90,14 @@ class Engine:
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
         self.bundle = open_model(path)
-        self._identity = _identity(self.bundle.path)
-        settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
+        self._opened = {file: _state(file) for file in _files(self.bundle.path)}
+        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
         if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
+        self.profile = settings.profile
         self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
         self._pool = SlotPool(self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None)
         if settings.profile is not None:
@@ -176,9 +178,44 @@ class Engine:
             max_output_tokens=max_output_tokens,
         )
 
-    def new_sequence(self) -> TokenSequence:
-        """An empty token sequence: what sessions and conversations are built on."""
-        return TokenSequence(self._scheduler, self._pool, self._check_memory)
+    def new_sequence(self, *, is_passing: bool = False) -> TokenSequence:
+        """An empty token sequence: what sessions and conversations are built on.
+
+        is_passing: nobody will go on with it; where slots are kept, no chat loses its slot for it.
+        """
+        return TokenSequence(self._scheduler, self._pool, self._check_memory, is_passing=is_passing)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """What each row of an encoded image or recording takes."""
+        return self._decoder.embedding_bytes
+
+    @property
+    def slots(self) -> int:
+        """How many sequences can keep their keys and values at once."""
+        return self._pool.count
+
+    def keep_chats(self, folder: Path | None = None, most_bytes: int = 1 << 31) -> None:
+        """Know chats by their tokens from now on, as a server needs it whose sequences end with each request.
+
+        folder: where chats are saved that give up their slot, and with `save_chats`; found there when they go on, by
+        this process or another. most_bytes: of this model's files together.
+        """
+        store = None if folder is None else FolderStore(folder, self._decoder.digest, most_bytes)
+        self._do(lambda: self._pool.keep(store))
+
+    def save_chats(self) -> None:
+        """Save what slots hold and was not saved yet; where it cannot be written, the log says why."""
+        self._do(self._pool.save)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """On the model's thread, between two steps of replies. Raises what it raises."""
+
+        def steps(_work: Work[None]) -> Steps:
+            work()
+            yield
+
+        list(self._scheduler.submit(steps))
 
     def memory(self) -> EngineMemory:
         """What the process uses now, and what of it belongs to which part of the bundle."""
@@ -230,7 +267,7 @@ class Engine:
             raise HealthError(f"{self.bundle.path}: the logits are not finite; convert the checkpoint again")
 
     def _bundle_changed(self) -> bool:
-        return _identity(self.bundle.path) != self._identity
+        return any(_state(file) != opened for file, opened in self._opened.items())
 
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
@@ -263,7 +300,13 @@ def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
     return backend
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def _files(path: Path) -> list[Path]:
+    """A bundle itself, or what is in an ONNX directory."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None where there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -8,7 +8,6 @@ turns, as the leaderboard itself has them, in Python. litert_lm is made to write
 Every case that the two read differently is printed, and so is what is not read back here.
 """
 
-import argparse
 import ast
 import json
 import tempfile
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+
+import click
 
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ReplyParser, joined
@@ -101,16 +102,16 @@ def same(found: Any, calls: Calls) -> bool:
     return not isinstance(found, str) and json.dumps(found) == json.dumps(calls)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--here-only", action="store_true", help="do not ask litert_lm")
-    options = parser.parse_args()
-    every = [(path.stem, *case) for path in sorted(options.directory.glob("*.json")) for case in cases(path)]
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--here-only", is_flag=True, help="Do not ask litert_lm.")
+def main(directory: Path, here_only: bool) -> None:
+    """Print each case that is read differently, then how many were read in which way."""
+    every = [(path.stem, *case) for path in sorted(directory.glob("*.json")) for case in cases(path)]
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         writer = None
-        if not options.here_only:
+        if not here_only:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             writer = stack.enter_context(Writer(folder, _fenced("".join(code for _, _, code, _ in every))))
         for name, way, code, calls in every:

@@ -8,7 +8,6 @@ constraint, and random replies are drawn; a reply counts as given if it can be w
 there. sample: so many schemas, spread evenly; all by default. Exits 1 where something invalid got through.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError, ConstraintFactory, ResponseFormat
@@ -66,25 +66,25 @@ def drawn(constraint: Constraint, tokenizer: Tokenizer, stop: int, seed: int) ->
     return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("suite", type=Path)
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("--draft", default="draft2020-12")
-    parser.add_argument("--replies", type=int, default=3)
-    parser.add_argument("--lenient", action="store_true")
-    parser.add_argument("--sample", type=int)
-    args = parser.parse_args()
-    tokenizer = Tokenizer(args.tokenizer.read_bytes())
+@click.command()
+@click.argument("suite", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tokenizer_model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--draft", default="draft2020-12", show_default=True)
+@click.option("--replies", default=3, show_default=True, help="Of each schema.")
+@click.option("--lenient", is_flag=True, help="As ResponseFormat.json(lenient=True).")
+@click.option("--sample", type=int, help="So many schemas, spread over all.")
+def main(suite: Path, tokenizer_model: Path, draft: str, replies: int, lenient: bool, sample: int | None) -> None:
+    """Print what is wrong, then counts."""
+    tokenizer = Tokenizer(tokenizer_model.read_bytes())
     stop = tokenizer.encode("<end_of_turn>")[0]
     factory = ConstraintFactory(tokenizer, [stop])
     counts: Counter[str] = Counter()
-    groups = list(schemas(args.suite, args.draft))
+    groups = list(schemas(suite, draft))
     if not groups:
-        parser.error(f"{args.suite}: neither tests/{args.draft} nor maskbench/data is there; give a checkout of one")
-    for name, schema, instances in groups[:: max(1, len(groups) // (args.sample or len(groups)))]:
+        raise click.UsageError(f"{suite}: neither tests/{draft} nor maskbench/data is there; give a checkout of one")
+    for name, schema, instances in groups[:: max(1, len(groups) // (sample or len(groups)))]:
         counts["schemas"] += 1
-        wanted = ResponseFormat.json(schema, lenient=args.lenient)
+        wanted = ResponseFormat.json(schema, lenient=lenient)
         try:
             factory.create(wanted)
         except ConstraintError as error:
@@ -98,7 +98,7 @@ def main() -> None:
             if given and not case["valid"]:
                 print(f"INVALID {name}: {case['description']}: {json.dumps(case['data'])}")
         check = checker(schema)
-        for seed in range(args.replies):
+        for seed in range(replies):
             text = drawn(factory.create(wanted), tokenizer, stop, seed)
             try:
                 wrong = None if text is None else check(text)

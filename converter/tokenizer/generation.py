@@ -15,6 +15,7 @@ import sentencepiece
 
 from gemma_edge.converter.tokenizer.template_files import special_tokens
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 
 _LARGEST = 2**31 - 1  # what an int32 of the metadata holds; more is no sampler's setting
 _FILE = "generation_config.json"
@@ -214,7 +215,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError) as error:
         raise MetadataError(f"{path}: unreadable ({error}); download the file again") from error
     if not isinstance(content, dict):

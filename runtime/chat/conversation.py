@@ -32,7 +32,7 @@ from gemma_edge.runtime.config import check_max_output_tokens
 from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
-from gemma_edge.runtime.kv.turn import Usage
+from gemma_edge.runtime.kv.turn import Mark, Usage
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks
@@ -321,7 +321,7 @@ class Conversation:
         how = Decoding(self._sampler, self._model.stop, options.penalties, constraint, options.max_output_tokens)
         earlier = self._usage  # nothing in the first round: where the turn began is where to come back to
         sequence.truncate(prompt.kept)
-        turn = sequence.reply(prompt.rest, how, mark=not earlier.prompt)
+        turn = sequence.reply(prompt.rest, how, None if earlier.prompt else Mark.BEFORE_PROMPT)
         sending.begin(turn)
         self._timing = turn.timing
         parts = ReplyParts(self._model, self._tools.parameters)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.executors.footprint import plan_of
+from gemma_edge.runtime.executors.open import plan_of
 from gemma_edge.runtime.formats.model import open_model
 
 DROPPED = """
