@@ -35,6 +35,7 @@ from gemma_edge.converter.tokenizer.template_files import (
 from gemma_edge.converter.tokenizer.template_probes import ABSENT, Probe, absent, probes
 from gemma_edge.converter.tokenizer.template_reference import Reference
 from gemma_edge.converter.tokenizer.template_turns import GEMMA_TURNS, CallSyntax, Turns, call_syntax, turns
+from gemma_edge.runtime.formats.tool_calls import CallFences
 
 __all__ = [
     "BundleTemplate",
@@ -206,10 +207,6 @@ def _check_use(case: _Case, expected: Sequence[tuple[Probe, str]]) -> None:
                 f"it writes no {_PLACEHOLDERS[kind][-1]} for an {kind}; correct it, or leave {kind}s out: "
                 "--modalities text"
             )
-    if case.media and case.reference.mentions_tools:
-        raise case.refused(
-            "it shows tools in its own way, which LiteRT-LM has for text models only; convert with --modalities text"
-        )
     for what in ("two turns", "a system message and two turns"):
         talk = next((probe for probe, _ in expected if probe.what == what and probe.generation), None)
         if talk is None:
@@ -225,13 +222,18 @@ def _check_use(case: _Case, expected: Sequence[tuple[Probe, str]]) -> None:
 def _spellings(case: _Case, repeats_start: bool) -> Iterator[str]:
     """Ways to write the template for LiteRT-LM, the plainest first."""
     trees = case.reference.parsed
+    # Beside images and sound, only our runtime reads calls, and LiteRT-LM's metadata has no place for their fences.
+    said = ""
+    if case.media and case.reference.mentions_tools:
+        calls = call_syntax(case.reference)
+        said = (CallFences() if calls is None else CallFences(calls.start, calls.end, calls.notation)).comment()
     if len(trees) == 1 and _is_portable(trees[DEFAULT], case.named[DEFAULT]):
-        yield case.named[DEFAULT]
+        yield said + case.named[DEFAULT]
     missing = absent(case.reference)
     for prints_python in (False, True):
         body = _rewritten(case, repeats_start, prints_python)
-        yield _HEAD + body
-        yield _HEAD + _as_text(joins=not case.takes_parts, missing=missing) + body
+        yield said + _HEAD + body
+        yield said + _HEAD + _as_text(joins=not case.takes_parts, missing=missing) + body
 
 
 def _rewritten(case: _Case, repeats_start: bool, prints_python: bool) -> str:

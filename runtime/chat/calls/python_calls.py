@@ -38,7 +38,7 @@ _DASH, _KEYWORD = "__dash__", "__keyword__"
 
 def python_calls(text: str) -> list[Call]:
     """The calls in a text, in order. Raises ToolSyntaxError: something else, or no call."""
-    calls = _from_json(text)
+    calls = json_calls(text)
     if calls is None:
         try:
             calls = [call for statement in _tree(text).body for call in _in_statement(statement)]
@@ -49,8 +49,11 @@ def python_calls(text: str) -> list[Call]:
     return calls
 
 
-def _from_json(text: str) -> list[Call] | None:
-    """Calls written in JSON, {"name": ..., "arguments": ...} or a list of those; None where it is no JSON."""
+def json_calls(text: str) -> list[Call] | None:
+    """Calls written in JSON, {"name": ..., "arguments": ...} or a list of those; None where it is no JSON.
+
+    Raises ToolSyntaxError: JSON that is no call.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
