@@ -3,7 +3,7 @@
 - Exactly rewritten: `true`, `propertyNames` that list or describe names, `uniqueItems` where there is at most one item.
 - Only a note: a `format` that nobody knows, as JSON Schema has it ("password", "binary", pydantic's "path").
 - Checked when the reply is complete, since no grammar says it: `uniqueItems`, overlapping branches of `oneOf`, the
-  formats "regex" and "idn-email"; with `lenient` everything else that llguidance leaves out (`not`, `if`, `contains`, ...).
+  formats "regex" and "idn-email"; with `lenient` all else that llguidance leaves out (`not`, `if`, `contains`, ...).
 """
 
 import json
