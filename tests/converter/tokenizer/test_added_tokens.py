@@ -175,3 +175,21 @@ def test_lists_that_cannot_be_read(text: str, message: str, checkpoint: Path) ->
         sentencepiece_model(checkpoint, ROWS)
     assert message in str(refusal.value)
     assert str(refusal.value).endswith("; download the file again")
+
+
+def cut_short(checkpoint: Path) -> None:
+    """As whoever trained with a limit saves it: transformers switches it off."""
+    limit = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None}
+    pad = {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    write(checkpoint / "tokenizer.json", truncation=limit, padding={**padding, **pad})
+    only_json(checkpoint)
+
+
+def test_a_limit_of_training_cuts_nothing(checkpoint: Path) -> None:
+    cut_short(checkpoint)
+    text = "In the beginning God created the heaven and the earth."
+    expected = transformers.AutoTokenizer.from_pretrained(checkpoint).encode(text, add_special_tokens=False)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(checkpoint, ROWS))
+    assert pieces.encode(text) == expected
+    assert len(expected) > 4
