@@ -41,6 +41,7 @@ BETTER_HERE: list[tuple[str, str, Calls]] = [
     ("a quote in a text", r'say(text="the \"old\" one")', [("say", {"text": 'the "old" one'})]),
     ("a new line in a text", r'say(text="one\ntwo")', [("say", {"text": "one\ntwo"})]),
     ("a path of Windows", r'run(command="dir C:\\Temp")', [("run", {"command": r"dir C:\Temp"})]),
+    ("a number with an exponent", "force(charge=1e-09)", [("force", {"charge": 1e-09})]),
     ("a tuple", 'tag(pair=("a", 1))', [("tag", {"pair": ["a", 1]})]),
     ("a comment", "now()  # in UTC", [("now", {})]),
     ("a result with a name", "t = now()", [("now", {})]),
