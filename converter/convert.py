@@ -20,7 +20,7 @@ from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.report import Report, Source, make_report
-from gemma_edge.runtime.formats.atomic import atomic_file, require_directory, require_space
+from gemma_edge.runtime.formats.atomic import atomic_file, output_lock, require_directory, require_space
 
 
 def convert(
@@ -40,7 +40,8 @@ def convert(
     that size. options: see Options; a format that is left out is what the name of `out` says.
     measure: whether to measure what is lost. gate: bounds that it must keep, "kl<=0.05,ppl<=1.1". accept_loss: write
     what is not usable, too.
-    Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
+    Writes `out` and, beside it, the report as `out`.json; both complete or not at all. A run that is killed between the
+    two leaves a report that names no bundle or another one, and is known by that.
     Raises GemmaEdgeError, with one line to print, for anything the caller can mend; of these QualityError for a bundle
     that loses too much.
     """
@@ -52,8 +53,12 @@ def convert(
     options["format"] = format_of(out, options.get("format"))
     request = Target.parse(target, **options)
     require_directory(out)
-    # An output that cannot be written is refused before a download. The report appears after its bundle.
-    with atomic_file(report_path(out)) as report_file, output_of(request.format).opened(out) as output:
+    # An output that cannot be written is refused before a download. A bundle appears after its report.
+    with (
+        output_lock(out),
+        output_of(request.format).opened(out) as output,
+        atomic_file(report_path(out)) as report_file,
+    ):
         source, plan = plan_for(request, checkpoint, stage)
         check_calibration(plan)
         spare_inputs(source, out)

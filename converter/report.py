@@ -15,12 +15,13 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.quality.beside import print_quality
 from gemma_edge.converter.quantize.qat_grid import ENCODING
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Placement
 from gemma_edge.converter.tensors import Role
+from gemma_edge.converter.tokenizer.generation import settings_left_out
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
@@ -62,11 +63,15 @@ class Report:
             console.print(table)
         if "gguf" in values["source"]:
             console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
+        if "slice" in values["source"]:
+            console.print(_cut(values["source"]["slice"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        if values["generation_left_out"]:
+            console.print(left_out_line(values["generation_left_out"]), highlight=False, markup=False)
         print_quality(values["quality"], console)
         peak_bytes = values["peak_rss_bytes"]
         peak = "" if peak_bytes is None else f", peak RSS {format_bytes(peak_bytes)}"
@@ -88,6 +93,7 @@ def make_report(
         "converter": f"gemma-edge {version('gemma-edge')}",
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
+        "generation_left_out": settings_left_out(source.checkpoint.side_path),
         **_exact(plan, errors),
         "quality": dict(quality),
         "worst_errors": _worst(plan, errors),
@@ -239,10 +245,33 @@ def quantized_line(facts: Mapping[str, Any]) -> str:
     return f"from a GGUF, {facts['file_type'] or 'type not named'}: {types} tensors, {mixed}, {weighed}"
 
 
+def left_out_line(settings: Mapping[str, Any]) -> str:
+    """What generation_config.json asks for and a bundle has no place for, on one line."""
+    said = ", ".join(f"{printable(name)} {_short(value)}" for name, value in settings.items())
+    return (
+        f"generation_config.json also says {said}: LiteRT-LM and the runtime here do not apply it by themselves; "
+        "ask for it with a message"
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def _merged(lora: Mapping[str, Any]) -> str:
     """One line about an adapter."""
     rank, alpha = (", ".join(f"{number:g}" for number in lora[key]) for key in ("rank", "alpha"))
     return f"merged: {lora['adapter']}, rank {rank}, alpha {alpha}, into {lora['merged_tensors']} tensors"
+
+
+def _cut(cut: Mapping[str, Any]) -> str:
+    """One line about a slice."""
+    widths = cut["intermediate_size"]
+    score = "" if cut["mmlu"] is None else f", MMLU {cut['mmlu']} as published for the pre-trained model"
+    return (
+        f"slice: {cut['name']}, {len(widths)} layers with feed-forward widths of {min(widths)} to {max(widths)}{score}"
+    )
 
 
 def _not_converted(plan: Plan) -> dict[str, int]:

@@ -29,6 +29,7 @@ from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read
 from gemma_edge.converter.models.encoders import PREFIXES
 from gemma_edge.converter.models.family import text_type_of
 from gemma_edge.converter.tensors import Derivation, SourceTensor, TensorSpec
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.direct import DirectReader
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "Unconverted", "read_config"]
@@ -343,7 +344,7 @@ def _why_no_weights(path: Path) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises CheckpointError naming the file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8

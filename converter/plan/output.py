@@ -110,8 +110,13 @@ def digest_and_sync(output: Any) -> str:
             digest = sha256_of(output.fileno(), 0, os.fstat(output.fileno()).st_size)
             synced.result()
         return digest
-    lines = []
+    digests = {}
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         with path.open("rb") as file:
-            lines.append(f"{digest_and_sync(file)}  {path.relative_to(output).as_posix()}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+            digests[path.relative_to(output).as_posix()] = digest_and_sync(file)
+    return digest_of_files(digests)
+
+
+def digest_of_files(digests: Mapping[str, str]) -> str:
+    """SHA-256 of a directory, from those of its files by name, in the order of their paths."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()

@@ -51,6 +51,7 @@ from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
 from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
@@ -171,7 +172,7 @@ class Recipe:
     def load(cls, path: Path) -> Self:
         """The recipe in the TOML file at `path`. Raises RecipeError naming the file and the key."""
         try:
-            text = path.read_text("utf-8")
+            text = read_plain_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read as a recipe ({error}); use a TOML file with [roles]") from error
         return cls._parse(str(path), text)

@@ -37,7 +37,7 @@ def open_encoders(model: Model, vision_threads: int, audio_threads: int, cache_d
         return LitertEncoders(model, vision_threads, audio_threads, cache_dir)
     from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 
-    return OnnxEncoders(model, vision_threads, audio_threads)
+    return OnnxEncoders(model, vision_threads, audio_threads, cache_dir)
 
 
 def plan_of(model: Model) -> RunPlan:

@@ -32,6 +32,8 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import open_plain
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, verify
 
 MAGIC: bytes = core.HEADER_MAGIC_BYTES
 VERSION: tuple[int, int, int] = (
@@ -42,6 +44,7 @@ VERSION: tuple[int, int, int] = (
 ALIGNMENT_BYTES: int = core.BLOCK_SIZE
 _PREFIX = struct.Struct("<8s3I4xQ")  # magic, version, header_end
 _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
+_MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
 _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
 
 Value = str | int | float | bool
@@ -215,7 +218,7 @@ class Bundle:
         """
         path = Path(path)
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 nbytes = file.seek(0, 2)
                 file.seek(0)
                 prefix = file.read(_PREFIX.size)
@@ -245,10 +248,13 @@ class Bundle:
             kind = BundleNotFoundError if isinstance(error, FileNotFoundError) else BundleError
             raise kind(f"{path}: cannot read ({error.strerror}); check the path") from error
         try:
+            verify(table, "LiteRTLMMetaData", most_parts=_MOST_PARTS)
             system, sections = _parse_table(path, table)
         except BundleError:
             raise
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        except FlatbufferError as error:
+            raise BundleError(f"{path}: its section table is corrupt ({error}); copy the file again") from error
+        except Exception as error:  # a kind of section that is not known, names that are no text
             raise BundleError(f"{path}: its section table is corrupt; copy the file again") from error
         _check_places(path, sections, header_end, nbytes)
         return cls(path, nbytes, (version[0], version[1], version[2]), system, sections)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.runtime.chat.conversation import Conversation
+from gemma_edge.runtime.chat.options import ConversationOptions
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import cache_folder
@@ -89,7 +90,8 @@ class Subject:
         scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1)
         try:
             sequence = TokenSequence(scheduler, pool)
-            with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
+            options = ConversationOptions(sampler_config=SamplerConfig(top_k=1))
+            with Conversation(self.text_model, sequence, options) as conversation:
                 return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
         finally:
             scheduler.close()

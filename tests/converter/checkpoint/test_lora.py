@@ -46,6 +46,11 @@ ADAPTERS: Mapping[str, dict[str, Any]] = {
     "all linear": {"r": 12, "lora_alpha": 16, "target_modules": "all-linear"},
     "two layers": {"r": 2, "lora_alpha": 3, "target_modules": ["gate_proj"], "layers_to_transform": [1, 4]},
     "saved modules": {"r": 4, "lora_alpha": 4, "target_modules": ["v_proj"], "modules_to_save": ["input_layernorm"]},
+    # S9 of the documents: what their fine-tuning saves as ./gemma-custom-model.
+    "the documents' fine-tune": {
+        "r": 16, "lora_alpha": 32, "lora_dropout": 0.1,
+        "target_modules": [*ATTENTION, "gate_proj", "up_proj", "down_proj"],
+    },
     "fan in, fan out": {"r": 3, "lora_alpha": 4, "target_modules": ["o_proj"], "fan_in_fan_out": True},
     "large rank": {"r": 64, "lora_alpha": 16, "target_modules": ["down_proj"]},
 }  # fmt: skip

@@ -38,7 +38,6 @@ from tests.near_ties import check_same_greedy_text
 from tests.runtime.media.towers import Towers
 from tools.tiny_towers import CLIP_TOKENS, IMAGE_PIXELS, IMAGE_TOKENS
 
-CONTEXT_TOKENS = 192
 NEW_TOKENS = 16
 TOLERANCE = 1e-3  # of logits that spread over about +-12, besides what float32 explains (tests/oracles.py)
 WINDOW_SECONDS = 1.94  # 12 tokens of 16 frames of 10 ms, less what the last frame needs
@@ -69,11 +68,6 @@ CASES: Mapping[str, Callable[[], Contents]] = {
         "4?",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Towers:  # noqa: ARG001  the vision tower is timm's
-    return Towers.write(tmp_path_factory.mktemp("towers"), CONTEXT_TOKENS)
 
 
 @pytest.fixture(scope="module", params=["litert", "onnx"])
