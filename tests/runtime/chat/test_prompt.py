@@ -146,7 +146,10 @@ def test_quotes_and_new_lines_are_escaped_where_litert_lm_lets_text_out(engine: 
 def test_thinking_wins_over_the_context(engine: Engine, google: Any, wanted: bool) -> None:
     import litert_lm
 
-    options = {"chat_template": "{{ enable_thinking }}", "extra_context": {"enable_thinking": not wanted}}
+    options: dict[str, Any] = {
+        "chat_template": "{{ enable_thinking }}",
+        "extra_context": {"enable_thinking": not wanted},
+    }
     theirs_wanted = litert_lm.ThinkingConfig(enable_thinking=wanted)
     with (
         google.create_conversation(thinking_config=theirs_wanted, **options) as theirs,
