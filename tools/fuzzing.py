@@ -264,6 +264,8 @@ def fuzz(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         counts[outcome.verdict] += 1
+        if counts.total() % 100 == 0:
+            click.echo(f"{counts.total()} of {cases}", err=True)
         if outcome.verdict not in RIGHT:
             last = "\n    ".join(outcome.said.splitlines()[-6:])
             mib = outcome.peak_bytes >> 20
