@@ -90,7 +90,7 @@ def _isa(key: str, value: object) -> tuple[Isa, ...]:
         try:
             features.append(Isa(item))
         except ValueError:
-            raise ProfileError(key, shown(item), f"names out of {', '.join(Isa)}") from None
+            raise ProfileError(key, shown(item), f"a list of {', '.join(Isa)}") from None
     return tuple(features)
 
 

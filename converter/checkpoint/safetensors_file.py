@@ -41,7 +41,7 @@ class CheckpointError(GemmaEdgeError):
 class TensorInfo:
     """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
 
-    shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf_names).
+    shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf/names.py).
     """
 
     name: str

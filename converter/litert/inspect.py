@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.printing import as_it_is, printable
-from gemma_edge.converter.quality.beside import print_quality, quality_beside
+from gemma_edge.converter.quality.beside import print_beside, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
+from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
 from gemma_edge.runtime.formats.tflite_model import check_model
@@ -31,8 +32,13 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "system": dict(bundle.system),
         "sections": [_section(bundle, section) for section in bundle.sections],
         "metadata": MessageToDict(bundle.metadata(), preserving_proto_field_name=True),
-        "quality": quality_beside(path, bundle.nbytes),
+        **quality_beside(path, bundle.nbytes, lambda: _file_sha256(path)),
     }
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha256_of(file.fileno(), 0, path.stat().st_size)
 
 
 def print_inspection(values: dict[str, Any], console: Console) -> None:
@@ -65,7 +71,7 @@ def print_inspection(values: dict[str, Any], console: Console) -> None:
             console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
-    print_quality(values["quality"], console)
+    print_beside(values, console)
 
 
 def _section(bundle: Bundle, section: Section) -> dict[str, Any]:

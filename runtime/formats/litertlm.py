@@ -249,7 +249,9 @@ class Bundle:
             raise kind(f"{path}: cannot read ({error.strerror}); check the path") from error
         try:
             verify(table, "LiteRTLMMetaData", most_parts=_MOST_PARTS)
-            system, sections = _parse_table(table)
+            system, sections = _parse_table(path, table)
+        except BundleError:
+            raise
         except FlatbufferError as error:
             raise BundleError(f"{path}: its section table is corrupt ({error}); copy the file again") from error
         except Exception as error:  # a kind of section that is not known, names that are no text
@@ -296,13 +298,28 @@ class Bundle:
             content = file.read(section.nbytes)
         if section.sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise BundleError(
-                f"{self.path}: section {section.name} has not the SHA-256 that its table records; copy the file again"
+                f"{self.path}: section {section.name} does not match the SHA-256 in its table; copy the file again"
             )
         return content
 
     def sha256(self, section: Section) -> str:
         """The hex digest of a section, read through the map."""
         return hashlib.sha256(self.view(section)).hexdigest()
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's weights: what one token reads. Raises BundleError where there are none."""
+        return self.section(SectionKind.TFLITE_MODEL, ModelType.PREFILL_DECODE).nbytes
+
+    def sentencepiece_model(self) -> bytes:
+        """The tokenizer. Raises BundleError where it is a Hugging Face tokenizer.json or missing."""
+        section = self.find(SectionKind.SENTENCEPIECE_TOKENIZER)
+        if section is None:
+            raise BundleError(
+                f"{self.path}: found sections {', '.join(s.name for s in self.sections)}, expected "
+                "sentencepiece_tokenizer; convert the checkpoint with gemma-edge, which derives one from tokenizer.json"
+            )
+        return self.read(section)
 
     def metadata(self) -> LlmMetadata:
         """The model's metadata: tokens, template, sampler, context (LiteRT-LM's llm_metadata.proto)."""
@@ -326,10 +343,15 @@ class Bundle:
             raise BundleError(f"{self.path}: its {section.name} section is corrupt; copy the file again") from error
 
 
-def _parse_table(table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
+def _parse_table(path: Path, table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
     root = schema.LiteRTLMMetaData.GetRootAs(table, 0)
     sections = []
     for entry in _vector(root.SectionMetadata(), "Objects"):
+        if entry.DataType() > max(SectionKind):
+            raise BundleError(
+                f"{path}: found a section of kind {entry.DataType()}, this version knows kinds up to "
+                f"{max(SectionKind)}; upgrade gemma-edge, or copy the file again if it is older"
+            )
         items = _parse_items(entry)
         model_type = items.pop("model_type", None)
         sections.append(
