@@ -155,7 +155,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
     ) -> str:
-        tree = _Counting().visit(source)
+        tree: Any = _Counting().visit(source)
         tree.set_environment(self)
         return super()._generate(tree, name, filename, defer_init)
 
@@ -214,7 +214,7 @@ class _Counting(NodeTransformer):
                 count = _filtered(nodes.Const(written), _step, found.lineno)
                 found.body.insert(0, nodes.ExprStmt(count, lineno=found.lineno))
             case nodes.Concat():
-                parts = nodes.List(found.nodes, lineno=found.lineno)
+                parts: Any = nodes.List(found.nodes, lineno=found.lineno)
                 return _filtered(parts, _joined, found.lineno)
             case nodes.Assign(target=nodes.NSRef()):
                 found.node = _filtered(found.node, _stored, found.lineno)
@@ -223,7 +223,7 @@ class _Counting(NodeTransformer):
         return found  # type: ignore[no-any-return]
 
 
-def _filtered(value: nodes.Expr, function: Callable[..., Any], line: int) -> nodes.Filter:
+def _filtered(value: Any, function: Callable[..., Any], line: int) -> nodes.Filter:
     return nodes.Filter(value, function.__name__, [], [], None, None, lineno=line)
 
 
