@@ -32,8 +32,8 @@ def schema_of(module: ModuleType) -> dict[str, str]:
         if "_tab" not in body:
             continue
         union_of = {field: union for union, _, field in _UNPACKED.findall(_unpacked(source, name))}
-        slots = [slot for slot in (_slot(*method, union_of) for method in _METHOD.findall(body)) if slot is not None]
-        lines[name] = " ".join(dict(sorted(slots)).values())
+        slots = (_slot(method, inside, union_of) for method, inside in _METHOD.findall(body))
+        lines[name] = " ".join(dict(sorted(slot for slot in slots if slot is not None)).values())
     for creator, body in unions.items():
         union = next(name for name in vars(module) if name.lower() == creator.lower())  # VData, but VdataCreator
         numbers = {value: name for name, value in vars(getattr(module, union)).items() if isinstance(value, int)}
