@@ -4,6 +4,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, listed, parts_of
+from gemma_edge.converter.checkpoint.nearby import is_meant_as_path, nearby
 from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.profiles.errors import GemmaEdgeError
 
@@ -37,6 +38,7 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         HubError: neither a directory nor a GGUF file, and not to be downloaded.
         CheckpointError: a directory of several GGUF files.
     """
+    is_official = checkpoint is None
     if checkpoint is None:
         if size not in OFFICIAL:
             raise HubError(f"{size}: has no official checkpoint; pass --checkpoint with a directory or org/name")
@@ -61,7 +63,11 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     if (page := _PAGE.match(checkpoint)) is not None:
         raise HubError(f"{checkpoint}: a web page; give the repository's name, {page['repository']}")
     match = _REPOSITORY.fullmatch(checkpoint)
-    if match is None or match["repository"].endswith(SUFFIX):
+    is_named = match is not None and (match["revision"] or match["gguf"])  # no path is written so
+    if not is_official and not is_named and is_meant_as_path(checkpoint):
+        also = "" if match is None else f", or write {checkpoint}@main for the repository of that name"
+        raise HubError(f"{checkpoint}: no such directory or file: {nearby(path)}; correct the path{also}")
+    if match is None:
         raise HubError(
             f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
             "correct the path"
@@ -109,6 +115,11 @@ def _download(repository: str, revision: str | None, wanted: list[str], unwanted
     """The directory of a snapshot that holds at least the files that match."""
     from huggingface_hub import constants, errors, snapshot_download  # slow to import, and not needed for a directory
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # it would become a folder of that name, here
+        raise HubError(
+            f"{repository}: there is no home folder to download it to, HOME is not set and no account says; set "
+            "HF_HOME, or pass --checkpoint with a directory"
+        )
     page = f"{constants.ENDPOINT}/{repository}"
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
