@@ -21,7 +21,7 @@ TESTS_ONLY = ("torch", "transformers", "safetensors")
 # belongs to the longer name: "checkpoint" is what is left of that folder.
 ROOMS = {
     "runtime": [
-        "config", "formats", "android", "memory", "text", "media",
+        "config", "formats", "android", "memory", "cache", "text", "media",
         "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks", "litert_lm_names", "__init__",

@@ -17,6 +17,7 @@ from typing import Any
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.cache.child import python_command
 from gemma_edge.runtime.config import CPU
 from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
@@ -123,7 +124,7 @@ def _typical(traces: Sequence[Trace]) -> Trace | None:
 
 def trace(benchmark: Benchmark, cgroup: MemoryCgroup | None = None) -> Trace:
     """Run in a new process, inside `cgroup` if given, and watch its memory from here."""
-    command = [sys.executable, "-m", __name__]
+    command = python_command("gemma_edge.runtime.measure.budget_bench")
     samples: list[Sample] = []
     started_s = time.monotonic()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.cache.child import python_command
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.executors.litert.partitions import Partitions, partitions
 from gemma_edge.runtime.executors.litert.sections import section_range
@@ -66,7 +67,7 @@ def _measure(path: Path, name: str, threads: int, cache_dir: Path | None) -> Enc
         packed = None if cache_dir is None else weight_cache(section, cache_dir, threads)
         [divided] = partitions(section, threads, packed).values()
     request = [str(path), name, str(threads), "" if cache_dir is None else str(cache_dir)]
-    command = [sys.executable, "-m", "gemma_edge.runtime.measure.media_bench", *request]
+    command = python_command("gemma_edge.runtime.measure.media_bench", *request)
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
         PeakSampler(lambda: process_tree(child.pid)) as sampler,

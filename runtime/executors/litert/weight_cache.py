@@ -7,21 +7,23 @@ this module:
   by the content of the section, by the version that packed it and by the CPU it was packed for.
 - The process that packs keeps about 500 MB and does not lock the file. A subprocess packs into a partial file that is
   renamed when complete.
-- A cache that cannot be used is silently ignored or rewritten. `check_used` looks after loading.
+- A cache that cannot be used is silently ignored or rewritten. `UseCheck` looks after loading.
+
+Where other users may write, packed weights lie in a folder of their own: `cache/folder.py`.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gemma_edge.runtime.cache.child import pack_in_child, refuse_to_pack_again
+from gemma_edge.runtime.cache.folder import CacheFolder, CacheFolderError, own_folder
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.library import CompiledSection, litert_version
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
@@ -39,24 +41,22 @@ class WeightCacheError(ExecutorError):
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/gemma-edge`, by default `~/.cache/gemma-edge`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemma-edge"
+    """`$XDG_CACHE_HOME/gemma-edge`, by default `~/.cache/gemma-edge`. Raises WeightCacheError: there is no home."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "gemma-edge"
+    try:
+        return Path.home() / ".cache" / "gemma-edge"
+    except RuntimeError as error:
+        raise WeightCacheError(
+            f"user {os.geteuid()} has no home folder for packed weights: HOME is not set, and no account says; "
+            'pass cache_dir (--cache-dir), ":nocache" to pack at every start, or set XDG_CACHE_HOME'
+        ) from error
 
 
 def weight_cache(section: FileRange, cache_dir: Path, threads: int) -> Path:
     """The cache file of a section, packed now if this content was not packed before on this CPU."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        path = cache_dir / f"{section_sha256(section, cache_dir)}.{litert_version()}.{cpu_key()}.xnnpack"
-        if not path.exists():
-            with exclusive(path.with_suffix(".lock")):
-                if not path.exists():
-                    _build(section, path, threads)
-    except OSError as error:
-        raise WeightCacheError(
-            f"cannot write the weight cache in {cache_dir} ({error}); choose another cache_dir"
-        ) from error
-    return path
+    with cache_opened(cache_dir) as folder:
+        return folder.path / _packed(section, folder, threads).name
 
 
 def compile_section(section: FileRange, threads: int, cache_dir: Path | None) -> tuple[CompiledSection, Path | None]:
@@ -67,18 +67,45 @@ def compile_section(section: FileRange, threads: int, cache_dir: Path | None) ->
     if cache_dir is None:
         section_sha256(section, notes=None)
         return CompiledSection(section, threads, None), None
-    for _ in range(2):  # a damaged cache is removed and packed again, once
-        cache = weight_cache(section, cache_dir, threads)
-        check = UseCheck(cache)
-        model = CompiledSection(section, threads, cache)
-        if check.used():
-            return model, cache
-        model.close()
-        cache.unlink(missing_ok=True)
-    raise WeightCacheError(
-        f"the weight cache {cache} is not used by LiteRT, the packed weights would stay in memory; "
-        "choose another cache_dir, or none to accept that"
-    )
+    with cache_opened(cache_dir) as folder:
+        for _ in range(2):  # a damaged cache is removed and packed again, once
+            cache = _packed(section, folder, threads)
+            check = UseCheck(cache)
+            model = CompiledSection(section, threads, cache)
+            if check.used():
+                return model, folder.path / cache.name
+            model.close()
+            folder.remove(cache.name)
+        raise WeightCacheError(
+            f"the weight cache {folder.path / cache.name} is not used by LiteRT, the packed weights would stay in "
+            "memory; choose another cache_dir, or none to accept that"
+        )
+
+
+@contextlib.contextmanager
+def cache_opened(cache_dir: Path) -> Iterator[CacheFolder]:
+    """As `own_folder`. Raises WeightCacheError for what is wrong with the folder."""
+    try:
+        with own_folder(cache_dir) as folder:
+            yield folder
+    except CacheFolderError as error:
+        raise WeightCacheError(str(error)) from error
+    except OSError as error:
+        raise WeightCacheError(
+            f"cannot write the weight cache in {cache_dir} ({error.strerror or error}); choose another cache_dir"
+        ) from error
+
+
+def _packed(section: FileRange, folder: CacheFolder, threads: int) -> Path:
+    """Where the packed section can be read while the folder is open."""
+    name = f"{section_sha256(section, folder)}.{litert_version()}.{cpu_key()}.xnnpack"
+    locking = f"{name.removesuffix('.xnnpack')}.lock"
+    if (found := folder.own(name)) is not None:
+        folder.tidy(locking)
+        return found
+    refuse_to_pack_again()
+    with folder.locked(locking) as lock:
+        return folder.own(name) or _build(section, folder, name, threads, lock)
 
 
 class UseCheck:
@@ -110,45 +137,39 @@ def cpu_key() -> str:
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """One builder at a time; the kernel drops the lock of a process that dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(section: FileRange, path: Path, threads: int) -> None:
-    free = shutil.disk_usage(path.parent).free
+def _build(section: FileRange, folder: CacheFolder, name: str, threads: int, lock: int) -> Path:
+    free = shutil.disk_usage(folder.anchor).free
     if free < section.nbytes:
         raise WeightCacheError(
-            f"the weight cache needs about {section.nbytes >> 20} MiB in {path.parent}, {free >> 20} MiB are free; "
+            f"the weight cache needs about {section.nbytes >> 20} MiB in {folder.path}, {free >> 20} MiB are free; "
             "free some space or choose another cache_dir"
         )
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)  # under the lock: what is left here belongs to a builder that died
-    command = [
-        sys.executable, "-m", "gemma_edge.runtime.executors.litert.weight_cache",
-        str(section.path), str(section.offset), str(section.nbytes), str(threads), str(partial),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not partial.exists():
-        partial.unlink(missing_ok=True)
-        lines = done.stderr.strip().splitlines() or ["no message"]
+    partial = folder.anchor / f"{name.removesuffix('.xnnpack')}.partial"
+    folder.remove(partial.name)  # under the lock: what is left here belongs to a builder that died
+    place = [str(section.path.absolute()), str(section.offset), str(section.nbytes), str(threads)]
+    status, errors = pack_in_child(
+        __name__, [*place, partial.name], folder.anchor, lock, lambda: _pack(section, threads, partial)
+    )
+    if status or not partial.exists():
+        folder.remove(partial.name)
+        lines = errors.strip().splitlines() or ["no message"]
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
-        remedy = _REMEDIES.get(done.returncode, "convert the checkpoint again")
+        remedy = _REMEDIES.get(status, "convert the checkpoint again")
         raise WeightCacheError(
-            f"packing the weights of {section.path} failed with status {done.returncode} ({reason}); {remedy}"
+            f"packing the weights of {section.path} failed with status {status} ({reason}); {remedy}"
         )
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(path)
+    return folder.put(partial.name, name)
 
 
-def _main(arguments: list[str]) -> None:
-    path, offset, nbytes, threads, out = arguments
-    CompiledSection(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out)).close()
+def _pack(section: FileRange, threads: int, out: Path) -> None:
+    CompiledSection(section, threads, out).close()
+
+
+def _main(path: str, offset: str, nbytes: str, threads: str, out: str) -> None:
+    _pack(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _main(*sys.argv[1:])

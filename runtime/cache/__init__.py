@@ -1,0 +1,1 @@
+"""Folders of packed weights, and the processes that fill them."""
