@@ -182,7 +182,7 @@ def fuzz_convert(count: int, seed: int, work: Path) -> Tally:
         else:
             tally.too_late += 1
         allowed = {conversion.sha256: "new"} | ({} if before is None else {before.sha256: "old"})
-        tally.note(_left(out, allowed, f"{number}: {conversion.container}, {kill}"))
+        tally.note(left(out, allowed, f"{number}: {conversion.container}, {kill}"))
         if conversion.container == "onnx" and out.exists():  # complete: a directory is not replaced
             shutil.rmtree(out)
         if conversion.run(out):
@@ -198,7 +198,7 @@ def fuzz_convert(count: int, seed: int, work: Path) -> Tally:
     return tally
 
 
-def _left(out: Path, allowed: dict[str, str], what: str) -> str:
+def left(out: Path, allowed: dict[str, str], what: str) -> str:
     """What a killed run has left under the final names, in a word or two."""
     report = out.with_name("model.json")
     if report.exists():
