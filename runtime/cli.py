@@ -70,10 +70,13 @@ def run_main(
 ) -> None:
     """Chat with a bundle, or answer one prompt. Images and recordings go with the first message.
 
-    Ctrl-C stops the reply; at the prompt, Ctrl-C or Ctrl-D ends the chat.
+    Ctrl-C stops the reply; at the prompt, Ctrl-C or Ctrl-D ends the chat. A message that cannot be answered does not,
+    but the exit status is then 1.
     """
     from dataclasses import replace
 
+    from gemma_edge.profiles.budget import OverBudget
+    from gemma_edge.profiles.errors import GemmaEdgeError
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
     from gemma_edge.runtime.formats.model import open_model
@@ -87,6 +90,9 @@ def run_main(
     cpu = Backend.CPU(thread_count=threads)
     if executor == "litert-lm" and profile is not None:
         raise click.UsageError("--profile is kept by our executor; leave out --executor")
+    if prompt is None and sys.stdin is None:
+        raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
+    is_answered = True
     with (
         LitertLmEngine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir)
         if executor == "litert-lm"
@@ -99,10 +105,21 @@ def run_main(
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are no reason to end a chat
         for message in [prompt] if prompt is not None else _typed(sys.stdin):
-            answer(conversation, _with_media(message, shown, played))
+            try:
+                answer(conversation, _with_media(message, shown, played))
+            except OverBudget:
+                raise
+            except GemmaEdgeError as error:  # the turn was taken back: the chat goes on
+                if prompt is not None:
+                    raise
+                click.echo(f"error: {error}", err=True)
+                is_answered = False
+                continue
             shown = played = ()
             if stats:
                 click.echo(_figures(conversation), err=True)
+    if not is_answered:
+        sys.exit(1)
 
 
 def _with_media(text: str, images: Sequence[str], recordings: Sequence[str]) -> "Contents":
@@ -278,16 +295,16 @@ def _partitions(benchmark: "Benchmark") -> "dict[str, Partitions]":
     """How XNNPACK divides each signature, once the runs have packed the weights; Google's engine does not tell."""
     from gemma_edge.runtime.executors.litert.decoder import DecoderSections
     from gemma_edge.runtime.executors.litert.partitions import partitions
-    from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir, weight_cache
-    from gemma_edge.runtime.executors.placement import NO_CACHE
+    from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
+    from gemma_edge.runtime.executors.placement import NO_CACHE, cache_folder
     from gemma_edge.runtime.formats.litertlm import Bundle
 
     path = Path(benchmark.model_path)
     if benchmark.executor != "litert" or benchmark.cache_dir == NO_CACHE or path.is_dir():
         return {}
     decoder = DecoderSections.of(Bundle.open(path)).decoder
-    cache_dir = Path(benchmark.cache_dir) if benchmark.cache_dir else default_cache_dir()
-    return partitions(decoder, 1, weight_cache(decoder, cache_dir, 1))
+    cache_dir = cache_folder(benchmark.cache_dir, path, prefer_disk=False)
+    return partitions(decoder, 1, None if cache_dir is None else weight_cache(decoder, cache_dir, 1))
 
 
 def _bench_budget(

@@ -26,6 +26,7 @@ from gemma_edge.converter.verify.measure.text import file_windows, text_windows
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
 from gemma_edge.converter.verify.show.report import BundleScores, Report
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
@@ -69,7 +70,7 @@ def verify(
         source = base if lora is None else merged(base, lora)
         model = StreamingModel.open(source)
         _check_source(source, model.model)
-        paths = [Path(path) for path in (bundle, against) if path is not None]
+        paths = [user_path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
         if tokens is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.formats.lock import LockHeldError, held
+from gemma_edge.runtime.formats.lock import LockHeldError, descriptor, held
 
 _DESCRIPTORS = Path("/proc/self/fd")
 _OTHERS, _GROUP = 0o002, 0o020
@@ -92,7 +92,7 @@ def own_folder(cache_dir: Path) -> Iterator[CacheFolder]:
     _check_links(cache_dir.absolute())
     cache_dir.parent.mkdir(parents=True, exist_ok=True)
     _make(cache_dir, 0o755)
-    outer = os.open(cache_dir, os.O_RDONLY | os.O_DIRECTORY)
+    outer = descriptor(cache_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if _is_private(outer):
             yield CacheFolder(_anchor(outer) or cache_dir, cache_dir.resolve())
@@ -112,7 +112,7 @@ def _inner_folder(outer: int, cache_dir: Path) -> Iterator[CacheFolder]:
         raise CacheFolderError(f"{why}, which takes /proc to be safe; choose a cache_dir of your own")
     try:
         _make(place / name, 0o700)
-        inner = os.open(place / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        inner = descriptor(place / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
         raise CacheFolderError(f"{why}: {error.strerror}; choose a cache_dir of your own") from error
     try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_STANDARD_ERROR = 2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems say that know no locks: there each goes on without."""
 
@@ -50,9 +51,22 @@ def lock(fd: int, how: int) -> None:
             raise
 
 
+def descriptor(path: Path, flags: int) -> int:
+    """Open a file, never as number 0, 1 or 2: those are free where standard input is closed, and a child that inherits
+    the descriptor gets others in their place.
+    """
+    fd = os.open(path, flags, 0o600)
+    if fd > _STANDARD_ERROR:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD_ERROR + 1)
+    finally:
+        os.close(fd)
+
+
 def _locked(path: Path, wait: bool) -> int:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fd = descriptor(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:

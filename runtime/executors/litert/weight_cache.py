@@ -29,6 +29,7 @@ from gemma_edge.runtime.executors.litert.library import CompiledSection, litert_
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.formats.file_range import FileRange
 
+_CPUINFO = Path("/proc/cpuinfo")
 _REMEDIES = {
     -signal.SIGKILL: "close other programs, it was killed",
     # Seen where cpuinfo, which chooses the kernels, finds nothing about an ARM in either.
@@ -132,7 +133,7 @@ def cpu_key() -> str:
     """Weights are packed for the widest kernels of the CPU: machines that share a cache directory need a file each."""
     features = ""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = _CPUINFO.read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
@@ -155,6 +156,8 @@ def _build(section: FileRange, folder: CacheFolder, name: str, threads: int, loc
         lines = errors.strip().splitlines() or ["no message"]
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
         remedy = _REMEDIES.get(status, "convert the checkpoint again")
+        if not _CPUINFO.exists():  # LiteRT chooses its kernels by it
+            remedy = f"mount {_CPUINFO.parent}: LiteRT reads {_CPUINFO}"
         raise WeightCacheError(
             f"packing the weights of {section.path} failed with status {status} ({reason}); {remedy}"
         )
