@@ -18,7 +18,7 @@ from gemma_edge.converter.quality.acceptance import Acceptance
 from gemma_edge.converter.quality.beside import report_path, spare_inputs
 from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
-from gemma_edge.converter.quantize.stream import Round
+from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.report import Report, Source, make_report
 from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.formats.atomic import atomic_file, output_lock, require_directory, require_space
@@ -68,13 +68,13 @@ def convert(
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))
             with (
-                calibrated(plan, source, out.parent, stage) as rounds,
-                _measuring(measure, bundle, source, rounds, stage) as measurement,
+                calibrated(plan, source, out.parent, stage) as quantizers,
+                _measuring(measure, bundle, source, quantizers, stage) as measurement,
             ):
                 on_read = stage("convert", sum(tensor.spec.values * 2 for tensor in plan.tensors))
                 look = None if measurement is None else measurement.look
                 errors = bundle.write(
-                    output, source, lambda: identity(plan, hashes.result(), rounds), on_read, rounds, look
+                    output, source, lambda: identity(plan, hashes.result(), quantizers), on_read, quantizers, look
                 )
                 compared = None if measurement is None else measurement.result()
             if measurement is not None and compared is not None:
@@ -89,6 +89,6 @@ def convert(
 
 
 def _measuring(
-    is_wanted: bool, bundle: Bundle, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
+    is_wanted: bool, bundle: Bundle, source: Checkpoint, quantizers: Mapping[str, Quantizer], stage: Stage
 ) -> AbstractContextManager[Measurement | None]:
-    return measuring(bundle.plan, bundle.tokenizer, source, rounds, stage) if is_wanted else nullcontext()
+    return measuring(bundle.plan, bundle.tokenizer, source, quantizers, stage) if is_wanted else nullcontext()

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from gemma_edge.converter.checkpoint.gguf.choice import listed
+from gemma_edge.converter.printing import listed
 
 _SUFFIXES = (
     ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json", ".litertlm", ".task", ".onnx", ".zip", ".gz", ".tar",

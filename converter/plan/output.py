@@ -15,8 +15,10 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.plan.format import FORMATS, Format
 from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer
+from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.digest import sha256_of
 
 
@@ -57,7 +59,7 @@ class Bundle(Protocol):
         source: Checkpoint,
         identity: Callable[[], str],
         on_read: Callable[[int], None],
-        rounds: Mapping[str, Round] = NO_ROUNDS,
+        quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS,
         look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights through. output: a file or a directory, as the format has it. Errors by tensor name."""
@@ -80,6 +82,9 @@ class Output(Protocol):
 
     def inspect(self, path: Path) -> dict[str, Any]:
         """What it holds, as JSON values."""
+
+    def stored_rows(self, path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+        """The rows of those weights that are there, by name; of one in several pieces, the pieces in order."""
 
     def show(self, values: dict[str, Any], console: Console) -> None:
         """The same for people."""

@@ -11,6 +11,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.printing import printable
 from gemma_edge.converter.quality.acceptance import quality_line
 from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.atomic import OutputError
 
 
@@ -26,7 +27,7 @@ def quality_beside(bundle: Path, nbytes: int, sha256: Callable[[], str]) -> dict
     """
     path = report_path(bundle)
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_plain(path))
         quality, output = values["quality"], values["output"]
         is_known = bool(quality_line(quality))
         is_same = output["bytes"] == nbytes and output["sha256"] == sha256()

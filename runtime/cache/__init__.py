@@ -1,1 +1,1 @@
-"""Folders of packed weights, and the processes that fill them."""
+"""The folder of packed weights: filling it before the first start, looking into it, and clearing it up."""

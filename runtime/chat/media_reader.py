@@ -69,6 +69,12 @@ class MediaReader:
         self._keep_loaded = keep_loaded
 
     @property
+    def kinds(self) -> Sequence[str]:
+        """What the model takes beside text: image, audio."""
+        found = {} if self._encoders is None else {"image": self._encoders.vision, "audio": self._encoders.audio}
+        return [kind for kind, size in found.items() if size is not None]
+
+    @property
     def audio_window_samples(self) -> int:
         """How much the audio encoder hears at once. Raises MediaError where there is none."""
         if self._encoders is None or self._encoders.audio is None:
@@ -213,6 +219,11 @@ class Prompt:
     def token_count(self) -> int:
         """Of recordings, what their headers say."""
         return sum(part.token_count if isinstance(part, _Part) else len(part) for part in self.parts)
+
+    @property
+    def media_tokens(self) -> int:
+        """Of those, the rows that encoders make."""
+        return sum(part.token_count for part in self.parts if isinstance(part, _Part))
 
     def tokens(self, check: Callable[[], None] = lambda: None) -> list[int]:
         """Encode. Raises MediaError: an image or a recording turns out to be damaged."""

@@ -56,8 +56,13 @@ class Snapshot:
     """What `restore` needs to return to a position that ring caches no longer hold."""
 
     token_ids: tuple[int, ...]
-    state: Any  # copies of rings; another slot of the same decoder can restore it once it holds the same tokens
-    nbytes: int
+    rings: Mapping[str, NDArray[Any]]  # copies; another slot of the same decoder can restore them for the same tokens
+    high_water: int  # as of `SlotState`
+
+    @property
+    def nbytes(self) -> int:
+        """What the copies take."""
+        return sum(ring.nbytes for ring in self.rings.values())
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,13 @@ class SlotState:
 
     arrays: the written part of each cache by name, without a copy: valid until the slot runs again.
     high_water: the highest position ever written, padding included; how far rings can be wound back follows from it.
+    mark: what to go back to where rings cannot be wound back so far.
     """
 
     token_ids: tuple[int, ...]
     high_water: int
     arrays: Mapping[str, NDArray[Any]]
+    mark: Snapshot | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,10 @@ class Decoder(Protocol):
     @property
     def vocab_size(self) -> int:
         """Length of the logits."""
+
+    @property
+    def embedding_bytes(self) -> int:
+        """What the row of one image or audio token takes."""
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _STANDARD_ERROR = 2
@@ -38,7 +38,8 @@ def held(path: Path, *, wait: bool) -> Iterator[int]:
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield fd
     finally:
-        path.unlink(missing_ok=True)  # before it is free: whoever waits for it sees that, and begins anew
+        with suppress(OSError):  # it then stays, and is nobody's
+            path.unlink()  # before it is free: whoever waits for it sees that, and begins anew
         os.close(fd)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gemma_edge.runtime.executors.base import ExecutorError, Logits
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
+from gemma_edge.runtime.text.logits import Scores, scores
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import Sampler
 from gemma_edge.runtime.text.tokenizer import Detokenizer, Tokenizer
@@ -73,13 +74,17 @@ class StopTokens:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How one reply is written."""
+    """How one reply is written.
+
+    best: of how many likeliest tokens to tell log probabilities beside the drawn one's; None: of none at all.
+    """
 
     sampler: Sampler
     stop: StopTokens
     penalties: Penalties = field(default_factory=Penalties)
     constraint: Constraint | None = None
     max_output_tokens: int | None = None
+    best: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Drawn:
     token_id: int
     sampler_state: int
     seconds: float
+    scores: Scores | None = None
 
 
 def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:
@@ -102,7 +108,8 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
     limit = room if how.max_output_tokens is None else min(room, how.max_output_tokens)
     started = time.perf_counter()
     while len(generated) < limit:
-        logits = how.penalties.apply(finite(decode(last)), generated)
+        given = finite(decode(last))
+        logits = how.penalties.apply(given, generated)
         if how.constraint is not None:
             logits = how.constraint.mask(logits)
             if float(np.max(logits)) == -np.inf:
@@ -113,7 +120,8 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
         last = how.sampler.pick(logits)
         generated.append(last)
         now = time.perf_counter()
-        yield Drawn(last, how.sampler.state, now - started)
+        told = None if how.best is None else scores(given, last, how.best)
+        yield Drawn(last, how.sampler.state, now - started, told)
         started = now
         if how.stop.ended(generated):
             return Reason.STOP

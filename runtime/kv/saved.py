@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import SlotState
+from gemma_edge.profiles.plain_file import require_plain
+from gemma_edge.runtime.executors.base import SlotState, Snapshot
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.media.soft_tokens import SoftToken
 
 _FORMAT = "gemma-edge keys and values 1"
 _CACHE = "cache/"
+_MARK = "mark/"
 
 
 class SavedCacheError(GemmaEdgeError):
@@ -44,6 +46,9 @@ def save_state(state: SlotState, digest: str, path: Path) -> None:
     }
     with atomic_file(path) as file:
         caches = {f"{_CACHE}{name}": array for name, array in state.arrays.items()}
+        if state.mark is not None:
+            content["mark"] = np.array([len(state.mark.token_ids), state.mark.high_water], np.int64)
+            caches |= {f"{_MARK}{name}": ring for name, ring in state.mark.rings.items()}
         np.savez(file, allow_pickle=False, **content, **caches)
 
 
@@ -54,6 +59,7 @@ def opened_state(path: Path, digest: str) -> Iterator[SlotState]:
     Raises SavedCacheError: missing, damaged, not such a file, or not of the decoder with this digest.
     """
     try:
+        require_plain(path)
         with np.load(path, allow_pickle=False) as saved:
             if str(saved["format"]) != _FORMAT:
                 raise SavedCacheError(f"{path}: found {saved['format']}, expected {_FORMAT}; save it again")
@@ -63,7 +69,8 @@ def opened_state(path: Path, digest: str) -> Iterator[SlotState]:
                     f"{path}: was saved with the model {found[:12]}, this one is {digest[:12]}; load it with the model "
                     "that saved it, or save it again"
                 )
-            yield SlotState(_token_ids(saved), int(saved["high_water"]), _Arrays(saved))
+            token_ids = _token_ids(saved)
+            yield SlotState(token_ids, int(saved["high_water"]), _Arrays(saved, _CACHE), _mark(saved, token_ids))
     except OSError as error:
         raise SavedCacheError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, AttributeError) as error:
@@ -78,17 +85,25 @@ def _token_ids(saved: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
     return tuple(token_ids)
 
 
-class _Arrays(Mapping[str, NDArray[Any]]):
-    """The caches among the arrays of a file."""
+def _mark(saved: Mapping[str, NDArray[Any]], token_ids: tuple[int, ...]) -> Snapshot | None:
+    if "mark" not in saved:
+        return None
+    length, high_water = saved["mark"].tolist()
+    return Snapshot(token_ids[:length], _Arrays(saved, _MARK), high_water)
 
-    def __init__(self, saved: Mapping[str, NDArray[Any]]) -> None:
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays of a file whose names begin alike."""
+
+    def __init__(self, saved: Mapping[str, NDArray[Any]], beginning: str) -> None:
         self._saved = saved
+        self._beginning = beginning
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._saved[f"{_CACHE}{name}"]
+        return self._saved[f"{self._beginning}{name}"]
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(_CACHE) for name in self._saved if name.startswith(_CACHE))
+        return (name.removeprefix(self._beginning) for name in self._saved if name.startswith(self._beginning))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

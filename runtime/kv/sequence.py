@@ -15,7 +15,7 @@ from gemma_edge.runtime.kv.generate import Decoding, Drawn, TurnTiming, finite
 from gemma_edge.runtime.kv.saved import save_state
 from gemma_edge.runtime.kv.scheduler import CancelledError, Scheduler, Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
-from gemma_edge.runtime.kv.turn import Check, Job, Outcome, Prompt, Turn, reply_steps
+from gemma_edge.runtime.kv.turn import Check, Job, Mark, Outcome, Prompt, Turn, reply_steps
 from gemma_edge.runtime.text.sampler import log_probability
 
 Item = TypeVar("Item")
@@ -24,11 +24,17 @@ Item = TypeVar("Item")
 class TokenSequence:
     """Token ids with the logits that follow them. Not for several threads at once, except `cancel`."""
 
-    def __init__(self, scheduler: Scheduler, pool: SlotPool, before_call: Check = lambda: None) -> None:
-        """before_call: runs before each call into the model, and may raise to prevent it."""
+    def __init__(
+        self, scheduler: Scheduler, pool: SlotPool, before_call: Check = lambda: None, *, is_passing: bool = False
+    ) -> None:
+        """before_call: runs before each call into the model, and may raise to prevent it.
+
+        is_passing: nobody will go on with it, as `SlotPool.lend` has it.
+        """
         self._scheduler = scheduler
         self._pool = pool
         self._before_call = before_call
+        self._is_passing = is_passing
         self._tokens: list[int] = []
         self._owner: weakref.ref[object] = weakref.ref(self)
         self._work: Callable[[], Work[Any] | None] = lambda: None
@@ -109,11 +115,11 @@ class TokenSequence:
 
         return self._read(self._submit(steps))
 
-    def reply(self, prompt: Prompt, how: Decoding, *, mark: bool = False) -> Turn:
+    def reply(self, prompt: Prompt, how: Decoding, mark: Mark | None = None) -> Turn:
         """Begins to write a reply to what is here and the prompt; both are added as the reply is read.
 
         It ends after a stop sequence, `max_output_tokens`, or when the context is full. mark: also make it cheap to
-        come back to the present end, as `mark` does. `how.sampler` moves on as the reply is read.
+        come back there, as `mark` does. `how.sampler` moves on as the reply is read.
 
         Raises ContextOverflowError: the prompt does not fit, with room for one token of a reply; nothing was begun.
         Reading raises it of a prompt that had to be made first, and all that stops the model.
@@ -124,7 +130,7 @@ class TokenSequence:
         own = replace(how, sampler=how.sampler.copy())
 
         def steps(work: Work[Drawn]) -> Steps:
-            return reply_steps(self._job(work), held, prompt, own, outcome, mark=mark)
+            return reply_steps(self._job(work), held, prompt, own, outcome, mark)
 
         task = self._submit(steps)
         return Turn(task, outcome, self, how.sampler, TurnTiming())
@@ -136,7 +142,7 @@ class TokenSequence:
             work.cancel()
 
     def _job(self, work: Work[Any]) -> Job:
-        return Job(work, self._pool, self._owner, self._before_call)
+        return Job(work, self._pool, self._owner, self._before_call, self._is_passing)
 
     def _run(self, wanted: Sequence[int], then: Callable[[Lease], Item]) -> Item:
         """What `then` makes of a slot that holds exactly these tokens. Raises CancelledError."""

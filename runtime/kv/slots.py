@@ -3,14 +3,24 @@
 A slot remembers whose tokens it holds for as long as that sequence lives. Who comes back gets its own; who is new gets
 a slot that nobody lives in, then a new one while there may be more, then the one that has most of what is wanted, and
 of several the one used longest ago. What another slot already holds of the wanted tokens is copied, not run again.
+
+Where slots are kept (a server's are, whose sequences end with each request), a chat is known by its tokens: whoever
+wants all that stood before a slot's last reply goes on with it. Who is new gets a slot that holds no chat, then the
+chat used longest ago, which is saved first where there is a place for it. What only passes through, a title for a chat
+for instance, has one slot that no chat takes.
 """
 
+import logging
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.executors.base import Decoder, KvSlot, Logits, Snapshot
 from gemma_edge.runtime.kv.prefix import reach, reuse_prefix
+from gemma_edge.runtime.kv.store import FolderStore
+
+_log = logging.getLogger(__name__)
 
 # A copy of E2B's caches takes 20 ms at most, a row of prefill 12 ms.
 COPY_ROWS = 8
@@ -23,6 +33,14 @@ class _Held:
     snapshot: Snapshot | None = None
     last_used: int = 0
     is_lent: bool = False
+    is_chat: bool = False
+    marked: int = 0  # tokens that stood before the last reply
+    is_saved: bool = False
+
+    def continues(self, wanted: Sequence[int]) -> bool:
+        """Whether `wanted` goes on with what it holds, or asks the same again."""
+        shared = self.reach(wanted)
+        return self.slot.position - shared < COPY_ROWS or 0 < self.marked <= shared
 
     @property
     def snapshots(self) -> Sequence[Snapshot]:
@@ -84,8 +102,10 @@ class SlotPool:
         one = decoder.snapshot_bytes(context_tokens)
         self._snapshot_limit_bytes = count * one if snapshot_bytes is None else snapshot_bytes
         self._keep = keep
+        self._store: FolderStore | None = None
         self._held = [_Held(decoder.new_slot(context_tokens))]
         self._clock = 0
+        self._has_passing = False
 
     @property
     def context_tokens(self) -> int:
@@ -108,14 +128,20 @@ class SlotPool:
         """Of the decoder: what saved keys and values belong to."""
         return self._decoder.digest
 
-    def lend(self, owner: "weakref.ref[object]", wanted: Sequence[int]) -> Lease | None:
+    def keep(self, store: FolderStore | None) -> None:
+        """From now on, as with `keep`. store: where chats are saved that lose their slot, and found again."""
+        self._keep, self._store = True, store
+
+    def lend(self, owner: "weakref.ref[object]", wanted: Sequence[int], *, is_passing: bool = False) -> Lease | None:
         """A slot for a sequence, the owner, that wants these tokens run; None while all are lent.
 
-        It holds the longest prefix of them that can be had without running the model.
+        It holds the longest prefix of them that can be had without running the model. is_passing: nobody will go on
+        with it, so no chat shall lose its slot for it.
 
         Raises ExecutorError: no memory for a first slot, or the decoder is closed.
         """
-        found = self._choose(owner, wanted)
+        self._has_passing |= is_passing
+        found = self._choose(owner, wanted, is_passing)
         if found is None:
             return None
         for held in self._held:
@@ -123,19 +149,29 @@ class SlotPool:
                 held.owner = None
         self._clock += 1
         found.owner, found.last_used = owner, self._clock
+        if self._keep:
+            goes_on = found.slot.position >= COPY_ROWS and found.continues(wanted)
+            if not goes_on:
+                self._save(found)
+                self._load(found, wanted)
+            found.is_chat = goes_on or not is_passing
+            found.is_saved = False
         held_rows = found.reach(wanted)
         if len(wanted) - held_rows >= COPY_ROWS:
             source = max(self._held, key=lambda held: held.reach(wanted))
             if source.reach(wanted) - held_rows >= COPY_ROWS:
                 found.slot.set_state(source.slot.state())
                 found.snapshot = source.snapshot
+                found.marked = 0
         cached = reuse_prefix(found.slot, wanted, found.snapshots)
         if found.snapshot is not None and found.snapshot.token_ids != tuple(wanted[: len(found.snapshot.token_ids)]):
             found.snapshot = None  # of tokens that are gone
+        if found.marked > cached:
+            found.marked = 0
         found.is_lent = True
         return Lease(self, found, cached)
 
-    def _choose(self, owner: "weakref.ref[object]", wanted: Sequence[int]) -> _Held | None:
+    def _choose(self, owner: "weakref.ref[object]", wanted: Sequence[int], is_passing: bool) -> _Held | None:
         idle = [held for held in self._held if not held.is_lent]
         own = next((held for held in idle if held.owner is owner), None)
         if own is not None:
@@ -145,18 +181,56 @@ class SlotPool:
             return max(among, key=lambda held: (held.reach(wanted), -held.last_used))
 
         free = [held for held in idle if not held.has_owner]
-        if self._keep and len(self._held) < self.count:
-            free = [held for held in free if held.slot.position - held.reach(wanted) < COPY_ROWS]
-        if free:
-            return best(free)
+        goes_on = [held for held in free if held.continues(wanted)] if self._keep else free
+        if goes_on:
+            return best(goes_on)
         if len(self._held) < self.count:
             self._held.append(_Held(self._decoder.new_slot(self._context_tokens)))
             return self._held[-1]
+        if free:
+            return self._given_up(free, is_passing)
         return best(idle) if idle else None
+
+    def _given_up(self, free: Sequence[_Held], is_passing: bool) -> _Held:
+        """The slot whose tokens are worth least."""
+        chats = [held for held in free if held.is_chat]
+        is_full = self._has_passing and 1 < self.count <= 1 + sum(held.is_chat for held in self._held)
+        among = chats if is_full and chats and not is_passing else free
+        return min(among, key=lambda held: (held.is_chat, held.last_used))
+
+    def save(self) -> None:
+        """Save every chat that is not."""
+        for held in self._held:
+            if not held.is_lent:
+                self._save(held)
+
+    def _save(self, held: _Held) -> None:
+        if self._store is not None and held.is_chat and not held.is_saved:
+            state, mark = held.slot.state(), held.snapshot
+            is_before = mark is not None and mark.token_ids == state.token_ids[: len(mark.token_ids)]
+            state = replace(state, mark=mark if is_before else None)
+            held.is_saved = self._store.put(state, held.slot.earliest_rewind)
+
+    def _load(self, held: _Held, wanted: Sequence[int]) -> None:
+        """What the store has more of these tokens than any slot."""
+        here = max(other.reach(wanted) for other in self._held)
+        if self._store is None or (saved := self._store.best(wanted, here + COPY_ROWS)) is None:
+            return
+        try:
+            with self._store.opened(saved) as state:
+                mark = state.mark
+                held.snapshot = None if mark is None else replace(mark, rings=dict(mark.rings))
+                held.slot.set_state(state)
+                held.marked = 0 if mark is None else len(mark.token_ids)
+        except GemmaEdgeError as error:
+            _log.warning("%s; it is removed", error)
+            self._store.drop(saved)
+            held.slot.reset()  # some of it may have been filled
+            held.snapshot, held.marked = None, 0
 
     def take_snapshot(self, held: _Held) -> None:
         """Of a slot's rings, instead of the one it had; others make room, the one used longest ago first."""
-        held.snapshot = None
+        held.snapshot, held.marked = None, held.slot.position
         needed = self._decoder.snapshot_bytes(self._context_tokens)
         if not needed:
             return

@@ -4,6 +4,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Protocol, Self, TypeAlias
 
 from gemma_edge.profiles.budget import OverBudget
@@ -61,6 +62,7 @@ class Job:
     pool: SlotPool
     owner: "weakref.ref[object]"
     before_call: Check
+    is_passing: bool = False
 
     def check(self) -> None:
         """Whether to go on: raises CancelledError where nobody waits, and what `before_call` raises."""
@@ -69,7 +71,7 @@ class Job:
 
     def lend(self, wanted: Sequence[int]) -> Generator[None, None, Lease]:
         """A slot with the longest prefix of `wanted`; waits while every slot is lent. Whoever gets it releases it."""
-        while (lease := self.pool.lend(self.owner, wanted)) is None:
+        while (lease := self.pool.lend(self.owner, wanted, is_passing=self.is_passing)) is None:
             yield
         return lease
 
@@ -81,7 +83,16 @@ class Job:
             yield
 
 
-def reply_steps(job: Job, held: Sequence[int], prompt: Prompt, how: Decoding, outcome: Outcome, *, mark: bool) -> Steps:
+class Mark(Enum):
+    """Where it shall be cheap to come back to: before the prompt, or at its end, before the reply."""
+
+    BEFORE_PROMPT = auto()
+    BEFORE_REPLY = auto()
+
+
+def reply_steps(
+    job: Job, held: Sequence[int], prompt: Prompt, how: Decoding, outcome: Outcome, mark: Mark | None
+) -> Steps:
     """Puts out each `Drawn` of the reply to `held` and `prompt`. mark: see `TokenSequence.reply`."""
     try:
         if callable(prompt):
@@ -97,11 +108,13 @@ def reply_steps(job: Job, held: Sequence[int], prompt: Prompt, how: Decoding, ou
         try:
             outcome.cached_tokens = lease.cached
             started = time.perf_counter()
-            if mark and held and lease.slot.position <= len(held):
+            if mark is Mark.BEFORE_PROMPT and held and lease.slot.position <= len(held):
                 if lease.slot.position < len(held):
                     yield from job.bring(lease, held[:-1])  # the last token runs with what follows it
                 lease.mark()
             yield from job.bring(lease, tokens[:-1])
+            if mark is Mark.BEFORE_REPLY:
+                lease.mark()
             job.check()
             prefill_s = time.perf_counter() - started
             drawing = draw(lease.slot.decode, tokens[-1], room, how)
@@ -135,7 +148,7 @@ class Turn:
     It is written whether it is read or not, but only what is read counts: the sequence has the tokens that were read,
     and the sampler goes on from there. Cancelling, or losing the turn, stops it and drops the rest.
 
-    timing: of what was read. media_s is known with the first token.
+    timing: of what was read. media_s is known with the first token. drawn: what was read last.
     """
 
     def __init__(
@@ -146,6 +159,7 @@ class Turn:
         self._sequence = sequence
         self._sampler = sampler
         self.timing = timing
+        self.drawn: Drawn | None = None
         self._read = 0
 
     @property
@@ -177,7 +191,7 @@ class Turn:
         return self._take(await anext(self._task))
 
     def _take(self, drawn: Drawn) -> int:
-        self._sampler.state = drawn.sampler_state
+        self._sampler.state, self.drawn = drawn.sampler_state, drawn
         timing, outcome = self.timing, self._outcome
         if self._read:
             self._sequence.append([drawn.token_id])

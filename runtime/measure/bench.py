@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
-from gemma_edge.runtime.cache.child import python_command
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.config import CPU, Backend
 from gemma_edge.runtime.engine import Engine
@@ -24,6 +23,7 @@ from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens
 from gemma_edge.runtime.litert_lm_engine import check_cpu
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
+from gemma_edge.runtime.packing.child import python_command
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 EXECUTORS = ("litert", "litert-lm")
@@ -106,7 +106,7 @@ class Benchmark:
                     settings["cache_dir"] = str(folder.all_own())
                 info = litert_lm.Benchmark(backend=cpu, **settings).run()
         except RuntimeError as error:
-            raise BenchmarkError(f"litert_lm: {error}; its log on stderr says why") from error
+            raise BenchmarkError(f"litert_lm: {error}; see its log on stderr for the cause") from error
         return BenchmarkInfo(**asdict(info))
 
 

@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.cache.child import python_command
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.measure.compare import ComparisonError, Cost, Logits
 from gemma_edge.runtime.memory.reading import read_memory
+from gemma_edge.runtime.packing.child import python_command
 
 
 class ModelProcess:
@@ -97,6 +97,8 @@ def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | No
         pass
     except GemmaEdgeError as error:
         pipe.send(_Failure(str(error)))
+    except Exception as error:  # a fault of ours or of a library: without its name, memory would be blamed
+        pipe.send(_Failure(f"{path}: {type(error).__name__}: {error}"))
 
 
 def main() -> None:

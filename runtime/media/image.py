@@ -5,7 +5,8 @@ averages when it shrinks), divided by 255, no mean and no deviation (transformer
 SiglipImageProcessor with the settings of convert_gemma3n_weights.py).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from gemma_edge.runtime.media.item import MediaItem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Item = TypeVar("Item")
 
 # Only what photographs and screenshots come as. Pillow knows 40 more, some through other programs (EPS: Ghostscript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -43,10 +46,26 @@ def pixel_values(item: MediaItem, height: int, width: int) -> NDArray[np.float32
     return pixels
 
 
+def image_size(item: MediaItem) -> tuple[int, int]:
+    """Width and height, as its header says. Raises MediaError as `decode` does."""
+    return _opened(item, lambda image: image.size)
+
+
 def decode(item: MediaItem) -> "Image":
     """The image as RGB, upright; of an animation the first frame. Raises MediaError."""
+    return _opened(item, _upright)
+
+
+def _upright(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def _opened(item: MediaItem, use: Callable[["Image"], Item]) -> Item:
+    """What `use` makes of the image, which is not decoded before."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtraError("Pillow", error) from error
 
@@ -55,7 +74,7 @@ def decode(item: MediaItem) -> "Image":
             image = Image.open(file, formats=_FORMATS)
             width, height = image.size
             if width * height <= MOST_PIXELS:
-                return _as_rgb(ImageOps.exif_transpose(image))
+                return use(image)
         except UnidentifiedImageError:
             raise MediaError(f"{item.name}: {_other_format(item)}; give a JPEG, PNG, WebP or GIF file") from None
         except Image.DecompressionBombError:

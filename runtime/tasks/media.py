@@ -38,22 +38,32 @@ def transcribe(engine: AnyEngine, audio: Media, language: str | None = None) -> 
 
     Raises MediaError: the recording cannot be read, or the model has no audio encoder.
     """
+    return _listen(engine, audio, transcription_prompt(language))
+
+
+def transcription_prompt(language: str | None = None) -> str:
+    """What `transcribe` asks with each window."""
     spoken = "in its original language" if language is None else f"in {language} into {language} text"
-    return _listen(engine, audio, f"Transcribe the following speech segment {spoken}. {_AS_HEARD}")
+    return f"Transcribe the following speech segment {spoken}. {_AS_HEARD}"
 
 
-def translate(engine: AnyEngine, audio: Media, target_language: str, language: str | None = None) -> Iterator[str]:
+def transcribe_and_translate(
+    engine: AnyEngine, audio: Media, target_language: str, language: str | None = None
+) -> Iterator[str]:
     """As `transcribe`, and then the same in another language.
 
     Google's prompt asks for both: the transcription, a new line, "French: " and the translation.
     """
+    return _listen(engine, audio, translation_prompt(target_language, language))
+
+
+def translation_prompt(target_language: str, language: str | None = None) -> str:
+    """What `translate` asks with each window."""
     source = language or "its original language"
-    return _listen(
-        engine,
-        audio,
+    return (
         f"Transcribe the following speech segment in {source}, then translate it into {target_language}.\n"
         f"When formatting the answer, first output the transcription in {source}, then one newline, then output the "
-        f"string '{target_language}: ', then the translation in {target_language}.",
+        f"string '{target_language}: ', then the translation in {target_language}."
     )
 
 

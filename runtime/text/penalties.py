@@ -4,8 +4,8 @@ Each is a pure function of the logits and of the tokens generated *in this reply
 reply starts afresh. The arithmetic is LiteRT-LM's (runtime/components/logits_processor at 0.18.1).
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -79,13 +79,25 @@ class Penalties:
     repetition: RepetitionPenaltyConfig = RepetitionPenaltyConfig()
     no_repeat_ngram: NoRepeatNgramConfig = NoRepeatNgramConfig()
     suppress: SuppressTokensConfig = SuppressTokensConfig()
+    bias: Mapping[int, float] = field(default_factory=dict)  # added to logits, by token id (litert_lm has none)
 
     def apply(self, logits: Logits, generated: Sequence[int]) -> Logits:
         """New logits [V], or the same array where nothing applies. generated: this reply's tokens, oldest first."""
-        logits = penalize_repetition(logits, generated, self.repetition)
+        logits = penalize_repetition(biased(logits, self.bias), generated, self.repetition)
         repeats = repeating_tokens(generated, self.no_repeat_ngram)
         never = self.suppress.suppress_tokens or ()
         return banned(logits, [*repeats, *never]) if repeats or never else logits
+
+
+def biased(logits: Logits, bias: Mapping[int, float]) -> Logits:
+    """Logits [V] with a number added to some; ids outside the vocabulary are ignored."""
+    if not bias:
+        return logits
+    result = logits.copy()
+    for token_id, value in bias.items():
+        if 0 <= token_id < len(result):
+            result[token_id] += np.float32(value)
+    return result
 
 
 def penalize_repetition(logits: Logits, generated: Sequence[int], config: RepetitionPenaltyConfig) -> Logits:

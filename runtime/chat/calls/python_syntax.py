@@ -7,7 +7,7 @@ from typing import Any
 from gemma_edge.runtime.chat.calls.python_calls import python_calls
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 
-_TYPES = {"boolean": "bool", "integer": "int", "number": "float", "string": "str", "object": "dict"}
+_TYPES = {"boolean": "bool", "integer": "int", "null": "None", "number": "float", "string": "str", "object": "dict"}
 
 
 def _declare(tool: Mapping[str, Any]) -> str:
@@ -23,7 +23,11 @@ def _declare(tool: Mapping[str, Any]) -> str:
 
 def _type(schema: Mapping[str, Any], required: bool) -> str:
     kind = schema.get("type", "")
-    if kind == "array":
+    if isinstance(kind, list):  # of several types, null among them for instance
+        name = " | ".join(dict.fromkeys(_type({**schema, "type": one}, required=True) for one in kind)) or "Any"
+    elif not isinstance(kind, str):
+        name = "Any"
+    elif kind == "array":
         items = schema.get("items")
         name = f"list[{_type(items, required=True)}]" if isinstance(items, Mapping) else "list[Any]"
     else:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import (
@@ -135,6 +136,10 @@ class LitertDecoder:
     @property
     def vocab_size(self) -> int:
         return int(self._shared.logits.shape[-1])
+
+    @property
+    def embedding_bytes(self) -> int:
+        return self._embedder.width * np.dtype(np.float32).itemsize
 
     @cached_property
     def digest(self) -> str:

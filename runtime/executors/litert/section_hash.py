@@ -11,9 +11,9 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from gemma_edge.runtime.cache.folder import CacheFolder, CacheFolderError, own_folder
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import BundleError
+from gemma_edge.runtime.packing.folder import CacheFolder, CacheFolderError, own_folder
 
 _RACY_NS = 2_000_000_000  # a file changed this recently may change again within one clock tick
 _CHUNK_BYTES = 1 << 20

@@ -186,14 +186,13 @@ class LitertSlot:
     def snapshot(self) -> Snapshot:
         self._open()
         rings = {name: self._caches[name].copy() for name in self._rings}
-        nbytes = sum(ring.nbytes for ring in rings.values())
-        return Snapshot(tuple(self.token_ids), (rings, self._high_water), nbytes)
+        return Snapshot(tuple(self.token_ids), rings, self._high_water)
 
     def restore(self, snapshot: Snapshot) -> None:
         self._open()
         check_restore(snapshot, self._tokens)
-        rings, self._high_water = snapshot.state
-        for name, ring in rings.items():
+        self._high_water = snapshot.high_water
+        for name, ring in snapshot.rings.items():
             self._caches[name][...] = ring
         self._position = len(snapshot.token_ids)
 

@@ -9,7 +9,7 @@ this module:
   renamed when complete.
 - A cache that cannot be used is silently ignored or rewritten. `UseCheck` looks after loading.
 
-Where other users may write, packed weights lie in a folder of their own: `cache/folder.py`.
+Where other users may write, packed weights lie in a folder of their own: `packing/folder.py`.
 """
 
 import contextlib
@@ -18,23 +18,22 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemma_edge.runtime.cache.child import pack_in_child, refuse_to_pack_again
-from gemma_edge.runtime.cache.folder import CacheFolder, CacheFolderError, own_folder
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.library import CompiledSection, litert_version
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.litert.sections import check_section
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.packing.child import refuse_to_pack_again, run_child
+from gemma_edge.runtime.packing.folder import CacheFolder, CacheFolderError, own_folder
 
-_CPUINFO = Path("/proc/cpuinfo")
-_REMEDIES = {
-    -signal.SIGKILL: "close other programs, it was killed",
-    # Seen where cpuinfo, which chooses the kernels, finds nothing about an ARM in either.
-    -signal.SIGSEGV: "LiteRT crashed, check that this machine's /proc/cpuinfo and /sys/devices/system/cpu can be read",
-}
+_CPU_FILES = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/possible"))
+_CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)}
+_LEAST_S, _BYTES_PER_S = 120, 1 << 20  # a child that takes longer hangs; a Raspberry Pi 4 packs 20 times as much
 
 
 class WeightCacheError(ExecutorError):
@@ -60,13 +59,17 @@ def weight_cache(section: FileRange, cache_dir: Path, threads: int) -> Path:
         return folder.path / _packed(section, folder, threads).name
 
 
-def compile_section(section: FileRange, threads: int, cache_dir: Path | None) -> tuple[CompiledSection, Path | None]:
+def compile_section(
+    section: FileRange, threads: int, cache_dir: Path | None, notes: Path | None = None
+) -> tuple[CompiledSection, Path | None]:
     """A model with its weights mapped from the cache, and the cache; without a folder they are packed into memory.
 
-    Raises WeightCacheError: a cache that LiteRT does not use. BundleError: the section is damaged.
+    notes: where it is then noted that the section can be loaded; by default the default cache folder.
+    Raises WeightCacheError: it cannot be loaded, or LiteRT does not use the cache. BundleError, BundleMismatchError:
+    the section is damaged.
     """
     if cache_dir is None:
-        section_sha256(section, notes=None)
+        _try(section, threads, notes)
         return CompiledSection(section, threads, None), None
     with cache_opened(cache_dir) as folder:
         for _ in range(2):  # a damaged cache is removed and packed again, once
@@ -101,9 +104,10 @@ def _packed(section: FileRange, folder: CacheFolder, threads: int) -> Path:
     """Where the packed section can be read while the folder is open."""
     name = f"{section_sha256(section, folder)}.{litert_version()}.{cpu_key()}.xnnpack"
     locking = f"{name.removesuffix('.xnnpack')}.lock"
-    if (found := folder.own(name)) is not None:
+    if (found := folder.own(name)) is not None:  # what was packed here before was checked, and did not crash
         folder.tidy(locking)
         return found
+    check_section(section)
     refuse_to_pack_again()
     with folder.locked(locking) as lock:
         return folder.own(name) or _build(section, folder, name, threads, lock)
@@ -133,7 +137,7 @@ def cpu_key() -> str:
     """Weights are packed for the widest kernels of the CPU: machines that share a cache directory need a file each."""
     features = ""
     with contextlib.suppress(OSError):
-        lines = _CPUINFO.read_text().splitlines()
+        lines = _CPU_FILES[0].read_text().splitlines()
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
@@ -147,31 +151,83 @@ def _build(section: FileRange, folder: CacheFolder, name: str, threads: int, loc
         )
     partial = folder.anchor / f"{name.removesuffix('.xnnpack')}.partial"
     folder.remove(partial.name)  # under the lock: what is left here belongs to a builder that died
-    place = [str(section.path.absolute()), str(section.offset), str(section.nbytes), str(threads)]
-    status, errors = pack_in_child(
-        __name__, [*place, partial.name], folder.anchor, lock, lambda: _pack(section, threads, partial)
-    )
-    if status or not partial.exists():
+    try:
+        _load_in_child(section, threads, partial, lock)
+        if not partial.exists():
+            raise WeightCacheError(
+                f"packing the weights of {section.path} wrote no cache to {folder.path}; choose another cache_dir"
+            )
+    except WeightCacheError:
         folder.remove(partial.name)
-        lines = errors.strip().splitlines() or ["no message"]
-        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
-        remedy = _REMEDIES.get(status, "convert the checkpoint again")
-        if not _CPUINFO.exists():  # LiteRT chooses its kernels by it
-            remedy = f"mount {_CPUINFO.parent}: LiteRT reads {_CPUINFO}"
-        raise WeightCacheError(
-            f"packing the weights of {section.path} failed with status {status} ({reason}); {remedy}"
-        )
+        raise
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     return folder.put(partial.name, name)
 
 
-def _pack(section: FileRange, threads: int, out: Path) -> None:
+def _try(section: FileRange, threads: int, notes: Path | None) -> None:
+    """Load a section in a child first, where it was never loaded before: a crash is then an error, not the caller's.
+
+    A note remembers that it did not crash; where none can be written, each start tries.
+    """
+    name = f"{section_sha256(section, notes=None)}.{litert_version()}.{cpu_key()}.loaded"
+    with contextlib.ExitStack() as stack:
+        folder = None
+        with contextlib.suppress(OSError, CacheFolderError, WeightCacheError):  # the last: no home
+            folder = stack.enter_context(own_folder(notes or default_cache_dir()))
+            if folder.own(name) is not None:
+                return
+        check_section(section)
+        _load_in_child(section, threads, None, None)
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                (folder.anchor / name).touch(0o644)
+
+
+def _load_in_child(section: FileRange, threads: int, out: Path | None, lock: int | None) -> None:
+    """Load a section in a process of its own. out: the weight cache that it writes, under this lock.
+
+    Raises WeightCacheError: it did not load, or the child crashed, hangs or was killed.
+    """
+    place = [str(section.path.absolute()), str(section.offset), str(section.nbytes), str(threads)]
+    here = (lambda: None) if out is None else (lambda: _load(section, threads, out))
+    limit_s = _LEAST_S + section.nbytes / _BYTES_PER_S
+    try:
+        if out is None:
+            status, errors = run_child(__name__, [*place, ""], here, limit_s)
+        else:
+            status, errors = run_child(__name__, [*place, out.name], here, limit_s, folder=out.parent, lock=lock)
+    except subprocess.TimeoutExpired:
+        raise WeightCacheError(
+            f"packing the weights of {section.path} took more than {limit_s:.0f} s; "
+            "the file is damaged: copy it again, or convert the model again"
+        ) from None
+    if status:
+        lines = errors.strip().splitlines() or ["no message"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
+        raise WeightCacheError(
+            f"packing the weights of {section.path} failed with status {status} ({reason}); {_remedy(status)}"
+        )
+
+
+def _remedy(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "close other programs, it was killed"
+    if unread := [str(path) for path in _CPU_FILES if not path.exists()]:
+        # cpuinfo, which chooses the kernels, then finds nothing about an ARM, and on no CPU anything without /proc.
+        happened = "crashed" if status in _CRASHES else "did not load it"
+        return f"LiteRT {happened}, and {' and '.join(unread)} cannot be read: make it readable"
+    if status not in _CRASHES:
+        return "convert the checkpoint again"
+    return "LiteRT crashed on it: the file is damaged, copy it again, or convert the model again"
+
+
+def _load(section: FileRange, threads: int, out: Path | None) -> None:
     CompiledSection(section, threads, out).close()
 
 
 def _main(path: str, offset: str, nbytes: str, threads: str, out: str) -> None:
-    _pack(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out))
+    _load(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out) if out else None)
 
 
 if __name__ == "__main__":

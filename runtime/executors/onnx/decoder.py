@@ -5,6 +5,7 @@ slot then costs no more than its caches.
 """
 
 import hashlib
+import logging
 import math
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +23,16 @@ from gemma_edge.runtime.executors.base import (
 )
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
+from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import content_key, packed_in
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
 from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.onnx_digests import DIGESTS
 from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
 
+_log = logging.getLogger(__name__)
 _PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
 
 
@@ -40,7 +44,8 @@ class OnnxDecoder:
         threads: cores ONNX Runtime may use.
         cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
 
-    Raises OnnxDirectoryError without metadata, which says how long a context it was converted for.
+    Raises OnnxDirectoryError without metadata, which says how long a context it was converted for, and for weights that
+    are not those that were converted.
     """
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
@@ -52,9 +57,18 @@ class OnnxDecoder:
         in_place(graph)
         self._kept = caches(graph)
         if cache_dir is None:
+            check_data(directory, graph, None)
             session, self._weight_cache = _load(path, graph, None, threads), None
         else:
             session, self._weight_cache = _load_packed(directory, cache_dir, threads)
+        if directory.is_split:
+            check_data(directory, directory.graphs[EMBEDDER], cache_dir)
+        if directory.digests.recorded is None:
+            _log.warning(
+                "%s: has no %s, an older gemma-edge wrote it: damaged weights go unnoticed; convert it again",
+                directory.path,
+                DIGESTS,
+            )
         inputs = {node.name: node for node in session.get_inputs()}
         tables = {
             name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
@@ -85,6 +99,11 @@ class OnnxDecoder:
     @property
     def vocab_size(self) -> int:
         return self._vocab_size
+
+    @property
+    def embedding_bytes(self) -> int:
+        rows = self._shared.rows.get(ROW_INPUTS[0])
+        return 0 if rows is None else rows.shape[-1] * rows.itemsize  # from token ids on: text only
 
     @cached_property
     def digest(self) -> str:
@@ -160,8 +179,8 @@ def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source: str | bytes
     if packed is None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        source = onnx_ir.to_proto(graph).SerializeToString()
+        source, folder = with_real_files(graph, path.parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     else:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was
         source = str(packed)

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession as _Session
 
-from gemma_edge.runtime.cache.child import pack_in_child, refuse_to_pack_again
-from gemma_edge.runtime.cache.folder import CacheFolder
-from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cache_opened, cpu_key
+from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
-from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
+from gemma_edge.runtime.packing.child import refuse_to_pack_again, run_child
+from gemma_edge.runtime.packing.folder import CacheFolder
 
 GRAPH = "decoder.onnx"
 _SIZES = "sizes.json"
@@ -40,7 +39,7 @@ _GROWTH = 2.3  # bytes written for each byte of weights: what was packed lies be
 def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Path:
     """The graph with packed weights, made now if this content was not packed before on this machine.
 
-    A folder that is not as it was left is made again. Raises WeightCacheError.
+    A folder that is not as it was left is made again. Raises WeightCacheError, and OnnxDirectoryError as content_key.
     """
     with cache_opened(cache_dir) as folder:
         packed = packed_in(folder, directory, threads)
@@ -48,7 +47,7 @@ def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Pat
 
 
 def packed_in(folder: CacheFolder, directory: OnnxDirectory, threads: int) -> Path:
-    """Where the packed graph can be read while the folder is open."""
+    """Where the packed graph can be read while the folder is open. Raises as packed_graph does."""
     name = f"{content_key(directory, folder)}.{version('onnxruntime')}.{cpu_key()}.onnx"
     locking = f"{name.removesuffix('.onnx')}.lock"
     if _is_whole(folder, name):
@@ -62,10 +61,13 @@ def packed_in(folder: CacheFolder, directory: OnnxDirectory, threads: int) -> Pa
 
 
 def content_key(directory: OnnxDirectory, notes: CacheFolder | Path | None) -> str:
-    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it."""
+    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it.
+
+    Raises OnnxDirectoryError where weights are not those that the directory records.
+    """
     digest = sha256(directory.graph_path(directory.decoder).read_bytes())
     for path in directory.decoder_data:
-        digest.update(section_sha256(FileRange(path, 0, path.stat().st_size), notes).encode())
+        digest.update(data_sha256(directory, path, notes).encode())
     return digest.hexdigest()
 
 
@@ -92,13 +94,13 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
     for old in (name, partial.name):  # under the lock: what is left belongs to a builder that died
         folder.remove(old)
     partial.mkdir()
-    source, graph = str(directory.path.absolute()), f"{partial.name}/{GRAPH}"
-    status, errors = pack_in_child(
+    source = str(directory.path.absolute())
+    status, errors = run_child(
         __name__,
-        [source, graph, str(threads)],
-        folder.anchor,
-        lock,
+        [source, f"{partial.name}/{GRAPH}", str(threads)],
         lambda: _pack(source, str(partial / GRAPH), str(threads)),
+        folder=folder.anchor,
+        lock=lock,
     )
     if status:
         folder.remove(partial.name)
@@ -107,6 +109,10 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
         raise WeightCacheError(
             f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {remedy}"
         )
+    graph = directory.graph_path(directory.decoder)
+    names = [path.relative_to(directory.path).as_posix() for path in (graph, *directory.decoder_data)]
+    origin = {"path": str(directory.path.resolve()), "files": file_stamps(directory.path, names)}
+    (partial / ORIGIN).write_text(json.dumps(origin))
     sizes = {}
     for path in partial.iterdir():
         with path.open("rb") as file:
@@ -120,19 +126,20 @@ def _pack(path: str, out: str, threads: str) -> None:
     directory = OnnxDirectory.open(Path(path))
     model = directory.graphs[directory.decoder]
     in_place(model)
+    graph, folder = with_real_files(model, directory.path / GRAPHS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
     options.log_severity_level = 3
     options.optimized_model_filepath = out
     for key, value in (
-        ("model_external_initializers_file_folder_path", str(directory.path / GRAPHS)),
+        ("model_external_initializers_file_folder_path", folder),
         ("optimized_model_external_initializers_file_name", f"{GRAPH}_data"),
         ("optimized_model_external_initializers_min_size_in_bytes", str(_SMALLEST_WEIGHT_BYTES)),
         ("save_external_prepacked_constant_initializers", "1"),
     ):
         options.add_session_config_entry(f"session.{key}", value)
     packed_now = _Session(
-        onnx_ir.to_proto(model).SerializeToString(),
+        graph,
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["GatherSliceToSplitFusion"],  # makes longer lists of numbers than stay inside

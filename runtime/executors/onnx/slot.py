@@ -160,12 +160,12 @@ class OnnxSlot:
     def snapshot(self) -> Snapshot:
         self._check_open()
         sliding = {cache.name: self._caches[cache.name].copy() for cache in self._kept if cache.window}
-        return Snapshot(tuple(self._tokens), sliding, sum(copy.nbytes for copy in sliding.values()))
+        return Snapshot(tuple(self._tokens), sliding, self.position)
 
     def restore(self, snapshot: Snapshot) -> None:
         self._check_open()
         check_restore(snapshot, self._tokens)
-        for name, copy in snapshot.state.items():
+        for name, copy in snapshot.rings.items():
             self._caches[name][...] = copy
         del self._tokens[len(snapshot.token_ids) :]
 

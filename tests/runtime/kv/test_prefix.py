@@ -35,7 +35,7 @@ class Positions:
 
 
 def snapshot(*token_ids: int) -> Snapshot:
-    return Snapshot(token_ids, None, 0)
+    return Snapshot(token_ids, {}, 0)
 
 
 @pytest.mark.parametrize(

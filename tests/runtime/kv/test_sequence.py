@@ -15,6 +15,7 @@ from gemma_edge.runtime.kv.generate import Decoding, StopTokens
 from gemma_edge.runtime.kv.scheduler import CancelledError, Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.turn import Mark
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 TOLERANCE = 1e-4  # logits span about 20; prefill and decode add up in another order
@@ -97,7 +98,7 @@ def test_where_a_reply_began_after_going_back_is_marked_too(
     sequence.logits()
     sequence.truncate(140)
     greedy = Decoding(Sampler(SamplerConfig(top_k=1)), StopTokens([]), max_output_tokens=2)
-    assert len(list(sequence.reply(text[200:400], greedy, mark=True))) == 2
+    assert len(list(sequence.reply(text[200:400], greedy, Mark.BEFORE_PROMPT))) == 2
     sequence.truncate(140)
     sequence.append(text[500:520])
     executor.tokens_run = 0

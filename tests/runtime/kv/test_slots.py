@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gemma_edge.runtime.executors.base import SlotState, Snapshot
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
 
 RING_BYTES = 100
+RING = np.zeros(RING_BYTES, np.uint8)
 
 
 @dataclass(eq=False)
@@ -33,7 +35,7 @@ class Tokens:
         self.token_ids, self.earliest_rewind = [], 0
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(tuple(self.token_ids), None, RING_BYTES)
+        return Snapshot(tuple(self.token_ids), {"ring": RING}, self.earliest_rewind)
 
     def restore(self, snapshot: Snapshot) -> None:
         self.token_ids = list(snapshot.token_ids)

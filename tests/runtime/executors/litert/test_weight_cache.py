@@ -67,10 +67,10 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     command[2] += (
         "import os\nfrom pathlib import Path\n"
         "from gemma_edge.runtime.formats.file_range import FileRange\n"
-        "def die(_module, arguments, folder, *_):\n"
+        "def die(_module, arguments, _here, _limit_s, folder, lock):\n"
         "    (folder / arguments[-1]).write_bytes(b'half a cache')\n"
         "    os.kill(os.getpid(), 9)\n"
-        "w.pack_in_child = die\n"
+        "w.run_child = die\n"
         f"place = FileRange(Path({str(place.path)!r}), {place.offset}, {place.nbytes})\n"
         f"w.weight_cache(place, Path({str(tmp_path)!r}), 1)"
     )

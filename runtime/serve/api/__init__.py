@@ -1,0 +1,1 @@
+"""What requests and replies look like: one description, for the checks and for the OpenAPI document."""

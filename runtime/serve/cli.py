@@ -1,0 +1,99 @@
+"""`gemma-edge serve`."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+class _Slots(click.ParamType[int | None]):
+    """A number, or "auto" for as many as the profile pays for."""
+
+    name = "slots"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value is None or value == "auto":
+            return None
+        return int(click.INT.convert(value, param, ctx))
+
+
+@click.command("serve")
+@click.argument("bundle", type=click.Path())
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
+@click.option("--model-id", help="What clients call the model.  [default: the file's name]")
+@click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@click.option("--context", type=int, help="A context shorter than the bundle's.")
+@click.option("--slots", type=_Slots(), default="auto", show_default=True, help="Chats answered and kept at once.")
+@click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
+@click.option(
+    "--queue", "waiting", type=click.IntRange(min=1), default=64, show_default=True, help="Requests that wait."
+)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), help="Longest reply of a request that does not say.")
+@click.option("--truncate", type=click.Choice(["oldest"]), help="Drop the oldest turns of a chat that is too long.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="Hashes of the keys that may ask.")
+@click.option("--policy", type=click.Path(path_type=Path), help="What may be asked and answered: a content policy.")
+@click.option("--metrics", is_flag=True, help="Serve /metrics for Prometheus.")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    help="Keep packed weights here, and chats that are found again after a restart.  [default: weights in "
+    "~/.cache/gemma-edge, chats in memory only]",
+)
+def serve_main(
+    bundle: str,
+    host: str,
+    port: int,
+    model_id: str | None,
+    profile: str | None,
+    context: int | None,
+    slots: int | None,
+    threads: int | None,
+    waiting: int,
+    max_output_tokens: int | None,
+    truncate: Literal["oldest"] | None,
+    api_key_file: Path | None,
+    policy: Path | None,
+    metrics: bool,
+    cache_dir: Path | None,
+) -> None:
+    """Answer OpenAI's API over HTTP: chats, completions, images and recordings, inside the device's memory budget.
+
+    Ctrl-C or SIGTERM ends it: replies that are being written come to their end, and with --cache-dir chats are saved.
+    """
+    from gemma_edge.runtime.config import Backend
+    from gemma_edge.runtime.engine import Engine
+    from gemma_edge.runtime.serve.settings import ServeError, Settings
+
+    try:
+        from gemma_edge.runtime.serve.app import create_app
+        from gemma_edge.runtime.serve.server import serve
+    except ImportError as error:
+        raise ServeError(f"{error.name} is not installed; pip install 'gemma-edge[serve]'") from error
+
+    settings = Settings(
+        model_id=model_id or Path(bundle).name.removesuffix(".litertlm"),
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        policy_file=policy,
+        metrics=metrics,
+        cache_dir=cache_dir,
+        truncate=truncate,
+        waiting=waiting,
+        max_output_tokens=max_output_tokens,
+    )
+    folder = None if cache_dir is None else str(cache_dir)
+    cpu = Backend.CPU(thread_count=threads)
+    with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
+        app = create_app(engine, settings)
+
+        def began(address: str) -> None:
+            click.echo(
+                f"{settings.model_id} at {address}/v1, {engine.slots} slots of {engine.max_num_tokens} tokens", err=True
+            )
+
+        try:
+            serve(app, settings, began=began)
+        except OSError as error:
+            raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
