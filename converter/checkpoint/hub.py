@@ -1,10 +1,10 @@
 """From what the user calls a checkpoint to a directory or a GGUF file: a path, or a repository on the hub."""
 
+import difflib
 import re
 from pathlib import Path, PurePosixPath
 
 from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, parts_of
-from gemma_edge.converter.checkpoint.nearby import is_meant_as_path, nearby
 from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.converter.printing import listed
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -17,6 +17,12 @@ _UNWANTED = ["*/*"]
 _REPOSITORY = re.compile(
     r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<gguf>[\w][^:*?\[]*\.gguf))?"
 )
+
+
+_SUFFIXES = (
+    ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json", ".litertlm", ".task", ".onnx", ".zip", ".gz", ".tar",
+)  # fmt: skip
+_NEAR = 0.5  # difflib's likeness
 
 
 class HubError(GemmaEdgeError):
@@ -65,9 +71,9 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         raise HubError(f"{checkpoint}: a web page; give the repository's name, {page['repository']}")
     match = _REPOSITORY.fullmatch(checkpoint)
     is_named = match is not None and (match["revision"] or match["gguf"])  # no path is written so
-    if not is_official and not is_named and is_meant_as_path(checkpoint):
+    if not is_official and not is_named and _is_meant_as_path(checkpoint):
         also = "" if match is None else f", or write {checkpoint}@main for the repository of that name"
-        raise HubError(f"{checkpoint}: no such directory or file: {nearby(path)}; correct the path{also}")
+        raise HubError(f"{checkpoint}: no such directory or file: {_nearby(path)}; correct the path{also}")
     if match is None:
         raise HubError(
             f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
@@ -88,6 +94,32 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
                 f"name it: {checkpoint}:{first}"
             )
     return snapshot
+
+
+def _is_meant_as_path(text: str) -> bool:
+    """Whether what a user wrote can only be a path, or begins with a directory that exists."""
+    path = Path(text)
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or text.endswith("/"):
+        return True
+    return (text.endswith(_SUFFIXES) and ":" not in text) or ("/" in text and path.parent.is_dir())
+
+
+def _nearby(path: Path) -> str:
+    """What there is on the way to a path that leads to nothing, on one line."""
+    missing = path.name
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        missing, folder = folder.name, folder.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"{folder} cannot be looked into ({error.strerror})"
+    where = "the current directory" if folder == Path() else str(folder)
+    folded = {name.lower(): name for name in names}
+    near = [folded[match] for match in difflib.get_close_matches(missing.lower(), folded, 3, _NEAR)]
+    if near:
+        return f"{where} has no {missing}, but {listed(near)}"
+    return f"{where} has no {missing}" + (f", it holds {listed(names)}" if names else ", it is empty")
 
 
 def _download_gguf(repository: str, revision: str | None, name: str) -> Path:
