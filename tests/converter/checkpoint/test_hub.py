@@ -273,7 +273,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (
             "checkpoints/e2b",
-            "checkpoints has no e2b, but e2b-it; correct the path, or write checkpoints/e2b@main ain",
+            "checkpoints has no e2b, but e2b-it; correct the path, or write checkpoints/e2b@main ",
         ),
         ("checkpoints/E2B-IT", "checkpoints has no E2B-IT, but e2b-it, e4b-it; "),
         ("./checkpoint/e2b-it", "the current directory has no checkpoint, but checkpoints; correct the path"),

@@ -1,5 +1,6 @@
 """A cache directory that others can write, and what they have put there: nothing outside it changes, and no logit."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from gemma_edge.converter.convert import convert
+from gemma_edge.runtime.cache.cli import cache_main
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
@@ -21,7 +24,9 @@ from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, w
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
-from gemma_edge.runtime.packing.folder import own_folder
+from gemma_edge.runtime.packing.folder import own_folder, place_of
+from gemma_edge.runtime.serve.service import Service
+from gemma_edge.runtime.serve.settings import Settings
 from tests.slots import litert_slot
 
 TinyBundle = Callable[[str, str], Path]
@@ -321,3 +326,30 @@ def test_nothing_is_packed_or_hashed_twice(
     assert first.stat().st_mtime_ns == before.st_mtime_ns
     names = {path.name for path in cache.rglob("*") if path.suffix not in (".json", ".xnnpack")}
     assert names <= {INNER}
+
+
+def test_what_lies_there_is_listed_and_cleared_up(place: Path, sections: DecoderSections, cache_name: str) -> None:
+    cache = shared(place)
+    as_nobody(lambda: (cache / cache_name).write_bytes(b"theirs"))
+    weight_cache(sections.decoder, cache, 1)
+    assert place_of(cache) == cache / INNER
+    listed = CliRunner().invoke(cache_main, ["list", "--cache-dir", str(cache), "--json"])
+    assert cache_name in [entry["name"] for entry in json.loads(listed.stdout)["entries"]]
+    done = CliRunner().invoke(cache_main, ["prune", "--max-bytes", "0B", "--cache-dir", str(cache)])
+    assert f"from {cache / INNER}" in done.stdout
+    assert not list((cache / INNER).iterdir())
+    assert (cache / cache_name).read_bytes() == b"theirs"
+
+
+def test_chats_of_a_server(place: Path, tiny_bundle: TinyBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat that others have saved would be believed to be what was said."""
+    cache, settings = shared(place), Settings(model_id="m", cache_dir=place / "cache")
+    kept: list[Path] = []
+    with Engine(str(tiny_bundle("gemma3", "int8")), cache_dir=str(place / "own")) as engine:
+        monkeypatch.setattr(engine, "keep_chats", lambda folder, _: kept.append(folder.resolve()))
+        asyncio.run(opened_and_closed(engine, settings))
+    assert kept == [cache / INNER / "chats"]
+
+
+async def opened_and_closed(engine: Engine, settings: Settings) -> None:
+    await Service(engine, settings, None, None).close()
