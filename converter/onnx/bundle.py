@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_tokenizer, tokenizer_json
+from gemma_edge.converter.checkpoint.scratch import Scratch
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert.metadata import llm_metadata, media
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
@@ -207,11 +207,11 @@ def _tokenizer_json(checkpoint: Path, tokenizer: bytes) -> bytes:
     }
     metadata = {f"tokenizer.ggml.{name}": values for name, values in lists.items()}
     content = derived_tokenizer(checkpoint / onnx_dir.TOKENIZER, {"tokenizer.ggml.model": "llama", **metadata})
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / TOKENIZER_JSON
-        path.write_bytes(tokenizer_json(content))
-        prove_equal(tokenizer, path, SAMPLES)
-        return path.read_bytes()
+    scratch = Scratch()
+    path = scratch.path / TOKENIZER_JSON
+    path.write_bytes(tokenizer_json(content))
+    prove_equal(tokenizer, path, SAMPLES)
+    return path.read_bytes()
 
 
 def _run(files: Iterable[PlannedFile]) -> list[str]:

@@ -11,6 +11,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.open import packed_encoders
 from gemma_edge.runtime.executors.placement import cache_folder
 from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.packing.folder import place_of
 from gemma_edge.runtime.settings import default_threads
 
 
@@ -43,7 +44,7 @@ def _start(model_path: str, profile: str | None, threads: int | None, cache_dir:
 
 
 def _packed(folder: Path | None) -> dict[str, Entry]:
-    found = entries(folder) if folder else []
+    found = entries(place_of(folder)) if folder else []
     return {entry.name: entry for entry in found if entry.kind in (Kind.WEIGHTS, Kind.GRAPH)}
 
 
