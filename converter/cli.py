@@ -16,8 +16,8 @@ from rich.console import Console
 from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.profiles.terminal import make_printable
 from gemma_edge.profiles.paths import user_path
+from gemma_edge.profiles.terminal import make_printable
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")

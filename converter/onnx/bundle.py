@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer, Stream
-from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
+from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template, programs_unlike
 from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.digest import sha256_of
@@ -55,6 +55,7 @@ class OnnxBundle:
     plan: Plan
     graphs: tuple[OnnxFile, ...]
     sections: tuple[PlannedFile, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def lay_out(cls, plan: Plan, checkpoint: Path) -> "OnnxBundle":
@@ -80,7 +81,11 @@ class OnnxBundle:
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
         files += _tokenizer_files(plan, checkpoint, tokenizer, template)
         digests = Digests.written(dict.fromkeys(_run(files), "0" * 64))
-        return cls(plan, graphs, (*files, PlannedFile(DIGESTS, len(digests), None)))
+        unlike = programs_unlike(checkpoint)
+        if plan.model.names.genai is None:
+            unlike.pop("onnxruntime-genai", None)
+        notes = tuple(map(_note, unlike.items()))
+        return cls(plan, graphs, (*files, PlannedFile(DIGESTS, len(digests), None)), notes)
 
     @property
     def nbytes(self) -> int:
@@ -121,6 +126,14 @@ class OnnxBundle:
         digests = {name: _sha256(directory / name) for name in _run(self.sections)}
         (directory / DIGESTS).write_bytes(Digests.written(digests))
         return errors
+
+
+def _note(unlike: tuple[str, Sequence[str]]) -> str:
+    program, found = unlike
+    return (
+        f"{program} does not write this chat template's prompts as transformers does ({'; '.join(found)}); "
+        "render them elsewhere and give it tokens"
+    )
 
 
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
