@@ -111,6 +111,10 @@ def _encoding(value: onnx_ir.Value, graph: onnx_ir.Graph) -> str:
             return f"int{node.attributes['bits'].as_int()}-b{node.attributes['block_size'].as_int()}"
         scales = scales_of(node, graph)
         if index == 0 and (bits := table_bits(node)) and scales is not None:
-            stored_bytes, blocks = (int(table.const_value.shape.numpy()[1]) for table in (value, scales))
+            stored_bytes, blocks = (_shape(table)[1] for table in (value, scales))
             return f"int{bits}-b{stored_bytes * 8 // bits // blocks}"
     return {"FLOAT": "fp32", "FLOAT16": "fp16"}.get(str(value.dtype), str(value.dtype).lower())
+
+
+def _shape(value: onnx_ir.Value) -> list[int]:
+    return [] if value.const_value is None else [int(size) for size in value.const_value.shape.numpy()]

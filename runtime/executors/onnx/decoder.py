@@ -27,7 +27,7 @@ from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
-from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
+from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON, ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import DIGESTS
 from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
@@ -99,6 +99,7 @@ class OnnxDecoder:
             np.zeros((1, PREFILL_TOKENS), np.int64),
             np.zeros((1, 1, self._vocab_size), np.float32),
             () if self._weight_cache is None else self._weights,
+            path,
         )
 
     @property
@@ -180,5 +181,5 @@ def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise ExecutorError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the checkpoint again") from error
