@@ -21,6 +21,7 @@ import click
 import onnx
 import onnx_ir  # noqa: F401  imported once, before a case forks
 import onnxruntime  # noqa: F401
+from google.protobuf.message import DecodeError
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.onnx.inspect import inspect_directory
@@ -132,9 +133,14 @@ def _change(path: Path, rng: random.Random) -> None:
 
 def _change_graph(file: Path, rng: random.Random) -> None:
     """What a graph means: sizes, types, operators, where weights lie."""
-    model = onnx.ModelProto.FromString(file.read_bytes())
+    content = file.read_bytes()
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError:  # changed once already
+        file.write_bytes(mutated(content, rng))
+        return
     graph = model.graph
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 2, 3)) if graph.initializer and graph.node and graph.input else 0):
         tensor: Any = rng.choice(graph.initializer)
         node: Any = rng.choice(graph.node)
         value: Any = rng.choice([*graph.input, *graph.output])

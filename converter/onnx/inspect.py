@@ -16,7 +16,7 @@ from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.onnx_digests import Digests
-from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, as_ours, read_graph
 from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits
 
 
@@ -75,12 +75,13 @@ def _file(directory: Path, file: Path) -> dict[str, Any]:
 
 def _graph(path: Path, digests: Digests) -> dict[str, Any]:
     graph = read_graph(path, digests).graph
-    return {
-        "file": path.name,
-        "inputs": list(_tensors(graph.inputs)),
-        "outputs": list(_tensors(graph.outputs)),
-        "weights": list(_weights(graph)),
-    }
+    with as_ours(path):
+        return {
+            "file": path.name,
+            "inputs": list(_tensors(graph.inputs)),
+            "outputs": list(_tensors(graph.outputs)),
+            "weights": list(_weights(graph)),
+        }
 
 
 def _tensors(values: Iterable[onnx_ir.Value]) -> Iterator[dict[str, Any]]:

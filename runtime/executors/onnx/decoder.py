@@ -30,7 +30,7 @@ from gemma_edge.runtime.executors.onnx.rows import OnnxTable
 from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON, ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import DIGESTS
-from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory, as_ours
 
 _log = logging.getLogger(__name__)
 _PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
@@ -45,7 +45,7 @@ class OnnxDecoder:
         cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
 
     Raises OnnxDirectoryError without metadata, which says how long a context it was converted for, and for weights that
-    are not those that were converted.
+    are not those that were converted, BundleMismatchError for a graph of others.
     """
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
@@ -54,8 +54,9 @@ class OnnxDecoder:
         self._context_tokens = int(directory.metadata().max_num_tokens)
         path = directory.graph_path(directory.decoder)
         graph = directory.graphs[directory.decoder]
-        in_place(graph)
-        self._kept = caches(graph)
+        with as_ours(path):
+            in_place(graph)
+            self._kept = caches(graph)
         if cache_dir is None:
             packed = None
             check_data(directory, graph, None)
@@ -78,29 +79,30 @@ class OnnxDecoder:
             packed = packed_graph(directory, cache_dir, threads)
             session = _load(path, graph, packed, threads)
         self._weight_cache = None if packed is None else packed.with_name(f"{packed.name}_data")
-        inputs = {node.name: node for node in session.get_inputs()}
-        tables = {
-            name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
-            for name in ROW_INPUTS
-            if name in inputs
-        }
-        unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
-        if unknown:
-            raise BundleMismatchError(
-                f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
-                "past_key_values.*; convert the checkpoint with gemma-edge"
+        with as_ours(path):
+            inputs = {node.name: node for node in session.get_inputs()}
+            tables = {
+                name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
+                for name in ROW_INPUTS
+                if name in inputs
+            }
+            unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
+            if unknown:
+                raise BundleMismatchError(
+                    f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
+                    "past_key_values.*; convert the checkpoint with gemma-edge"
+                )
+            [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
+            self._rows = {name: table.stored for name, table in tables.items()}
+            self._shared = Shared(
+                session,
+                tables,
+                {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
+                np.zeros((1, PREFILL_TOKENS), np.int64),
+                np.zeros((1, 1, self._vocab_size), np.float32),
+                () if self._weight_cache is None else self._weights,
+                path,
             )
-        [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
-        self._rows = {name: table.stored for name, table in tables.items()}
-        self._shared = Shared(
-            session,
-            tables,
-            {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
-            np.zeros((1, PREFILL_TOKENS), np.int64),
-            np.zeros((1, 1, self._vocab_size), np.float32),
-            () if self._weight_cache is None else self._weights,
-            path,
-        )
 
     @property
     def context_tokens(self) -> int:

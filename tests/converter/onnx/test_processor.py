@@ -48,7 +48,7 @@ def without_names_of_tokens(checkpoint: Path) -> None:
 def with_two_templates(checkpoint: Path) -> None:
     path = checkpoint / "tokenizer_config.json"
     values = json.loads(path.read_text())
-    named = [{"name": name, "template": gemma_template()} for name in ("tool_use", "default")]
+    named = [{"name": name, "template": gemma_template()} for name in ("rag", "default")]
     path.write_text(json.dumps(values | {"chat_template": named}))
 
 
