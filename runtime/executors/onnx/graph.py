@@ -61,7 +61,8 @@ def caches(model: ir.Model) -> list[Cache]:
                     f"graph {model.graph.name}: an attention's cache has the shape {list(map(str, shape))}, expected "
                     "[batch, heads, tokens, size]; convert the checkpoint with gemma-edge"
                 )
-            found.append(Cache(str(value.name), *sizes, window))
+            kv_heads, head_size = sizes
+            found.append(Cache(str(value.name), kv_heads, head_size, window))
     return found
 
 

@@ -105,8 +105,8 @@ def greedy(model: onnxruntime_genai.Model, prompts: NDArray[np.int32]) -> list[l
     found = []
     for _ in range(NEW_TOKENS):
         generator.generate_next_token()
-        found.append(generator.get_next_tokens().tolist())
-    return np.array(found).T.tolist()
+        found.append([int(token) for token in generator.get_next_tokens()])
+    return [list(reply) for reply in zip(*found, strict=True)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
