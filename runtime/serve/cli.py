@@ -14,7 +14,7 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(value, param, ctx))
+        return click.INT.convert(str(value), param, ctx)
 
 
 @click.command("serve")
