@@ -7,12 +7,13 @@ All run in the event loop's thread and must not block it; none is called from tw
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
-
-from starlette.routing import BaseRoute
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.serve.events import Finished, Probe, State
+
+if TYPE_CHECKING:  # a guard or a monitor without a server does not need it
+    from starlette.routing import BaseRoute
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Monitor(Protocol):
     def health(self, probe: Probe) -> Mapping[str, Any]:
         """The JSON of /health; its "status" is "healthy", "degraded" or "unhealthy" (the last is sent as 503)."""
 
-    def routes(self, state: Probing) -> Sequence[BaseRoute]:
+    def routes(self, state: Probing) -> "Sequence[BaseRoute]":
         """More pages: /metrics, /v1/usage, /. All but `/` are asked for with a key where there are keys.
 
         Handlers find who asks as `request.state.caller`, a `Caller`.
