@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from gemma_edge.runtime.serve.deploy.printing import print_options
+
 
 class _Slots(click.ParamType[int | None]):
     """A number, or "auto" for as many as the profile pays for."""
@@ -17,6 +19,7 @@ class _Slots(click.ParamType[int | None]):
         return click.INT.convert(str(value), param, ctx)
 
 
+@print_options
 @click.command("serve")
 @click.argument("bundle", type=click.Path())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
@@ -86,14 +89,12 @@ def serve_main(
     folder = None if cache_dir is None else str(cache_dir)
     cpu = Backend.CPU(thread_count=threads)
     with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
-        app = create_app(engine, settings)
-
-        def began(address: str) -> None:
-            click.echo(
-                f"{settings.model_id} at {address}/v1, {engine.slots} slots of {engine.max_num_tokens} tokens", err=True
-            )
-
+        room = f"{engine.slots} slots of {engine.max_num_tokens} tokens"
         try:
-            serve(app, settings, began=began)
+            serve(
+                create_app(engine, settings),
+                settings,
+                began=lambda address: click.echo(f"{settings.model_id} at {address}/v1, {room}", err=True),
+            )
         except OSError as error:
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error

@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.serve.app import create_app
-from gemma_edge.runtime.serve.server import config
+from gemma_edge.runtime.serve.server import Server, config
 from gemma_edge.runtime.serve.service import Service
 from gemma_edge.runtime.serve.settings import Settings
 
@@ -32,7 +30,7 @@ def running(engine: Engine, *, guard: Any = None, monitor: Any = None, **setting
     """The engine stays open; chats are saved at the end as `settings` ask."""
     asked = Settings(model_id=MODEL, port=0, **settings)
     app = create_app(engine, asked, guard=guard, monitor=monitor)
-    server = uvicorn.Server(config(app, asked))
+    server = Server(config(app, asked), app.state.service, lambda _address: None)
     server.config.port = 0
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -299,7 +299,11 @@ def test_a_refusal_says_what_is_wrong(
         ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, 400, "opens no address and no file"),
         ({"type": "image_url", "image_url": {"url": "/etc/passwd"}}, 400, "opens no address and no file"),
         ({"type": "image_url", "image_url": {"url": "data:image/png,abc"}}, 400, "without base64"),
-        ({"type": "image_url", "image_url": {"url": "data:text/html;base64,YQ=="}}, 400, "holds 'text/html', expected image"),
+        (
+            {"type": "image_url", "image_url": {"url": "data:text/html;base64,YQ=="}},
+            400,
+            "holds 'text/html', expected",
+        ),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,####"}}, 400, "is no base64"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64,YQ=="}}, 400, "not an image that Pillow"),
         ({"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 23_000_000}}, 413, "at most"),

@@ -28,7 +28,11 @@ def test_models(client: OpenAI) -> None:
 
 def test_a_chat_and_its_stream(client: OpenAI) -> None:
     reply = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": SAID}], temperature=0, max_completion_tokens=16, logprobs=True
+        model=MODEL,
+        messages=[{"role": "user", "content": SAID}],
+        temperature=0,
+        max_completion_tokens=16,
+        logprobs=True,
     )
     text = reply.choices[0].message.content
     assert text
