@@ -8,7 +8,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.executors.open import plan_of
+from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.serve.cli import serve_main
 from tools.serve_hostile import hostile
 from tools.serve_load import load, report
@@ -67,11 +70,13 @@ def test_slots_that_are_none(serve_model: Path, slots: str) -> None:
     assert "not a valid integer" in done.output or "slots is" in str(done.exception)
 
 
-def test_a_third_slot_that_does_not_fit_is_refused_with_numbers(serve_model: Path, tmp_path: Path) -> None:
-    profile = Path(__file__).parents[3] / "profiles" / "phone-2gb.toml"
-    text = re.sub(r'(?m)^budget_bytes = "2 GiB"$', 'budget_bytes = "320 MiB"', profile.read_text())
+def test_a_slot_that_does_not_fit_is_refused_with_numbers(serve_model: Path, tmp_path: Path) -> None:
+    plan = plan_of(open_model(serve_model))
+    two, three = (plan.footprint(None, anonymous_weights=False, slots=slots) for slots in (2, 3))
+    assert three.total_bytes > two.total_bytes
+    text = (Path(__file__).parents[3] / "profiles" / "phone-2gb.toml").read_text()
     small = tmp_path / "small.toml"
-    small.write_text(text)
-    done = CliRunner().invoke(serve_main, [str(serve_model), "--profile", str(small), "--slots", "400"])
-    assert isinstance(done.exception, GemmaEdgeError), done.output
-    assert re.search(r"needs .* MiB.*slots=1", str(done.exception)), str(done.exception)
+    small.write_text(text.replace('"2 GiB"', f'"{two.total_bytes // 1024} KiB"', 1))
+    done = CliRunner().invoke(serve_main, [str(serve_model), "--profile", str(small), "--slots", "3"])
+    assert isinstance(done.exception, OverBudget), done.output
+    assert re.search(r"needs .* MiB, the budget is .* MiB, .* too much.*slots=1", str(done.exception))
