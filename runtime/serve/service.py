@@ -54,13 +54,15 @@ class Service:
         self.prompter = Prompter(engine, settings)
         self.started_at = time.time()
         active = min(settings.active or engine.slots, engine.slots)
-        self.admission = Admission(active, settings.waiting, settings.wait_s, settings.rows_bytes)
+        spare = engine.spare_bytes  # half of it for rows of requests that run, half for those that may come again
+        rows_bytes = settings.rows_bytes if spare is None else min(settings.rows_bytes, spare // 2)
+        self.admission = Admission(active, settings.waiting, settings.wait_s, rows_bytes)
         self._active = active
         self._threads = ThreadPoolExecutor(1, "gemma-edge prompts")
         self._idle: asyncio.TimerHandle | None = None
         self._saving: asyncio.Future[None] | None = None
         folder = None if settings.cache_dir is None else settings.cache_dir / "chats"
-        engine.media.keep(settings.rows_bytes)
+        engine.media.keep(rows_bytes)
         engine.keep_chats(folder, settings.saved_bytes)
 
     async def prepare(self, work: Callable[[Prompter], Value]) -> Value:
