@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,7 +24,11 @@ from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.events import Kind, Probe
 from gemma_edge.runtime.serve.exchange import ClientLeftError, Exchange
 from gemma_edge.runtime.serve.generation import chat, completion
+from gemma_edge.runtime.serve.guard.guard import Guard as ContentGuard
+from gemma_edge.runtime.serve.guard.policy import Direction
 from gemma_edge.runtime.serve.hooks import Caller, Guard, Monitor
+from gemma_edge.runtime.serve.monitor.monitor import Monitor as FiguresMonitor
+from gemma_edge.runtime.serve.monitor.webhook import Webhook
 from gemma_edge.runtime.serve.recordings import transcription, translation
 from gemma_edge.runtime.serve.service import Record, Service, refused
 from gemma_edge.runtime.serve.settings import Settings
@@ -69,7 +74,33 @@ def create_app(
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
     app.add_middleware(_Door, service=service)
+    if settings.cors_origins:  # before the door: a browser asks what it may send without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+            expose_headers=["Retry-After", "X-Dropped-Messages"],
+        )
     return app
+
+
+def watched_app(engine: Engine, settings: Settings) -> Starlette:
+    """`create_app` with a guard and a monitor. The page is at `/`; without a key file or a policy there is no guard.
+
+    Raises KeyFileError, PolicyError, WebhookError.
+    """
+    guard = ContentGuard.of_files(settings.api_key_file, settings.policy_file)
+    monitor = FiguresMonitor(
+        settings.model_id,
+        thresholds=settings.thresholds,
+        rules=() if guard is None else guard.policy.rules.get(Direction.OUTPUT, ()),
+        tell=None if settings.webhook is None else Webhook(settings.webhook, settings.model_id),
+        usage=None if guard is None else guard.usage_json,
+        has_metrics=settings.metrics,
+        needs_key=guard is not None and guard.needs_key,
+    )
+    return create_app(engine, settings, guard=guard, monitor=monitor)
 
 
 class _Door:
@@ -212,7 +243,9 @@ def _plain_health(probe: Probe) -> Mapping[str, Any]:
 
 
 def _openapi(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    found = document(service.settings.model_id, version("gemma-edge"), has_keys=service.guard is not None)
+    found = document(
+        service.settings.model_id, version("gemma-edge"), has_keys=service.guard is not None and service.guard.needs_key
+    )
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(found)

@@ -87,11 +87,31 @@ def test_a_phrase_spread_over_parts_is_refused(words: dict[str, Any]) -> None:
     assert guard.check_input(CALLER, "r", [_user(parts[:1])]) == [_user(parts[:1])]
 
 
+def test_tools_are_read_and_never_changed() -> None:
+    guard = _guard({"category": [NAMES, {"name": "seen", "words": ["weather"], "input": "log"}]})
+    tool = {"type": "function", "function": {"name": "get", "description": "the weather", "parameters": {}}}
+    guard.check_tools(CALLER, "r", [tool])
+    for bad in ({"description": "Falcon 7"}, {"parameters": {"properties": {"falcon 7": {}}}}):
+        with pytest.raises(RefusedError, match=r"\(names\)") as caught:
+            guard.check_tools(CALLER, "r", [tool, {"function": bad}])
+        assert caught.value.code is Code.CONTENT_FILTERED
+    Guard().check_tools(CALLER, "r", [{"function": {"name": "falcon 7"}}])
+
+
+def test_a_guard_says_what_it_does(tmp_path: Path) -> None:
+    new_key(tmp_path / "keys", "phone")
+    assert (Guard().needs_key, Guard().filters_replies) == (False, False)
+    assert Guard(keys=KeyFile(tmp_path / "keys")).needs_key
+    assert _guard({"category": [NAMES]}).filters_replies
+    assert not _guard({"category": [{"name": "n", "words": ["x"], "input": "log"}]}).filters_replies
+    assert _guard({}, classifier=Judge(None)).filters_replies
+
+
 def test_more_text_than_rules_can_read_at_once_is_refused() -> None:
     guard = _guard({"category": [NAMES]})
-    refusal = _refused(lambda: guard.check_input(CALLER, "r", [_user("x" * 1_000_001)]))
+    refusal = _refused(lambda: guard.check_input(CALLER, "r", [_user("x" * 200_001)]))
     assert (refusal.status, refusal.code) == (400, Code.VALIDATION_ERROR)
-    assert "1000001 characters, expected at most 1000000 under a content policy; shorten them" in str(refusal)
+    assert "200001 characters, expected at most 200000 under a content policy; shorten them" in str(refusal)
 
 
 def test_without_a_policy_messages_pass_as_they_are() -> None:
@@ -282,7 +302,7 @@ def test_a_request_needs_a_key_where_there_are_keys(tmp_path: Path) -> None:
     caller = guard.authorise({"authorization": f"Bearer {key}"})
     assert (caller.name, len(caller.id)) == ("phone", 16)
     assert guard.authorise({"x-api-key": key}) == caller
-    missing, wrong = (_refused(lambda sent=sent: guard.authorise(sent)) for sent in ({}, {"x-api-key": key[:-1]}))
+    missing, wrong = _refused(lambda: guard.authorise({})), _refused(lambda: guard.authorise({"x-api-key": key[:-1]}))
     assert [(each.status, each.code) for each in (missing, wrong)] == [(401, Code.INVALID_API_KEY)] * 2
     assert str(missing) == "no API key, expected the header Authorization: Bearer KEY"
     assert str(wrong) == "this API key is not known; ask for one where the server is run"
