@@ -91,6 +91,7 @@ def test_tools_are_read_and_never_changed() -> None:
     guard = _guard({"category": [NAMES, {"name": "seen", "words": ["weather"], "input": "log"}]})
     tool = {"type": "function", "function": {"name": "get", "description": "the weather", "parameters": {}}}
     guard.check_tools(CALLER, "r", [tool])
+    bad: dict[str, Any]
     for bad in ({"description": "Falcon 7"}, {"parameters": {"properties": {"falcon 7": {}}}}):
         with pytest.raises(RefusedError, match=r"\(names\)") as caught:
             guard.check_tools(CALLER, "r", [tool, {"function": bad}])
