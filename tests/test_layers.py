@@ -23,10 +23,10 @@ ROOMS = {
     "runtime": [
         "config", "formats", "android", "memory", "text", "media",
         "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
-        "kv", "chat", "settings", "engine_memory", "engine", "litert_lm_engine",
+        "kv", "chat", "settings", "engine_memory", "engine", "cache", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks",
         "serve/errors", "serve/events", "serve/hooks", "serve/guard", "serve/page", "serve/monitor", "serve/settings",
-        "serve", "litert_lm_names", "__init__",
+        "serve/deploy", "serve", "services", "litert_lm_names", "__init__",
     ],
     "converter": [
         "__init__", "printing", "progress", "tensors", "graph", "models", "tokenizer",

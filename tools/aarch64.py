@@ -4,7 +4,7 @@
     python -m tools.aarch64 -m tools.greedy model.litertlm --prompt "In the beginning"
 
 qemu's user-mode emulation of a Cortex-A72 (ARMv8.0: no LSE atomics, no dot products, no half floats) runs Debian's
-arm64 Python with the aarch64 wheels of `gemma-edge[litert]`. Both are unpacked into a folder of 0.4 GB under
+arm64 Python with the aarch64 wheels of `gemma-edge[litert,serve]`. Both are unpacked into a folder of 0.4 GB under
 ~/.cache/gemma-edge-tests, which may be deleted at any time; nothing is installed and no root is needed.
 """
 
@@ -104,9 +104,11 @@ def emulated_pi(cache: Path) -> EmulatedPi:
 
 
 def _requirements() -> list[str]:
-    """What `pip install gemma-edge[litert]` installs beside gemma-edge itself."""
+    """What `pip install gemma-edge[litert,serve]` installs beside gemma-edge itself."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["litert"]]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["litert"], *extras["serve"]]
+    return [requirement for requirement in requirements if not requirement.startswith(f"{project['name']}[")]
 
 
 def _version() -> str:

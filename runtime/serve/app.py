@@ -21,13 +21,13 @@ from gemma_edge.runtime.serve.api import schemas
 from gemma_edge.runtime.serve.api.check import Checker, parsed
 from gemma_edge.runtime.serve.api.document import document
 from gemma_edge.runtime.serve.errors import Code, RefusedError
-from gemma_edge.runtime.serve.events import Kind, Probe
+from gemma_edge.runtime.serve.events import Kind
 from gemma_edge.runtime.serve.exchange import ClientLeftError, Exchange
 from gemma_edge.runtime.serve.generation import chat, completion
-from gemma_edge.runtime.serve.guard.guard import Guard as ContentGuard
+from gemma_edge.runtime.serve.guard import guard as guards
 from gemma_edge.runtime.serve.guard.policy import Direction
 from gemma_edge.runtime.serve.hooks import Caller, Guard, Monitor
-from gemma_edge.runtime.serve.monitor.monitor import Monitor as FiguresMonitor
+from gemma_edge.runtime.serve.monitor import monitor as monitors
 from gemma_edge.runtime.serve.monitor.webhook import Webhook
 from gemma_edge.runtime.serve.recordings import transcription, translation
 from gemma_edge.runtime.serve.service import Record, Service, refused
@@ -48,9 +48,12 @@ def create_app(
 ) -> Starlette:
     """An application that answers with this engine, which stays the caller's to close.
 
-    Mounted in another one, `app.state.service.close()` is to be awaited at its end, which saves chats; served by
-    itself it does so. From now on the engine knows chats by their tokens (`Engine.keep_chats`).
+    guard, monitor: None for those that the settings ask for. From now on the engine knows chats by their tokens
+    (`Engine.keep_chats`). Served by itself, the application saves them at its end; where it is mounted in another one,
+    `app.state.service.close()` is to be awaited there.
     """
+    guard = guard or made_guard(settings)
+    monitor = monitor or made_monitor(settings, guard)
     service = Service(engine, settings, guard, monitor)
 
     @asynccontextmanager
@@ -69,7 +72,7 @@ def create_app(
         Route("/detokenize", _Small(service, _detokenize), methods=["POST"]),
         Route("/health", _health(service), methods=["GET"]),
         Route("/openapi.json", _openapi(service), methods=["GET"]),
-        *(() if monitor is None else monitor.routes(service.state)),
+        *monitor.routes(service.state),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
@@ -85,22 +88,23 @@ def create_app(
     return app
 
 
-def watched_app(engine: Engine, settings: Settings) -> Starlette:
-    """`create_app` with a guard and a monitor. The page is at `/`; without a key file or a policy there is no guard.
+def made_guard(settings: Settings) -> Guard | None:
+    """Of the files of keys and policy; None where there is neither. Raises KeyFileError, PolicyError."""
+    return guards.Guard.of_files(settings.api_key_file, settings.policy_file)
 
-    Raises KeyFileError, PolicyError, WebhookError.
-    """
-    guard = ContentGuard.of_files(settings.api_key_file, settings.policy_file)
-    monitor = FiguresMonitor(
+
+def made_monitor(settings: Settings, guard: Guard | None) -> Monitor:
+    """With the rules of the guard's policy, by which replies are scored. Raises WebhookError."""
+    ours = guard if isinstance(guard, guards.Guard) else None
+    return monitors.Monitor(
         settings.model_id,
         thresholds=settings.thresholds,
-        rules=() if guard is None else guard.policy.rules.get(Direction.OUTPUT, ()),
+        rules=() if ours is None else ours.policy.rules.get(Direction.OUTPUT, ()),
         tell=None if settings.webhook is None else Webhook(settings.webhook, settings.model_id),
-        usage=None if guard is None else guard.usage_json,
+        usage=None if ours is None else ours.usage_json,
         has_metrics=settings.metrics,
         needs_key=guard is not None and guard.needs_key,
     )
-    return create_app(engine, settings, guard=guard, monitor=monitor)
 
 
 class _Door:
@@ -226,20 +230,10 @@ def _described(service: Service) -> Mapping[str, Any]:
 def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def health(_request: Request) -> Response:
         probe = await service.probe()
-        found = _plain_health(probe) if service.monitor is None else service.monitor.health(probe)
+        found = service.monitor.health(probe)
         return JSONResponse(dict(found), 503 if found["status"] == "unhealthy" else 200)
 
     return health
-
-
-def _plain_health(probe: Probe) -> Mapping[str, Any]:
-    status = "unhealthy" if probe.error or probe.state.is_stopping else "healthy"
-    return {
-        "status": status,
-        "errors": [probe.error] if probe.error else [],
-        "response_time": probe.response_s,
-        "memory_usage": probe.state.hard_bytes,
-    }
 
 
 def _openapi(service: Service) -> Callable[[Request], Awaitable[Response]]:

@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from gemma_edge.runtime.serve.deploy.printing import print_options
+
 
 class _Slots(click.ParamType[int | None]):
     """A number, or "auto" for as many as the profile pays for."""
@@ -14,9 +16,10 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(value, param, ctx))
+        return click.INT.convert(str(value), param, ctx)
 
 
+@print_options
 @click.command("serve")
 @click.argument("bundle", type=click.Path(), required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
@@ -86,7 +89,7 @@ def serve_main(
     from gemma_edge.runtime.serve.settings import ServeError, Settings
 
     try:
-        from gemma_edge.runtime.serve.app import watched_app
+        from gemma_edge.runtime.serve.app import create_app
         from gemma_edge.runtime.serve.server import serve
     except ImportError as error:
         raise ServeError(f"{error.name} is not installed; pip install 'gemma-edge[serve]'") from error
@@ -109,15 +112,13 @@ def serve_main(
     folder = None if cache_dir is None else str(cache_dir)
     cpu = Backend.CPU(thread_count=threads)
     with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
-        app = watched_app(engine, settings)
-
-        def began(address: str) -> None:
-            click.echo(
-                f"{settings.model_id} at {address}/v1, {engine.slots} slots of {engine.max_num_tokens} tokens", err=True
-            )
-
+        room = f"{engine.slots} slots of {engine.max_num_tokens} tokens"
         try:
-            serve(app, settings, began=began)
+            serve(
+                create_app(engine, settings),
+                settings,
+                began=lambda address: click.echo(f"{settings.model_id} at {address}/v1, {room}", err=True),
+            )
         except OSError as error:
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
 
