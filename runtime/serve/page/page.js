@@ -50,7 +50,7 @@ function show({ state, performance, alerts }) {
   $("memory-bar").className = `bar ${share > 1 ? "over" : share > 0.9 ? "near" : ""}`;
   $("memory-bar").firstElementChild.style.width = `${Math.min(100, share * 100)}%`;
   const files = `${(state.file_bytes / MIB).toFixed(0)} MiB of files`;
-  $("memory-note").textContent = budget ? `of ${(budget / MIB).toFixed(0)} MiB, and ${files}` : files;
+  $("memory-note").textContent = budget ? `of ${(budget / MIB).toFixed(0)} MiB, ${files}` : files;
   if (performance.avg_tokens_per_second !== null) {
     figure("speed", performance.avg_tokens_per_second.toFixed(1), "tokens/s");
     $("speed-note").textContent = `average of ${counted(performance.successful_requests, "request")}`;
@@ -176,6 +176,7 @@ async function ask(text) {
   if (box.classList.contains("failed")) chat.pop();
   else chat.push({ role: "assistant", content: paragraph.textContent });
   note.textContent = told(begun, first, performance.now(), usage, reason);
+  box.scrollIntoView({ block: "end" });
   $("send").textContent = "Send";
   writing = null;
   refresh();
