@@ -1,5 +1,6 @@
 """`gemma-edge serve`."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return click.INT.convert(str(value), param, ctx)
+        return int(click.INT.convert(str(value), param, ctx))  # type: ignore[arg-type]  it takes text too
 
 
 @print_options
@@ -94,6 +95,7 @@ def serve_main(
     except ImportError as error:
         raise ServeError(f"{error.name} is not installed; pip install 'gemma-edge[serve]'") from error
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings(
         model_id=model_id or Path(bundle).name.removesuffix(".litertlm"),
         host=host,

@@ -93,6 +93,7 @@ def config(app: Starlette, settings: Settings) -> uvicorn.Config:
         loop="asyncio",
         lifespan="on",
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         proxy_headers=False,

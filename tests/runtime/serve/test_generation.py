@@ -96,7 +96,7 @@ def test_draws_follow_the_seed(client: httpx.Client, engine: Engine) -> None:
     sampler = SamplerConfig(top_k=40, top_p=0.9, temperature=1.0, seed=7)
     first = chat(client, **drawn)["choices"][0]["message"]["content"]
     assert first == own(engine, sampler=sampler)
-    penalties = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
+    penalties: dict[str, Any] = {"presence_penalty": 1.5, "frequency_penalty": 0.5}
     penalized = chat(client, **drawn, **penalties)["choices"][0]["message"]["content"]
     assert penalized == own(engine, sampler=sampler, repetition_penalty_config=RepetitionPenaltyConfig(**penalties))
     assert penalized != first
@@ -151,7 +151,7 @@ def test_a_bias_forbids_and_demands(client: httpx.Client, engine: Engine) -> Non
 
 
 def test_json_is_written_as_the_schema_has_it(client: httpx.Client) -> None:
-    schema = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
     schema["additionalProperties"] = False
     described = {"type": "json_schema", "json_schema": {"name": "A", "schema": schema, "strict": True}}
     choice = chat(client, max_tokens=64, response_format=described)["choices"][0]
@@ -193,7 +193,7 @@ def test_tools_are_shown_unless_none_are_wanted(client: httpx.Client) -> None:
 def test_an_answered_call_is_read(client: httpx.Client) -> None:
     function = {"name": "get_weather", "arguments": '{"city": "Rome"}'}
     call = {"id": "call_1", "type": "function", "function": function}
-    asked = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    asked: list[Any] = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
     answer = {"role": "tool", "tool_call_id": "call_1", "content": '{"sky": "clear"}'}
     assert chat(client, *asked, answer, tools=[TOOL])["choices"][0]["message"]["content"]
     status, error = refusal(client, messages=[USER, {**answer, "tool_call_id": "call_2"}])

@@ -20,14 +20,19 @@ class Answer(BaseModel):
     good: bool
 
 
-def model(server: Running, **options: object) -> ChatOpenAI:
+def model(server: Running, most: int) -> ChatOpenAI:
     return ChatOpenAI(
-        model=MODEL, base_url=f"{server.url}/v1", api_key=SecretStr("none"), temperature=0, max_retries=0, **options
-    )  # type: ignore[arg-type]
+        model=MODEL,
+        base_url=f"{server.url}/v1",
+        api_key=SecretStr("none"),
+        temperature=0,
+        max_retries=0,
+        max_completion_tokens=most,
+    )
 
 
 def test_a_chat_and_its_stream(server: Running) -> None:
-    chat = model(server, max_completion_tokens=12)
+    chat = model(server, 12)
     messages = [SystemMessage("Speak as the old books do."), HumanMessage("And it came to pass")]
     whole = chat.invoke(messages)
     assert whole.content
@@ -35,7 +40,7 @@ def test_a_chat_and_its_stream(server: Running) -> None:
 
 
 def test_a_round_of_tools(server: Running) -> None:
-    chat = model(server, max_completion_tokens=64)
+    chat = model(server, 64)
     asked = HumanMessage("How is the weather?")
     called = chat.bind_tools([weather], tool_choice="weather").invoke([asked])
     assert isinstance(called, AIMessage)
@@ -45,7 +50,7 @@ def test_a_round_of_tools(server: Running) -> None:
 
 
 def test_a_structured_answer(server: Running) -> None:
-    chat = model(server, max_completion_tokens=64)
+    chat = model(server, 64)
     for method in ("json_schema", "function_calling"):
-        found = chat.with_structured_output(Answer, method=method).invoke("Is it good?")  # type: ignore[arg-type]
+        found = chat.with_structured_output(Answer, method=method).invoke("Is it good?")
         assert isinstance(found, Answer)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -49,19 +50,20 @@ def test_a_chat_and_its_stream(client: OpenAI) -> None:
 
 
 def test_a_round_of_tools(client: OpenAI) -> None:
-    tool = {
+    tool: Any = {
         "type": "function",
         "function": {
             "name": "weather",
             "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]},
         },
     }
-    messages: list = [{"role": "user", "content": "How is the weather in Rome?"}]  # type: ignore[type-arg]
+    messages: list[Any] = [{"role": "user", "content": "How is the weather in Rome?"}]
     first = client.chat.completions.create(
         model=MODEL, messages=messages, tools=[tool], tool_choice="required", temperature=0, max_tokens=64
-    )  # type: ignore[call-overload]
+    )
     message = first.choices[0].message
-    [call] = message.tool_calls
+    [call] = message.tool_calls or ()
+    assert call.type == "function"
     assert json.loads(call.function.arguments) == {"city": "Rome"}
     messages += [message, {"role": "tool", "tool_call_id": call.id, "content": json.dumps({"sky": "clear"})}]
     second = client.chat.completions.create(model=MODEL, messages=messages, tools=[tool], temperature=0, max_tokens=8)
