@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.serve.guard.guard import Guard
@@ -132,10 +132,12 @@ def test_a_reply_streams_and_figures_live(seen: Seen, watched: Running, reposito
 def test_a_second_question_is_one_of_the_same_chat_until_it_is_cleared(seen: Seen, watched: Running) -> None:
     page = seen.page
     sent: list[int] = []
-    page.on(
-        "request",
-        lambda request: sent.append(len(request.post_data_json["messages"])) if request.method == "POST" else None,
-    )
+
+    def note(request: Request) -> None:
+        if request.method == "POST":
+            sent.append(len((request.post_data_json or {})["messages"]))
+
+    page.on("request", note)
     page.goto(watched.url)
     page.get_by_label("Most tokens").fill("4")
     for _ in range(2):
