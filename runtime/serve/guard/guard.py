@@ -103,9 +103,11 @@ class Guard:
     def admit(self, caller: Caller, request_id: str, tokens: int = 0) -> None:
         """Count a request. tokens: the prompt's and the most it may write.
 
+        A long recording is written window by window: the same request again, which counts once.
+
         Raises RefusedError (RATE_LIMIT_EXCEEDED): 429 with retry_after_s, or 400 where it could never be admitted.
         """
-        ticket = self._window.admit(caller.id, tokens, self._own_limits.get(caller.id))
+        ticket = self._window.admit(caller.id, tokens, self._own_limits.get(caller.id), request_id)
         if isinstance(ticket, OverLimit):
             raise _over(ticket, self._limits.window_s)
         self._running[request_id] = ticket, tokens

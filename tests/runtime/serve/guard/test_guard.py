@@ -342,6 +342,17 @@ def test_what_was_set_aside_is_corrected_once() -> None:
     assert "expected at most 100; ask for fewer, this many are never let through" in str(refusal)
 
 
+def test_a_request_that_goes_on_counts_once() -> None:
+    guard = Guard(limits=Limits(requests=2, tokens=100), clock=lambda: 1000.0)
+    for _ in range(3):
+        guard.admit(CALLER, "recording", 40)
+        guard.settle(CALLER, "recording", 30)
+    assert (guard.usage(CALLER).requests_last_hour, guard.usage(CALLER).tokens_last_hour) == (1, 90)
+    assert "expected at most 100" in str(_refused(lambda: guard.admit(CALLER, "recording", 40)))
+    guard.admit(CALLER, "another", 1)
+    assert "expected at most 2" in str(_refused(lambda: guard.admit(CALLER, "third", 1)))
+
+
 def test_without_keys_and_policy_there_is_no_limit() -> None:
     guard = Guard()
     for number in range(500):
