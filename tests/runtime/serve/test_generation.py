@@ -238,6 +238,11 @@ def test_a_completion_goes_on_with_a_text(client: httpx.Client, engine: Engine) 
     assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == said
 
 
+def test_a_whole_number_may_have_a_point(client: httpx.Client) -> None:
+    body = b'{"prompt": "In", "max_tokens": 2.0, "top_k": 5.0, "n": 1.0, "seed": 3.0}'
+    assert client.post("/v1/completions", content=body).json()["usage"]["completion_tokens"] == 2
+
+
 def test_tokens_and_texts(client: httpx.Client, engine: Engine) -> None:
     tokens = engine.tokenize("In the beginning")
     reply = client.post("/tokenize", json={"content": "In the beginning"}).json()
@@ -326,6 +331,7 @@ def test_a_part_that_cannot_be_read(client: httpx.Client, part: Any, status: int
         (b"[]", 400, "the body is a JSON list, expected an object"),
         (b"\xff", 400, "the body is no UTF-8 (byte 0)"),
         (b'{"n": NaN}', 400, "NaN is no JSON number"),
+        (b'{"n": 1e999}', 400, "1e999 is too large a number"),
         (b'{"n": 1, "n": 2}', 400, "has 'n' twice in one object"),
         (b'{"a": "\\ud800"}', 400, "half a character"),
         (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", 400, "nested too deep, at most 64 levels"),
