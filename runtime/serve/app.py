@@ -237,9 +237,9 @@ def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _openapi(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    found = document(
-        service.settings.model_id, version("gemma-edge"), has_keys=service.guard is not None and service.guard.needs_key
-    )
+    guard = service.guard
+    needs_key, has_usage = guard is not None and guard.needs_key, isinstance(guard, guards.Guard)
+    found = document(service.settings.model_id, version("gemma-edge"), has_keys=needs_key, has_usage=has_usage)
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
@@ -156,6 +157,14 @@ def test_usage_and_figures_are_told(client: httpx.Client) -> None:
     )
     assert counted == stats["performance"]["total_requests"]
     assert families["gemma_edge_memory_bytes"].samples[0].value > 1 << 20
+
+
+def test_figures_are_as_the_document_describes_them(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["security"] == [{"key": []}]
+    for path, name in (("/v1/stats", "Stats"), ("/v1/usage", "CallerUsage"), ("/health", "Health")):
+        assert path in document["paths"]
+        jsonschema.validate(client.get(path).json(), document["components"]["schemas"][name])
 
 
 def test_a_limit_is_told_with_when_to_come_back(engine: Engine, files: Path) -> None:
