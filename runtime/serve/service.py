@@ -104,7 +104,7 @@ class Service:
                 prompts[index // ask.choices].prompt,
                 ask.sampler_of(index % ask.choices),
                 constraint,
-                None if guard is None else guard.reply_filter(record.caller, record.id),
+                guard.reply_filter(record.caller, record.id) if guard is not None and guard.filters_replies else None,
             )
             for index, constraint in enumerate(constraints)
         ]

@@ -1,8 +1,11 @@
 """Guard and monitor behind a real port: what a client sees of keys, limits, policy, origins and figures."""
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx
@@ -14,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.serve.cli import serve_main
 from gemma_edge.runtime.serve.guard.keys import KeyFile, new_key
+from gemma_edge.runtime.serve.monitor.alerts import Thresholds
 from gemma_edge.runtime.serve.settings import ServeError, Settings
 from tests.runtime.serve.running import MODEL, running
 
@@ -123,6 +127,20 @@ def test_log_probabilities_would_tell_what_was_masked(client: httpx.Client) -> N
         assert "are not told where a content policy filters replies; leave logprobs out" in error["message"]
 
 
+def test_a_reply_that_breaks_its_schema_is_not_quoted_where_it_is_filtered(engine: Engine, tmp_path: Path) -> None:
+    schema = {"type": "array", "items": {"const": "falcon"}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    wanted = {"type": "json_schema", "json_schema": {"name": "birds", "schema": schema}}
+    (tmp_path / "policy.toml").write_text(POLICY.replace("lord", "falcon"))
+    said = []
+    for options in ({}, {"policy_file": tmp_path / "policy.toml"}):
+        with running(engine, **options) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+            answer = _ask(client, response_format=wanted, max_tokens=60)
+            assert answer.status_code == 422
+            said.append(answer.json()["error"]["message"])
+    assert "falcon" in said[0]
+    assert said[1] == "the reply breaks its JSON schema; ask again"
+
+
 def test_without_the_key_only_the_page_and_health_are_shown(client: httpx.Client) -> None:
     with httpx.Client(base_url=client.base_url) as stranger:
         for path in ("/v1/models", "/v1/stats", "/v1/usage", "/metrics", "/openapi.json", "/nothing"):
@@ -208,6 +226,51 @@ def test_only_named_origins_may_ask_from_a_browser(client: httpx.Client, engine:
 def test_an_origin_is_checked(origin: str) -> None:
     with pytest.raises(ServeError, match=r"is no origin, expected such as https://chat\.example, without a path"):
         Settings(model_id="m", cors_origins=(origin,))
+
+
+def test_an_alert_is_sent_where_it_was_asked_for(engine: Engine) -> None:
+    arrived: SimpleQueue[Any] = SimpleQueue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.put((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            """Quiet."""
+
+    listener = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listener.serve_forever)
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{listener.server_port}/alerts"
+        thresholds = Thresholds(max_response_s=1e-6, min_tokens_per_s=None)
+        with (
+            running(engine, webhook=address, thresholds=thresholds) as server,
+            httpx.Client(base_url=server.url, timeout=60) as client,
+        ):
+            assert _ask(client).status_code == 200
+            path, alert = arrived.get(timeout=30)
+            health = client.get("/health").json()
+            alerts = client.get("/v1/stats").json()["alerts"]
+    finally:
+        listener.shutdown()
+        thread.join()
+        listener.server_close()
+    assert path == "/alerts"
+    assert (alert["model_name"], alert["type"], alert["severity"]) == (MODEL, "performance", "medium")
+    assert (health["status"], health["reasons"]) == ("degraded", [alert["message"]])
+    assert [each["message"] for each in alerts] == [alert["message"]]
+
+
+def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--alert", "speed=1"], '"speed=1" names no threshold'),
+        (["--cors-origin", "here"], '"here" is no origin'),
+    ):
+        failed = CliRunner().invoke(serve_main, [str(tmp_path / "none.litertlm"), *arguments])
+        assert message in str(failed.exception)
 
 
 def test_the_command_makes_a_key_and_shows_it_once(tmp_path: Path) -> None:
