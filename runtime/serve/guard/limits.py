@@ -101,7 +101,8 @@ class SlidingWindow:
         limits = limits or self._limits
         now = self._clock()
         tickets = self._current(user, now)
-        begun = next((ticket for ticket in reversed(tickets) if request and ticket.request == request), None)
+        named = reversed(tickets) if request is not None else ()
+        begun = next((ticket for ticket in named if ticket.request == request), None)
         for what, limit, wanted, count in (
             ("requests", limits.requests, int(begun is None), _requests),
             ("tokens", limits.tokens, tokens, _tokens),
