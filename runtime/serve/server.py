@@ -1,8 +1,10 @@
 """uvicorn, with bounds: on connections, on how long a request's head may take, and on how long a stop may."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -56,6 +58,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._began = service, began
         self._notifier = Notifier.of_environment()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """As uvicorn's, which then raises the signal again, before the engine is closed."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -60,6 +60,7 @@ class Service:
         self._idle: asyncio.TimerHandle | None = None
         self._saving: asyncio.Future[None] | None = None
         folder = None if settings.cache_dir is None else settings.cache_dir / "chats"
+        engine.media.keep(settings.rows_bytes)
         engine.keep_chats(folder, settings.saved_bytes)
 
     async def prepare(self, work: Callable[[Prompter], Value]) -> Value:

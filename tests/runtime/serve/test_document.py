@@ -14,12 +14,10 @@ from tests.runtime.serve.running import running
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
-def test_schemathesis_finds_nothing(
-    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture, examples: int = 10
-) -> None:
+def test_schemathesis_finds_nothing(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running(engine, max_output_tokens=4, read_s=1.0) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--checks", CHECKS]
-        command += ["--max-examples", str(examples), "--seed", "1", "--no-color"]
+        command += ["--max-examples", "10", "--seed", "1", "--no-color"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "Tested: 10" in done.stdout
