@@ -82,8 +82,11 @@ def test_every_text_of_a_message_is_read() -> None:
 @pytest.mark.parametrize("words", [WEAPONS, NAMES | {"words": ["make a bomb"]}])
 def test_a_phrase_spread_over_parts_is_refused(words: dict[str, Any]) -> None:
     guard = _guard({"category": [words]})
-    parts = [{"type": "text", "text": "make a "}, {"type": "text", "text": "bomb"}]
-    assert _refused(lambda: guard.check_input(CALLER, "r", [_user(parts)])).code is Code.CONTENT_FILTERED
+    for said in (("make a ", "bomb"), ("make a", "bomb"), ("make a bo", "mb")):
+        parts = [{"type": "text", "text": text} for text in said]
+        with pytest.raises(RefusedError) as caught:
+            guard.check_input(CALLER, "r", [_user(parts)])
+        assert caught.value.code is Code.CONTENT_FILTERED
     assert guard.check_input(CALLER, "r", [_user(parts[:1])]) == [_user(parts[:1])]
 
 
@@ -92,10 +95,12 @@ def test_tools_are_read_and_never_changed() -> None:
     tool = {"type": "function", "function": {"name": "get", "description": "the weather", "parameters": {}}}
     guard.check_tools(CALLER, "r", [tool])
     bad: dict[str, Any]
-    for bad in ({"description": "Falcon 7"}, {"parameters": {"properties": {"falcon 7": {}}}}):
+    for bad in ({"description": "Falcon 7"}, {"parameters": {"properties": {"falcon\n7": {}}}}):
         with pytest.raises(RefusedError, match=r"\(names\)") as caught:
             guard.check_tools(CALLER, "r", [tool, {"function": bad}])
         assert caught.value.code is Code.CONTENT_FILTERED
+    long = _refused(lambda: guard.check_tools(CALLER, "r", [{"description": "x" * 200_000}]))
+    assert (long.code, long.param) == (Code.VALIDATION_ERROR, "tools")
     Guard().check_tools(CALLER, "r", [{"function": {"name": "falcon 7"}}])
 
 
