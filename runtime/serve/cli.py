@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from gemma_edge.runtime.serve.deploy.printing import print_options
+
 
 class _Slots(click.ParamType[int | None]):
     """A number, or "auto" for as many as the profile pays for."""
@@ -17,6 +19,7 @@ class _Slots(click.ParamType[int | None]):
         return int(click.INT.convert(value, param, ctx))
 
 
+@print_options
 @click.command("serve")
 @click.argument("bundle", type=click.Path())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")

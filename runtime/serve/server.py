@@ -11,6 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gemma_edge.runtime.serve.deploy.notify import Notifier, keep_alive
 from gemma_edge.runtime.serve.service import Service
 from gemma_edge.runtime.serve.settings import Settings
 
@@ -51,11 +52,25 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 
 class _Server(uvicorn.Server):
-    """Refuses who waits as soon as it is told to stop, instead of when the last reply has ended."""
+    """Refuses who waits as soon as it is told to stop, instead of when the last reply has ended; tells systemd."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, notifier: Notifier) -> None:
         super().__init__(config)
         self._service = service
+        self._notifier = notifier
+        self._alive: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._notifier.ready()
+            self._alive = asyncio.create_task(keep_alive(self._notifier, self._service.engine.health))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notifier.stopping()
+        if self._alive is not None:
+            self._alive.cancel()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
@@ -66,10 +81,11 @@ def serve(app: Starlette, settings: Settings, *, began: Callable[[str], None] = 
     """Serve until SIGINT or SIGTERM; replies that are being written then have `settings.shutdown_s`.
 
     began: called with the address, once connections are taken. Raises OSError: the address cannot be had.
+    NotifyError: systemd cannot be told.
     """
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=256)
     host, port = listener.getsockname()[:2]
-    server = _Server(config(app, settings), app.state.service)
+    server = _Server(config(app, settings), app.state.service, Notifier.of_environment())
     began(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     server.run(sockets=[listener])
 
