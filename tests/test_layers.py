@@ -25,8 +25,8 @@ ROOMS = {
         "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "cache", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks",
-        "serve/errors", "serve/events", "serve/hooks", "serve/settings", "serve/guard", "serve/deploy", "serve",
-        "services", "litert_lm_names", "__init__",
+        "serve/errors", "serve/events", "serve/hooks", "serve/settings", "serve/guard", "serve/page", "serve/monitor",
+        "serve/deploy", "serve", "services", "litert_lm_names", "__init__",
     ],
     "converter": [
         "__init__", "printing", "progress", "tensors", "graph", "models", "tokenizer",

@@ -28,6 +28,7 @@ EXTRAS_MODULES = (
     "onnx_ir",
     "onnxruntime",
     "PIL",
+    "re2",
     "safetensors",
     "sentencepiece",
     "soundfile",
