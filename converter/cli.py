@@ -32,7 +32,7 @@ class Lengths(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: expected numbers with commas between them, such as 16,128", param, ctx)
+            self.fail(f"{value!r}: expected a comma-separated list of numbers, such as 16,128", param, ctx)
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -48,7 +48,7 @@ class Names(click.ParamType[tuple[str, ...]]):
         names = value if isinstance(value, tuple) else tuple(str(value).split(","))
         for name in names:
             if name not in self._choices:
-                self.fail(f"{name!r}: expected names out of {', '.join(self._choices)} with commas between", param, ctx)
+                self.fail(f"{name!r}: expected a comma-separated list of {', '.join(self._choices)}", param, ctx)
         return names
 
 
@@ -105,7 +105,9 @@ def extra_with(module: str) -> str:
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
-        click.option("--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}."),
+        click.option(
+            "--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, or a slice of E4B: e3.39-int4."
+        ),
         click.option(
             "--checkpoint",
             help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
@@ -135,6 +137,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 2.6GB."
         ),
         click.option("--encoding", multiple=True, metavar="ROLE=ENCODING", help="Override the recipe; repeatable."),
+        click.option(
+            "--slice",
+            metavar="NAME|FILE",
+            help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
+        ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(
             "--fit",
@@ -170,7 +177,7 @@ def main() -> None:
 def convert_main(as_json: bool, **request: Any) -> None:
     """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model.
 
-    What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate is not kept.
+    What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate failed.
     """
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
@@ -185,7 +192,8 @@ def convert_main(as_json: bool, **request: Any) -> None:
 
 @main.command("plan")
 @request_options
-def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
+@click.option("--slices", is_flag=True, help="Show every published slice of E4B for this request.")
+def plan_main(as_json: bool, checkpoint: str | None, slices: bool, **request: Any) -> None:
     """Show every size and the memory a run will need, to the byte, before a weight is converted.
 
     Without --checkpoint an official model is planned offline, from what is published of it.
@@ -196,6 +204,12 @@ def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
     from gemma_edge.converter.report import plan_values, print_plan, print_sections, section_values
 
     asked = Target.parse(**request)
+    if slices:
+        from gemma_edge.converter.plan.slices import print_slices, slice_values
+
+        rows = slice_values(asked)
+        click.echo(json.dumps(rows, indent=2)) if as_json else print_slices(rows, asked, Console())
+        return
     plan, bundle = (published_plan(asked) if checkpoint is None else None), None
     if plan is None:
         with bars(Console(stderr=True)) as stage:

@@ -18,9 +18,9 @@ from gemma_edge.converter.quality.acceptance import Acceptance
 from gemma_edge.converter.quality.beside import report_path, spare_inputs
 from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
-from gemma_edge.converter.quantize.stream import Round
+from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.report import Report, Source, make_report
-from gemma_edge.runtime.formats.atomic import atomic_file, require_directory, require_space
+from gemma_edge.runtime.formats.atomic import atomic_file, output_lock, require_directory, require_space
 
 
 def convert(
@@ -40,7 +40,8 @@ def convert(
     that size. options: see Options; a format that is left out is what the name of `out` says.
     measure: whether to measure what is lost. gate: bounds that it must keep, "kl<=0.05,ppl<=1.1". accept_loss: write
     what is not usable, too.
-    Writes `out` and, beside it, the report as `out`.json; both complete or not at all.
+    Writes `out` and, beside it, the report as `out`.json; both complete or not at all. A run that is killed between the
+    two leaves a report that names no bundle or another one, and is known by that.
     Raises GemmaEdgeError, with one line to print, for anything the caller can mend; of these QualityError for a bundle
     that loses too much.
     """
@@ -52,8 +53,12 @@ def convert(
     options["format"] = format_of(out, options.get("format"))
     request = Target.parse(target, **options)
     require_directory(out)
-    # An output that cannot be written is refused before a download. The report appears after its bundle.
-    with atomic_file(report_path(out)) as report_file, output_of(request.format).opened(out) as output:
+    # An output that cannot be written is refused before a download. A bundle appears after its report.
+    with (
+        output_lock(out),
+        output_of(request.format).opened(out) as output,
+        atomic_file(report_path(out)) as report_file,
+    ):
         source, plan = plan_for(request, checkpoint, stage)
         check_calibration(plan)
         spare_inputs(source, out)
@@ -62,13 +67,13 @@ def convert(
             bundle = lay_out(plan, source)
             require_space(out, bundle.nbytes + spool_bytes(plan))
             with (
-                calibrated(plan, source, out.parent, stage) as rounds,
-                _measuring(measure, bundle, source, rounds, stage) as measurement,
+                calibrated(plan, source, out.parent, stage) as quantizers,
+                _measuring(measure, bundle, source, quantizers, stage) as measurement,
             ):
                 on_read = stage("convert", sum(tensor.spec.values * 2 for tensor in plan.tensors))
                 look = None if measurement is None else measurement.look
                 errors = bundle.write(
-                    output, source, lambda: identity(plan, hashes.result(), rounds), on_read, rounds, look
+                    output, source, lambda: identity(plan, hashes.result(), quantizers), on_read, quantizers, look
                 )
                 compared = None if measurement is None else measurement.result()
             if measurement is not None and compared is not None:
@@ -83,6 +88,6 @@ def convert(
 
 
 def _measuring(
-    is_wanted: bool, bundle: Bundle, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
+    is_wanted: bool, bundle: Bundle, source: Checkpoint, quantizers: Mapping[str, Quantizer], stage: Stage
 ) -> AbstractContextManager[Measurement | None]:
-    return measuring(bundle.plan, bundle.tokenizer, source, rounds, stage) if is_wanted else nullcontext()
+    return measuring(bundle.plan, bundle.tokenizer, source, quantizers, stage) if is_wanted else nullcontext()

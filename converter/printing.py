@@ -1,5 +1,7 @@
 """Text of files that others made, on its way to a terminal."""
 
+from collections.abc import Iterable
+
 from rich.markup import escape
 
 
@@ -11,3 +13,10 @@ def printable(text: str) -> str:
 def as_it_is(text: str) -> str:
     """The same for rich, which would take [brackets] for markup."""
     return escape(printable(text))
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first three and how many more there are: "a, b, c and 2 more"."""
+    first = list(names)
+    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    return f"{', '.join(first[:3])}{more}"

@@ -1,7 +1,7 @@
 """What a conversion did, for people and machines alike: one dictionary, printed or stored as JSON."""
 
 import json
-import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,12 +15,13 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.printing import as_it_is
+from gemma_edge.converter.printing import as_it_is, printable
 from gemma_edge.converter.quality.beside import print_quality
 from gemma_edge.converter.quantize.qat_grid import ENCODING
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Placement
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Placement
 from gemma_edge.converter.tensors import Role
+from gemma_edge.converter.tokenizer.generation import settings_left_out
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
@@ -62,13 +63,19 @@ class Report:
             console.print(table)
         if "gguf" in values["source"]:
             console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
+        if "slice" in values["source"]:
+            console.print(_cut(values["source"]["slice"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        if values["generation_left_out"]:
+            console.print(left_out_line(values["generation_left_out"]), highlight=False, markup=False)
         print_quality(values["quality"], console)
-        console.print(f"{values['seconds']:.1f} s, peak RSS {format_bytes(values['peak_rss_bytes'])}")
+        peak_bytes = values["peak_rss_bytes"]
+        peak = "" if peak_bytes is None else f", peak RSS {format_bytes(peak_bytes)}"
+        console.print(f"{values['seconds']:.1f} s{peak}")
 
 
 def make_report(
@@ -86,14 +93,25 @@ def make_report(
         "converter": f"gemma-edge {version('gemma-edge')}",
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
+        "generation_left_out": settings_left_out(source.checkpoint.side_path),
         **_exact(plan, errors),
         "quality": dict(quality),
         "worst_errors": _worst(plan, errors),
         "output": {"file": path.name, "bytes": bundle.nbytes, "sha256": sha256},
         "seconds": round(seconds, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": _peak_rss_bytes(),
     }
     return Report(values, plan)
+
+
+def _peak_rss_bytes() -> int | None:
+    """The kernel's high-water mark, page cache of mapped files included; None on Windows, which keeps none."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    unit_bytes = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of macOS, of Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
@@ -115,7 +133,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "roles": {
                 role.value: {"encoding": s.encoding.name, "search": s.search.value}
                 for role, s in target.recipe_for(plan.model).roles.items()
-                if plan.model.towers or role not in TOWER_ROLES
+                if plan.model.encoders or role not in ENCODER_ROLES
             },
             **_tensors(target),
         },
@@ -127,7 +145,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "bytes_by_placement": plan.bytes_by("placement"),
         "not_converted": _not_converted(plan),
         "profile": None if target.profile is None else target.profile.name,
-        "fit": plan.settled.changes or None,
+        "fit": plan.fitted.changes or None,
         "predicted_decode_tokens_per_s": plan.predicted_decode_tokens_per_s,
         "footprint": {
             "anon_bytes": footprint.anon_bytes,
@@ -191,29 +209,29 @@ def print_plan(plan: Plan, console: Console) -> None:
     table = Table("role", title=f"{target.name}, context {plan.context_tokens}", title_justify="left")
     for heading in ("tensors", "values", "bytes"):
         table.add_column(heading, justify="right")
-    for heading in ("stored as", "kept"):
+    for heading in ("stored as", "placement"):
         table.add_column(heading)
     for role, nbytes in plan.bytes_by("role").items():
         tensors = [tensor for tensor in plan.tensors if tensor.spec.role == role]
         encodings = sorted({tensor.storage.encoding.name for tensor in tensors})
         values = sum(tensor.spec.values for tensor in tensors)
-        kept = Placement.of(Role(role)).value
-        table.add_row(role, str(len(tensors)), f"{values:,}", format_bytes(nbytes), ", ".join(encodings), kept)
+        placement = Placement.of(Role(role)).value
+        table.add_row(role, str(len(tensors)), f"{values:,}", format_bytes(nbytes), ", ".join(encodings), placement)
     table.add_row("KV cache", str(2 * len(plan.caches)), "", format_bytes(plan.cache_bytes), target.kv.value, "memory")
     console.print(table)
     budget = None if target.profile is None else target.profile.budget
     console.print(footprint_table(plan.footprint, budget))
-    if plan.settled.changes:
-        console.print(f"chosen to fit: {plan.settled.changes}", highlight=False)
+    if plan.fitted.changes:
+        console.print(f"chosen to fit: {plan.fitted.changes}", highlight=False)
     if target.profile is not None:
-        on_device = f"{plan.predicted_decode_tokens_per_s:.1f} tokens/s on {target.profile.name}"
-        console.print(f"decode, predicted: {on_device}", markup=False)
+        rate = float(f"{plan.predicted_decode_tokens_per_s:.2g}")  # a bound on bandwidth: more digits would be false
+        console.print(f"decode, predicted: about {rate:,g} tokens/s on {target.profile.name}", markup=False)
     for group, count in _not_converted(plan).items():
         console.print(f"not converted: {count} tensors of {group}")
     if grid := _trained_grid(plan).get("trained_grid"):
         console.print(f"trained on a 4-bit grid, kept as {grid['encoding']}: {grid['tensors']} matrices")
         for name in grid["read_by_row"]:
-            console.print(f"trained on a 4-bit grid, but read by row, so not kept: {name}")
+            console.print(f"trained on a 4-bit grid, re-quantized as a lookup table of another 4-bit format: {name}")
 
 
 def quantized_line(facts: Mapping[str, Any]) -> str:
@@ -227,10 +245,33 @@ def quantized_line(facts: Mapping[str, Any]) -> str:
     return f"from a GGUF, {facts['file_type'] or 'type not named'}: {types} tensors, {mixed}, {weighed}"
 
 
+def left_out_line(settings: Mapping[str, Any]) -> str:
+    """What generation_config.json asks for and a bundle has no place for, on one line."""
+    said = ", ".join(f"{printable(name)} {_short(value)}" for name, value in settings.items())
+    return (
+        f"generation_config.json also says {said}: LiteRT-LM and the runtime here do not apply it by themselves; "
+        "ask for it with a message"
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def _merged(lora: Mapping[str, Any]) -> str:
     """One line about an adapter."""
     rank, alpha = (", ".join(f"{number:g}" for number in lora[key]) for key in ("rank", "alpha"))
     return f"merged: {lora['adapter']}, rank {rank}, alpha {alpha}, into {lora['merged_tensors']} tensors"
+
+
+def _cut(cut: Mapping[str, Any]) -> str:
+    """One line about a slice."""
+    widths = cut["intermediate_size"]
+    score = "" if cut["mmlu"] is None else f", MMLU {cut['mmlu']} as published for the pre-trained model"
+    return (
+        f"slice: {cut['name']}, {len(widths)} layers with feed-forward widths of {min(widths)} to {max(widths)}{score}"
+    )
 
 
 def _not_converted(plan: Plan) -> dict[str, int]:

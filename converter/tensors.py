@@ -27,9 +27,9 @@ class Role(StrEnum):
     SMALL = "small"  # per-layer input gates and projections, LAuReL: small and sensitive
     ROUTER = "router"  # AltUp modality routers and coefficients, a few values each
     NORM = "norm"  # vectors of norms and scales, always float32
-    VISION = "vision"  # matrices of the vision tower: 1x1 convolutions, attention, adapter
-    AUDIO = "audio"  # matrices of the audio tower
-    KERNEL = "kernel"  # kernels of both towers' convolutions: small, and kept as floats
+    VISION = "vision"  # matrices of the vision encoder: 1x1 convolutions, attention, adapter
+    AUDIO = "audio"  # matrices of the audio encoder
+    KERNEL = "kernel"  # kernels of both encoders' convolutions: small, and kept as floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ AS_STORED = Fold()
 
 
 @dataclass(frozen=True)
-class Stored:
+class SourceTensor:
     """A tensor of the checkpoint: its Hugging Face name without the checkpoint's prefix, and its shape there."""
 
     source: str
@@ -88,13 +88,13 @@ class Derivation:
     compute: takes the float32 values of `sources`, in their order, and returns float32.
     """
 
-    sources: tuple[Stored, ...]
+    sources: tuple[SourceTensor, ...]
     compute: Callable[..., NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """Rows [first_row, first_row + rows) of a table that come from elsewhere than the other ones, and as they are."""
+    """Rows [first_row, first_row + rows) of a table that are computed from other tensors, and not folded."""
 
     first_row: int
     rows: int
@@ -114,7 +114,7 @@ class TensorSpec:
     overlays: rows that replace the stored ones.
     parts: equal stretches of columns with a use of their own: of a row of per-layer embeddings, one for each layer.
     sparse_inputs: whether most of what a matrix is multiplied with is zero.
-    grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to that (see trained_grid).
+    grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to it, see quantize/qat_grid.py.
     """
 
     name: str
@@ -135,9 +135,13 @@ class TensorSpec:
         return cls(name, derivation.sources[0].source, shape, role, derivation=derivation)
 
     @property
-    def stored(self) -> tuple[Stored, ...]:
+    def stored(self) -> tuple[SourceTensor, ...]:
         """Every tensor of the checkpoint that it is made of."""
-        own = self.derivation.sources if self.derivation else (Stored(self.source, self.stored_shape or self.shape),)
+        own = (
+            self.derivation.sources
+            if self.derivation
+            else (SourceTensor(self.source, self.stored_shape or self.shape),)
+        )
         return (*own, *(source for overlay in self.overlays for source in overlay.derivation.sources))
 
     @property

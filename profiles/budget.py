@@ -32,7 +32,7 @@ class OverBudget(GemmaEdgeError):  # noqa: N818  the name says what happened; "O
         self.suggestions = suggestions
         super().__init__(
             f"{subject}: needs {format_bytes(footprint.total_bytes)} "
-            f"({format_bytes(footprint.anon_bytes)} anonymous + {format_bytes(footprint.file_bytes)} mapped and hot), "
+            f"({format_bytes(footprint.anon_bytes)} anonymous + {format_bytes(footprint.file_bytes)} file-backed), "
             f"the budget is {format_bytes(budget.budget_bytes)}, {format_bytes(self.missing_bytes)} too much; "
             f"{_advice(suggestions)}"
         )
@@ -73,7 +73,7 @@ def footprint_table(footprint: Footprint, budget: MemoryBudget | None = None) ->
     from rich.table import Column, Table
 
     table = Table(Column("part", no_wrap=True), expand=True)
-    for title in ("anonymous", "mapped, hot", "total"):
+    for title in ("anonymous", "file-backed", "total"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("source", ratio=1, no_wrap=True, overflow="ellipsis")  # has to do with what the others leave
     for part in footprint.parts:

@@ -53,7 +53,7 @@ class Footprint:
 
     @property
     def file_bytes(self) -> int:
-        """Mapped and hot. A table of which only single rows are read counts with the pages it touches."""
+        """File-backed and in use. A table of which only single rows are read counts with the pages it touches."""
         return sum(part.file_bytes for part in self.parts)
 
     @property

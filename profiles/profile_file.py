@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.profiles.schema import Architecture, DeviceProfile, Isa, ProfileError, shown
 from gemma_edge.profiles.sizes import parse_size
 
@@ -18,7 +19,7 @@ def read_profile(path: Path) -> DeviceProfile:
     Raises ProfileError whose message starts with "FILE:LINE KEY:", or "FILE KEY:" for what is absent.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain_text(path)
     except OSError as error:
         raise ProfileError("profile", f"{error.strerror or error}", "a readable TOML file", str(path)) from error
     except UnicodeDecodeError as error:
@@ -89,7 +90,7 @@ def _isa(key: str, value: object) -> tuple[Isa, ...]:
         try:
             features.append(Isa(item))
         except ValueError:
-            raise ProfileError(key, shown(item), f"names out of {', '.join(Isa)}") from None
+            raise ProfileError(key, shown(item), f"a list of {', '.join(Isa)}") from None
     return tuple(features)
 
 

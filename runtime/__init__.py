@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gemma_edge.runtime.tasks.batch import generate_batch as generate_batch
     from gemma_edge.runtime.tasks.media import describe as describe
     from gemma_edge.runtime.tasks.media import transcribe as transcribe
-    from gemma_edge.runtime.tasks.media import translate as translate
+    from gemma_edge.runtime.tasks.media import transcribe_and_translate as transcribe_and_translate
     from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig as ConstrainedDecodingConfig
     from gemma_edge.runtime.text.constraints import LiteRtLmConstraintProviderType as LiteRtLmConstraintProviderType
     from gemma_edge.runtime.text.constraints import ResponseFormat as ResponseFormat
@@ -94,7 +94,7 @@ _HOMES = {
     "generate_batch": "tasks.batch",
     "tool_from_function": "chat.tools",
     "transcribe": "tasks.media",
-    "translate": "tasks.media",
+    "transcribe_and_translate": "tasks.media",
 }
 
 __all__ = tuple(_HOMES)

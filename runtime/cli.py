@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from gemma_edge.profiles.sizes import MIB
+
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation
     from gemma_edge.runtime.chat.messages import Contents
     from gemma_edge.runtime.executors.litert.partitions import Partitions
     from gemma_edge.runtime.litert_lm_engine import LitertLmConversation
     from gemma_edge.runtime.measure.bench import Benchmark, Measurement
-    from gemma_edge.runtime.measure.media_bench import EncoderMeasurement
+    from gemma_edge.runtime.measure.encoder_bench import EncoderMeasurement
 
     Chat = Conversation | LitertLmConversation
 
-MIB = 1 << 20
 
 executor_option = click.option(
     "--executor",
@@ -95,12 +96,12 @@ def run_main(
             system_message=system, sampler_config=sampler, max_output_tokens=max_output_tokens
         ) as conversation,
     ):
-        shown, played = images, recordings
+        new_images, new_recordings = images, recordings
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are no reason to end a chat
         for message in [prompt] if prompt is not None else _typed(sys.stdin):
-            answer(conversation, _with_media(message, shown, played))
-            shown = played = ()
+            answer(conversation, _with_media(message, new_images, new_recordings))
+            new_images = new_recordings = ()
             if stats:
                 click.echo(_figures(conversation), err=True)
 
@@ -162,7 +163,7 @@ def _figures(conversation: "Chat") -> str:
     media_s = conversation.timing.media_s if isinstance(conversation, Conversation) else 0.0  # Google's does not tell
     info, memory = conversation.get_benchmark_info(), read_memory()
     return (
-        f"[{f'images and sound {media_s:.2f} s; ' if media_s else ''}"
+        f"[{f'images and audio {media_s:.2f} s; ' if media_s else ''}"
         f"first token {info.time_to_first_token_in_second:.2f} s; "
         f"prefill {info.last_prefill_token_count} tokens, {info.last_prefill_tokens_per_second:.1f}/s; "
         f"decode {info.last_decode_token_count} tokens, {info.last_decode_tokens_per_second:.1f}/s; "
@@ -264,7 +265,7 @@ def _encoder_line(name: str, encoder: "EncoderMeasurement") -> str:
 def _encoders(benchmark: "Benchmark") -> "dict[str, EncoderMeasurement]":
     """Speed and memory of the encoders that the model has, each by itself in our executor."""
     from gemma_edge.runtime.executors.placement import cache_folder
-    from gemma_edge.runtime.measure.media_bench import measure_encoders
+    from gemma_edge.runtime.measure.encoder_bench import measure_encoders
     from gemma_edge.runtime.settings import default_threads
 
     if benchmark.executor != "litert":
@@ -276,18 +277,16 @@ def _encoders(benchmark: "Benchmark") -> "dict[str, EncoderMeasurement]":
 
 def _partitions(benchmark: "Benchmark") -> "dict[str, Partitions]":
     """How XNNPACK divides each signature, once the runs have packed the weights; Google's engine does not tell."""
-    from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-    from gemma_edge.runtime.executors.litert.partitions import partitions
-    from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir, weight_cache
-    from gemma_edge.runtime.executors.placement import NO_CACHE
-    from gemma_edge.runtime.formats.litertlm import Bundle
+    from gemma_edge.runtime.executors.open import partitions_of
+    from gemma_edge.runtime.executors.placement import cache_folder
+    from gemma_edge.runtime.formats.litertlm import ModelType
+    from gemma_edge.runtime.formats.model import open_model
 
     path = Path(benchmark.model_path)
-    if benchmark.executor != "litert" or benchmark.cache_dir == NO_CACHE or path.is_dir():
+    folder = cache_folder(benchmark.cache_dir, path, prefer_disk=False)
+    if benchmark.executor != "litert" or folder is None:
         return {}
-    decoder = DecoderSections.of(Bundle.open(path)).decoder
-    cache_dir = Path(benchmark.cache_dir) if benchmark.cache_dir else default_cache_dir()
-    return partitions(decoder, 1, weight_cache(decoder, cache_dir, 1))
+    return partitions_of(open_model(path), ModelType.PREFILL_DECODE, 1, folder) or {}
 
 
 def _bench_budget(
@@ -295,8 +294,8 @@ def _bench_budget(
 ) -> int:
     """Prints plan against measurement. Returns the exit status: 1 where the budget is not kept."""
     from gemma_edge.profiles.device import load_profile
-    from gemma_edge.runtime.measure.budget_bench import Method, measure_budget
     from gemma_edge.runtime.measure.budget_plot import plot as draw
+    from gemma_edge.runtime.measure.budget_run import Method, measure_budget
 
     report = measure_budget(benchmark, load_profile(profile), Method(method), runs)
     click.echo(json.dumps(report.values(), indent=2) if as_json else report.text())

@@ -7,22 +7,19 @@ The keys and values of several sessions and conversations are kept at once, as m
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.media_reader import MediaReader
-from gemma_edge.runtime.chat.message_json import Json
-from gemma_edge.runtime.chat.messages import Message
-from gemma_edge.runtime.chat.options import ThinkingConfig
+from gemma_edge.runtime.chat.options import ConversationOptions, as_keywords
 from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
@@ -36,8 +33,7 @@ from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
-from gemma_edge.runtime.settings import settle
-from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig
+from gemma_edge.runtime.settings import choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 
@@ -94,8 +90,8 @@ class Engine:
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         path = Path(model_path)
         self.bundle = open_model(path)
-        self._identity = _identity(self.bundle.path)
-        settings = settle(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
+        self._opened = {file: _state(file) for file in _files(self.bundle.path)}
+        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
         if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
@@ -155,43 +151,14 @@ class Engine:
         """The text of token ids."""
         return self.text_model.tokenizer.decode(token_ids)
 
-    def create_conversation(
-        self,
-        *,
-        messages: Sequence[Json | Message] | None = None,
-        tools: Sequence[Callable[..., Any] | Tool] | None = None,
-        tool_event_handler: ToolEventHandler | None = None,
-        automatic_tool_calling: bool = True,
-        max_tool_rounds: int = 10,
-        extra_context: Mapping[str, Any] | None = None,
-        thinking_config: ThinkingConfig | None = None,
-        sampler_config: SamplerConfig | None = None,
-        system_message: str | None = None,
-        constrained_decoding_config: ConstrainedDecodingConfig | None = None,
-        max_output_tokens: int | None = None,
-        chat_template: str | None = None,
-        sanitize_control_tokens: bool = False,
-    ) -> Conversation:
-        """A conversation; the parameters are `Conversation`'s."""
-        return Conversation(
-            self.text_model,
-            self.new_sequence(),
-            self.init_s,
-            self.media,
-            messages=messages,
-            tools=tools,
-            tool_event_handler=tool_event_handler,
-            automatic_tool_calling=automatic_tool_calling,
-            max_tool_rounds=max_tool_rounds,
-            extra_context=extra_context,
-            thinking_config=thinking_config,
-            sampler_config=sampler_config,
-            system_message=system_message,
-            constrained_decoding_config=constrained_decoding_config,
-            max_output_tokens=max_output_tokens,
-            chat_template=chat_template,
-            sanitize_control_tokens=sanitize_control_tokens,
-        )
+    @as_keywords(ConversationOptions)
+    def create_conversation(self, options: ConversationOptions) -> Conversation:
+        """A conversation; the parameters are the fields of `ConversationOptions`.
+
+        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
+        message that cannot be read. ConfigError: max_output_tokens below 1.
+        """
+        return Conversation(self.text_model, self.new_sequence(), options, self.init_s, self.media)
 
     def create_session(
         self,
@@ -300,7 +267,7 @@ class Engine:
             raise HealthError(f"{self.bundle.path}: the logits are not finite; convert the checkpoint again")
 
     def _bundle_changed(self) -> bool:
-        return _identity(self.bundle.path) != self._identity
+        return any(_state(file) != opened for file, opened in self._opened.items())
 
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
@@ -333,7 +300,13 @@ def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
     return backend
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def _files(path: Path) -> list[Path]:
+    """A bundle itself, or what is in an ONNX directory."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None where there is none."""
     try:
         status = path.stat()
     except OSError:

@@ -59,10 +59,10 @@ def _errors(doing: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ExecutorError(f"litert_lm: {doing} failed ({error}); its log on stderr says why") from error
+        raise ExecutorError(f"litert_lm: {doing} failed ({error}); see its log on stderr for the cause") from error
 
 
-def _theirs(module: ModuleType, value: Any) -> Any:
+def _as_litert_lm(module: ModuleType, value: Any) -> Any:
     """A setting of ours as litert_lm's class of the same name."""
     if isinstance(value, ResponseFormat):
         make = module.ResponseFormat.regex if value.type == ResponseFormat.Type.REGEX else module.ResponseFormat.json
@@ -108,12 +108,16 @@ class LitertLmEngine:
         with _errors(f"loading {model_path}"):
             self._engine = self._module.Engine(
                 model_path,
-                backend=_theirs(self._module, backend),
+                backend=_as_litert_lm(self._module, backend),
                 max_num_tokens=max_num_tokens,
                 max_num_images=max_num_images,
                 cache_dir=cache_dir,
-                vision_backend=_theirs(self._module, vision_backend or _cpu_for(model_path, ModelType.VISION_ENCODER)),
-                audio_backend=_theirs(self._module, audio_backend or _cpu_for(model_path, ModelType.AUDIO_ENCODER)),
+                vision_backend=_as_litert_lm(
+                    self._module, vision_backend or _cpu_for(model_path, ModelType.VISION_ENCODER)
+                ),
+                audio_backend=_as_litert_lm(
+                    self._module, audio_backend or _cpu_for(model_path, ModelType.AUDIO_ENCODER)
+                ),
                 enable_benchmark=True,
             )
 
@@ -148,7 +152,7 @@ class LitertLmEngine:
     ) -> "LitertLmConversation":
         """As `Engine.create_conversation`; max_tool_rounds is not litert_lm's and is refused by it."""
         module = self._module
-        theirs = {name: _theirs(module, value) for name, value in options.items()}
+        theirs = {name: _as_litert_lm(module, value) for name, value in options.items()}
         # enable=True would constrain tool calls as well, and creating the conversation fails for Gemma 3 and 3n. The
         # native side needs the provider only; the Python side looks at the flag when a response_format is sent.
         config = theirs.get("constrained_decoding_config")
@@ -175,7 +179,7 @@ class LitertLmEngine:
         with _errors("creating a session"):
             session = self._engine.create_session(
                 apply_prompt_template=apply_prompt_template,
-                sampler_config=_theirs(self._module, sampler_config),
+                sampler_config=_as_litert_lm(self._module, sampler_config),
                 max_output_tokens=max_output_tokens,
             )
         return LitertLmSession(session)
@@ -275,7 +279,7 @@ class LitertLmConversation(_Wrapped):
         return int(self._inner.token_count)
 
     def _options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: _theirs(self._module, value) for name, value in options.items()}
+        return {name: _as_litert_lm(self._module, value) for name, value in options.items()}
 
 
 def _their_tool(module: ModuleType, tool: Callable[..., Any] | Tool) -> Any:

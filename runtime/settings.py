@@ -9,11 +9,10 @@ from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.config import CPU, ConfigError
-from gemma_edge.runtime.executors.footprint import plan_of
+from gemma_edge.runtime.executors.open import plan_of
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
 from gemma_edge.runtime.executors.run_plan import RunPlan
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.memory.watch import BudgetWarning, OverBudgetAction
 
 DEFAULT_SLOTS = 4
@@ -32,8 +31,8 @@ class Settings:
     slots: int
 
 
-def settle(
-    bundle: Bundle | OnnxDirectory,
+def choose_settings(
+    bundle: Model,
     backend: CPU,
     max_num_tokens: int | None,
     cache_dir: str | None,

@@ -8,12 +8,12 @@ as XNNPACK does. TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin). Wei
 what a bundle loses is what `convert` and `verify` say.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import transformers
@@ -137,28 +137,26 @@ def variants(roles: set[Role]) -> Iterator[tuple[str, Recipe]]:
         yield f"fp32, {role} int4, absmax", changed(alone, {role: "int4"}, Search.ABSMAX)
 
 
-def main() -> None:
-    """Prints the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("tokens_file", type=Path)
-    parser.add_argument("--tokens", type=int, default=16384)
-    arguments = parser.parse_args()
-
-    ids = np.fromfile(arguments.tokens_file, np.uint16, arguments.tokens // WINDOW_TOKENS * WINDOW_TOKENS)
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tokens_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tokens", default=16384, show_default=True)
+def main(checkpoint: Path, tokens_file: Path, tokens: int) -> None:
+    """Print the table as Markdown."""
+    ids = np.fromfile(tokens_file, np.uint16, tokens // WINDOW_TOKENS * WINDOW_TOKENS)
     windows = torch.from_numpy(ids.astype(np.int64)).reshape(-1, WINDOW_TOKENS)
-    model = FakeQuantized(arguments.checkpoint)
+    model = FakeQuantized(checkpoint)
     reference = list(model.log_probabilities(windows))
-    print(f"| {arguments.checkpoint.name}, {windows.numel()} tokens | MiB | KL, 1e-3 nats | top-1 |\n|---|---|---|---|")
+    click.echo(f"| {checkpoint.name}, {windows.numel()} tokens | MiB | KL, 1e-3 nats | top-1 |\n|---|---|---|---|")
     for name, recipe in variants({spec.role for spec in model.originals}):
         model.store(recipe)
         size = sum(recipe.encoding(spec).nbytes(spec.shape) for spec in model.originals) / 2**20
         quality = compare(model, reference, windows)
-        print(f"| {name} | {size:.2f} | {quality.kl * 1e3:.3f} | {quality.top1:.4f} |", flush=True)
+        click.echo(f"| {name} | {size:.2f} | {quality.kl * 1e3:.3f} | {quality.top1:.4f} |")
         if not name.startswith("fp32"):
             with model.int8_activations():
                 quality = compare(model, reference, windows)
-            print(f"| + int8 activations | | {quality.kl * 1e3:.3f} | {quality.top1:.4f} |", flush=True)
+            click.echo(f"| + int8 activations | | {quality.kl * 1e3:.3f} | {quality.top1:.4f} |")
 
 
 if __name__ == "__main__":

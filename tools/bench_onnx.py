@@ -32,10 +32,7 @@ PROMPT = list(range(5, 133))
 def main(bundle: Path, directory: Path, cache_dir: Path, threads: int, steps: int) -> None:
     """Print tokens per second of both, their ratio, and the bound of each."""
     sections, opened = DecoderSections.of(Bundle.open(bundle)), OnnxDirectory.open(directory)
-    read_bytes = {
-        "LiteRT": sections.decoder.nbytes,
-        "ONNX Runtime": sum(path.stat().st_size for path in opened.decoder_data),
-    }
+    read_bytes = {"LiteRT": sections.decoder.nbytes, "ONNX Runtime": opened.decoder_bytes}
     slots: dict[str, KvSlot] = {
         "LiteRT": LitertDecoder(sections, threads, cache_dir).new_slot(),
         "ONNX Runtime": OnnxDecoder(opened, threads, cache_dir).new_slot(CONTEXT_TOKENS),

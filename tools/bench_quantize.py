@@ -5,9 +5,9 @@
 The values are Student t with 5 degrees of freedom, tails somewhat heavier than a Gaussian's, as weights have.
 """
 
-import argparse
 import time
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,26 +27,24 @@ def timed(values: NDArray[np.float32], encoding: Encoding, search: Search, repea
     return values.size / min(seconds), quantized
 
 
-def main() -> None:
-    """Prints the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1024)
-    parser.add_argument("--columns", type=int, default=2048)
-    parser.add_argument("--repeat", type=int, default=5)
-    arguments = parser.parse_args()
-
+@click.command()
+@click.option("--rows", default=1024, show_default=True)
+@click.option("--columns", default=2048, show_default=True)
+@click.option("--repeat", default=5, show_default=True, help="The fastest counts.")
+def main(rows: int, columns: int, repeat: int) -> None:
+    """Print the table as Markdown."""
     generator = np.random.default_rng(0)
-    values = (generator.standard_t(5, (arguments.rows, arguments.columns)) * 0.02).astype(np.float32)
-    print(
+    values = (generator.standard_t(5, (rows, columns)) * 0.02).astype(np.float32)
+    click.echo(
         "| encoding | search | M values per CPU second | SNR, dB | squared error, of absmax's |\n|---|---|---|---|---|"
     )
     for name in NAMES:
         encoding = Encoding.parse(name)
         plain = quantize_rows(values, encoding, Search.ABSMAX).error.squared
         for search in Search if encoding.kind == "int" and encoding.bits < 8 else (Search.ABSMAX,):
-            rate, quantized = timed(values, encoding, search, arguments.repeat)
+            rate, quantized = timed(values, encoding, search, repeat)
             error = quantized.error
-            print(f"| {name} | {search} | {rate / 1e6:.0f} | {error.snr_db:.2f} | {error.squared / plain:.3f} |")
+            click.echo(f"| {name} | {search} | {rate / 1e6:.0f} | {error.snr_db:.2f} | {error.squared / plain:.3f} |")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ TOKENS.bin holds uint16 token ids (tests/fixtures/val.bin). TEXT is what calibra
 two have nothing in common. What the table says of the real Gemma and of the fixtures is in converter/QUALITY.md.
 """
 
-import argparse
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,11 +19,12 @@ from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.layers import calibrate
-from gemma_edge.converter.calibrate.measure import StoredWeights
+from gemma_edge.converter.calibrate.measure import RoundedWeights
 from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import balanced_plan, calibration_windows
@@ -36,7 +36,7 @@ from gemma_edge.converter.plan.target import Target, calibration_text
 from gemma_edge.converter.progress import silent
 from gemma_edge.converter.quality.figures import Quality, QualitySums
 from gemma_edge.converter.quantize.recipes import Storage
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Quantizer
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 from tools.heldout import NAMES, heldout_windows
@@ -159,11 +159,11 @@ class Comparison:
         """With every value rounded for itself, or for the text."""
         nbytes = sum(storages[spec.name].encoding.nbytes(spec.shape) for spec in ours.specs)
         with TemporaryFile() as file:
-            rounds: Mapping[str, Round] = NO_ROUNDS
+            quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS
             if calibrate_:
                 text = self.calibration_windows()
-                rounds = calibrate(self.checkpoint, ours.model, storages, text, Spool(file), lambda _n: None)
-            weights = StoredWeights(self.checkpoint, ours.model, storages, rounds)
+                quantizers = calibrate(self.checkpoint, ours.model, storages, text, Spool(file), lambda _n: None)
+            weights = RoundedWeights(self.checkpoint, ours.model, storages, quantizers)
             return Line(name, nbytes, self._quality(ours.model, weights))
 
     def foreign(self, theirs: Foreign, rest: Ours) -> Line:
@@ -172,7 +172,7 @@ class Comparison:
         recipe = rest.plan.target.recipe_for(self.model.model)
         storages = {spec.name: recipe.storage(replace(spec, parts=1)) for spec in specs.values()}
         compared = {name for name, spec in specs.items() if spec.role in COMPARED and len(spec.shape) == 2}
-        own = StoredWeights(self.checkpoint, self.model, storages)
+        own = RoundedWeights(self.checkpoint, self.model, storages)
 
         def weights(name: str, first: int, rows: Float32) -> Float32:
             return theirs.restored(name, rows) if name in compared else own(name, first, rows)
@@ -241,26 +241,28 @@ def _heldout(checkpoint: Path, tokens: int) -> NDArray[np.int32]:
     return np.concatenate(texts)
 
 
-def main() -> None:
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--tokens-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="uint16 token ids, for models with a tokenizer of their own.",
+)
+@click.option("--tokens", default=8192, show_default=True)
+@click.option("--calibrate", default="built-in", show_default=True, help="The text that calibration reads.")
+def main(checkpoint: Path, tokens_file: Path | None, tokens: int, calibrate: str) -> None:
     """Print the table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--tokens-file", type=Path)
-    parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--calibrate", default="built-in")
-    arguments = parser.parse_args()
-
-    if arguments.tokens_file is None:
-        windows = _heldout(arguments.checkpoint, arguments.tokens)
+    if tokens_file is None:
+        windows = _heldout(checkpoint, tokens)
     else:
-        ids = np.fromfile(arguments.tokens_file, np.uint16, arguments.tokens // WINDOW_TOKENS * WINDOW_TOKENS)
+        ids = np.fromfile(tokens_file, np.uint16, tokens // WINDOW_TOKENS * WINDOW_TOKENS)
         windows = ids.astype(np.int32).reshape(-1, WINDOW_TOKENS)
-    title = f"{arguments.checkpoint.name}, {windows.size} tokens"
-    print(f"| {title} | MB | KL, 1e-3 nats | top-1, % | perplexity |\n|---|---|---|---|---|")
-    for line in lines(Comparison.of(arguments.checkpoint, windows, arguments.calibrate)):
+    title = f"{checkpoint.name}, {windows.size} tokens"
+    click.echo(f"| {title} | MB | KL, 1e-3 nats | top-1, % | perplexity |\n|---|---|---|---|---|")
+    for line in lines(Comparison.of(checkpoint, windows, calibrate)):
         found = line.quality
         figures = f"{found.kl * 1e3:.3f} | {found.top1 * 100:.1f} | x {found.perplexity_ratio:.4f}"
-        print(f"| {line.name} | {line.nbytes / 1e6:.2f} | {figures} |", flush=True)
+        click.echo(f"| {line.name} | {line.nbytes / 1e6:.2f} | {figures} |")
 
 
 if __name__ == "__main__":

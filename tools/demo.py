@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import click
-import litert_lm
+
+from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.litert_lm_engine import check_cpu
 
 
 @click.command()
@@ -16,6 +18,12 @@ import litert_lm
 @click.option("--tokens", "max_output_tokens", type=click.IntRange(min=1), default=40, show_default=True)
 def main(bundle: Path, prompt: str, max_output_tokens: int) -> None:
     """Continue PROMPT as plain text, without a chat template: the embedded checkpoints are no chat models."""
+    try:
+        check_cpu()
+    except GemmaEdgeError as error:
+        raise click.ClickException(str(error)) from None
+    import litert_lm
+
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     greedy = litert_lm.SamplerConfig(top_k=1)
     click.echo(prompt, nl=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.models.family import Model
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 Float32 = NDArray[np.float32]
 
@@ -64,6 +64,6 @@ def write_float32_directory(path: Path, side: Path, out: Path, files: Iterable[s
     tensors = dict(hugging_face_values(path, Model.from_json(config)))
     config["vocab_size"] = len(tensors["model.embed_tokens.weight"])
     (out / "config.json").write_text(json.dumps(config, indent=2))
-    stored = {name: Stored("F32", values.shape) for name, values in tensors.items()}
+    stored = {name: Header("F32", values.shape) for name, values in tensors.items()}
     write_shards(out, stored, lambda name: [np.ascontiguousarray(tensors[name]).data.cast("B")], 1)
     return Model.from_json(config)

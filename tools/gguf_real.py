@@ -8,12 +8,12 @@ their headers, which follows from the inputs' digests; the bundle's tokenizer mu
 texts of every script that Unicode has letters of. Exits with 1 where they differ.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import sentencepiece
 import tokenizers
@@ -61,28 +61,28 @@ def different_texts(bundle: Path, tokenizer_json: Path, count: int) -> dict[str,
     return {"texts": count, "scripts": len(scripts), "tokens": tokens, "different": len(wrong), "first": wrong[:3]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--target", default="custom-int4")
-    parser.add_argument("--texts", type=int, default=20_000)
-    options = parser.parse_args()
-    copy = options.work / "float32"
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--target", default="custom-int4", show_default=True)
+@click.option("--texts", default=20_000, show_default=True, help="How many texts are tokenized by both.")
+def main(model: Path, directory: Path, work: Path, target: str, texts: int) -> None:
+    """Convert MODEL, and DIRECTORY with its values, in WORK; print figures and differences as JSON."""
+    copy = work / "float32"
     if not (copy / "model.safetensors").exists():
-        write_float32_directory(options.model, options.directory, copy)
+        write_float32_directory(model, directory, copy)
     reports = {}
-    for name, source in (("gguf", options.model), ("directory", copy)):
-        reports[name] = convert(options.target, source, options.work / f"{name}.litertlm").values
+    for name, source in (("gguf", model), ("directory", copy)):
+        reports[name] = convert(target, source, work / f"{name}.litertlm").values
     values = {
         "seconds": {name: report["seconds"] for name, report in reports.items()},
         "peak_rss_bytes": {name: report["peak_rss_bytes"] for name, report in reports.items()},
         "bundle_bytes": reports["gguf"]["output"]["bytes"],
-        "different_bytes": different_bytes(options.work / "gguf.litertlm", options.work / "directory.litertlm"),
-        "tokenizer": different_texts(options.work / "gguf.litertlm", copy / "tokenizer.json", options.texts),
+        "different_bytes": different_bytes(work / "gguf.litertlm", work / "directory.litertlm"),
+        "tokenizer": different_texts(work / "gguf.litertlm", copy / "tokenizer.json", texts),
     }
-    print(json.dumps(values, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(values, indent=2, ensure_ascii=False))
     sys.exit(bool(values["different_bytes"] or values["tokenizer"]["different"]))
 
 

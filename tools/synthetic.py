@@ -1,14 +1,13 @@
 """Write a full-size checkpoint with the official names, shapes and dtypes, and random values, in little memory.
 
-    python -m tools.synthetic {1b,e2b,e4b} DIRECTORY [--towers] [--shards N] [--seed 0]
+    python -m tools.synthetic {1b,e2b,e4b} DIRECTORY [--encoders] [--shards N] [--seed 0]
 
 For measuring time and memory of conversions and of the converted models, where the real checkpoints cannot be had. The
 values are one random block repeated, scaled so that activations stay finite. Of the vision and audio parts of Gemma 3n
-only the two small embedders are written; with --towers the encoders too, 1.9 GB more. The tokenizer is the tiny
+only the two small embedders are written; with --encoders the encoders too, 1.9 GB more. The tokenizer is the tiny
 fixtures': smaller than the vocabulary, but working.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -19,13 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
-from gemma_edge.converter.models.encoders import towers
+from gemma_edge.converter.models.encoders import encoders_of
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 from gemma_edge.converter.tensors import Role, TensorSpec
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny-gemma3n"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -169,13 +169,13 @@ def _embedder(prefix: str, config: Mapping[str, Any], text_width: int) -> dict[s
 
 
 def _encoders(config: Mapping[str, Any]) -> dict[str, Normal]:
-    """Both towers' encoders, with values that keep the size of a unit input."""
+    """Both encoders, with values that keep the size of a unit input."""
     stored = {
         part.source: part.shape
-        for tower in towers(config, IMAGE_PIXELS)
-        for spec in tower.tensors.values()
+        for encoder in encoders_of(config, IMAGE_PIXELS)
+        for spec in encoder.tensors.values()
         for part in spec.stored
-        if part.source.startswith(tower.prefixes[0])
+        if part.source.startswith(encoder.prefixes[0])
     }
     return {f"model.{source}": _encoder_values(source, shape) for source, shape in stored.items()}
 
@@ -214,25 +214,24 @@ def write_synthetic(size: Size, directory: Path, shards: int, seed: int = 0, wit
             unwritten -= len(piece[:unwritten])
             piece = source
 
-    stored = {name: Stored("BF16", normal.shape) for name, normal in tensors.items()}
+    stored = {name: Header("BF16", normal.shape) for name, normal in tensors.items()}
     write_shards(directory, stored, values, shards)
     return sum(tensor.nbytes for tensor in stored.values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a full-size checkpoint with random values.")
-    parser.add_argument("size", choices=SIZES)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--shards", type=int, help="number of safetensors files (default: as the official checkpoint)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--towers", action="store_true", help="with the encoders of images and sound")
-    arguments = parser.parse_args()
-    size = SIZES[arguments.size]
+@click.command()
+@click.argument("size", type=click.Choice(list(SIZES)))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--shards", type=int, help="safetensors files.  [default: as the official checkpoint has]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--encoders", is_flag=True, help="With the encoders of images and audio.")
+def main(size: str, directory: Path, shards: int | None, seed: int, encoders: bool) -> None:
+    """Write a full-size checkpoint with random values."""
+    official = SIZES[size]
     begin = time.monotonic()
-    shards = arguments.shards or size.shards
-    nbytes = write_synthetic(size, arguments.directory, shards, arguments.seed, arguments.towers)
+    nbytes = write_synthetic(official, directory, shards or official.shards, seed, encoders)
     seconds = time.monotonic() - begin
-    print(f"{arguments.directory}: {nbytes / 2**30:.2f} GiB in {seconds:.1f} s, {nbytes / 2**20 / seconds:.0f} MiB/s")
+    click.echo(f"{directory}: {nbytes / 2**30:.2f} GiB in {seconds:.1f} s, {nbytes / 2**20 / seconds:.0f} MiB/s")
 
 
 if __name__ == "__main__":

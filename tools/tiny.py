@@ -6,7 +6,6 @@ transformers initialises norms to one, AltUp's output scale to zero and everythi
 most mistakes of a converter. Here every tensor gets values that matter: a test changes each and sees the logits move.
 """
 
-import argparse
 import json
 import math
 import shutil
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import transformers
 
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny-gemma3"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -193,7 +193,7 @@ def write_parameters(directory: Path, parameters: Mapping[str, torch.Tensor], dt
         tensor = parameters[name].detach()
         yield (tensor if dtype == "F32" else tensor.bfloat16().view(torch.int16)).numpy().tobytes()
 
-    write_shards(directory, {name: Stored(dtype, tuple(t.shape)) for name, t in parameters.items()}, values, shards)
+    write_shards(directory, {name: Header(dtype, tuple(t.shape)) for name, t in parameters.items()}, values, shards)
 
 
 def build(tiny: Tiny, seed: int) -> transformers.PreTrainedModel:
@@ -275,13 +275,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a tiny random checkpoint.")
-    parser.add_argument("name", choices=TINY)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write_tiny(arguments.name, arguments.directory, arguments.seed)
+@click.command()
+@click.argument("name", type=click.Choice(list(TINY)))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True)
+def main(name: str, directory: Path, seed: int) -> None:
+    """Write a tiny random checkpoint."""
+    write_tiny(name, directory, seed)
 
 
 if __name__ == "__main__":

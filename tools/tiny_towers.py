@@ -3,16 +3,16 @@
     python -m tools.tiny_towers DIRECTORY [--seed 0]
 
 Everything is there, at a small size: a MobileNet-V5 with each kind of block (timm builds it from `model_args`), a
-conformer, both embedders, a tokenizer with the tokens of images and sound, the settings of a processor.
+conformer, both embedders, a tokenizer with the tokens of images and audio, the settings of a processor.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import transformers
 
@@ -160,12 +160,12 @@ def processor_json() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a tiny random Gemma 3n with all towers.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write_tiny_towers(arguments.directory, arguments.seed)
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True)
+def main(directory: Path, seed: int) -> None:
+    """Write a tiny random Gemma 3n with both encoders."""
+    write_tiny_towers(directory, seed)
 
 
 if __name__ == "__main__":

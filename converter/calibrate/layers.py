@@ -29,7 +29,7 @@ from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.quantize.quantize import Quantized, error_of
 from gemma_edge.converter.quantize.recipes import Storage
-from gemma_edge.converter.quantize.stream import Round
+from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 Float32 = NDArray[np.float32]
@@ -47,7 +47,7 @@ def calibrate(
     windows: NDArray[np.integer[Any]],
     spool: Spool,
     on_bytes: OnBytes,
-) -> dict[str, Round]:
+) -> dict[str, Quantizer]:
     """How to round, by tensor name: every linear layer and per-layer table with less than 8 bits.
 
     windows: token ids [B, T]. spool: holds the layers; the head and the table are rounded when they are asked for.
@@ -56,7 +56,7 @@ def calibrate(
     walk = _Walk(checkpoint, model, storages, spool)
     with one_thread_each():
         walk.run(windows, on_bytes)
-    return walk.rounds
+    return walk.quantizers
 
 
 def is_calibrated(storage: Storage) -> bool:
@@ -70,7 +70,7 @@ class _Walk:
     model: StreamingModel
     storages: Mapping[str, Storage]
     spool: Spool
-    rounds: dict[str, Round] = field(default_factory=dict)
+    quantizers: dict[str, Quantizer] = field(default_factory=dict)
     _exact_inputs: dict[str, Float32] = field(default_factory=dict)
     _done: set[ir.Value] = field(default_factory=set)
     _rounded: tuple[ir.Value, Float32] | None = None
@@ -86,9 +86,9 @@ class _Walk:
             last = exact, found
             on_bytes(next(reports))
         self._round_head(*(hidden.reshape(-1, hidden.shape[-1]) for hidden in last))
-        for spec in self._wanted(Role.PLE):
+        for spec in self._wanted(Role.PLE) if gates.gates else ():  # a table that is used otherwise: value by value
             rounder = TableRounder.of(gates, self.storages[spec.name], self._read)
-            self.rounds[spec.name] = rounder.round
+            self.quantizers[spec.name] = rounder.round
 
     def _reports(self, tokens: int) -> Iterator[int]:
         """Bytes after each op, in proportion to the time it takes: what is done with one differs very much."""
@@ -156,7 +156,7 @@ class _Walk:
             restored = encoding.dequantize(own.data, own.scales, shape)
             restored -= rows[part]
             self.spool.put(name, encoding, (shape[0], shape[1]), replace(own, error=error_of(restored, rows[part])))
-            self.rounds[name] = self.spool.reader(name)
+            self.quantizers[name] = self.spool.reader(name)
 
     def _round_head(self, exact: Float32, found: Float32) -> None:
         for spec in self._wanted(Role.HEAD):
@@ -164,16 +164,16 @@ class _Walk:
             encoding = self.storages[spec.name].encoding
             factor = Factor.of(moments.gram, encoding.block, moments.damping)
             move = moved(np.eye(len(moments.gram), dtype=np.float32), moments, factor)
-            self.rounds[spec.name] = _moved(Rounder(encoding, factor), move)
+            self.quantizers[spec.name] = _moved(Rounder(encoding, factor), move)
 
     def _stored(self, name: str, first: int, rows: Float32) -> Float32:
         """A weight as the second run sees it."""
         stored = self._round(name)(first, rows)
         return self.storages[name].encoding.dequantize(stored.data, stored.scales, rows.shape)
 
-    def _round(self, name: str) -> Round:
+    def _round(self, name: str) -> Quantizer:
         storage = self.storages[name]
-        return self.rounds.get(name) or (lambda _first, rows: storage.store(rows))
+        return self.quantizers.get(name) or (lambda _first, rows: storage.store(rows))
 
     def _read(self, name: str) -> Float32:
         spec = self.model.graph.tensors[name]
@@ -188,6 +188,6 @@ class _Walk:
         return {op.weight.name: op for op in self.model.graph.ops if isinstance(op, ir.Linear)}
 
 
-def _moved(rounder: Rounder, move: Float32) -> Round:
+def _moved(rounder: Rounder, move: Float32) -> Quantizer:
     """For a matrix that comes in pieces, as it is too large to be taken whole. move: of no rows but those of one."""
     return lambda _first, rows: Rows.transposed(move @ rows.T, rounder).rounded().stored()

@@ -13,7 +13,7 @@ from gemma_edge.converter.evaluate.softmax_sums import SoftmaxSums
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.quantize.recipes import Storage
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Quantizer
 from gemma_edge.converter.tensors import Role
 
 Float32 = NDArray[np.float32]
@@ -34,7 +34,7 @@ class Divergence:
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class ReferenceText:
     """A text [B, T] and what the head reads of it in the checkpoint as it is, [B * T, D]."""
 
     model: StreamingModel
@@ -78,8 +78,8 @@ def divergences(
 
 
 @dataclass
-class StoredWeights:
-    """A Substitute: every weight as it is after storing, by `rounds` where they have the tensor, else value by value.
+class RoundedWeights:
+    """A Substitute: every weight as it is stored, by a quantizer where `quantizers` has one, else value by value.
 
     storages: tensors that have none stay as they are.
     """
@@ -87,14 +87,14 @@ class StoredWeights:
     checkpoint: Checkpoint
     model: StreamingModel
     storages: Mapping[str, Storage]
-    rounds: Mapping[str, Round] = field(default_factory=lambda: NO_ROUNDS)
+    quantizers: Mapping[str, Quantizer] = field(default_factory=lambda: NO_QUANTIZERS)
     _table: tuple[int, Float32] | None = None
 
     def __call__(self, name: str, first: int, rows: Float32) -> Float32:
         """See evaluate.Substitute."""
         if name not in self.storages:
             return rows
-        if name in self.rounds and self.model.model.tensors[name].role is Role.PLE:
+        if name in self.quantizers and self.model.model.tensors[name].role is Role.PLE:
             return np.concatenate([self._table_row(name, row) for row in range(first, first + len(rows))])
         return self._restored(name, first, rows)
 
@@ -113,5 +113,5 @@ class StoredWeights:
 
     def _restored(self, name: str, first: int, rows: Float32) -> Float32:
         storage = self.storages[name]
-        stored = self.rounds[name](first, rows) if name in self.rounds else storage.store(rows)
+        stored = self.quantizers[name](first, rows) if name in self.quantizers else storage.store(rows)
         return storage.encoding.dequantize(stored.data, stored.scales, rows.shape)

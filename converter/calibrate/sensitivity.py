@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.calibrate.measure import StoredWeights, divergences
+from gemma_edge.converter.calibrate.measure import RoundedWeights, divergences
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Hooks
 from gemma_edge.converter.evaluate.streaming import StreamingModel
@@ -82,7 +82,7 @@ def losses(
     for position, part in _in_order(model, parts):
         exact.advance(position or 0)
         for encoding in part.options:
-            hooks = Hooks(None, StoredWeights(checkpoint, model, part.storages(recipe, encoding)), on_bytes)
+            hooks = Hooks(None, RoundedWeights(checkpoint, model, part.storages(recipe, encoding)), on_bytes)
             walk = exact.fork(hooks) if position is not None else model.begin(windows, hooks)
             names.append((part.name, encoding))
             found.append((walk.finish(), hooks))

@@ -20,8 +20,8 @@ from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError, calibration_text
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quantize.balance import balanced
-from gemma_edge.converter.quantize.recipes import TOWER_ROLES
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Quantizer
 from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.tokenizer.windows import token_windows
 
@@ -36,14 +36,14 @@ ACTIVATION_BYTES: Final = 4 << 30
 
 
 @contextmanager
-def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) -> Iterator[Mapping[str, Round]]:
+def calibrated(plan: Plan, source: Checkpoint, directory: Path, stage: Stage) -> Iterator[Mapping[str, Quantizer]]:
     """How to round, by tensor name, while the block runs; nothing special where no text was asked for.
 
     directory: takes temporary files of `spool_bytes`.
     """
     text = plan.target.calibration
     if text is None:
-        yield NO_ROUNDS
+        yield NO_QUANTIZERS
         return
     windows = calibration_windows(text, plan.model, source)
     model = StreamingModel(source, plan.model, arrays_in(directory))
@@ -64,7 +64,7 @@ def check_calibration(plan: Plan) -> None:
 
 def rounds_for_a_text(plan: Plan) -> bool:
     """Whether any weight has less than 8 bits and is multiplied: a table's rows are only read."""
-    rounded = (t for t in plan.tensors if t.spec.role is not Role.EMBEDDING and t.spec.role not in TOWER_ROLES)
+    rounded = (t for t in plan.tensors if t.spec.role is not Role.EMBEDDING and t.spec.role not in ENCODER_ROLES)
     return any(is_calibrated(tensor.storage) for tensor in rounded)
 
 

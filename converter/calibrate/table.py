@@ -47,17 +47,18 @@ class GateMoments:
 
     @classmethod
     def of(cls, graph: ir.Graph) -> Self:
-        """Find where a graph multiplies gates with parts of its input per_layer_embeddings; none in Gemma 3."""
+        """Find where a graph multiplies gates with parts of its input per_layer_embeddings; none without such parts."""
         producer = {op.out: op for op in graph.ops}
         norms = {op.x: op.weight for op in graph.ops if isinstance(op, ir.RmsNorm) and op.weight is not None}
         gates = []
         for op in (op for op in graph.ops if isinstance(op, ir.Linear)):
             match producer.get(op.x):
-                case ir.Binary(name="mul", a=ir.Value() as gate, b=ir.Value() as part):
-                    layer = _layer(part, producer)
-                    if layer is not None:
-                        empty = np.zeros((op.weight.shape[1], op.weight.shape[1]), np.float32)
-                        gates.append(_Gate(layer, gate, op.out, op.weight.name, norms[op.out].name, empty))
+                case ir.Binary(name="mul", a=ir.Value() as a, b=ir.Value() as b):
+                    for gate, part in ((a, b), (b, a)):
+                        layer = _layer(part, producer)
+                        if layer is not None:
+                            empty = np.zeros((op.weight.shape[1], op.weight.shape[1]), np.float32)
+                            gates.append(_Gate(layer, gate, op.out, op.weight.name, norms[op.out].name, empty))
         return cls(sorted(gates, key=lambda gate: gate.layer), {})
 
     def see(self, value: ir.Value, array: Float32) -> None:

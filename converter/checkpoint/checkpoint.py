@@ -26,14 +26,16 @@ from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
 from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values, same_values
-from gemma_edge.converter.tensors import Derivation, Stored, TensorSpec
+from gemma_edge.converter.models.encoders import PREFIXES
+from gemma_edge.converter.models.family import text_type_of
+from gemma_edge.converter.tensors import Derivation, SourceTensor, TensorSpec
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.direct import DirectReader
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "Unconverted", "read_config"]
 
 Float32 = NDArray[np.float32]
 
-_TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")  # beside the decoder
 
 # What besides the weights decides the output, where present.
 SIDE_FILES = (
@@ -127,7 +129,7 @@ class Checkpoint:
         names: tuple[str, ...] = (self.prefix + source,)
         if source == "lm_head.weight":
             names = HEAD_NAMES
-        elif source.startswith(_TOWERS):
+        elif source.startswith(PREFIXES):
             names = ("model." + source, source)
         return next((self.tensors[name] for name in names if name in self.tensors), None)
 
@@ -160,7 +162,8 @@ class Checkpoint:
             claimed.add(tensor.name)
         if missing:
             raise CheckpointError(
-                f"{self.path}: {spelling.listed(missing)} missing; incomplete checkpoint, or config.json of another"
+                f"{self.path}: {spelling.listed_with_verb(missing)} missing; "
+                "incomplete checkpoint, or config.json of another"
             )
         return self._sort_leftovers([t for name, t in self.tensors.items() if name not in claimed], ignored)
 
@@ -181,7 +184,7 @@ class Checkpoint:
                 groups.setdefault(group, []).append(tensor)
         if unclaimed:
             raise CheckpointError(
-                f"{self.path}: {spelling.listed(unclaimed)} not part of this model; "
+                f"{self.path}: {spelling.listed_with_verb(unclaimed)} not part of this model; "
                 "convert the checkpoint that config.json describes"
             )
         return Unconverted(MappingProxyType({group: tuple(tensors) for group, tensors in groups.items()}))
@@ -280,8 +283,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no config.json; expected a checkpoint in Hugging Face format")
     config = read_json_object(path / "config.json")
     nested, kind = config.get("text_config"), config.get("model_type")
-    if isinstance(nested, dict) and kind in ("gemma3", "gemma3n"):  # whose text models transformers takes for granted
-        config["text_config"] = {"model_type": f"{kind}_text", **nested}
+    if isinstance(nested, dict) and isinstance(kind, str) and (text_type := text_type_of(kind)) is not None:
+        config["text_config"] = {"model_type": text_type, **nested}  # which transformers takes for granted
     return config
 
 
@@ -341,7 +344,7 @@ def _why_no_weights(path: Path) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises CheckpointError naming the file."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_plain(path))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # ValueError: also broken UTF-8
@@ -351,7 +354,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_tensor(tensor: TensorInfo, expected: Stored) -> None:
+def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
     if tensor.dtype == "F64":
         raise CheckpointError(
             f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, listed, parts_of
+from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX, choose, gguf_at, parts_of
 from gemma_edge.converter.models.official import OFFICIAL
+from gemma_edge.converter.printing import listed
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 # What a conversion reads; other formats of the same weights (.bin, subdirectories, GGUF beside safetensors) stay on the
@@ -45,11 +46,11 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     try:
         path = path.expanduser()
     except RuntimeError as error:  # nobody of that name
-        raise HubError(f"{checkpoint}: cannot be looked up ({error}); pass another directory") from error
+        raise HubError(f"{checkpoint}: cannot be read ({error}); pass another directory") from error
     try:
         is_directory, is_file = path.is_dir(), path.is_file()
     except OSError as error:  # a name that is too long, a directory that may not be entered
-        raise HubError(f"{checkpoint}: cannot be looked up ({error.strerror}); pass another directory") from error
+        raise HubError(f"{checkpoint}: cannot be read ({error.strerror}); pass another directory") from error
     if is_directory:
         return gguf_at(path) or path
     if is_file:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.adapter_files import SideFiles
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo, Unconverted
-from gemma_edge.converter.checkpoint.lora_adapter import Adapter, LowRank, listed
+from gemma_edge.converter.checkpoint.lora_adapter import Adapter, LowRank
 from gemma_edge.converter.checkpoint.lora_config import CONFIG_FILE, LoraError
-from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES
+from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES
+from gemma_edge.converter.printing import listed
 from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = ["LoraError", "MergedCheckpoint", "add_low_rank", "merged", "scale_rows"]
@@ -30,8 +31,8 @@ __all__ = ["LoraError", "MergedCheckpoint", "add_low_rank", "merged", "scale_row
 Float32 = NDArray[np.float32]
 
 _BLOCK_VALUES = 1 << 15  # worked on at a time: 256 KiB as float64, so that the passes of a sum stay in L2
-_HEADS = ("lm_head", "language_model.lm_head")
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_HEADS = tuple(name.removesuffix(".weight") for name in HEAD_NAMES)
+_HEAD = HEAD_NAMES[0]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class MergedCheckpoint(Checkpoint):
         Raises LoraError by the module's name, and CheckpointError.
         """
         specs, ignored = list(specs), tuple(ignored)
-        self.check_adapter(specs, ignored)
+        self._check_adapter(specs, ignored)
         unconverted = super().match(specs, ignored)
         changed = {*self.changes, *(name for name, tensor in self.tensors.items() if tensor.file in self.adapter.files)}
         lost = [
@@ -89,12 +90,12 @@ class MergedCheckpoint(Checkpoint):
         ]
         if lost:
             raise LoraError(
-                f"{self.adapter.path}: changes {listed(lost)}, which would not be in the output; "
-                "convert its modality as well, or say that it may stay behind: --modalities text"
+                f"{self.adapter.path}: trains {listed(lost)}, which this conversion leaves out; "
+                "add its modality to --modalities, or leave it out on purpose with --modalities text"
             )
         return unconverted
 
-    def check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
+    def _check_adapter(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> None:
         """That the checkpoint has what the adapter changes, and the adapter all that it should; as for `match`.
 
         Raises LoraError by the module's name.
@@ -193,7 +194,7 @@ def merged(base: Checkpoint, path: Path, text_only: bool = False) -> MergedCheck
     adapter = Adapter.open(path)
     own_rows = base.text_config.get("vocab_size")
     base = _resized(base, adapter)
-    ends = {_source(module) for module in (*adapter.low_rank, *adapter.saved)} & {_EMBEDDING, _HEAD}
+    ends = {_source(module) for module in (*adapter.low_rank, *adapter.saved)} & {EMBEDDING, _HEAD}
     if ends and not (adapter.config.keeps_tie and len(ends) == 1):
         base = _untied(base)
     tensors, changes, tokens, absent = dict(base.tensors), {}, {}, []
@@ -212,7 +213,7 @@ def merged(base: Checkpoint, path: Path, text_only: bool = False) -> MergedCheck
             _check_shape(adapter, module, change.shape, stored)
             changes[stored.name] = change
     if (rows := base.text_config.get("vocab_size")) != own_rows:
-        left = [n for n in (base.prefix + _EMBEDDING, *(f"{h}.weight" for h in _HEADS)) if n in tensors]
+        left = [n for n in (base.prefix + EMBEDDING, *(f"{h}.weight" for h in _HEADS)) if n in tensors]
         if any(tensors[name].file not in adapter.files for name in left):
             raise LoraError(
                 f"{path}: has {rows} rows for one of embedding and head, and none for the other, which has {own_rows}; "
@@ -236,8 +237,8 @@ def merged(base: Checkpoint, path: Path, text_only: bool = False) -> MergedCheck
 def _resized(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The same model with as many rows for tokens as the adapter's tables have, which take the place of its own."""
     saved = {_source(module): tensor for module, tensor in adapter.saved.items()}
-    table = base.resolve(_EMBEDDING)
-    found = saved.get(_EMBEDDING, saved.get(_HEAD))
+    table = base.resolve(EMBEDDING)
+    found = saved.get(EMBEDDING, saved.get(_HEAD))
     if table is None or found is None or len(found.shape) != 2 or found.shape[0] <= table.shape[0]:
         return base
     rows = found.shape[0]
@@ -259,7 +260,7 @@ def _untied(base: Checkpoint) -> Checkpoint:
     """The same model with a head of its own."""
     tensors = dict(base.tensors)
     if base.resolve(_HEAD) is None:
-        tensors[_HEAD] = replace(tensors[base.prefix + _EMBEDDING], name=_HEAD)
+        tensors[_HEAD] = replace(tensors[base.prefix + EMBEDDING], name=_HEAD)
     return replace(_with_settings(base, {"tie_word_embeddings": False}), tensors=MappingProxyType(tensors))
 
 
@@ -273,7 +274,7 @@ def _stored(base: Checkpoint, module: str) -> TensorInfo | None:
     """The tensor behind a module's name, whichever prefixes the adapter and the checkpoint have."""
     source = _source(module)
     if source == _HEAD and base.text_config.get("tie_word_embeddings", True):
-        source = _EMBEDDING
+        source = EMBEDDING
     return base.resolve(source) or base.tensors.get(module + ".weight")
 
 

@@ -12,7 +12,7 @@ Source: peft utils/save_and_load.py and tuners/lora/layer.py (0.21).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,8 @@ from types import MappingProxyType
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo
 from gemma_edge.converter.checkpoint.lora_config import CONFIG_FILE, LoraConfig, LoraError
 from gemma_edge.converter.checkpoint.safetensors_file import read_header
+from gemma_edge.converter.checkpoint.stored_values import FLOATS
+from gemma_edge.converter.printing import listed
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -32,7 +34,6 @@ _SAVED = ("token_adapter.base_layer.weight", "base_layer.weight", "weight", "mod
 _UNUSED = "original_module.weight"  # of modules_to_save: what it was before
 _PARTS = (*_LINEAR, *_EMBEDDING, _MAGNITUDE, _TOKENS, *_SAVED, _UNUSED)
 _KEY = re.compile(rf"base_model\.model\.(?P<module>.+?)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})")
-_FLOATS = ("BF16", "F16", "F32")
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,8 @@ def _parts_by_module(path: Path, tensors: Mapping[str, TensorInfo]) -> dict[str,
         if key is None or ".lora_" in key["module"]:
             unknown.append(name)
             continue
-        if tensor.dtype not in _FLOATS:
-            raise LoraError(
-                f"{name}: dtype {tensor.dtype}, expected {', '.join(_FLOATS)}; save the adapter unquantised"
-            )
+        if tensor.dtype not in FLOATS:
+            raise LoraError(f"{name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; save the adapter unquantised")
         parts.setdefault(key["module"], {})[key["part"]] = tensor
     if unknown:
         raise LoraError(
@@ -196,10 +195,3 @@ def _token_rows(config: LoraConfig, module: str, parts: Mapping[str, TensorInfo]
             "merge the adapter with PEFT (merge_and_unload) and convert the result"
         )
     return ids, rows
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first three names and how many more there are."""
-    first = list(names)
-    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
-    return f"{', '.join(first[:3])}{more}"

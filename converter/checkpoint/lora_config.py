@@ -6,12 +6,13 @@ here a setting that would change the merged weights is either computed or refuse
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
+from gemma_edge.converter.checkpoint.expressions import ExpressionError, expression
 from gemma_edge.profiles.errors import GemmaEdgeError
 
 CONFIG_FILE = "adapter_config.json"
@@ -33,6 +34,7 @@ _UNDERSTOOD = frozenset((
 # The others (pissa, olora, corda, loftq) begin by changing the base weights: a merge into the original ones is wrong.
 _KEEPS_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
+_MOST_NAMES = 10_000
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
@@ -133,13 +135,13 @@ class LoraConfig:
 def _matches(names: str | tuple[str, ...], module: str) -> bool:
     """PEFT's rule: a string is a regular expression for all of the name, a list holds names or last parts of names."""
     if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
+        return expression(names).matches(module)
     return any(module == name or module.endswith("." + name) for name in names)
 
 
 def _ends_with(pattern: str, module: str) -> bool:
     """peft.utils.other.get_pattern_key: a regular expression for the name or its last parts."""
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    return expression(pattern).ends(module)
 
 
 def _cannot(path: Path, key: str, value: Any) -> LoraError:
@@ -186,12 +188,14 @@ def _names(path: Path, key: str, value: Any) -> str | tuple[str, ...]:
     return value
 
 
-def _check_expressions(path: Path, key: str, expressions: Iterable[str]) -> None:
-    for expression in expressions:
+def _check_expressions(path: Path, key: str, sources: Collection[str]) -> None:
+    if len(sources) > _MOST_NAMES:
+        raise _wrong(path, key, f"a list of {len(sources)}", f"at most {_MOST_NAMES} names")
+    for source in sources:
         try:
-            re.compile(expression)
-        except re.error as error:
-            raise _wrong(path, key, expression, f"a regular expression ({error})") from None
+            expression(source).ends("")
+        except ExpressionError as error:
+            raise _wrong(path, key, source, f"a regular expression ({error})") from None
 
 
 def _tokens(path: Path, value: Any) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,6 @@ and hands out offsets so that a 9 GB file can be streamed through one small buff
 """
 
 import json
-import math
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -18,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import open_plain
 
 # safetensors itself refuses longer headers; a Gemma 3n header is about 0.2 MB.
 MAX_HEADER_BYTES = 100_000_000
+
+_MOST_BYTES, _MOST_DIMENSIONS = 1 << 62, 16
 
 # The 4- and 6-bit types of the format are absent: no such tensor can belong to a Gemma checkpoint we could read.
 _ITEM_BYTES = {
@@ -39,7 +41,7 @@ class CheckpointError(GemmaEdgeError):
 class TensorInfo:
     """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
 
-    shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf_names).
+    shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf/names.py).
     """
 
     name: str
@@ -70,7 +72,7 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
 
 def _read_header(path: Path) -> dict[str, TensorInfo]:
     file_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         prefix = file.read(8)
         if len(prefix) < 8:
             raise CheckpointError(f"{path}: {file_bytes} bytes, a safetensors file has at least 8; download it again")
@@ -112,7 +114,7 @@ def _tensor_info(path: Path, name: str, entry: Any, data_offset: int) -> TensorI
     """One header entry, checked by itself: known dtype, sane shape, as many bytes as shape and dtype need."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sane = all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)) and begin <= end
+        sane = all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end  # True is an int as well
     except (KeyError, TypeError, ValueError):
         sane = False
     if not sane:
@@ -121,13 +123,26 @@ def _tensor_info(path: Path, name: str, entry: Any, data_offset: int) -> TensorI
         )
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise CheckpointError(f"{path}: {name} has dtype {dtype!r}; expected one of {', '.join(sorted(_ITEM_BYTES))}")
-    expected_bytes = math.prod(shape) * _ITEM_BYTES[dtype]
+    expected_bytes = _checked_product(shape) * _ITEM_BYTES[dtype]
+    if expected_bytes > _MOST_BYTES or len(shape) > _MOST_DIMENSIONS:
+        raise CheckpointError(
+            f"{path}: corrupt header: {name} is {dtype} {list(shape[:_MOST_DIMENSIONS])}, of {len(shape)} dimensions: "
+            "more than any file holds; download the file again"
+        )
     if end - begin != expected_bytes:
         raise CheckpointError(
             f"{path}: corrupt header: {name} is {dtype} {list(shape)}, {expected_bytes} bytes, "
             f"but its data_offsets span {end - begin}; download the file again"
         )
     return TensorInfo(name, dtype, shape, path, data_offset + begin, end - begin)
+
+
+def _checked_product(shape: tuple[int, ...]) -> int:
+    """The product, or something beyond _MOST_BYTES where it is larger: never a number of thousands of digits."""
+    product = 1
+    for size in sorted(shape[: _MOST_DIMENSIONS + 1]):  # a 0 first
+        product = min(product * size, _MOST_BYTES + 1)
+    return product
 
 
 def _check_coverage(path: Path, tensors: dict[str, TensorInfo], data_offset: int, file_bytes: int) -> None:

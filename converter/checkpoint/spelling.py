@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
+from gemma_edge.converter.printing import listed
 
 # Decoder prefixes: multimodal since transformers 4.52, multimodal before it, text-only, a multimodal and a text model
-# saved without head. "model." and "" stand behind those that begin with them, or below which towers live as well.
+# saved without head. "model." and "" stand behind those that begin with them, or below which encoders live as well.
 DECODER_PREFIXES: Final = ("model.language_model.", "language_model.model.", "model.", "language_model.", "")
 HEAD_NAMES: Final = ("lm_head.weight", "language_model.lm_head.weight")
 EMBEDDING: Final = "embed_tokens.weight"
@@ -26,12 +27,9 @@ LEFTOVERS: Final = (
 )
 
 
-def listed(names: list[str]) -> str:
-    """The first names and how many more there are, with the verb."""
-    if len(names) == 1:
-        return f"{names[0]} is"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more} are"
+def listed_with_verb(names: list[str]) -> str:
+    """As `listed`: "a is", "a, b are"."""
+    return f"{listed(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def unwrapped(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

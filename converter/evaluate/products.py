@@ -6,26 +6,25 @@ something else, or where several threads of ours multiply, most of the time goes
 it; `product` and `gram` divide large ones between threads that sleep while they wait.
 """
 
-import ctypes
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.evaluate.blas import blas_threads
+
 Float32 = NDArray[np.float32]
 
 CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _WORTH_DIVIDING: Final = 1 << 24
 """Multiplications: a fifth of a millisecond."""
-_NAMES: Final = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads")
 
 
 def product(a: Float32, b: Float32, out: Float32 | None = None) -> Float32:
@@ -115,21 +114,9 @@ def _pool() -> ThreadPoolExecutor:
 
 def _blas_threads(count: int) -> int:
     """Set the number of threads; what it was, or 0 where there is nothing to set."""
-    functions = _openblas()
-    if functions is None:
+    threads = blas_threads()
+    if threads is None:
         return 0
-    get, set_ = functions
-    before = get()
-    set_(count)
+    before = threads.count()
+    threads.set_count(count)
     return before
-
-
-@lru_cache(maxsize=1)
-def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """How to ask for the number of its threads, and to set it: of the library in numpy's wheel, loaded already."""
-    for path in sorted((Path(np.__file__).parents[1] / "numpy.libs").glob("*openblas*")):
-        library = ctypes.CDLL(str(path))
-        for name in _NAMES:
-            if hasattr(library, name.format("set")):
-                return getattr(library, name.format("get")), getattr(library, name.format("set"))
-    return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gemma_edge.converter.graph.ops import KVCache, Rope
-from gemma_edge.converter.litert.file import Opcode, Stage, Tensor
+from gemma_edge.converter.litert.file import Opcode, Phase, Tensor
 from gemma_edge.converter.litert.ops import F16, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 
@@ -29,8 +29,8 @@ class Positions:
         self._sub, self._tokens, self._layout = sub, tokens, layout
         # Only the first entry counts: rows of a run are consecutive, and padding rows may hold anything.
         pos = sub.input("input_pos", (tokens,), I32)
-        self._start = sub.slice(pos, 0, 0, 1, Stage.PROLOGUE)  # [1]
-        start = sub.cast(sub.reshape(self._start, (1, 1, 1, 1), Stage.PROLOGUE), F32, Stage.PROLOGUE)
+        self._start = sub.slice(pos, 0, 0, 1, Phase.PROLOGUE)  # [1]
+        start = sub.cast(sub.reshape(self._start, (1, 1, 1, 1), Phase.PROLOGUE), F32, Phase.PROLOGUE)
         self._start_f32 = start
         rows = np.arange(tokens, dtype=np.float32)
         self._rows = sub.add(start, sub.constant(rows.reshape(1, 1, tokens, 1)))  # [1, 1, T, 1] absolute positions
@@ -82,11 +82,11 @@ class Positions:
         if self._layout.is_ring(window):
             # Slot r was last written at start - 1 - age with age = (start - 1 - r) mod R.
             back = sub.constant(1 + np.arange(slots).reshape(1, 1, 1, slots), I32)
-            start = sub.reshape(self._start, (1, 1, 1, 1), Stage.PROLOGUE)
+            start = sub.reshape(self._start, (1, 1, 1, 1), Phase.PROLOGUE)
             ring = sub.constant(slots, I32)
-            age = sub.floor_mod(sub.sub(start, back, Stage.PROLOGUE), ring, Stage.PROLOGUE)
+            age = sub.floor_mod(sub.sub(start, back, Phase.PROLOGUE), ring, Phase.PROLOGUE)
             held = sub.sub(
-                sub.sub(self._start_f32, sub.constant(1.0)), sub.cast(age, F32, Stage.PROLOGUE)
+                sub.sub(self._start_f32, sub.constant(1.0)), sub.cast(age, F32, Phase.PROLOGUE)
             )  # position in each slot; negative before its first write
             hidden = self._positive(sub.mul(held, sub.constant(-1.0)))
         else:
@@ -105,11 +105,11 @@ class Positions:
         """Rows land in one piece: DYNAMIC_UPDATE_SLICE at start, modulo the ring."""
         sub, start = self._sub, self._start
         if self._layout.is_ring(window):
-            start = sub.floor_mod(start, sub.constant(self._layout.slots(window), I32), Stage.PROLOGUE)
-        slot, zero = sub.reshape(start, (), Stage.PROLOGUE), sub.constant(0, I32)
+            start = sub.floor_mod(start, sub.constant(self._layout.slots(window), I32), Phase.PROLOGUE)
+        slot, zero = sub.reshape(start, (), Phase.PROLOGUE), sub.constant(0, I32)
         return CacheWrite(
-            at_keys=sub.pack([zero, zero, slot, zero], Stage.PROLOGUE),
-            at_values=sub.pack([zero, zero, zero, slot], Stage.PROLOGUE),
+            at_keys=sub.pack([zero, zero, slot, zero], Phase.PROLOGUE),
+            at_values=sub.pack([zero, zero, zero, slot], Phase.PROLOGUE),
             source=None,
         )
 
@@ -118,11 +118,11 @@ class Positions:
         sub, slots = self._sub, self._layout.slots(window)
         count = sub.constant(slots, I32)
         row = sub.floor_mod(
-            sub.sub(sub.constant(np.arange(slots), I32), self._start, Stage.PROLOGUE), count, Stage.PROLOGUE
+            sub.sub(sub.constant(np.arange(slots), I32), self._start, Phase.PROLOGUE), count, Phase.PROLOGUE
         )
-        is_new = sub.less(row, sub.constant(self._tokens, I32), Stage.PROLOGUE)
+        is_new = sub.less(row, sub.constant(self._tokens, I32), Phase.PROLOGUE)
         source = sub.select(
-            is_new, sub.add(row, count, Stage.PROLOGUE), sub.constant(np.arange(slots), I32), Stage.PROLOGUE
+            is_new, sub.add(row, count, Phase.PROLOGUE), sub.constant(np.arange(slots), I32), Phase.PROLOGUE
         )
         return CacheWrite(None, None, source)
 
@@ -138,10 +138,10 @@ class CacheWrite:
     def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int) -> Tensor:
         """The cache after this run; the last op that touches it."""
         if self.source is not None:
-            return sub.gather(sub.concat([old, new], axis, Stage.EPILOGUE), self.source, axis, Stage.EPILOGUE)
+            return sub.gather(sub.concat([old, new], axis, Phase.EPILOGUE), self.source, axis, Phase.EPILOGUE)
         start = self.at_keys if axis == 2 else self.at_values
         assert start is not None
-        return sub.dynamic_update_slice(old, new, start, Stage.EPILOGUE)
+        return sub.dynamic_update_slice(old, new, start, Phase.EPILOGUE)
 
 
 class CacheTensors:
@@ -170,7 +170,7 @@ class CacheTensors:
         sub, write = self._sub, positions.write(self._cache.window)
         k, v = self.new_k, self.new_v
         if self._half:
-            k, v = sub.cast(k, F16, Stage.EPILOGUE), sub.cast(v, F16, Stage.EPILOGUE)
+            k, v = sub.cast(k, F16, Phase.EPILOGUE), sub.cast(v, F16, Phase.EPILOGUE)
         sub.output(f"kv_cache_k_{self._cache.layer}", write.apply(sub, self._stored_k, k, 2))
         sub.output(f"kv_cache_v_{self._cache.layer}", write.apply(sub, self._stored_v, v, 3))
 

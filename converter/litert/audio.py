@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from gemma_edge.converter.graph import audio_ops as ir
-from gemma_edge.converter.litert.file import Opcode, Stage, Tensor
+from gemma_edge.converter.litert.attention import HIDDEN
+from gemma_edge.converter.litert.file import Opcode, Phase, Tensor
 from gemma_edge.converter.litert.ops import BOOL, F32, Subgraph
 from gemma_edge.converter.litert.signature import Signature
-
-_MASKED = 1e9  # taken from a score that must not count: exp of it is 0
 
 
 def _cast(s: Signature, op: ir.Cast) -> Tensor:
     """Masks come in before, and go out after, all that XNNPACK computes."""
     if op.out.dtype == "bool":
-        return s.sub.cast(s[op.x], BOOL, Stage.EPILOGUE)
-    return s.sub.cast(s[op.x], F32, Stage.PROLOGUE)
+        return s.sub.cast(s[op.x], BOOL, Phase.EPILOGUE)
+    return s.sub.cast(s[op.x], F32, Phase.PROLOGUE)
 
 
 def _every_nth(s: Signature, op: ir.EveryNth) -> Tensor:
@@ -119,8 +118,8 @@ class _Grid:
         keys = sub.reshape(keys, (1, self.blocks, 1, 2 * self._past))
         w, c = np.ogrid[: self._past, : 2 * self._past]
         reached = ((w <= c) & (c <= w + self._past))[None, None]  # [1, 1, P, 2P]
-        seen = sub.mul(keys, sub.constant(reached * _MASKED))
-        return sub.sub(seen, sub.constant(_MASKED))
+        seen = sub.mul(keys, sub.constant(reached * -HIDDEN))
+        return sub.sub(seen, sub.constant(-HIDDEN))
 
 
 LOWER: Mapping[type, Callable[[Any, Any], Tensor]] = {

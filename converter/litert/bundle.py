@@ -16,7 +16,7 @@ from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata,
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream, write_at
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer, Stream, write_at
 from gemma_edge.converter.tokenizer.chat_template import bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
@@ -109,7 +109,7 @@ class LitertBundle:
         checkpoint: Checkpoint,
         identity: Callable[[], str],
         on_bytes: Callable[[int], None],
-        rounds: Mapping[str, Round] = NO_ROUNDS,
+        quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS,
         look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights, then everything else; returns the errors by tensor name.
@@ -122,7 +122,9 @@ class LitertBundle:
         with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
             for planned, section in zip(self.sections, self._layout().sections, strict=True):
                 if isinstance(planned.content, TfliteFile):
-                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, section.begin, rounds, look)
+                    stream = Stream(
+                        checkpoint, self.plan.specs, self.plan.storages, file, section.begin, quantizers, look
+                    )
                     errors |= stream.write(planned.content.weights.values(), on_bytes)
                     stream.put(planned.content.root(), 0)  # last: it holds the scales measured
                 else:

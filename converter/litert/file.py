@@ -30,7 +30,7 @@ _TENSOR_TYPES = {"fp32": Tensors.FLOAT32, "fp16": Tensors.FLOAT16, "int8": Tenso
 _OP_VERSION = {Opcode.FULLY_CONNECTED: 5, Opcode.EMBEDDING_LOOKUP: 4}
 
 
-class Stage(Enum):
+class Phase(Enum):
     """Where an op runs: integer work before, and cache writes after, the one partition XNNPACK takes."""
 
     PROLOGUE = 0
@@ -48,7 +48,7 @@ class Tensor:
 
 
 @dataclass
-class PlacedWeight:
+class TfliteWeight:
     """Where a weight's bytes go, relative to the start of the file, and its per-row scales once measured."""
 
     weight: StoredWeight
@@ -78,12 +78,12 @@ class TfliteFile:
         self._description = description
         self._buffers = [schema.BufferT()]  # buffer 0 is empty by convention
         self._constants: dict[bytes, int] = {}
-        self._regions: list[tuple[schema.BufferT, PlacedWeight, bool, int]] = []  # buffer, weight, scales?, first byte
+        self._regions: list[tuple[schema.BufferT, TfliteWeight, bool, int]] = []  # buffer, weight, scales?, first byte
         self._opcodes: dict[int, int] = {}
         self._signatures: list[Any] = []
         self._subgraphs: list[Any] = []
         self._slices: dict[tuple[str, bool, int], int] = {}
-        self.weights: dict[str, PlacedWeight] = {}
+        self.weights: dict[str, TfliteWeight] = {}
 
     def constant(self, values: NDArray[Any]) -> int:
         """Buffer index of a small constant; equal bytes share one buffer."""
@@ -93,17 +93,17 @@ class TfliteFile:
             self._buffers.append(schema.BufferT(data=np.frombuffer(raw, np.uint8)))
         return self._constants[raw]
 
-    def place(self, weight: StoredWeight) -> PlacedWeight:
+    def place(self, weight: StoredWeight) -> TfliteWeight:
         """Reserve the weight's bytes; the same name again is the same bytes."""
         if weight.name not in self.weights:
             per_row = weight.encoding.kind == "int" and not weight.encoding.block
             scales = np.zeros(weight.shape[0] if per_row else 0, np.float32)
-            self.weights[weight.name] = PlacedWeight(weight, row_scales=scales)
+            self.weights[weight.name] = TfliteWeight(weight, row_scales=scales)
         placed = self.weights[weight.name]
         assert placed.weight == weight, weight.name
         return placed
 
-    def region(self, placed: PlacedWeight, first_byte: int, nbytes: int, scales: bool = False) -> int:
+    def region(self, placed: TfliteWeight, first_byte: int, nbytes: int, scales: bool = False) -> int:
         """Buffer index of a byte range of a placed weight (or of its blockwise scales)."""
         key = (placed.weight.name, scales, first_byte)
         if key not in self._slices:

@@ -19,10 +19,11 @@ from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.door import DECODER
-from gemma_edge.converter.plan.footprint import ModelNeeds, Needs, cache_layout, resident
+from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout, resident
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
@@ -34,7 +35,7 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
     """One signature for a decode step and one for each length of a prefill chunk."""
     decode = model.decoder("decode", tokens=1, with_logits=True)
     prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
-    encoders = [graph for tower in model.towers for graph in tower.graphs(in_one=False)]
+    encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
     return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
 
 
@@ -43,7 +44,7 @@ def nbytes(spec: TensorSpec, storage: Storage) -> int:
     return storage.encoding.nbytes(spec.shape)
 
 
-def needs(model: ModelNeeds, target: Target) -> Needs:
+def needs(model: ModelSizes, target: Target) -> Needs:
     """In LiteRT, with a cache of packed weights."""
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
@@ -96,6 +97,13 @@ def inspect(path: Path) -> dict[str, Any]:
     from gemma_edge.converter.litert.inspect import inspect_bundle
 
     return inspect_bundle(path)
+
+
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+    """See plan/output.py. Raises BundleError."""
+    from gemma_edge.converter.litert import stored
+
+    return stored.stored_rows(path, specs)
 
 
 def show(values: dict[str, Any], console: Console) -> None:

@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.printing import as_it_is, printable
-from gemma_edge.converter.quality.beside import print_quality, quality_beside
+from gemma_edge.converter.quality.beside import print_beside, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
+from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
+from gemma_edge.runtime.formats.tflite_model import check_model
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
 _QUANTIZED = {"INT8", "INT4", "INT2"}
@@ -29,8 +32,13 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "system": dict(bundle.system),
         "sections": [_section(bundle, section) for section in bundle.sections],
         "metadata": MessageToDict(bundle.metadata(), preserving_proto_field_name=True),
-        "quality": quality_beside(path, bundle.nbytes),
+        **quality_beside(path, bundle.nbytes, lambda: _file_sha256(path)),
     }
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha256_of(file.fileno(), 0, path.stat().st_size)
 
 
 def print_inspection(values: dict[str, Any], console: Console) -> None:
@@ -63,7 +71,7 @@ def print_inspection(values: dict[str, Any], console: Console) -> None:
             console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
-    print_quality(values["quality"], console)
+    print_beside(values, console)
 
 
 def _section(bundle: Bundle, section: Section) -> dict[str, Any]:
@@ -77,14 +85,14 @@ def _section(bundle: Bundle, section: Section) -> dict[str, Any]:
     if section.kind is SectionKind.TFLITE_MODEL:
         view = bundle.view(section)
         try:
-            if not schema.Model.ModelBufferHasIdentifier(view, 0):
-                # Zeros, as an interrupted copy leaves them, would read as a model without signatures.
-                raise ValueError("no TFL3")
-            model = schema.Model.GetRootAs(view, 0)
-            values["signatures"] = list(_signatures(model))
-            values["weights"] = list(_weights(model))
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
-            raise BundleError(f"{bundle.path}: its {section.name} section is corrupt; copy the file again") from error
+            check_model(view)
+        except FlatbufferError as error:
+            raise BundleError(
+                f"{bundle.path}: its {section.name} section is corrupt ({error}); copy the file again"
+            ) from error
+        model = schema.Model.GetRootAs(view, 0)
+        values["signatures"] = list(_signatures(model))
+        values["weights"] = list(_weights(model))
     return values
 
 

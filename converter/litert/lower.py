@@ -8,7 +8,7 @@ from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
 from gemma_edge.converter.litert.attention import attention
-from gemma_edge.converter.litert.file import Opcode, Stage, Tensor, TfliteFile
+from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import I32
 from gemma_edge.converter.litert.signature import Signature
 from gemma_edge.converter.plan.cache_layout import CacheLayout
@@ -36,10 +36,10 @@ def _linear(s: Signature, op: ir.Linear) -> Tensor:
 
 def _embed(s: Signature, op: ir.Embed) -> Tensor:
     rows = op.table.shape[0]
-    ids = s.sub.reshape(s[op.ids], (math.prod(op.ids.shape),), Stage.PROLOGUE)
+    ids = s.sub.reshape(s[op.ids], (math.prod(op.ids.shape),), Phase.PROLOGUE)
     zero = s.sub.constant(0, I32)
-    known = s.sub.less(ids, s.sub.constant(rows, I32), Stage.PROLOGUE)
-    ids = s.sub.maximum(s.sub.select(known, ids, zero, Stage.PROLOGUE), zero, Stage.PROLOGUE)
+    known = s.sub.less(ids, s.sub.constant(rows, I32), Phase.PROLOGUE)
+    ids = s.sub.maximum(s.sub.select(known, ids, zero, Phase.PROLOGUE), zero, Phase.PROLOGUE)
     return s.sub.reshape(s.sub.embedding_lookup(ids, s.stored(op.table)), op.out.shape)
 
 

@@ -5,7 +5,6 @@ bins up to 7500 Hz, each brought to a fixed mean and deviation (LiteRT-LM runtim
 gemma3_data_processor.cc). The price: with the generic type, LiteRT-LM parses no tool calls.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from litert_lm_builder.runtime.proto.llm_model_type_pb2 import GenericModel
 
+from gemma_edge.converter.checkpoint.processor import audio_settings
 from gemma_edge.converter.models.fields import Fields
 from gemma_edge.profiles.errors import GemmaEdgeError
 
@@ -24,7 +24,7 @@ MARGIN: Final = "\n\n"  # around each image and each clip (transformers models/g
 
 
 class FrontEndError(GemmaEdgeError):
-    """preprocessor_config.json asks for sound to be prepared in a way that LiteRT-LM has not."""
+    """preprocessor_config.json asks for audio preprocessing that LiteRT-LM's metadata cannot express."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class FrontEnd:
     def read(cls, checkpoint: Path) -> "FrontEnd":
         """From preprocessor_config.json or processor_config.json; the defaults where there is neither.
 
-        Raises FrontEndError for what LiteRT-LM cannot be told, ConfigError for a value that cannot be.
+        Raises FrontEndError for what LiteRT-LM cannot be told, ConfigError for a value that cannot be, CheckpointError
+        where a file is not JSON.
         """
-        values, name = _feature_extractor(checkpoint)
+        values, name = audio_settings(checkpoint)
         for key, allowed in _FIXED.items():
             if values.get(key, allowed) != allowed:
                 raise FrontEndError(
@@ -108,22 +109,3 @@ def generic_model(front_end: FrontEnd, image_size: int | None) -> GenericModel:
     model.audio_semicausal_padding = model.audio_non_zero_hanning = False
     model.audio_periodic_hanning = True
     return model
-
-
-def _feature_extractor(checkpoint: Path) -> tuple[Mapping[str, Any], str]:
-    """The settings of sound and the name of the file they are in, ({}, "") where there are none.
-
-    They lie beside those of images, or in a table of their own as transformers 5 writes them.
-    """
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        path = checkpoint / name
-        if not path.exists():
-            continue
-        try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise FrontEndError(f"{path}: unreadable ({error}); download the file again") from error
-        values = values.get("feature_extractor", values) if isinstance(values, dict) else {}
-        if isinstance(values, dict) and "hop_length" in values:
-            return values, name
-    return {}, ""

@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import ArrayLike
 
-from gemma_edge.converter.litert.file import Opcode, Stage, Tensor, Tensors, TfliteFile, numpy_type
+from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, Tensors, TfliteFile, numpy_type
 from gemma_edge.converter.quantize.stored import StoredWeight, row_slices
 from gemma_edge.runtime.formats import hadamard
 
@@ -28,7 +28,7 @@ class Subgraph:
         self._file = file
         self._name = name
         self._tensors: list[Any] = []
-        self._ops: dict[Stage, list[Any]] = {stage: [] for stage in Stage}
+        self._ops: dict[Phase, list[Any]] = {phase: [] for phase in Phase}
         self._constants: dict[tuple[int, tuple[int, ...], bytes], Tensor] = {}
         self._weights: dict[tuple[str, int], Tensor] = {}
         self.inputs: dict[str, Tensor] = {}
@@ -60,16 +60,16 @@ class Subgraph:
 
     def finish(self) -> None:
         """Write the subgraph and its signature into the file."""
-        ops = [op for stage in Stage for op in self._ops[stage]]
+        ops = [op for phase in Phase for op in self._ops[phase]]
         self._file.add_subgraph(self._name, self._tensors, ops, self.inputs, self.outputs)
 
     # --- elementwise
 
-    def add(self, a: Tensor, b: Tensor, stage: Stage = Stage.BODY) -> Tensor:
-        return self._binary(Opcode.ADD, a, b, Options.AddOptions, schema.AddOptionsT(), stage)
+    def add(self, a: Tensor, b: Tensor, phase: Phase = Phase.BODY) -> Tensor:
+        return self._binary(Opcode.ADD, a, b, Options.AddOptions, schema.AddOptionsT(), phase)
 
-    def sub(self, a: Tensor, b: Tensor, stage: Stage = Stage.BODY) -> Tensor:
-        return self._binary(Opcode.SUB, a, b, Options.SubOptions, schema.SubOptionsT(), stage)
+    def sub(self, a: Tensor, b: Tensor, phase: Phase = Phase.BODY) -> Tensor:
+        return self._binary(Opcode.SUB, a, b, Options.SubOptions, schema.SubOptionsT(), phase)
 
     def mul(self, a: Tensor, b: Tensor) -> Tensor:
         return self._binary(Opcode.MUL, a, b, Options.MulOptions, schema.MulOptionsT())
@@ -77,25 +77,25 @@ class Subgraph:
     def div(self, a: Tensor, b: Tensor) -> Tensor:
         return self._binary(Opcode.DIV, a, b, Options.DivOptions, schema.DivOptionsT())
 
-    def maximum(self, a: Tensor, b: Tensor, stage: Stage = Stage.BODY) -> Tensor:
+    def maximum(self, a: Tensor, b: Tensor, phase: Phase = Phase.BODY) -> Tensor:
         options = schema.MaximumMinimumOptionsT()
-        return self._binary(Opcode.MAXIMUM, a, b, Options.MaximumMinimumOptions, options, stage)
+        return self._binary(Opcode.MAXIMUM, a, b, Options.MaximumMinimumOptions, options, phase)
 
     def minimum(self, a: Tensor, b: Tensor) -> Tensor:
         options = schema.MaximumMinimumOptionsT()
         return self._binary(Opcode.MINIMUM, a, b, Options.MaximumMinimumOptions, options)
 
-    def floor_mod(self, a: Tensor, b: Tensor, stage: Stage) -> Tensor:
-        return self._binary(Opcode.FLOOR_MOD, a, b, Options.FloorModOptions, schema.FloorModOptionsT(), stage)
+    def floor_mod(self, a: Tensor, b: Tensor, phase: Phase) -> Tensor:
+        return self._binary(Opcode.FLOOR_MOD, a, b, Options.FloorModOptions, schema.FloorModOptionsT(), phase)
 
-    def less(self, a: Tensor, b: Tensor, stage: Stage) -> Tensor:
+    def less(self, a: Tensor, b: Tensor, phase: Phase) -> Tensor:
         shape = np.broadcast_shapes(a.shape, b.shape)
-        return self._op(Opcode.LESS, [a, b], shape, BOOL, Options.LessOptions, schema.LessOptionsT(), stage)
+        return self._op(Opcode.LESS, [a, b], shape, BOOL, Options.LessOptions, schema.LessOptionsT(), phase)
 
-    def select(self, condition: Tensor, a: Tensor, b: Tensor, stage: Stage) -> Tensor:
+    def select(self, condition: Tensor, a: Tensor, b: Tensor, phase: Phase) -> Tensor:
         shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
         options = schema.SelectV2OptionsT()
-        return self._op(Opcode.SELECT_V2, [condition, a, b], shape, a.type, Options.SelectV2Options, options, stage)
+        return self._op(Opcode.SELECT_V2, [condition, a, b], shape, a.type, Options.SelectV2Options, options, phase)
 
     def unary(self, code: int, x: Tensor) -> Tensor:
         """TANH, RSQRT, SQRT, SIN, COS, RELU, LOGISTIC: ops without options."""
@@ -104,9 +104,9 @@ class Subgraph:
     def gelu(self, x: Tensor) -> Tensor:
         return self._op(Opcode.GELU, [x], x.shape, F32, Options.GeluOptions, schema.GeluOptionsT(approximate=True))
 
-    def cast(self, x: Tensor, kind: int, stage: Stage) -> Tensor:
+    def cast(self, x: Tensor, kind: int, phase: Phase) -> Tensor:
         options = schema.CastOptionsT(inDataType=x.type, outDataType=kind)
-        return self._op(Opcode.CAST, [x], x.shape, kind, Options.CastOptions, options, stage)
+        return self._op(Opcode.CAST, [x], x.shape, kind, Options.CastOptions, options, phase)
 
     def dequantize(self, x: Tensor) -> Tensor:
         """float16 -> float32."""
@@ -125,12 +125,12 @@ class Subgraph:
 
     # --- layout
 
-    def reshape(self, x: Tensor, shape: Sequence[int], stage: Stage = Stage.BODY) -> Tensor:
+    def reshape(self, x: Tensor, shape: Sequence[int], phase: Phase = Phase.BODY) -> Tensor:
         if tuple(shape) == x.shape:
             return x
         options = schema.ReshapeOptionsT(newShape=np.array(shape, np.int32))
         target = self.constant(list(shape), I32)
-        return self._op(Opcode.RESHAPE, [x, target], shape, x.type, Options.ReshapeOptions, options, stage)
+        return self._op(Opcode.RESHAPE, [x, target], shape, x.type, Options.ReshapeOptions, options, phase)
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
         shape = [x.shape[axis] for axis in order]
@@ -141,14 +141,14 @@ class Subgraph:
         permutation = self.constant(list(order), I32)
         return self._op(Opcode.TRANSPOSE, [x, permutation], shape, x.type, Options.TransposeOptions, options)
 
-    def slice(self, x: Tensor, axis: int, start: int, size: int, stage: Stage = Stage.BODY) -> Tensor:
+    def slice(self, x: Tensor, axis: int, start: int, size: int, phase: Phase = Phase.BODY) -> Tensor:
         axis %= len(x.shape)
         if size == x.shape[axis]:
             return x
         begin = [start if i == axis else 0 for i in range(len(x.shape))]
         shape = [size if i == axis else n for i, n in enumerate(x.shape)]
         operands = [x, self.constant(begin, I32), self.constant(shape, I32)]
-        return self._op(Opcode.SLICE, operands, shape, x.type, Options.SliceOptions, schema.SliceOptionsT(), stage)
+        return self._op(Opcode.SLICE, operands, shape, x.type, Options.SliceOptions, schema.SliceOptionsT(), phase)
 
     def pad(self, x: Tensor, axis: int, before: int, after: int) -> Tensor:
         """Zeros before and after the entries of one axis."""
@@ -160,34 +160,34 @@ class Subgraph:
             Opcode.PAD, [x, self.constant(amounts, I32)], shape, x.type, Options.PadOptions, schema.PadOptionsT()
         )
 
-    def concat(self, parts: Sequence[Tensor], axis: int, stage: Stage = Stage.BODY) -> Tensor:
+    def concat(self, parts: Sequence[Tensor], axis: int, phase: Phase = Phase.BODY) -> Tensor:
         if len(parts) == 1:
             return parts[0]
         if len(parts) > _CONCAT_INPUTS:
             groups = [parts[i : i + _CONCAT_INPUTS] for i in range(0, len(parts), _CONCAT_INPUTS)]
-            return self.concat([self.concat(group, axis, stage) for group in groups], axis, stage)
+            return self.concat([self.concat(group, axis, phase) for group in groups], axis, phase)
         axis %= len(parts[0].shape)
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         options = schema.ConcatenationOptionsT(axis=axis)
         return self._op(
-            Opcode.CONCATENATION, list(parts), shape, parts[0].type, Options.ConcatenationOptions, options, stage
+            Opcode.CONCATENATION, list(parts), shape, parts[0].type, Options.ConcatenationOptions, options, phase
         )
 
-    def pack(self, scalars: Sequence[Tensor], stage: Stage) -> Tensor:
+    def pack(self, scalars: Sequence[Tensor], phase: Phase) -> Tensor:
         """Scalars [] -> [n]."""
         options = schema.PackOptionsT(valuesCount=len(scalars), axis=0)
         return self._op(
-            Opcode.PACK, list(scalars), (len(scalars),), scalars[0].type, Options.PackOptions, options, stage
+            Opcode.PACK, list(scalars), (len(scalars),), scalars[0].type, Options.PackOptions, options, phase
         )
 
-    def gather(self, x: Tensor, indices: Tensor, axis: int, stage: Stage) -> Tensor:
+    def gather(self, x: Tensor, indices: Tensor, axis: int, phase: Phase) -> Tensor:
         shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
         options = schema.GatherOptionsT(axis=axis)
-        return self._op(Opcode.GATHER, [x, indices], shape, x.type, Options.GatherOptions, options, stage)
+        return self._op(Opcode.GATHER, [x, indices], shape, x.type, Options.GatherOptions, options, phase)
 
-    def dynamic_update_slice(self, x: Tensor, update: Tensor, start: Tensor, stage: Stage) -> Tensor:
-        return self._op(Opcode.DYNAMIC_UPDATE_SLICE, [x, update, start], x.shape, x.type, stage=stage)
+    def dynamic_update_slice(self, x: Tensor, update: Tensor, start: Tensor, phase: Phase) -> Tensor:
+        return self._op(Opcode.DYNAMIC_UPDATE_SLICE, [x, update, start], x.shape, x.type, phase=phase)
 
     # --- with weights
 
@@ -261,13 +261,13 @@ class Subgraph:
         shape = (*ids.shape, table.shape[1])
         if table.encoding.block:
             integers, scales = self._integers_and_scales(table)
-            factors = self.cast(self.gather(scales, ids, 0, Stage.BODY), F32, Stage.BODY)  # [n, blocks]
+            factors = self.cast(self.gather(scales, ids, 0, Phase.BODY), F32, Phase.BODY)  # [n, blocks]
             blocks = (*factors.shape, table.encoding.block)
             rows = self.reshape(self._op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
             return self.reshape(self.mul(rows, self.reshape(factors, (*factors.shape, 1))), shape)
         rows = self.weight(table)
         if rows.type == F16:
-            return self.cast(self.gather(rows, ids, 0, Stage.BODY), F32, Stage.BODY)
+            return self.cast(self.gather(rows, ids, 0, Phase.BODY), F32, Phase.BODY)
         return self._op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
 
     # --- inside
@@ -343,7 +343,7 @@ class Subgraph:
         kind: int,
         options_type: int = Options.NONE,
         options: Any = None,
-        stage: Stage = Stage.BODY,
+        phase: Phase = Phase.BODY,
     ) -> Tensor:
         out = self._tensor(shape, kind)
         operator = schema.OperatorT(
@@ -353,14 +353,14 @@ class Subgraph:
             builtinOptionsType=options_type,
             builtinOptions=options,
         )
-        self._ops[stage].append(operator)
+        self._ops[phase].append(operator)
         return out
 
     def _binary(
-        self, code: int, a: Tensor, b: Tensor, options_type: int, options: Any, stage: Stage = Stage.BODY
+        self, code: int, a: Tensor, b: Tensor, options_type: int, options: Any, phase: Phase = Phase.BODY
     ) -> Tensor:
         assert a.type == b.type, (a.type, b.type)
-        return self._op(code, [a, b], np.broadcast_shapes(a.shape, b.shape), a.type, options_type, options, stage)
+        return self._op(code, [a, b], np.broadcast_shapes(a.shape, b.shape), a.type, options_type, options, phase)
 
 
 def _padding(same: bool) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.models.audio_config import Config
 from gemma_edge.converter.models.blocks import matrix, vector
-from gemma_edge.converter.tensors import Derivation, Fold, Role, Stored, TensorSpec
+from gemma_edge.converter.tensors import Derivation, Fold, Role, SourceTensor, TensorSpec
 
 Floats = NDArray[np.float32]
 
@@ -56,10 +56,10 @@ def _attention(c: Config, p: str) -> Iterator[TensorSpec]:
     yield vector(p + "pre_attn_norm.weight", c.width)
     for name in ("q_proj", "k_proj", "v_proj"):
         yield matrix(f"{p}attn.{name}.weight", c.width, c.width, Role.AUDIO)
-    scale = Derivation((Stored(p + "attn.per_dim_scale", (c.head_size,)),), _query_scale)
+    scale = Derivation((SourceTensor(p + "attn.per_dim_scale", (c.head_size,)),), _query_scale)
     yield TensorSpec.derived(p + "attn.per_dim_scale", (c.head_size,), Role.NORM, scale)
     positions = p + "attn.relative_position_embedding.pos_proj.weight"
-    projected = Derivation((Stored(positions, (c.width, c.width)),), partial(_projected_distances, past=c.past))
+    projected = Derivation((SourceTensor(positions, (c.width, c.width)),), partial(_projected_distances, past=c.past))
     shape = (1, c.heads, c.head_size, c.past + 1)
     yield TensorSpec.derived(positions, shape, Role.NORM, projected)
     yield matrix(p + "post.weight", c.width, c.width, Role.AUDIO)
@@ -70,7 +70,7 @@ def _light_convolution(c: Config, p: str) -> Iterator[TensorSpec]:
     yield vector(p + "pre_layer_norm.weight", c.width)
     yield matrix(p + "linear_start.weight", 2 * c.width, c.width, Role.AUDIO)
     name = p + "depthwise_conv1d.weight"
-    stored = Stored(name, (c.width, 1, c.kernel))
+    stored = SourceTensor(name, (c.width, 1, c.kernel))
     kernel = Derivation((stored,), _over_time)
     yield TensorSpec.derived(name, (1, c.kernel, 1, c.width), Role.KERNEL, kernel)
     yield vector(p + "conv_norm.weight", c.width)
@@ -79,7 +79,7 @@ def _light_convolution(c: Config, p: str) -> Iterator[TensorSpec]:
 
 def _moved(name: str, shape: tuple[int, ...], order: tuple[int, ...]) -> TensorSpec:
     """A convolution's kernel with its axes in another order."""
-    derivation = Derivation((Stored(name, shape),), partial(np.transpose, axes=order))
+    derivation = Derivation((SourceTensor(name, shape),), partial(np.transpose, axes=order))
     return TensorSpec.derived(name, tuple(shape[axis] for axis in order), Role.KERNEL, derivation)
 
 

@@ -62,11 +62,11 @@ def attention_tensors(
     yield matrix(p + "o_proj.weight", width, heads.query * heads.size, Role.ATTENTION)
 
 
-def mlp_tensors(layer: str, width: int, hidden: int, is_sparse: bool = False) -> Iterator[TensorSpec]:
+def mlp_tensors(layer: str, width: int, ffn_width: int, is_sparse: bool = False) -> Iterator[TensorSpec]:
     """gate, up, down. is_sparse: most of what the gates let through is zero."""
-    yield matrix(layer + "mlp.gate_proj.weight", hidden, width, Role.FFN)
-    yield matrix(layer + "mlp.up_proj.weight", hidden, width, Role.FFN)
-    yield replace(matrix(layer + "mlp.down_proj.weight", width, hidden, Role.FFN), sparse_inputs=is_sparse)
+    yield matrix(layer + "mlp.gate_proj.weight", ffn_width, width, Role.FFN)
+    yield matrix(layer + "mlp.up_proj.weight", ffn_width, width, Role.FFN)
+    yield replace(matrix(layer + "mlp.down_proj.weight", width, ffn_width, Role.FFN), sparse_inputs=is_sparse)
 
 
 def vocabulary_tensors(vocab_size: int, width: int, tied: bool) -> Iterator[TensorSpec]:

@@ -1,4 +1,4 @@
-"""From an encoder's features to the decoder's embeddings, for images and sound alike.
+"""From an encoder's features to the decoder's embeddings, for images and audio alike.
 
 Source: transformers models/gemma3n/modeling_gemma3n.py, Gemma3nMultimodalEmbedder. Features ("soft" tokens) and rows of
 a small table of its own ("hard" tokens: end of image, end of audio) go through one projection. Hard rows are constants,
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models.blocks import matrix, vector
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.tensors import Derivation, Overlay, Role, Stored, TensorSpec
+from gemma_edge.converter.tensors import Derivation, Overlay, Role, SourceTensor, TensorSpec
 
 Floats = NDArray[np.float32]
 
@@ -67,9 +67,9 @@ class Embedder:
 
     def _hard_rows(self, first: int, last: int) -> Derivation:
         sources = (
-            Stored(self.prefix + "embedding.weight", (self.vocab_size, self.width)),
-            Stored(self.prefix + "hard_embedding_norm.weight", (self.width,)),
-            Stored(self.prefix + "embedding_projection.weight", (self.text_width, self.width)),
+            SourceTensor(self.prefix + "embedding.weight", (self.vocab_size, self.width)),
+            SourceTensor(self.prefix + "hard_embedding_norm.weight", (self.width,)),
+            SourceTensor(self.prefix + "embedding_projection.weight", (self.text_width, self.width)),
         )
         return Derivation(sources, partial(_hard_rows, first=first, last=last, eps=self.eps))
 

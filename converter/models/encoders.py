@@ -1,4 +1,4 @@
-"""The encoders of images and sound of one checkpoint: facts, as family.py has them for the decoder."""
+"""The encoders of images and audio of one checkpoint: facts, as family.py has them for the decoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,9 @@ from gemma_edge.converter.models.embedder import Embedder
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import TensorSpec
 
+PREFIXES = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")
+"""What the names of encoders' stored tensors begin with, and of what embeds their features."""
+
 
 class Modality(StrEnum):
     """What a model takes. Text is part of every one."""
@@ -22,15 +25,15 @@ class Modality(StrEnum):
 
 
 @dataclass(frozen=True)
-class Tower:
+class Encoder:
     """An encoder with its adapter, with the numbers of one checkpoint. The graphs are built on demand."""
 
     config: vision.Config | audio.Config
     tensors: Mapping[str, TensorSpec]  # by the graph's name, in order of use
 
     @classmethod
-    def of(cls, config: vision.Config | audio.Config) -> "Tower":
-        """The tower of these numbers."""
+    def of(cls, config: vision.Config | audio.Config) -> "Encoder":
+        """The encoder of these numbers."""
         specs = vision.tensors(config) if isinstance(config, vision.Config) else audio.tensors(config)
         return cls(config, {spec.name: spec for spec in specs})
 
@@ -61,11 +64,11 @@ class Tower:
             return 1, self.config.image_size, self.config.image_size, 3
         return self.config.frames, self.config.mel_bins
 
-    def shortened(self, embeddings: int) -> "Tower":
+    def shortened(self, embeddings: int) -> "Encoder":
         """The same encoder for clips of at most so many embeddings; an image has as many as it has."""
         if isinstance(self.config, vision.Config):
             return self
-        return Tower.of(replace(self.config, embeddings=min(embeddings, self.config.embeddings)))
+        return Encoder.of(replace(self.config, embeddings=min(embeddings, self.config.embeddings)))
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
         """Whether any of a checkpoint's tensors is the encoder's. Its embedder alone is of no use."""
@@ -79,17 +82,17 @@ class Tower:
         return tuple(audio.graphs(self.config, self.tensors, in_one))
 
 
-def towers(config: Mapping[str, Any], image_pixels: int) -> tuple[Tower, ...]:
+def encoders_of(config: Mapping[str, Any], image_pixels: int) -> tuple[Encoder, ...]:
     """Those that a multimodal config.json describes. Raises ConfigError for numbers that cannot be used.
 
     image_pixels: width and height of an image, which config.json does not tell.
     """
     found = []
     if _describes(config, "vision_config"):
-        found.append(Tower.of(vision.Config.from_json(config, image_pixels)))
+        found.append(Encoder.of(vision.Config.from_json(config, image_pixels)))
     if _describes(config, "audio_config"):
-        found.append(Tower.of(audio.Config.from_json(config)))
-    _check_ids([tower.embedder for tower in found])
+        found.append(Encoder.of(audio.Config.from_json(config)))
+    _check_ids([encoder.embedder for encoder in found])
     return tuple(found)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import gemma3, gemma3n, vision
-from gemma_edge.converter.models.encoders import Modality, Tower, towers
+from gemma_edge.converter.models.encoders import Encoder, Modality, encoders_of
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.questions import Config, Names
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 FAMILIES: tuple[ModuleType, ...] = (gemma3, gemma3n)
-"""Modules with FAMILY, MODEL_TYPES, MULTIMODAL_TYPES, NAMES, a Config, which answers questions.py, and the functions
-`tensors`, `decoder` and `lookups`. CONTRIBUTING.md says how to add one."""
+"""Modules with FAMILY, MODEL_TYPES (of text models first), MULTIMODAL_TYPES, NAMES, a Config, which answers
+questions.py, and the functions `tensors`, `decoder` and `lookups`. CONTRIBUTING.md says how to add one."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Model:
 
     config: Config
     tensors: Mapping[str, TensorSpec]  # the decoder's, by the graph's name, in order of use
-    towers: tuple[Tower, ...] = ()
+    encoders: tuple[Encoder, ...] = ()
 
     @classmethod
     def of_checkpoint(cls, config: Mapping[str, Any], image_pixels: int) -> "Model":
-        """The model of a whole config.json, with the towers that it describes. Raises ConfigError as from_json does."""
+        """The model of a whole config.json, with the encoders it describes. Raises ConfigError as from_json does."""
         text = cls.from_json(config.get("text_config", config))
         if config.get("model_type") not in _family(text.config).MULTIMODAL_TYPES or "text_config" not in config:
             return text
-        return replace(text, towers=towers(config, image_pixels))
+        return replace(text, encoders=encoders_of(config, image_pixels))
 
     @classmethod
     def from_json(cls, text_config: Mapping[str, Any]) -> "Model":
@@ -51,8 +51,8 @@ class Model:
         return cls(config, {spec.name: spec for spec in _family(config).tensors(config)})
 
     def with_modalities(self, modalities: Collection[Modality]) -> "Model":
-        """This model without the towers of other ones."""
-        return replace(self, towers=tuple(tower for tower in self.towers if tower.modality in modalities))
+        """This model without the encoders of other ones."""
+        return replace(self, encoders=tuple(encoder for encoder in self.encoders if encoder.modality in modalities))
 
     @cached_property
     def shares(self) -> Mapping[Role, float]:
@@ -65,12 +65,12 @@ class Model:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """What it takes."""
-        return (Modality.TEXT, *(tower.modality for tower in self.towers))
+        return (Modality.TEXT, *(encoder.modality for encoder in self.encoders))
 
     @property
     def image_pixels(self) -> int | None:
         """Width and height of an image; None where the model takes none."""
-        return next((t.config.image_size for t in self.towers if isinstance(t.config, vision.Config)), None)
+        return next((t.config.image_size for t in self.encoders if isinstance(t.config, vision.Config)), None)
 
     @property
     def takes_audio(self) -> bool:
@@ -98,6 +98,12 @@ class Model:
         """The tables read by row: embedder, and per_layer_embedder where the family has one."""
         graphs: Iterator[Graph] = _family(self.config).lookups(self.config, self.tensors, tokens)
         return graphs
+
+
+def text_type_of(model_type: str) -> str | None:
+    """The model_type of the text_config in a config.json of that model_type; None where no family here is called so."""
+    types: list[str] = [family.MODEL_TYPES[0] for family in FAMILIES if model_type in family.MODEL_TYPES[1:]]
+    return types[0] if types else None
 
 
 def _family(config: Config) -> ModuleType:

@@ -32,7 +32,7 @@ class Config:
 
     vocab_size: int
     width: int  # D
-    hidden: int
+    ffn_width: int
     heads: Heads
     eps: float
     query_scale: float
@@ -59,7 +59,7 @@ class Config:
         return cls(
             vocab_size=f.positive("vocab_size", 262_208),
             width=f.positive("hidden_size", 2304),
-            hidden=f.positive("intermediate_size", 9216),
+            ffn_width=f.positive("intermediate_size", 9216),
             heads=Heads(
                 f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 4), f.positive("head_dim", 256)
             ),
@@ -75,11 +75,6 @@ class Config:
     def kv_layers(self) -> int:
         """Every layer has its own."""
         return len(self.attention)
-
-    @property
-    def ffn_width(self) -> int:
-        """The same in all layers."""
-        return self.hidden
 
     @property
     def residual_streams(self) -> int:
@@ -122,7 +117,7 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
         # The attention scale rides on q's norm: RoPE is linear, so it commutes.
         q_norm = Fold(add=1.0, mul=c.query_scale)
         yield from blocks.attention_tensors(layer, c.width, c.heads, True, q_norm, PLUS_ONE)
-        yield from blocks.mlp_tensors(layer, c.width, c.hidden)
+        yield from blocks.mlp_tensors(layer, c.width, c.ffn_width)
     yield blocks.vector("norm.weight", c.width, PLUS_ONE)
 
 

@@ -40,7 +40,7 @@ class Config:
     ple_vocab_size: int
     ple_width: int  # P
     width: int  # D
-    hidden: tuple[int, ...]  # per layer
+    ffn_widths: tuple[int, ...]  # per layer
     sparsity: tuple[float, ...]  # per layer, share of gate activations cut to zero
     heads: Heads
     eps: float
@@ -101,7 +101,7 @@ class Config:
             ple_vocab_size=f.positive("vocab_size_per_layer_input", 262_144),
             ple_width=f.positive("hidden_size_per_layer_input", 256),
             width=f.positive("hidden_size", 2048),
-            hidden=tuple(int(n) for n in f.per_layer("intermediate_size", layers, 16_384)),
+            ffn_widths=tuple(int(n) for n in f.per_layer("intermediate_size", layers, 16_384)),
             sparsity=Fields({"activation_sparsity_pattern": pattern}).per_layer("activation_sparsity_pattern", layers),
             heads=Heads(
                 f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 2), f.positive("head_dim", 256)
@@ -129,7 +129,7 @@ class Config:
     @property
     def ffn_width(self) -> int:
         """Of the widest layer."""
-        return max(self.hidden)
+        return max(self.ffn_widths)
 
     @property
     def residual_streams(self) -> int:
@@ -189,7 +189,7 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
         for norm in NORMS:
             yield blocks.vector(f"{layer}{norm}.weight", width)
         yield from blocks.attention_tensors(layer, width, c.heads, i < c.kv_layers, AS_STORED, AS_STORED)
-        yield from blocks.mlp_tensors(layer, width, c.hidden[i], is_sparse=c.sparsity[i] > 0.5)
+        yield from blocks.mlp_tensors(layer, width, c.ffn_widths[i], is_sparse=c.sparsity[i] > 0.5)
         yield blocks.matrix(layer + "laurel.linear_left.weight", c.laurel_rank, width, Role.SMALL)
         yield blocks.matrix(layer + "laurel.linear_right.weight", width, c.laurel_rank, Role.SMALL)
         yield blocks.matrix(layer + "per_layer_input_gate.weight", ple, width, Role.SMALL)

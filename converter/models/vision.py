@@ -25,13 +25,13 @@ from gemma_edge.converter.models.vision_config import (
     EdgeResidual,
     InvertedBottleneck,
 )
-from gemma_edge.converter.tensors import AS_STORED, Derivation, Fold, Role, Stored, TensorSpec
+from gemma_edge.converter.tensors import AS_STORED, Derivation, Fold, Role, SourceTensor, TensorSpec
 
 __all__ = ["Config", "graphs", "tensors"]
 
-TOWER: Final = "vision_tower.timm_model."
-STEM: Final = TOWER + "conv_stem."
-FUSION: Final = TOWER + "msfa."
+PREFIX: Final = "vision_tower.timm_model."
+STEM: Final = PREFIX + "conv_stem."
+FUSION: Final = PREFIX + "msfa."
 END_OF_IMAGE: Final = "end_of_image"
 NORM_EPS: Final = 1e-6  # RmsNorm2d's default
 STEM_KERNEL: Final = 3
@@ -62,7 +62,7 @@ def _blocks(c: Config) -> Iterator[tuple[str, Block]]:
     """(prefix of its tensors, block), in order."""
     for i, stage in enumerate(c.stages):
         for j, block in enumerate(stage):
-            yield f"{TOWER}blocks.{i}.{j}.", block
+            yield f"{PREFIX}blocks.{i}.{j}.", block
 
 
 def _fused_channels(c: Config) -> int:
@@ -121,13 +121,13 @@ def _pointwise(name: str, rows: int, columns: int, fold: Fold = AS_STORED) -> Te
 
 def _kernel(name: str, outputs: int, size: int, inputs: int) -> TensorSpec:
     """[O, I, KH, KW] -> [O, KH, KW, I]."""
-    stored = Stored(name, (outputs, inputs, size, size))
+    stored = SourceTensor(name, (outputs, inputs, size, size))
     return TensorSpec.derived(name, (outputs, size, size, inputs), Role.KERNEL, Derivation((stored,), _kernel_last))
 
 
 def _depthwise_kernel(name: str, size: int, channels: int) -> TensorSpec:
     """[C, 1, KH, KW] -> [1, KH, KW, C]."""
-    stored = Stored(name, (channels, 1, size, size))
+    stored = SourceTensor(name, (channels, 1, size, size))
     return TensorSpec.derived(name, (1, size, size, channels), Role.KERNEL, Derivation((stored,), _depthwise_last))
 
 
@@ -182,7 +182,7 @@ def _encode(g: Graph, c: Config, image: Value) -> Value:
     ends: list[Value] = []
     for i, stage in enumerate(c.stages):
         for j, block in enumerate(stage):
-            x = _block(g, x, f"{TOWER}blocks.{i}.{j}.", block)
+            x = _block(g, x, f"{PREFIX}blocks.{i}.{j}.", block)
         ends.append(x)
     high, low = ends[-2:]
     x = g.concat([high, _doubled(g, low)], 3)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round, Stream
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer, Stream
 from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
+from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.onnx_digests import DIGESTS, Digests
 
 TOKENIZER_JSON = "tokenizer.json"
 COPIED = (TOKENIZER_JSON, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
-PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and sound are prepared
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and audio are prepared
 _NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
 _TYPES = {"float32": F32, "bool": BOOL}
 FRAMES = "num_frames"
@@ -39,7 +41,7 @@ _INPUTS = {"embeddings": "inputs_embeds", "per_layer_embeddings": "per_layer_inp
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file whose size is known. content: bytes, a file of the checkpoint, or None for weights still to come."""
+    """A file whose size is known. content: bytes, a file of the checkpoint, or None for what is still to come."""
 
     name: str  # "onnx/model_q4.onnx"
     nbytes: int
@@ -76,7 +78,9 @@ class OnnxBundle:
         if plan.model.names.genai is not None:
             genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
-        return cls(plan, graphs, (*files, *_tokenizer_files(plan, checkpoint, tokenizer, template)))
+        files += _tokenizer_files(plan, checkpoint, tokenizer, template)
+        digests = Digests.written(dict.fromkeys(_run(files), "0" * 64))
+        return cls(plan, graphs, (*files, PlannedFile(DIGESTS, len(digests), None)))
 
     @property
     def nbytes(self) -> int:
@@ -96,17 +100,17 @@ class OnnxBundle:
         checkpoint: Checkpoint,
         identity: Callable[[], str],  # noqa: ARG002  the directory carries no identifier
         on_bytes: Callable[[int], None],
-        rounds: Mapping[str, Round] = NO_ROUNDS,
+        quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS,
         look: Look | None = None,
     ) -> dict[str, QuantError]:
-        """Stream the weights, then everything else; returns the errors by tensor name."""
+        """Stream the weights, then everything else and its digests; returns the errors by tensor name."""
         (directory / onnx_dir.GRAPHS).mkdir()
         errors: dict[str, QuantError] = {}
         for graph in self.graphs:
             for name, nbytes in graph.data.sizes.items():
                 with (directory / onnx_dir.GRAPHS / name).open("wb") as file:
                     file.truncate(nbytes)
-                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, rounds, look)
+                    stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, quantizers, look)
                     errors |= stream.write([w for w in graph.weights.values() if w.file == name], on_bytes)
                     os.fsync(file.fileno())
         for planned in self.sections:
@@ -114,6 +118,8 @@ class OnnxBundle:
                 shutil.copyfile(planned.content, directory / planned.name)
             elif planned.content is not None:
                 (directory / planned.name).write_bytes(planned.content)
+        digests = {name: _sha256(directory / name) for name in _run(self.sections)}
+        (directory / DIGESTS).write_bytes(Digests.written(digests))
         return errors
 
 
@@ -175,7 +181,7 @@ def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: B
     metadata = llm_metadata(
         checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
-    names = (*COPIED, *(PROCESSOR if plan.model.towers else ()))
+    names = (*COPIED, *(PROCESSOR if plan.model.encoders else ()))
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
     has_json = checkpoint / TOKENIZER_JSON in copied
     made = [] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]
@@ -206,6 +212,17 @@ def _tokenizer_json(checkpoint: Path, tokenizer: bytes) -> bytes:
         path.write_bytes(tokenizer_json(content))
         prove_equal(tokenizer, path, SAMPLES)
         return path.read_bytes()
+
+
+def _run(files: Iterable[PlannedFile]) -> list[str]:
+    """The names of those that are run, or tell how: see onnx_digests.py."""
+    others = (onnx_dir.TOKENIZER, onnx_dir.METADATA)
+    return [file.name for file in files if file.name.startswith(f"{onnx_dir.GRAPHS}/") or file.name in others]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha256_of(file.fileno(), 0, path.stat().st_size)
 
 
 def _bytes(name: str, content: bytes) -> PlannedFile:

@@ -13,7 +13,7 @@ from gemma_edge.converter.tokenizer.chat_template import (
     BundleTemplate,
     onnx_template,
 )
-from gemma_edge.converter.tokenizer.generation import sampler_defaults, stop_token_ids, token_id
+from gemma_edge.converter.tokenizer.generation import repetition_penalty, sampler_defaults, stop_token_ids, token_id
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS
 
 Json = dict[str, Any]
@@ -79,6 +79,7 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
             "top_k": sampler.top_k or config.vocab_size,
             "top_p": sampler.top_p,
             "temperature": sampler.temperature or 1.0,
+            "repetition_penalty": repetition_penalty(checkpoint),
             "past_present_share_buffer": True,
         },
     }

@@ -4,7 +4,7 @@ ONNX Runtime's kernels want integers unsigned with an implied zero point in the 
 every `block` columns of a row:
 
 - MatMulNBits: B uint8 [N, K / block, block * bits / 8], scales float32 [N, K / block];
-- GatherBlockQuantized: data uint8 [V, N * bits / 8], scales float32 [V, N / block].
+- tables by row, spelled in file.py: data uint8 [V, N * bits / 8], scales float32 [V, N / block].
 
 Both put column 0 in the lowest bits, as Encoding does, so stored bytes differ from TFLite's by one bit flip per value.
 An encoding with one scale per row is spelled with blocks that all carry the row's scale: the weights stay the same.
@@ -13,14 +13,22 @@ An encoding with one scale per row is spelled with blocks that all carry the row
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gemma_edge.converter.onnx.blocks import scale_block, scale_bytes
 from gemma_edge.converter.quantize.quantize import Quantized
 from gemma_edge.converter.quantize.stored import StoredWeight, Write
+from gemma_edge.runtime.formats.encoding import Encoding
 
 ALIGNMENT = 4096  # bytes; what is mapped begins on a page
 LARGEST_FILE_BYTES = 2_000_000_000  # a browser reads each file into one ArrayBuffer
-_SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
+SIGN_BITS = {2: 0xAA, 4: 0x88, 8: 0x80}  # flipping them adds 2^(bits - 1) to every value of a byte
+
+
+def values_of_bytes(bits: int) -> NDArray[np.float32]:
+    """[256, 8 / bits]: what each stored byte holds, without its scale."""
+    signed = np.arange(256, dtype=np.uint8) ^ np.uint8(SIGN_BITS[bits])
+    return Encoding("int", bits).unpack(signed, (256, 8 // bits)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class PlacedWeight:
         encoding = self.weight.encoding
         data = rows.data
         if rows.scales is not None:
-            data = data ^ np.uint8(_SIGN_BITS[encoding.bits])
+            data = data ^ np.uint8(SIGN_BITS[encoding.bits])
             scales = rows.scales.astype("<f4")
             if not encoding.block:
                 scales = np.repeat(scales, self.blocks)

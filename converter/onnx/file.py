@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, DTypeLike
 
-from gemma_edge.converter.onnx.data import DataFiles, PlacedWeight
+from gemma_edge.converter.onnx.data import DataFiles, PlacedWeight, values_of_bytes
 from gemma_edge.converter.quantize.stored import StoredWeight, row_slices
 from gemma_edge.runtime.formats.encoding import Encoding
 
@@ -78,17 +78,18 @@ class OnnxFile:
         return value if weight.encoding.bits == 32 else self.op("Cast", value, to=F32)
 
     def rows(self, table: StoredWeight, ids: ir.Value) -> ir.Value:
-        """Rows of a table [V, N] by ids int64 of any shape, float32."""
+        """Rows of a table [V, N] by ids int64 [B, T]: float32 [B, T, N]. See runtime/formats/onnx_tables.py."""
         placed = self._place(table, is_table=True)
         if table.encoding.kind == "float":
             rows = self.op("Gather", self._tensor(table, placed), ids, axis=0)
             return rows if table.encoding.bits == 32 else self.op("Cast", rows, to=F32)
-        bits = table.encoding.bits
         data = self._external(placed, "", U8, (table.shape[0], table.row_bytes), placed.data_offset)
-        return self.op(
-            "GatherBlockQuantized", data, ids, self._scales(placed, 0, table.shape[0]),
-            domain=MICROSOFT, bits=bits, block_size=placed.block, gather_axis=0, quantize_axis=1,
-        )  # fmt: skip
+        scales = self.op("Gather", self._scales(placed, 0, table.shape[0]), ids, axis=0)  # [..., blocks]
+        codes = self.op("Cast", self.op("Gather", data, ids, axis=0), to=I32)  # [..., bytes]
+        rows = self.op("Gather", self.constant(values_of_bytes(table.encoding.bits)), codes, axis=0)
+        rows = self.op("Reshape", rows, self.constant([0, 0, placed.blocks, placed.block], np.int64))
+        rows = self.op("Mul", rows, self.op("Unsqueeze", scales, self.constant([-1], np.int64)))
+        return self.op("Reshape", rows, self.constant([0, 0, table.shape[1]], np.int64))
 
     def linear(self, x: ir.Value, weight: StoredWeight) -> ir.Value:
         """[..., K] times the transpose of [N, K]."""

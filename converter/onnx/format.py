@@ -21,10 +21,11 @@ from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.onnx.blocks import scale_block, scale_count, stored_bytes
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.door import DECODER
-from gemma_edge.converter.plan.footprint import ModelNeeds, Needs, cache_layout, resident
+from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout, resident
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.quantize.recipes import Placement, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs_encoders import with_encoders
@@ -36,7 +37,7 @@ from gemma_edge.runtime.formats.encoding import Encoding
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:  # noqa: ARG001  a graph takes any length
     """One graph for any number of tokens; of an encoder, one with its adapter."""
     decoder = model.decoder("decoder", tokens=ANY, with_logits=True)
-    encoders = [graph for tower in model.towers for graph in tower.graphs(in_one=True)]
+    encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=True)]
     return {DECODER: [decoder]} | {graph.name: [graph] for graph in (*model.lookups(tokens=ANY), *encoders)}
 
 
@@ -46,7 +47,7 @@ def nbytes(spec: TensorSpec, storage: Storage) -> int:
     return stored_bytes(spec.shape, storage.encoding, is_table)
 
 
-def needs(model: ModelNeeds, target: Target) -> Needs:
+def needs(model: ModelSizes, target: Target) -> Needs:
     """In our executor."""
     context_tokens = cache_layout(target, model.model).context_tokens
     by_role = model.sums(target)
@@ -63,7 +64,7 @@ def needs(model: ModelNeeds, target: Target) -> Needs:
     return Needs(with_encoders(footprint, model.encoders(target)), resident(by_role) + kv_bytes)
 
 
-def _kv_bytes(model: ModelNeeds, context_tokens: int) -> tuple[int, int]:
+def _kv_bytes(model: ModelSizes, context_tokens: int) -> tuple[int, int]:
     """(all, those of rings), as our executor keeps them, whatever the graph says.
 
     All are rings but those that other layers read as well.
@@ -112,6 +113,13 @@ def inspect(path: Path) -> dict[str, Any]:
     from gemma_edge.converter.onnx.inspect import inspect_directory
 
     return inspect_directory(path)
+
+
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+    """See plan/output.py. Raises OnnxDirectoryError."""
+    from gemma_edge.converter.onnx import stored
+
+    return stored.stored_rows(path, specs)
 
 
 def show(values: dict[str, Any], console: Console) -> None:

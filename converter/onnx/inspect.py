@@ -9,15 +9,15 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
+from gemma_edge.converter.plan.output import digest_of_files
 from gemma_edge.converter.printing import as_it_is
-from gemma_edge.converter.quality.beside import print_quality, quality_beside
+from gemma_edge.converter.quality.beside import print_beside, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.onnx_digests import Digests
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
-
-_BLOCKWISE = {"MatMulNBits": 1, "GatherBlockQuantized": 0}
-"""Operators that multiply integers by scales per block, and which of their inputs the integers are."""
+from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits
 
 
 def inspect_directory(path: Path) -> dict[str, Any]:
@@ -25,14 +25,15 @@ def inspect_directory(path: Path) -> dict[str, Any]:
     directory = OnnxDirectory.open(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     nbytes = sum(file.stat().st_size for file in files)
+    listed = [_file(path, file) for file in files]
     return {
         "directory": path.name,
         "bytes": nbytes,
         "dtype": directory.dtype,
-        "files": [_file(path, file) for file in files],
-        "graphs": [_graph(graph) for graph in _graphs(directory)],
+        "files": listed,
+        "graphs": [_graph(graph, directory.digests) for graph in _graphs(directory)],
         "metadata": MessageToDict(directory.metadata(), preserving_proto_field_name=True),
-        "quality": quality_beside(path, nbytes),
+        **quality_beside(path, nbytes, lambda: digest_of_files({file["name"]: file["sha256"] for file in listed})),
     }
 
 
@@ -57,11 +58,11 @@ def print_directory(values: dict[str, Any], console: Console) -> None:
         console.print(table)
     metadata = {key: value for key, value in values["metadata"].items() if key != "jinja_prompt_template"}
     console.print("\n[bold]metadata[/]", metadata)
-    print_quality(values["quality"], console)
+    print_beside(values, console)
 
 
 def _graphs(directory: OnnxDirectory) -> list[Path]:
-    """Encoders of images and sound included."""
+    """Encoders of images and audio included."""
     suffix = SUFFIXES[directory.dtype]
     return sorted((directory.path / GRAPHS).glob(f"*{suffix}.onnx"))
 
@@ -72,8 +73,8 @@ def _file(directory: Path, file: Path) -> dict[str, Any]:
     return {"name": file.relative_to(directory).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
 
 
-def _graph(path: Path) -> dict[str, Any]:
-    graph = read_graph(path).graph
+def _graph(path: Path, digests: Digests) -> dict[str, Any]:
+    graph = read_graph(path, digests).graph
     return {
         "file": path.name,
         "inputs": list(_tensors(graph.inputs)),
@@ -96,16 +97,20 @@ def _weights(graph: onnx_ir.Graph) -> Iterator[dict[str, Any]]:
             yield {
                 "name": str(value.name).replace(hadamard.SUFFIX, ""),
                 "shape": list(tensor.shape.numpy()),
-                "encoding": _encoding(value),
+                "encoding": _encoding(value, graph),
                 "file": str(tensor.location),
                 "offset": tensor.offset or 0,
                 "bytes": tensor.length,
             }
 
 
-def _encoding(value: onnx_ir.Value) -> str:
+def _encoding(value: onnx_ir.Value, graph: onnx_ir.Graph) -> str:
     """ "int4-b128", as the operator that reads the weight says; the stored type for everything else."""
     for node, index in value.uses():
-        if _BLOCKWISE.get(node.op_type) == index:
+        if node.op_type == "MatMulNBits" and index == 1:
             return f"int{node.attributes['bits'].as_int()}-b{node.attributes['block_size'].as_int()}"
+        scales = scales_of(node, graph)
+        if index == 0 and (bits := table_bits(node)) and scales is not None:
+            stored_bytes, blocks = (int(table.const_value.shape.numpy()[1]) for table in (value, scales))
+            return f"int{bits}-b{stored_bytes * 8 // bits // blocks}"
     return {"FLOAT": "fp32", "FLOAT16": "fp16"}.get(str(value.dtype), str(value.dtype).lower())

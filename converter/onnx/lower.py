@@ -40,8 +40,8 @@ def _rms_norm(s: Lowering, op: ir.RmsNorm) -> onnx_ir.Value:
 
 def _rotate(s: Lowering, op: ir.RopeRotate) -> onnx_ir.Value:
     cos, sin = s.positions.angles(op.rope, op.x.shape[-1])
-    first = s.file.constant([0], np.int64)  # cos and sin hold the rows of this run only
-    rotated = s.file.op("RotaryEmbedding", s.flat(op.x), first, cos, sin, domain=MICROSOFT)
+    rows = s.positions.rows  # of cos and sin, which hold those of this run only
+    rotated = s.file.op("RotaryEmbedding", s.flat(op.x), rows, cos, sin, domain=MICROSOFT)
     return s.file.op("Reshape", rotated, s.file.constant([0, 0, *op.out.shape[2:]], np.int64))
 
 
@@ -90,8 +90,7 @@ def _slice(s: Lowering, op: ir.Slice) -> onnx_ir.Value:
 
 
 def _last_token(s: Lowering, op: ir.LastToken) -> onnx_ir.Value:
-    bounds = ([-1], [np.iinfo(np.int64).max], [1])
-    return s.file.op("Slice", s[op.x], *(s.file.constant(bound, np.int64) for bound in bounds))
+    return s.positions.last_token(s[op.x], op.x.shape)
 
 
 def _concat(s: Lowering, op: ir.Concat) -> onnx_ir.Value:

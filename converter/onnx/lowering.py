@@ -1,7 +1,7 @@
 """One graph on its way into one ONNX file: what lowering an op may ask and tell.
 
 Positions and lengths come from `position_ids` and `attention_mask`, as transformers.js and onnxruntime-genai give them.
-B and T are open; rows of a batch are equally long, without padding.
+B and T are open. Rows of a batch may be padded on either side, or in between: `Positions.packed`.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,9 +28,11 @@ class Lowering:
     def __init__(self, file: OnnxFile, graph: ir.Graph, encodings: Mapping[str, Encoding], inputs: Values) -> None:
         self.file = file
         self._encodings = encodings
-        self._values = {value: inputs[name] for name, value in graph.inputs.items()}
         self._caches: dict[int, _Cache] = {}
         self._positions: Positions | None = None
+        self._values = {value: inputs[name] for name, value in graph.inputs.items()}
+        if graph.caches:
+            self._values = {value: self.positions.packed(x, value.shape) for value, x in self._values.items()}
 
     @property
     def positions(self) -> "Positions":
@@ -76,29 +78,69 @@ class Lowering:
 
 
 class Positions:
-    """What a decoder derives from position_ids and attention_mask, each part built when first asked for."""
+    """What a decoder derives from position_ids and attention_mask [B, past and T new].
+
+    GroupQueryAttention takes a row's tokens to lie side by side from slot 0 on. So padding among the new tokens is
+    moved behind the real ones, where no real token sees it, and the next run's tokens are written over it: slots of a
+    cache hold real tokens only, whichever side was padded, and a window counts what it should.
+    """
 
     def __init__(self, file: OnnxFile) -> None:
         self._file = file
+        self._angles: dict[tuple[ir.Rope, int], tuple[onnx_ir.Value, onnx_ir.Value]] = {}
         mask = file.input("attention_mask", I64, (BATCH, TOTAL))
         ids = file.input("position_ids", I64, (BATCH, TOKENS))
-        first_row = file.op("Gather", ids, file.constant(0, np.int64), axis=0)  # [T]; rows are equally long
-        as_float = file.op("Cast", first_row, to=F32)
-        self._column = file.op("Unsqueeze", as_float, file.constant([1], np.int64))  # [T, 1]
-        lengths = file.op("ReduceSum", mask, file.constant([1], np.int64), keepdims=0)  # [B]
-        self.last = file.op("Cast", file.op("Sub", lengths, file.constant(1, np.int64)), to=I32)  # [B]
-        total = file.op("Gather", file.op("Shape", mask), file.constant(1, np.int64), axis=0)
+        axis, one = file.constant([1], np.int64), file.constant(1, np.int64)
+        tokens, total = self._size(ids, 1), self._size(mask, 1)  # []
+        new = file.op("Slice", mask, self._as_list(file.op("Sub", total, tokens)), self._as_list(total), axis)  # [B, T]
+        real = file.op("ReduceSum", new, axis, keepdims=1)  # [B, 1]
+        held = file.op("Sub", file.op("ReduceSum", mask, axis, keepdims=1), real)  # [B, 1], in the cache
+        last = file.op("Sub", file.op("Add", file.op("Squeeze", held, axis), tokens), one)
+        self.last = file.op("Cast", last, to=I32)  # [B]: of the slots that are full after this run, padding included
         self.total = file.op("Cast", total, to=I32)  # []
-        self._angles: dict[tuple[ir.Rope, int], tuple[onnx_ir.Value, onnx_ir.Value]] = {}
+
+        steps = self._range(tokens)  # [T]
+        padding_last = file.op("Add", steps, file.op("Mul", file.op("Sub", one, new), tokens))  # [B, T], all differ
+        _, order = file.ops("TopK", padding_last, self._as_list(tokens), domain="", outputs=2, axis=1, largest=0)
+        begins = file.op("Mul", self._range(self._size(ids, 0)), tokens)
+        begins = file.op("Unsqueeze", begins, axis)  # [B, 1], of each row among B*T
+        self._order = file.op("Add", order, begins)
+        self._last_real = file.op("Add", file.op("Max", file.op("Sub", real, one), file.constant(0, np.int64)), begins)
+        self.rows = file.op("Add", steps, begins)  # [B, T], of angles
+        positions = file.op("Cast", self.packed(ids, (1, ir.ANY)), to=F32)
+        self._column = file.op("Reshape", positions, file.constant([-1, 1], np.int64))  # [B*T, 1]
+
+    def packed(self, x: onnx_ir.Value, shape: ir.Shape) -> onnx_ir.Value:
+        """[B, T, ...], each row's real tokens first."""
+        return self._gathered(x, shape, self._order)
+
+    def last_token(self, x: onnx_ir.Value, shape: ir.Shape) -> onnx_ir.Value:
+        """[B, T, ...] that is packed -> [B, 1, ...], each row's last real token."""
+        return self._gathered(x, shape, self._last_real)
 
     def angles(self, rope: ir.Rope, head_size: int) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        """cos and sin of the run's positions, [T, E/2] each: no table, so no limit to the context."""
+        """cos and sin of the run's positions, [B*T, E/2] each: no table, so no limit to the context."""
         key = (rope, head_size)
         if key not in self._angles:
             frequencies = self._file.constant(rope.inverse_frequencies(head_size)[None])
             angle = self._file.op("Mul", self._column, frequencies)
             self._angles[key] = self._file.op("Cos", angle), self._file.op("Sin", angle)
         return self._angles[key]
+
+    def _gathered(self, x: onnx_ir.Value, shape: ir.Shape, rows: onnx_ir.Value) -> onnx_ir.Value:
+        flat = self._file.op("Reshape", x, self._file.constant([-1, *shape[2:]], np.int64))  # [B*T, ...]
+        return self._file.op("Gather", flat, rows, axis=0)
+
+    def _size(self, x: onnx_ir.Value, axis: int) -> onnx_ir.Value:
+        return self._file.op("Gather", self._file.op("Shape", x), self._file.constant(axis, np.int64), axis=0)
+
+    def _as_list(self, number: onnx_ir.Value) -> onnx_ir.Value:
+        """[] -> [1]."""
+        return self._file.op("Unsqueeze", number, self._file.constant([0], np.int64))
+
+    def _range(self, end: onnx_ir.Value) -> onnx_ir.Value:
+        zero, one = (self._file.constant(number, np.int64) for number in (0, 1))
+        return self._file.op("Range", zero, end, one)
 
 
 class _Cache:

@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.footprint import ModelNeeds, Needs
+from gemma_edge.converter.plan.footprint import ModelSizes, Needs
 from gemma_edge.converter.plan.format import Format
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import Storage
@@ -25,7 +25,7 @@ class Planning(Protocol):
     def nbytes(self, spec: TensorSpec, storage: Storage) -> int:
         """Of values and scales in the file. Raises EncodingError where the format cannot store it so."""
 
-    def needs(self, model: ModelNeeds, target: Target) -> Needs:
+    def needs(self, model: ModelSizes, target: Target) -> Needs:
         """At run time. Raises TargetError for a context that the model cannot have, RecipeError as the recipe does."""
 
 
@@ -36,4 +36,4 @@ def planning(format: Format) -> Planning:  # noqa: A002  what it is
 
 def needs_of(model: Model, target: Target) -> Needs:
     """What a request for this model will need, in its format."""
-    return planning(target.format).needs(ModelNeeds.of(model), target)
+    return planning(target.format).needs(ModelSizes.of(model), target)

@@ -2,8 +2,8 @@
 
 Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
 costs length of conversation, fewer bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer
-modalities cost uses, a smaller model costs most: at equal bytes more parameters in four bits beat fewer in eight (arXiv
-2212.09720).
+modalities cost uses, a smaller slice of the model costs more, as its published MMLU says, a smaller model costs most:
+at equal bytes more parameters in four bits beat fewer in eight (arXiv 2212.09720).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,12 @@ from typing import Any
 
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.models.matformer.slices import WHOLE_MMLU, smaller_slices
+from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.converter.plan.door import planning
-from gemma_edge.converter.plan.footprint import ModelNeeds, Needs
+from gemma_edge.converter.plan.footprint import ModelSizes, Needs
 from gemma_edge.converter.plan.format import KVType
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import WHOLE_OF_SLICES, Target
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion
@@ -30,41 +31,43 @@ FEWER_BITS = ("attention=int4", "embedding=int4")
 
 
 @dataclass(frozen=True, order=True)
-class Loss:
+class Distance:
     """How many steps a request is from the one asked for. Compares the gravest change first."""
 
     model: int = 0
+    slice: int = 0
     modalities: int = 0
     weights: int = 0
     context: int = 0
     kv: int = 0
     prefill: int = 0
 
-    def covers(self, other: "Loss") -> bool:
+    def covers(self, other: "Distance") -> bool:
         """Whether it gives up at least as much in every respect."""
         return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A request that fits. options: what to append to the command line to ask for it."""
+    """A request that fits. model: as far as it is cut. options: what to append to the command line to ask for it."""
 
     target: Target
+    model: Model
     needs: Needs
-    loss: Loss
+    distance: Distance
     options: str
 
     @property
     def can_be_chosen(self) -> bool:
         """Whether `--fit` may take it: the checkpoint and what the model takes stay."""
-        return not (self.loss.model or self.loss.modalities)
+        return not (self.distance.model or self.distance.modalities)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Fitted:
     """A request that fits its profile, or has none, with its modalities chosen.
 
-    model: with the towers of these modalities. changes: what `--fit` chose, as options; "" if it is as asked.
+    model: with the encoders of these modalities. changes: what `--fit` chose, as options; "" if it is as asked.
     """
 
     target: Target
@@ -73,26 +76,32 @@ class Settled:
     changes: str = ""
 
 
-def settle(target: Target, model: Model) -> Settled:
+def fit_target(target: Target, model: Model) -> Fitted:
     """The request as it is if it fits, or, where it says so, the best one that does.
 
     Raises OverBudget with what would fit.
     """
-    model_needs, needs_of = ModelNeeds.of(model), planning(target.format).needs
+    sizes, needs_of = ModelSizes.of(model), planning(target.format).needs
     for modalities in _modalities(target, model):
         target = replace(target, modalities=modalities)
-        needs = needs_of(model_needs, target)
+        needs = needs_of(sizes, target)
         if target.profile is None or target.profile.budget.fits(needs.footprint):
-            return Settled(target, model.with_modalities(modalities), needs)
+            return Fitted(target, model.with_modalities(modalities), needs)
     assert target.profile is not None
     budget = target.profile.budget
     found = alternatives(target, model, budget)
     best = next((alternative for alternative in found if alternative.can_be_chosen), None)
     if target.fit and best is not None:
-        return Settled(best.target, model.with_modalities(best.target.modalities or ()), best.needs, best.options)
+        return Fitted(best.target, best.model.with_modalities(best.target.modalities or ()), best.needs, best.options)
     subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
-    suggestions = tuple(Suggestion(alternative.options, alternative.needs.footprint) for alternative in found)
+    suggestions = tuple(Suggestion(_told(alternative), alternative.needs.footprint) for alternative in found)
     raise OverBudget(subject, needs.footprint, budget, suggestions)
+
+
+def _told(alternative: Alternative) -> str:
+    """Its options, and what the slice scores where it is one."""
+    cut = alternative.target.slice if alternative.distance.slice else None
+    return alternative.options if cut is None else f"{alternative.options} (MMLU {cut.mmlu} of {WHOLE_MMLU})"
 
 
 def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
@@ -103,7 +112,7 @@ def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
     if target.modalities is not None:
         yield target.modalities
         return
-    fewer = ((Modality.TEXT, tower.modality) for tower in model.towers)
+    fewer = ((Modality.TEXT, encoder.modality) for encoder in model.encoders)
     yield from dict.fromkeys([model.modalities, *fewer, (Modality.TEXT,)])
 
 
@@ -111,8 +120,8 @@ def alternatives(target: Target, model: Model, budget: MemoryBudget) -> list[Alt
     """Requests that fit, cheapest loss first, without those that give up more than another one does."""
     fitting = (found for found in _combinations(target, model) if budget.fits(found.needs.footprint))
     nearest: list[Alternative] = []
-    for found in sorted(fitting, key=lambda alternative: alternative.loss):
-        if not any(found.loss.covers(kept.loss) for kept in nearest):
+    for found in sorted(fitting, key=lambda alternative: alternative.distance):
+        if not any(found.distance.covers(kept.distance) for kept in nearest):
             nearest.append(found)
     return nearest
 
@@ -122,7 +131,7 @@ class _Step:
     """Fields of a Target to replace, what that gives up, and the option that asks for it; nothing by default."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
-    loss: Loss = Loss()
+    distance: Distance = Distance()
     option: str = ""
 
 
@@ -133,9 +142,8 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
     """Every request with one step of each kind."""
     needs_of = planning(target.format).needs
     for size in _sizes(target):
-        changed_size = size.fields.get("size", target.size)
-        resized = model if size is AS_ASKED else official_model(changed_size)
-        model_needs = ModelNeeds.of(resized)
+        resized = model if size is AS_ASKED else replace(target, **size.fields).official_model()
+        sizes = ModelSizes.of(resized)
         axes = (
             _fewer_modalities(target),
             _weights(target),
@@ -151,17 +159,23 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
                 continue
             name = "" if changed.name == target.name else f"--target {changed.name}"
             options = " ".join(filter(None, (name, *(step.option for step in steps))))
-            loss = Loss(*map(sum, zip(*(astuple(step.loss) for step in steps), strict=True)))
-            yield Alternative(changed, needs_of(model_needs, changed), loss, options)
+            distance = Distance(*map(sum, zip(*(astuple(step.distance) for step in steps), strict=True)))
+            yield Alternative(changed, resized, needs_of(sizes, changed), distance, options)
 
 
 def _sizes(target: Target) -> Iterator[_Step]:
-    """The model asked for, then the smaller official ones; a model of the user's own has no smaller ones."""
+    """The model asked for, then slices of it that no smaller one equals, then the smaller official ones.
+
+    A model of the user's own has no smaller ones.
+    """
     yield AS_ASKED
+    if target.size == WHOLE_OF_SLICES:
+        for steps, cut in enumerate(smaller_slices(target.slice), start=1):
+            yield _Step({"slice": cut}, Distance(slice=steps))
     ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size}, Loss(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
+        yield _Step({"size": size, "slice": None}, Distance(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:
@@ -170,7 +184,7 @@ def _fewer_modalities(target: Target) -> Iterator[_Step]:
     asked = target.modalities or (Modality.TEXT,)
     fewer = [(Modality.TEXT, other) for other in asked[1:] if len(asked) > 2] + [(Modality.TEXT,)] * (len(asked) > 1)
     for steps, modalities in enumerate(fewer, start=1):
-        yield _Step({"modalities": modalities}, Loss(modalities=steps), f"--modalities {','.join(modalities)}")
+        yield _Step({"modalities": modalities}, Distance(modalities=steps), f"--modalities {','.join(modalities)}")
 
 
 def _weights(target: Target) -> Iterator[_Step]:
@@ -180,12 +194,12 @@ def _weights(target: Target) -> Iterator[_Step]:
     if recipe == Recipe.named(target.precision):  # a recipe of the user's own is not replaced
         for precision in PRECISIONS[PRECISIONS.index(target.precision) + 1 :]:
             recipe, steps = Recipe.named(precision), steps + 1
-            yield _Step({"precision": precision, "recipe": recipe}, Loss(weights=steps))
+            yield _Step({"precision": precision, "recipe": recipe}, Distance(weights=steps))
     fields: dict[str, Any] = {"precision": precision} if steps else {}
     options: list[str] = []
     for override in FEWER_BITS:
         recipe, steps, options = recipe.overridden(override), steps + 1, [*options, f"--encoding {override}"]
-        yield _Step(fields | {"recipe": recipe}, Loss(weights=steps), " ".join(options))
+        yield _Step(fields | {"recipe": recipe}, Distance(weights=steps), " ".join(options))
 
 
 def _contexts(target: Target, model: Model) -> Iterator[_Step]:
@@ -194,7 +208,7 @@ def _contexts(target: Target, model: Model) -> Iterator[_Step]:
     yield AS_ASKED
     context, steps = 1 << (asked - 1).bit_length() - 1, 1
     while context >= SHORTEST_CONTEXT_TOKENS:
-        yield _Step({"context_tokens": context}, Loss(context=steps), f"--context {context}")
+        yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
         context, steps = context // 2, steps + 1
 
 
@@ -204,7 +218,7 @@ def _kv_types(target: Target) -> Iterator[_Step]:
     if len(target.format.kv_types) < 2:
         return
     other = KVType.FP32 if target.kv is KVType.FP16 else KVType.FP16
-    yield _Step({"kv": other}, Loss(kv=int(other is KVType.FP16)), f"--kv {other}")
+    yield _Step({"kv": other}, Distance(kv=int(other is KVType.FP16)), f"--kv {other}")
 
 
 def _prefills(target: Target) -> Iterator[_Step]:
@@ -214,4 +228,4 @@ def _prefills(target: Target) -> Iterator[_Step]:
     if target.prefill_tokens[0] > SMALLEST_PREFILL[0]:
         shorter.append(SMALLEST_PREFILL)
     for steps, chunks in enumerate(shorter, start=1):
-        yield _Step({"prefill_tokens": chunks}, Loss(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
+        yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")

@@ -34,22 +34,22 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class ModelNeeds:
+class ModelSizes:
     """A model, its tensors counted once by role, shape and grid. Sums then cost microseconds.
 
-    kinds, towers: one tensor of each -> how many there are, of the decoder and of each tower. A format makes its sums
-    of them, see plan/door.py.
+    kinds, encoder_kinds: one tensor of each -> how many there are, of the decoder and of each encoder. A format makes
+    its sums of them, see plan/door.py.
     """
 
     model: Model
     kinds: Mapping[TensorSpec, int]
-    towers: Mapping[Modality, Mapping[TensorSpec, int]]
+    encoder_kinds: Mapping[Modality, Mapping[TensorSpec, int]]
 
     @classmethod
-    def of(cls, model: Model) -> "ModelNeeds":
+    def of(cls, model: Model) -> "ModelSizes":
         """Count the tensors."""
-        towers = {tower.modality: _kinds(tower.tensors.values()) for tower in model.towers}
-        return cls(model, _kinds(model.tensors.values()), towers)
+        encoder_kinds = {encoder.modality: _kinds(encoder.tensors.values()) for encoder in model.encoders}
+        return cls(model, _kinds(model.tensors.values()), encoder_kinds)
 
     def sums(self, target: Target, size: Size = Encoding.nbytes) -> dict[Role, int]:
         """Of the decoder's tensors, by role."""
@@ -57,10 +57,10 @@ class ModelNeeds:
 
     def encoders(self, target: Target) -> Iterator[EncoderShape]:
         """Of the modalities that the target takes."""
-        for tower in self.model.with_modalities(target.modalities or ()).towers:
-            kinds = self.towers[tower.modality]
-            sizes = _sums(kinds, tower.tensors, target.recipe_for(self.model))
-            yield EncoderShape(EncoderKind[tower.modality.name], sum(sizes.values()), tower.inputs)
+        for encoder in self.model.with_modalities(target.modalities or ()).encoders:
+            kinds = self.encoder_kinds[encoder.modality]
+            sizes = _sums(kinds, encoder.tensors, target.recipe_for(self.model))
+            yield EncoderShape(EncoderKind[encoder.modality.name], sum(sizes.values()), encoder.inputs)
 
     @property
     def owners(self) -> tuple[AttentionLayer, ...]:

@@ -15,8 +15,10 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.plan.format import FORMATS, Format
 from gemma_edge.converter.plan.plan import Plan
+from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.quantize.quantize import QuantError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer
+from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.digest import sha256_of
 
 
@@ -57,7 +59,7 @@ class Bundle(Protocol):
         source: Checkpoint,
         identity: Callable[[], str],
         on_read: Callable[[int], None],
-        rounds: Mapping[str, Round] = NO_ROUNDS,
+        quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS,
         look: Look | None = None,
     ) -> dict[str, QuantError]:
         """Stream the weights through. output: a file or a directory, as the format has it. Errors by tensor name."""
@@ -80,6 +82,9 @@ class Output(Protocol):
 
     def inspect(self, path: Path) -> dict[str, Any]:
         """What it holds, as JSON values."""
+
+    def stored_rows(self, path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+        """The rows of those weights that are there, by name; of one in several pieces, the pieces in order."""
 
     def show(self, values: dict[str, Any], console: Console) -> None:
         """The same for people."""
@@ -105,8 +110,13 @@ def digest_and_sync(output: Any) -> str:
             digest = sha256_of(output.fileno(), 0, os.fstat(output.fileno()).st_size)
             synced.result()
         return digest
-    lines = []
+    digests = {}
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         with path.open("rb") as file:
-            lines.append(f"{digest_and_sync(file)}  {path.relative_to(output).as_posix()}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+            digests[path.relative_to(output).as_posix()] = digest_and_sync(file)
+    return digest_of_files(digests)
+
+
+def digest_of_files(digests: Mapping[str, str]) -> str:
+    """SHA-256 of a directory, from those of its files by name, in the order of their paths."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()).hexdigest()

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Unconverted
+from gemma_edge.converter.checkpoint.spelling import EMBEDDING
 from gemma_edge.converter.graph.ops import Graph
+from gemma_edge.converter.models.encoders import PREFIXES
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.plan.door import DECODER, planning
-from gemma_edge.converter.plan.fit import Settled
+from gemma_edge.converter.plan.fit import Fitted
 from gemma_edge.converter.plan.footprint import cache_layout
 from gemma_edge.converter.plan.format import Format
 from gemma_edge.converter.plan.target import Target
@@ -19,8 +21,7 @@ from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.formats.encoding import EncodingError
 
-EMBEDDING = "embed_tokens.weight"
-TOWERS = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.", "multi_modal_projector.")
+MEDIA_PREFIXES = (*PREFIXES, "multi_modal_projector.")
 """Stored beside the text model by multimodal checkpoints; reported as not converted."""
 
 
@@ -48,7 +49,7 @@ class PlannedCache:
 class Plan:
     """The whole request, decided. `graphs` are the signatures of each section, `specs` all tensors by their names."""
 
-    settled: Settled
+    fitted: Fitted
     specs: Mapping[str, TensorSpec]
     graphs: Mapping[str, Sequence[Graph]]
     cache_layout: CacheLayout
@@ -60,17 +61,17 @@ class Plan:
         """The same plan of weights that are folded as in `model`, which differs in nothing else."""
         folds = {name: spec.fold for name, spec in model.tensors.items()}
         specs = {name: replace(spec, fold=folds.get(name, spec.fold)) for name, spec in self.specs.items()}
-        return replace(self, settled=replace(self.settled, model=model), specs=specs)
+        return replace(self, fitted=replace(self.fitted, model=model), specs=specs)
 
     @property
     def target(self) -> Target:
         """The request that is carried out."""
-        return self.settled.target
+        return self.fitted.target
 
     @property
     def model(self) -> Model:
-        """What is converted; its towers are those of the target's modalities."""
-        return self.settled.model
+        """What is converted; its encoders are those of the target's modalities."""
+        return self.fitted.model
 
     @property
     def context_tokens(self) -> int:
@@ -80,7 +81,7 @@ class Plan:
     @property
     def footprint(self) -> Footprint:
         """Memory at run time, by part."""
-        return self.settled.needs.footprint
+        return self.fitted.needs.footprint
 
     @property
     def predicted_decode_tokens_per_s(self) -> float | None:
@@ -88,7 +89,7 @@ class Plan:
         profile = self.target.profile
         if profile is None:
             return None
-        return predicted_decode_tokens_per_s(profile, self.settled.needs.bytes_per_token)
+        return predicted_decode_tokens_per_s(profile, self.fitted.needs.bytes_per_token)
 
     @property
     def storages(self) -> dict[str, Storage]:
@@ -114,21 +115,21 @@ class Plan:
         return sizes
 
 
-def make_plan(settled: Settled, checkpoint: Checkpoint | None = None) -> Plan:
+def make_plan(fitted: Fitted, checkpoint: Checkpoint | None = None) -> Plan:
     """Decide everything about a request that fits. Touches headers and configuration only.
 
     checkpoint: whose tensors are matched; None where there is none yet.
 
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
-    target = settled.target
-    recipe = target.recipe_for(settled.model)
-    model = with_turned_columns(settled.model, recipe)
-    settled = replace(settled, model=model)
+    target = fitted.target
+    recipe = target.recipe_for(fitted.model)
+    model = with_turned_columns(fitted.model, recipe)
+    fitted = replace(fitted, model=model)
     specs = _specs(model)
     target.recipe.check_names(specs)
-    converted = [prefix for tower in model.towers for prefix in tower.prefixes]
-    ignored = [prefix for prefix in TOWERS if prefix not in converted]
+    converted = [prefix for encoder in model.encoders for prefix in encoder.prefixes]
+    ignored = [prefix for prefix in MEDIA_PREFIXES if prefix not in converted]
     known = (*ignored, *model.config.unused_tensors())
     unconverted = Unconverted({}) if checkpoint is None else checkpoint.match(specs.values(), known)
     layout = cache_layout(target, model)
@@ -139,15 +140,15 @@ def make_plan(settled: Settled, checkpoint: Checkpoint | None = None) -> Plan:
         for spec in signatures[0].used.values()  # the first signature uses every tensor that the others do
     )
     caches = tuple(_caches(graphs[DECODER][0], layout))
-    return Plan(settled, specs, graphs, layout, tensors, caches, unconverted)
+    return Plan(fitted, specs, graphs, layout, tensors, caches, unconverted)
 
 
 def _specs(model: Model) -> dict[str, TensorSpec]:
-    """Every tensor by name. The rows of the embedding table that only media have come from the towers' embedders."""
+    """Every tensor by name. The rows of the embedding table that only media have come from the encoders' embedders."""
     specs = dict(model.tensors)
-    overlays = tuple(tower.embedder.overlay() for tower in model.towers)
+    overlays = tuple(encoder.embedder.overlay() for encoder in model.encoders)
     specs[EMBEDDING] = replace(specs[EMBEDDING], overlays=overlays)
-    return specs | {name: spec for tower in model.towers for name, spec in tower.tensors.items()}
+    return specs | {name: spec for encoder in model.encoders for name, spec in encoder.tensors.items()}
 
 
 def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> PlannedTensor:  # noqa: A002

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from gemma_edge.converter.quality.figures import METRICS, Quality
+from gemma_edge.converter.quality.figures import GATED, Quality
 from gemma_edge.converter.quality.gates import Gate, GateError, judge, parse_gates
 from gemma_edge.converter.quality.verdict import Verdict
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -31,9 +31,9 @@ class Acceptance:
         """From the command line. Raises GateError for a gate that cannot be read, or that nothing is measured for."""
         gates = parse_gates(gate, with_tasks=False)
         for each in gates:
-            if each.metric not in METRICS:
+            if each.metric not in GATED:
                 raise GateError(
-                    f"gate {each}: convert measures {', '.join(METRICS)}; use one of these, or `gemma-edge verify`"
+                    f"gate {each}: convert measures {', '.join(GATED)}; use one of these, or `gemma-edge verify`"
                 )
             if not measure:
                 raise GateError(f"gate {each}: expected a measurement, found --no-measure; leave one of them out")

@@ -1,7 +1,7 @@
 """The report beside a bundle: where it lies, and what it says of quality."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.printing import printable
 from gemma_edge.converter.quality.acceptance import quality_line
 from gemma_edge.converter.quality.verdict import Verdict
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.atomic import OutputError
 
 
@@ -19,14 +20,22 @@ def report_path(bundle: Path) -> Path:
     return bundle.parent / f"{bundle.name}.json"
 
 
-def quality_beside(bundle: Path, nbytes: int) -> dict[str, Any] | None:
-    """What the report beside a bundle of that size says of its quality; None where it has none."""
+def quality_beside(bundle: Path, nbytes: int, sha256: Callable[[], str]) -> dict[str, Any]:
+    """What the report beside a bundle says of its quality, as `quality`; None where there is none.
+
+    `report`: why it says nothing, where there is a report. nbytes, sha256: of the bundle, as its report has them.
+    """
+    path = report_path(bundle)
     try:
-        values = json.loads(report_path(bundle).read_bytes())
-        quality: dict[str, Any] = values["quality"]
-        return quality if values["output"]["bytes"] == nbytes and quality_line(quality) else None
-    except (OSError, ValueError, LookupError, TypeError):  # whatever else lies there under that name
-        return None
+        values = json.loads(read_plain(path))
+        quality, output = values["quality"], values["output"]
+        is_known = bool(quality_line(quality))
+        is_same = output["bytes"] == nbytes and output["sha256"] == sha256()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # whatever else lies there under that name
+        return {"quality": None}
+    if not is_same:
+        return {"quality": None, "report": f"{path.name} is another bundle's; convert again to have this one's"}
+    return {"quality": quality if is_known else None}
 
 
 def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
@@ -34,6 +43,13 @@ def print_quality(quality: Mapping[str, Any] | None, console: Console) -> None:
     if quality is not None:
         style = "bold red" if quality["verdict"] == Verdict.NOT_USABLE else None
         console.print(printable(quality_line(quality)), highlight=False, markup=False, style=style, soft_wrap=True)
+
+
+def print_beside(values: Mapping[str, Any], console: Console) -> None:
+    """What `quality_beside` found."""
+    print_quality(values["quality"], console)
+    if "report" in values:
+        console.print(printable(values["report"]), highlight=False, markup=False, soft_wrap=True)
 
 
 def spare_inputs(source: Checkpoint, out: Path) -> None:

@@ -16,7 +16,7 @@ from gemma_edge.converter.quality.verdict import Verdict, verdict_of
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-METRICS: Final = ("kl", "kl_p99", "kl_max", "top1", "ppl")
+GATED: Final = ("kl", "kl_p99", "kl_max", "top1", "ppl")
 """What gates may bound."""
 
 _DIGITS: Final = 6  # in a report: what is left is the order in which sums were taken
@@ -57,7 +57,7 @@ class Quality:
     def metrics(self) -> Mapping[str, float]:
         """By the names that gates know."""
         figures = (self.kl, self.kl_p99, self.kl_max, self.top1, self.perplexity_ratio)
-        return dict(zip(METRICS, figures, strict=True))
+        return dict(zip(GATED, figures, strict=True))
 
     def values(self) -> dict[str, Any]:
         """As JSON, which knows no infinity: what is infinite is null."""

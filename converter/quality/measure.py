@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.calibrate.measure import StoredWeights
+from gemma_edge.converter.calibrate.measure import RoundedWeights
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Hooks
 from gemma_edge.converter.evaluate.streaming import StreamingModel
@@ -27,7 +27,7 @@ from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quality.side_by_side import Compared, SideBySide
 from gemma_edge.converter.quality.tap import Tap
 from gemma_edge.converter.quantize.recipes import Placement
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Look, Round
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer
 from gemma_edge.converter.tokenizer.windows import windows_of
 
 TEXT: Final = "built-in"
@@ -69,14 +69,14 @@ class Measurement:
 
 @contextmanager
 def measuring(
-    plan: Plan, tokenizer: bytes, source: Checkpoint, rounds: Mapping[str, Round], stage: Stage
+    plan: Plan, tokenizer: bytes, source: Checkpoint, quantizers: Mapping[str, Quantizer], stage: Stage
 ) -> Iterator[Measurement]:
     """Measure while the block stores the bundle. tokenizer: a serialised SentencePiece model."""
     windows = measured_windows(tokenizer, plan.context_tokens, extent_of(plan.model))
     model = StreamingModel(source, plan.model)
     tap = Tap(Counter(op.weight.name for op in model.linears), plan.storages)
     on_bytes = stage("measure", model.body_bytes + model.head_bytes(1))
-    side_by_side = SideBySide(model, tap.pairs, bundle_hooks(plan, model, source, rounds), on_bytes)
+    side_by_side = SideBySide(model, tap.pairs, bundle_hooks(plan, model, source, quantizers), on_bytes)
 
     def compare() -> Compared:
         try:
@@ -107,8 +107,8 @@ def measured_windows(tokenizer: bytes, context_tokens: int, extent: Extent) -> N
 
 
 def bundle_hooks(
-    plan: Plan, model: StreamingModel, source: Checkpoint, rounds: Mapping[str, Round] = NO_ROUNDS
+    plan: Plan, model: StreamingModel, source: Checkpoint, quantizers: Mapping[str, Quantizer] = NO_QUANTIZERS
 ) -> Hooks:
     """For a run that computes what the bundle of this plan does."""
     inputs = output_of(plan.target.format).kernel_inputs(plan)
-    return Hooks(weights=StoredWeights(source, model, plan.storages, rounds), inputs=inputs)
+    return Hooks(weights=RoundedWeights(source, model, plan.storages, quantizers), inputs=inputs)

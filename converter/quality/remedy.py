@@ -23,7 +23,7 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.fit import fit_target
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import BUILT_IN_TEXT, calibration_text
 from gemma_edge.converter.progress import Stage
@@ -31,8 +31,8 @@ from gemma_edge.converter.quality.figures import Quality
 from gemma_edge.converter.quality.measure import bundle_hooks
 from gemma_edge.converter.quality.side_by_side import SideBySide, pairs_of
 from gemma_edge.converter.quantize.qat import with_grids
-from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Placement, Recipe, RecipeError
-from gemma_edge.converter.quantize.stream import NO_ROUNDS, Round
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Placement, Recipe, RecipeError
+from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Quantizer
 from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.sizes import format_bytes
@@ -82,9 +82,9 @@ class _Candidate:
         """The same with --calibrate; None where there is nothing to calibrate."""
         if not any(is_calibrated(storage) for storage in self.plan.storages.values()):
             return None
-        settled = self.plan.settled
-        target = replace(settled.target, calibration=calibration_text(BUILT_IN_TEXT))
-        plan = replace(self.plan, settled=replace(settled, target=target))
+        fitted = self.plan.fitted
+        target = replace(fitted.target, calibration=calibration_text(BUILT_IN_TEXT))
+        plan = replace(self.plan, fitted=replace(fitted, target=target))
         return _Candidate(f"{self.options} --calibrate".strip(), plan)
 
 
@@ -160,7 +160,7 @@ class Search:
     def _roles(self) -> list[Role]:
         """Of the text model, with integers."""
         present = {t.spec.role for t in self.plan.tensors if t.storage.encoding.kind == "int"}
-        return [role for role in self.plan.target.recipe.roles if role in present and role not in TOWER_ROLES]
+        return [role for role in self.plan.target.recipe.roles if role in present and role not in ENCODER_ROLES]
 
     def _in_blocks(self, role: Role) -> str | None:
         """The option for finer int4, where the role has coarser integers."""
@@ -175,7 +175,7 @@ class Search:
         with suppress(RecipeError, OverBudget):
             target = replace(self.plan.target, recipe=recipe(), fit=False)
             model = with_grids(self.plan.model, self.source, target.recipe_for(self.plan.model))
-            plan = make_plan(settle(target, model), self.source)
+            plan = make_plan(fit_target(target, model), self.source)
             if plan.storages != self.plan.storages:
                 yield _Candidate(options, plan)
 
@@ -183,18 +183,18 @@ class Search:
         """As it would be. What is too large to calibrate for a try is measured without: that can only lose more."""
         text = plan.target.calibration
         if text is None or not self.is_small:
-            return self._measured(plan, NO_ROUNDS)
+            return self._measured(plan, NO_QUANTIZERS)
         model = StreamingModel(self.source, plan.model, arrays_in(self.directory))
         windows = calibration_windows(text, plan.model, self.source)[:_TRIED_WINDOWS]
         with TemporaryFile(dir=self.directory) as file:
             on_bytes = self.stage("calibrate", 2 * model.read_bytes(0))
-            rounds = calibrate(self.source, model, plan.storages, windows, Spool(file), on_bytes)
-            return self._measured(plan, rounds)
+            quantizers = calibrate(self.source, model, plan.storages, windows, Spool(file), on_bytes)
+            return self._measured(plan, quantizers)
 
-    def _measured(self, plan: Plan, rounds: Mapping[str, Round]) -> Quality:
+    def _measured(self, plan: Plan, quantizers: Mapping[str, Quantizer]) -> Quality:
         model = StreamingModel(self.source, plan.model)
         on_bytes = self.stage("try", model.body_bytes + model.head_bytes(1))
-        hooks = replace(bundle_hooks(plan, model, self.source, rounds), on_bytes=on_bytes)
+        hooks = replace(bundle_hooks(plan, model, self.source, quantizers), on_bytes=on_bytes)
         assert hooks.weights is not None
         side_by_side = SideBySide(model, pairs_of(self.source, hooks.weights), hooks, on_bytes)
         with np.errstate(all="ignore"):

@@ -53,13 +53,13 @@ class _Seen:
     squares: dict[str, Float32] = field(default_factory=dict)
 
     def note_inputs(self, name: str, x: Float32) -> None:
-        """See evaluate_machine.OnLinear. Large inputs, such as the first token's, count little more than others."""
+        """See evaluate.machine.OnLinear. Large inputs, such as the first token's, count little more than others."""
         squares = np.einsum("nk,nk->n", x, x)
         weights = 1 / (squares + max(squares.mean(), np.float32(1e-30)))
         self.power[name] = np.einsum("nk,nk,n->k", x, x, weights / weights.sum())
 
     def note_weights(self, name: str, _first: int, rows: Float32) -> Float32:
-        """See evaluate_machine.Substitute."""
+        """See evaluate.machine.Substitute."""
         if rows.ndim == 2:
             self.squares[name] = self.squares.get(name, np.float32(0)) + np.einsum("nk,nk->k", rows, rows)
         return rows

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint lie on a 4-bit grid (see trained_grid): a fact, found in a few rows of each.
+"""Which tensors of a checkpoint lie on a 4-bit grid (see qat_grid.py): a fact, found in a few rows of each.
 
 Training put them there, or a GGUF has them as Q4_0, which is such a grid.
 

@@ -17,7 +17,7 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     small = "int8"
     router = "int8"
     norm = "fp32"                       # always
-    vision = "int8"                     # these three where a vision or an audio tower is converted
+    vision = "int8"                     # these three where a vision or an audio encoder is converted
     audio = "int8"
     kernel = "fp16"                     # or "fp32": convolutions multiply floats
 
@@ -46,11 +46,12 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize import qat_grid as trained_grid
+from gemma_edge.converter.quantize import qat_grid
 from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
 from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 NAMES = ("fp32", "fp16", "int8", "int4")
@@ -59,8 +60,8 @@ NAMES = ("fp32", "fp16", "int8", "int4")
 OTHER_NAMES = ("int4-fast",)
 """Recipes that come with the package as well: `--recipe int4-fast`."""
 
-TOWER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
-"""What only checkpoints with encoders of images or sound have; a recipe for text need not name them."""
+ENCODER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
+"""What only checkpoints with encoders of images or audio have; a recipe for text need not name them."""
 
 _FP32 = Encoding("float", 32)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
@@ -81,7 +82,7 @@ class Placement(StrEnum):
     @classmethod
     def of(cls, role: Role) -> "Placement":
         """Tables that are read row by row are offloaded."""
-        if role in TOWER_ROLES:
+        if role in ENCODER_ROLES:
             return cls.ON_DEMAND
         return cls.OFFLOADED if role in (Role.EMBEDDING, Role.PLE) else cls.RESIDENT
 
@@ -97,7 +98,7 @@ class Storage:
     def store(self, rows: NDArray[np.float32]) -> Quantized:
         """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
         if self.grid is not None:
-            return trained_grid.keep_grid(rows, self.grid, self.search)
+            return qat_grid.keep_grid(rows, self.grid, self.search)
         return quantize_rows(rows, self.encoding, self.search)
 
 
@@ -140,7 +141,7 @@ class Recipe:
     shares: Mapping[Role, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        missing = [role.value for role in Role if role not in (*self.roles, *TOWER_ROLES)]
+        missing = [role.value for role in Role if role not in (*self.roles, *ENCODER_ROLES)]
         if missing:
             raise RecipeError(f"{self.name}: roles: {', '.join(missing)} missing; add a line for each")
         if self.roles[Role.NORM].encoding != _FP32:
@@ -171,7 +172,7 @@ class Recipe:
     def load(cls, path: Path) -> Self:
         """The recipe in the TOML file at `path`. Raises RecipeError naming the file and the key."""
         try:
-            text = path.read_text("utf-8")
+            text = read_plain_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read as a recipe ({error}); use a TOML file with [roles]") from error
         return cls._parse(str(path), text)
@@ -260,7 +261,7 @@ class Recipe:
             return Storage(_FP32, storage.search)
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
-            return Storage(trained_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+            return Storage(qat_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.
         if storage.encoding.block and not is_resident and spec.name not in self.tensors:
             stored = Encoding("int", 4, self._int4_block(spec))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.evaluate.products import CORES
 from gemma_edge.converter.quantize.quantize import QuantError, Quantized, QuantizeError
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.quantize.stored import Placed
@@ -22,27 +23,28 @@ from gemma_edge.converter.tensors import Derivation, TensorSpec
 from gemma_edge.runtime.formats import hadamard
 
 _CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
-_ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with rounds, which work column by column and want many rows at a time
+_ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with a quantizer: it goes column by column, and wants many rows
 _TASK_BYTES = 64 << 20  # rows of one tensor that one thread takes at a time
-_THREADS = min(4, 1 + (os.cpu_count() or 1))  # one more than cores: they wait for the disk too
+_THREADS = min(4, 1 + CORES)  # one more than cores: they wait for the disk too
 
 Chunks: TypeAlias = Iterator[tuple[int, NDArray[np.float32]]]
 """(first row, final float32 values) of consecutive rows; a tensor that is no matrix is one chunk."""
 
-Round: TypeAlias = Callable[[int, NDArray[np.float32]], Quantized]
+Quantizer: TypeAlias = Callable[[int, NDArray[np.float32]], Quantized]
 """(first row, final float32 rows [n, k]) -> how they are stored. Called from several threads."""
 
 Look: TypeAlias = Callable[[str, int, NDArray[np.float32], Quantized], None]
 """Called with (name, first row, final float32 rows, how they are stored) of every chunk, from several threads."""
 
-NO_ROUNDS: Mapping[str, Round] = MappingProxyType({})
+NO_QUANTIZERS: Mapping[str, Quantizer] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Stream:
     """Weights on their way into `file`, where what they belong to (a section, a data file) begins at byte `begin`.
 
-    rounds: by name, for tensors that are not rounded each value for itself; see calibrate/. look: for whoever measures.
+    quantizers: by name, for tensors whose values are not rounded each by itself; see calibrate/. look: for whoever
+        measures.
     """
 
     checkpoint: Checkpoint
@@ -50,13 +52,14 @@ class Stream:
     storages: Mapping[str, Storage]
     file: BinaryIO
     begin: int
-    rounds: Mapping[str, Round] = field(default_factory=lambda: NO_ROUNDS)
+    quantizers: Mapping[str, Quantizer] = field(default_factory=lambda: NO_QUANTIZERS)
     look: Look | None = None
 
     def write(self, weights: Iterable[Placed], on_bytes: Callable[[int], None]) -> dict[str, QuantError]:
         """Write every weight; errors by tensor name.
 
-        on_bytes(n) is called from worker threads after every n bytes read from the checkpoint.
+        on_bytes(n) is called from worker threads after every n bytes of weights; a value counts as two, however it is
+        stored in the checkpoint.
         Raises CheckpointError or QuantizeError naming the tensor; OSError when the disk is full.
         """
         errors: dict[str, QuantError] = {}
@@ -96,7 +99,7 @@ class Stream:
             yield self._derived(overlay.first_row, overlay.derivation, is_turned=spec.fold.hadamard)
 
     def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
-        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.rounds else _CHUNK_BYTES
+        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.quantizers else _CHUNK_BYTES
         for row, values in self.checkpoint.rows(spec.source, chunk_bytes, first, last):
             yield row, spec.fold(values, row)
 
@@ -123,8 +126,8 @@ class Stream:
         return total
 
     def _round(self, name: str, row: int, values: NDArray[np.float32]) -> Quantized:
-        if name in self.rounds:
-            return self.rounds[name](row, values)
+        if name in self.quantizers:
+            return self.quantizers[name](row, values)
         return self.storages[name].store(values)
 
 

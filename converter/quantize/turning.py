@@ -6,7 +6,7 @@ The graph follows by itself: whoever multiplies by such a weight turns its input
 from dataclasses import replace
 
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Recipe
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Recipe
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.hadamard import BLOCK
 
@@ -24,6 +24,6 @@ def with_turned_columns(model: Model, recipe: Recipe) -> Model:
 def _is_turned(spec: TensorSpec, recipe: Recipe) -> bool:
     """Integers that are chosen here: those of a trained grid would lose it. Inputs that are mostly zero, which int8
     holds exactly, would lose that; rows of per-layer embeddings have scales of their own for each layer."""
-    if spec.role not in recipe.hadamard or spec.role in TOWER_ROLES or spec.sparse_inputs or spec.parts > 1:
+    if spec.role not in recipe.hadamard or spec.role in ENCODER_ROLES or spec.sparse_inputs or spec.parts > 1:
         return False
     return spec.shape[-1] % BLOCK == 0 and recipe.encoding(spec).kind == "int" and recipe.storage(spec).grid is None

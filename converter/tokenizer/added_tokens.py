@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 
 _FLAGS = ("single_word", "lstrip", "rstrip")  # words and spaces that SentencePiece does not look at
 
@@ -70,7 +71,7 @@ def _object(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{path}: unreadable ({error!r}); download the file again") from error
     if not isinstance(content, dict):

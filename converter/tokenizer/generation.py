@@ -15,10 +15,68 @@ import sentencepiece
 
 from gemma_edge.converter.tokenizer.template_files import special_tokens
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 
 _LARGEST = 2**31 - 1  # what an int32 of the metadata holds; more is no sampler's setting
 _FILE = "generation_config.json"
 _ENDS = ("<eos>", "<end_of_turn>")  # Gemma's
+
+# What a bundle says, and what changes no token that is drawn: how fast, how many, what else is returned.
+_SAID = frozenset(
+    ["bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "suppress_tokens"]
+)
+_WITHOUT_EFFECT = frozenset(
+    [
+        "_from_model_config",
+        "transformers_version",
+        "trust_remote_code",
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "max_cache_len",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+        "prefill_chunk_size",
+        "compile_config",
+        "disable_compile",
+        "continuous_batching_config",
+        "low_memory",
+        "use_mtp",
+        "is_assistant",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_lookbehind",
+        "target_lookbehind",
+        "assistant_ensemble_weight",
+        "prompt_lookup_num_tokens",
+        "max_matching_ngram_size",
+        "speculation_type",
+    ]
+)
+_BEAMS = frozenset(("early_stopping", "length_penalty", "diversity_penalty", "num_beam_groups"))  # of a beam search
+# Values with which transformers leaves a setting out (5.23, generation/configuration_utils.py and utils.py).
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "guidance_scale": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "max_length": (20,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "min_p": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "penalty_alpha": (0,),
+    "repetition_penalty": (1,),
+    "typical_p": (1,),
+}
 
 
 class MetadataError(GemmaEdgeError):
@@ -60,6 +118,29 @@ def sampler_defaults(checkpoint: Path) -> SamplerDefaults:
         temperature=temperature,
         is_greedy=do_sample is False or temperature == 0,
     )
+
+
+def settings_left_out(checkpoint: Path) -> dict[str, Any]:
+    """What generation_config.json says besides: it changes replies in transformers, and LiteRT-LM's metadata has no
+    place for it. By name; settings that are not known here are among them. Raises MetadataError.
+    """
+    found = {
+        name: value
+        for name, value in read_object(checkpoint / _FILE).items()
+        if name not in _SAID | _WITHOUT_EFFECT
+        and value is not None
+        and value is not False
+        and value not in ([], {}, *_OFF.get(name, ()))
+    }
+    return {name: value for name, value in found.items() if name not in _BEAMS or "num_beams" in found}
+
+
+def repetition_penalty(checkpoint: Path) -> float:
+    """Of generation_config.json; 1 is none. Raises MetadataError."""
+    penalty = _number(read_object(checkpoint / _FILE), "repetition_penalty", 1.0)
+    if penalty <= 0:
+        raise MetadataError(f"{_FILE}: repetition_penalty is {penalty}, expected more than 0; correct it")
+    return penalty
 
 
 def stop_token_ids(
@@ -134,7 +215,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError) as error:
         raise MetadataError(f"{path}: unreadable ({error}); download the file again") from error
     if not isinstance(content, dict):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain, read_plain_text
 
 DEFAULT, TOOL_USE = "default", "tool_use"  # transformers takes the second, where there is one, when tools are given
 
@@ -70,7 +71,7 @@ def _object(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
         content.get("")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ChatTemplateError(f"{path}: unreadable ({error}); download the file again") from error
@@ -79,6 +80,6 @@ def _object(path: Path) -> Mapping[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_plain_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ChatTemplateError(f"{path}: unreadable ({error}); download the file again") from error

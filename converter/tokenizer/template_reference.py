@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import nodes, parser
 from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gemma_edge.converter.tokenizer.template_files import DEFAULT, TOOL_USE
+from gemma_edge.converter.tokenizer.template_files import DEFAULT, TOOL_USE, ChatTemplateError
+from gemma_edge.runtime.formats import bounded_jinja
+from gemma_edge.runtime.formats.bounded_jinja import BoundedEnvironment, BoundsError
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -37,9 +38,9 @@ class Reference:
     def __init__(self, named: Mapping[str, str], special: Mapping[str, str]) -> None:
         """Raises jinja2.TemplateSyntaxError."""
         self.special = dict(special)
-        self._environment = environment()
-        self.parsed = {name: self._environment.parse(source) for name, source in named.items()}
-        self._compiled = {name: self._environment.from_string(source) for name, source in named.items()}
+        jinja = environment()
+        self.parsed = {name: jinja.parsed(source) for name, source in named.items()}
+        self._compiled = {name: jinja.compiled(source) for name, source in named.items()}
         self.mentions_tools = TOOL_USE in named or any(
             word in source for source in named.values() for word in ("tools", "tool_call")
         )
@@ -51,20 +52,26 @@ class Reference:
     def render(
         self, messages: Messages, tools: Sequence[Any] | None = None, generation: bool = True, **more: Any
     ) -> str | None:
-        """The prompt; None where the template refuses the conversation, such as one with a system message."""
+        """The prompt; None where the template refuses the conversation, such as one with a system message.
+
+        Raises ChatTemplateError: it has no end, or makes more than any prompt needs.
+        """
         name = TOOL_USE if tools is not None and TOOL_USE in self._compiled else DEFAULT
         context = {**self.special, **more, "messages": messages, "tools": tools, "documents": None}
         try:
-            return self._compiled[name].render({**context, "add_generation_prompt": generation})
+            context["add_generation_prompt"] = generation
+            return bounded_jinja.render(self._compiled[name], context, len(messages))
+        except BoundsError as error:
+            raise ChatTemplateError(
+                f"the chat template does not end well: {error}; correct chat_template.jinja"
+            ) from error
         except Exception:  # a template is a program: whatever it does with content that it does not expect
             return None
 
 
-def environment() -> jinja2.Environment:
-    """Jinja2 as transformers sets it up."""
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
+def environment() -> BoundedEnvironment:
+    """Jinja2 as transformers sets it up, with an end."""
+    made = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)
     return made

@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from gemma_edge.converter.tokenizer.added_tokens import TokenizerError, added_tokens
+from gemma_edge.profiles.plain_file import read_plain
 
 SPACE = "\u2581"  # SentencePiece writes a space as LOWER ONE EIGHTH BLOCK
 CONTROL = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # never produced from text
@@ -97,7 +98,7 @@ def prove_equal(model: bytes, tokenizer_json: Path, samples: Iterable[str]) -> N
     import tokenizers
 
     texts = list(samples)
-    content = json.loads(tokenizer_json.read_bytes())
+    content = json.loads(read_plain(tokenizer_json))
     # Only a merge that spells something in the samples can happen; loading the other half million takes 400 MB.
     everything = "\n".join(texts).replace(" ", SPACE)
     pairs = [_pair(merge) for merge in content["model"]["merges"]]
@@ -161,7 +162,7 @@ class _Source:
 
 def _read_json(path: Path) -> _Source:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
         vocabulary, merges = content["model"].pop("vocab"), content["model"].pop("merges")
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
         if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
@@ -292,7 +293,7 @@ def _place_added(model: proto.ModelProto, added: Mapping[int, str]) -> None:
 def _read_model(path: Path) -> proto.ModelProto:
     model = proto.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(read_plain(path))
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     except (OSError, DecodeError, RuntimeError) as error:
         raise TokenizerError(f"{path}: not a SentencePiece model; download the file again") from error

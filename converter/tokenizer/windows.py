@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain_text
 
 SHORTEST_TOKENS: Final = 16
 
@@ -18,7 +19,7 @@ class TextError(GemmaEdgeError):
 def read_text(path: Path) -> str:
     """The text of a file. Raises TextError naming it."""
     try:
-        return path.read_text("utf-8")
+        return read_plain_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"{path}: cannot be read as text ({error}); give a file in UTF-8") from error
 

@@ -29,6 +29,7 @@ class ReportError(GemmaEdgeError):
 @click.option("--window", default=256, show_default=True, help="Tokens per independent window.")
 @click.option("--against", type=click.Path(), help="A second bundle, measured on the same text.")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter that was merged into the checkpoint.")
+@click.option("--slice", metavar="NAME|FILE", help="The slice that was cut out of the checkpoint.")
 @click.option("--gate", default="", metavar="GATES", help="Bounds, such as kl<=0.02,top1>=0.95,ppl<=1.02.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines: prompt, and expect or json.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the confidence intervals.")
@@ -44,6 +45,7 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
     """
     from gemma_edge.converter.progress import bars
     from gemma_edge.converter.quality.verdict import Verdict
+    from gemma_edge.converter.verify.show.charts import WITHOUT_PICTURES, can_draw
     from gemma_edge.converter.verify.show.html import html_report
     from gemma_edge.converter.verify.verify import verify
 
@@ -66,6 +68,8 @@ def verify_main(html: Path | None, as_json: bool, **request: Any) -> None:
         click.echo(report.told, err=True)
     if html is not None:  # at the end: what was measured is told, whether the page can be written or not
         _write(html, html_report(report))
+        if not can_draw():
+            click.echo(f"{html}: {WITHOUT_PICTURES}", err=True)
     if not report.passed:
         raise click.exceptions.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Read one text with the checkpoint and with bundles side by side: scores, worst tokens, and a sample to dissect."""
+"""Read one text with the checkpoint and with bundles side by side: scores, worst tokens, and a sample to look into."""
 
 import heapq
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.find.diagnose import Sample
 from gemma_edge.converter.verify.find.layers import Comparison, Meter, compare_layers, weights_kl
-from gemma_edge.converter.verify.find.stored import StoredWeights
 from gemma_edge.converter.verify.measure.blas import spare_cores
 from gemma_edge.converter.verify.measure.decoding import Decoding
 from gemma_edge.converter.verify.measure.heap import give_back
@@ -52,7 +52,7 @@ class Reading:
 def read(
     source: Checkpoint,
     model: StreamingModel,
-    stored: StoredWeights | None,
+    stored: BundleWeights | None,
     windows: Windows,
     subjects: Sequence[Subject],
     stage: Stage,
@@ -65,7 +65,7 @@ def read(
     block = max(1, _BLOCK_BYTES // (4 * vocab_size))
     blocks = -(-windows.size // block)
     on_bytes = stage("checkpoint", model.body_bytes + blocks * model.head_bytes(1))
-    per_token = sum(subject.decoder_bytes for subject in subjects)
+    per_token = sum(subject.bundle.decoder_bytes for subject in subjects)
     on_token = stage("bundle", windows.size * per_token)
     sample = sample_tokens(windows, vocab_size)
     meter = None if stored is None else Meter(stored, model.graph.tensors)

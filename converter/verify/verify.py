@@ -7,14 +7,15 @@ from pathlib import Path
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
-from gemma_edge.converter.checkpoint.lora import MergedCheckpoint, merged
+from gemma_edge.converter.checkpoint.lora import merged
+from gemma_edge.converter.checkpoint.slices import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.plan import TOWERS
+from gemma_edge.converter.models.matformer.files import slice_of
+from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
-from gemma_edge.converter.verify.dissect import dissect, readable_weights
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.converter.verify.explain import explain, readable_weights
 from gemma_edge.converter.verify.find.encoders import encoder_findings, score_encoders
 from gemma_edge.converter.verify.find.folds import as_in_bundle
 from gemma_edge.converter.verify.measure.bootstrap import Resampling
@@ -25,7 +26,7 @@ from gemma_edge.converter.verify.measure.tasks import TaskResult, load_tasks, ru
 from gemma_edge.converter.verify.measure.text import file_windows, text_windows
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
-from gemma_edge.converter.verify.show.report import BundleScores, Report
+from gemma_edge.converter.verify.show.report import BundleScores, VerifyReport
 from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
@@ -41,18 +42,19 @@ def verify(
     window: int = 256,
     against: str | Path | None = None,
     lora: Path | None = None,
+    slice: str | Path | None = None,  # noqa: A002  the option's name
     gate: str = "",
     prompts: Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     cache_dir: str | None = None,
     stage: Stage = silent,
-) -> Report:
+) -> VerifyReport:
     """Measure what conversion did; the parameters are those of the command line.
 
     bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
-    the adapter that was merged into the checkpoint. text, tokens: what to read, at most one of them; neither reads the
-    built-in text. limit, window: tokens in all, and in one text.
+    the adapter that was merged into the checkpoint. slice: what was cut out of it, as for `convert`. text, tokens: what
+    to read, at most one of them; neither reads the built-in text. limit, window: tokens in all, and in one text.
     Raises GemmaEdgeError, with one line to print, for what keeps it from being measured; a bad bundle is no error.
     """
     started = time.monotonic()
@@ -66,9 +68,11 @@ def verify(
         raise VerifyError("found both a text and a file of tokens, expected one of them; leave one out")
     with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
         base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
-        source = base if lora is None else merged(base, lora)
+        source = base if lora is None else merged(base, lora, text_only=True)  # what it does to encoders may stay
+        if slice is not None:
+            source = sliced(source, slice_of(slice))
         model = StreamingModel.open(source)
-        _check_source(source, model.model)
+        source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
         paths = [Path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
@@ -83,7 +87,7 @@ def verify(
             model = StreamingModel(source, as_in_bundle(model.model, source, stored))
         reading = read(source, model, stored, windows, subjects, stage)
         answers = run_tasks(tasks, lambda prompt: subjects[0].reply(prompt, REPLY_TOKENS))
-        faults = dissect(source, model, stored, reading, stage)
+        faults = explain(source, model, stored, reading, stage)
         encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
         prompting = prompting_faults(source, vocab_size, subjects[0].text_model)
         findings = (*faults, *encoder_findings(encoders), *prompting)
@@ -93,7 +97,7 @@ def verify(
         for name, found in zip(_names(subjects), reading.scores, strict=True)
     ]
     values = {name: metric.value for name, metric in scores[0].metrics.items()} | _task_values(answers)
-    return Report(
+    return VerifyReport(
         checkpoint=source.path.name,
         windows=len(windows),
         window_tokens=windows.shape[1],
@@ -112,14 +116,6 @@ def verify(
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )
-
-
-def _check_source(source: Checkpoint, model: Model) -> None:
-    """That the text model is all there and the adapter, if there is one, is its own; what changes encoders may stay."""
-    specs, ignored = model.tensors.values(), (*TOWERS, *model.config.unused_tensors())
-    if isinstance(source, MergedCheckpoint):
-        source.check_adapter(specs, ignored)
-    Checkpoint.match(source, specs, ignored)
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:

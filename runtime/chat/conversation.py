@@ -5,7 +5,7 @@ and a bound on tool rounds. A turn that fails or is cancelled leaves the convers
 """
 
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -20,21 +20,21 @@ from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Contents, Message, read_message
-from gemma_edge.runtime.chat.options import SendOptions, ThinkingConfig, check_format
+from gemma_edge.runtime.chat.options import ConversationOptions, SendOptions, ThinkingConfig, check_format
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
 from gemma_edge.runtime.chat.prompt_tokens import PromptTokens, prompt_tokens
 from gemma_edge.runtime.chat.record import Record
 from gemma_edge.runtime.chat.reply import ReplyParts, collect, reply_message, told
 from gemma_edge.runtime.chat.sending import Sending
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolEventHandler, ToolLoopError
+from gemma_edge.runtime.chat.tools import ToolBox, ToolLoopError
 from gemma_edge.runtime.config import check_max_output_tokens
 from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.turn import Mark, Usage
 from gemma_edge.runtime.media.item import media_items
-from gemma_edge.runtime.text.constraints import ConstrainedDecodingConfig, ResponseFormat
+from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks
 from gemma_edge.runtime.text.penalties import (
     NoRepeatNgramConfig,
@@ -42,7 +42,7 @@ from gemma_edge.runtime.text.penalties import (
     RepetitionPenaltyConfig,
     SuppressTokensConfig,
 )
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
+from gemma_edge.runtime.text.sampler import Sampler
 from gemma_edge.runtime.text.template import ChatTemplate
 
 Sendable = str | Contents | Message | Json
@@ -59,56 +59,40 @@ class Conversation:
         self,
         model: TextModel,
         sequence: TokenSequence,
+        options: ConversationOptions = ConversationOptions(),  # noqa: B008  frozen
         init_s: float = 0.0,
         media: MediaReader | None = None,
-        *,
-        messages: Sequence[Json | Message] | None = None,
-        tools: Sequence[Callable[..., Any] | Tool] | None = None,
-        tool_event_handler: ToolEventHandler | None = None,
-        automatic_tool_calling: bool = True,
-        max_tool_rounds: int = 10,
-        extra_context: Mapping[str, Any] | None = None,
-        thinking_config: ThinkingConfig | None = None,
-        sampler_config: SamplerConfig | None = None,
-        system_message: str | None = None,
-        constrained_decoding_config: ConstrainedDecodingConfig | None = None,
-        max_output_tokens: int | None = None,
-        chat_template: str | None = None,
-        sanitize_control_tokens: bool = False,
     ) -> None:
         """init_s: seconds it took to create the engine. media: what reads images and recordings, by default nothing.
 
-        max_tool_rounds: calls in a row before ToolLoopError. sanitize_control_tokens: whether control tokens that a
-        user or an earlier reply wrote out stay text, as they always do in what tools are called and say.
-
-        Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
-        message that cannot be read. ConfigError: max_output_tokens below 1.
+        Raises as `Engine.create_conversation`.
         """
-        check_max_output_tokens(max_output_tokens)
-        self.messages, self.tools = list(messages or ()), list(tools or ())
-        self.chat_template, self.tool_event_handler = chat_template, tool_event_handler
-        self.automatic_tool_calling = automatic_tool_calling
-        self.max_tool_rounds = max_tool_rounds
-        self.extra_context = dict(extra_context or {})
-        self.thinking_config, self.sampler_config = thinking_config, sampler_config
-        self.constrained_decoding_config, self.max_output_tokens = constrained_decoding_config, max_output_tokens
+        check_max_output_tokens(options.max_output_tokens)
+        self.messages, self.tools = list(options.messages or ()), list(options.tools or ())
+        self.chat_template, self.tool_event_handler = options.chat_template, options.tool_event_handler
+        self.automatic_tool_calling = options.automatic_tool_calling
+        self.max_tool_rounds = options.max_tool_rounds
+        self.extra_context = dict(options.extra_context or {})
+        self.thinking_config, self.sampler_config = options.thinking_config, options.sampler_config
+        self.constrained_decoding_config = options.constrained_decoding_config
+        self.max_output_tokens = options.max_output_tokens
         self._model = model
         self._sequence: TokenSequence | None = sequence
         self._init_s = init_s
         self._media = media or MediaReader(model)
         self._timing = TurnTiming()
-        self._sampler = Sampler(sampler_config or model.sampler_config)
-        self._tools = ToolBox(tools or (), tool_event_handler)
-        system = [{"role": "system", "content": system_message}] if system_message else []
+        self._sampler = Sampler(options.sampler_config or model.sampler_config)
+        self._tools = ToolBox(self.tools, options.tool_event_handler)
+        system = [{"role": "system", "content": options.system_message}] if options.system_message else []
         preface = Preface(
             [*system, *(read_message(message) for message in self.messages)],
             self._tools.descriptions,
             self.extra_context,
         )
         self._preface_items = media_items(preface.messages)
-        template = model.template if chat_template is None else ChatTemplate(chat_template)
+        template = model.template if options.chat_template is None else ChatTemplate(options.chat_template)
         self._renderer = PromptRenderer(
-            template, model.tool_syntax, preface, model.marked, all_plain=sanitize_control_tokens
+            template, model.tool_syntax, preface, model.marked, all_plain=options.sanitize_control_tokens
         )
         self._record = Record()
         self._sending: Sending | None = None

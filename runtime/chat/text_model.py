@@ -11,8 +11,8 @@ from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
-from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.formats.litertlm import BundleError
+from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.kv.generate import StopTokens
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintFactory, ResponseFormat
 from gemma_edge.runtime.text.control_text import MEDIA_PLACES, ControlText, pieces_between_marks
@@ -25,7 +25,7 @@ from gemma_edge.runtime.text.tokenizer import Tokenizer
 class TextModel:
     """Tokenizer and metadata of one bundle. Immutable; shared by all its sessions and conversations."""
 
-    def __init__(self, bundle: Bundle | OnnxDirectory) -> None:
+    def __init__(self, bundle: Model) -> None:
         """Raises BundleError, OnnxDirectoryError, TokenizerError."""
         self.origin = bundle.path
         self.metadata: LlmMetadata = bundle.metadata()

@@ -1,11 +1,18 @@
-"""The door to the executors: what a model's format is decides here, and nowhere after."""
+"""The door to the executors: what a model's format is decides here, and nowhere after.
+
+Onnxruntime comes with an extra, and graphs are looked into only where memory is planned: such imports stay inside.
+"""
 
 from pathlib import Path
 
 from gemma_edge.runtime.executors.base import Decoder
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.executors.litert.partitions import Partitions, partitions
+from gemma_edge.runtime.executors.litert.sections import section_range
+from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
+from gemma_edge.runtime.executors.run_plan import RunPlan
+from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.media.encoders import Encoders
 
@@ -19,7 +26,7 @@ def open_decoder(model: Model, threads: int, cache_dir: Path | None) -> Decoder:
     """
     if isinstance(model, Bundle):
         return LitertDecoder(DecoderSections.of(model), threads, cache_dir)
-    from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder  # an extra of its own
+    from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 
     return OnnxDecoder(model, threads, cache_dir)
 
@@ -30,4 +37,41 @@ def open_encoders(model: Model, vision_threads: int, audio_threads: int, cache_d
         return LitertEncoders(model, vision_threads, audio_threads, cache_dir)
     from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 
-    return OnnxEncoders(model, vision_threads, audio_threads)
+    return OnnxEncoders(model, vision_threads, audio_threads, cache_dir)
+
+
+def plan_of(model: Model) -> RunPlan:
+    """What it will need in memory.
+
+    Raises BundleError, OnnxDirectoryError, BundleMismatchError: its memory cannot be computed.
+    """
+    if isinstance(model, Bundle):
+        from gemma_edge.runtime.executors.litert.footprint import BundlePlan
+
+        return BundlePlan.of(model)
+    from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
+
+    return OnnxPlan.of(model)
+
+
+def files_of(model: Model, threads: int, cache_dir: Path | None) -> list[Path]:
+    """What a run reads: the model, and its packed weights, packed now if they are not yet. Raises WeightCacheError."""
+    if isinstance(model, Bundle):
+        files = [model.path]
+        if cache_dir is not None:
+            files.append(weight_cache(section_range(model, ModelType.PREFILL_DECODE), cache_dir, threads))
+        return files
+    from gemma_edge.runtime.executors.onnx.packed import packed_graph
+
+    files = [path for path in model.path.rglob("*") if path.is_file()]
+    return files if cache_dir is None else [*files, *packed_graph(model, cache_dir, threads).parent.iterdir()]
+
+
+def partitions_of(
+    model: Model, model_type: ModelType, threads: int, cache_dir: Path | None
+) -> dict[str, Partitions] | None:
+    """How XNNPACK divides each signature of one of its graphs, packed for that; None where it does not run them."""
+    if not isinstance(model, Bundle):
+        return None
+    section = section_range(model, model_type)
+    return partitions(section, threads, None if cache_dir is None else weight_cache(section, cache_dir, threads))

@@ -12,17 +12,38 @@ import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.formats.lock import LockHeldError, held, lock
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OutputError(GemmaEdgeError):
     """The output cannot be written where the user asked for it."""
+
+
+@contextmanager
+def output_lock(path: Path) -> Iterator[None]:
+    """Until the block ends, no other run writes the output `path`, of however many files it consists.
+
+    Raises OutputError, which says who holds it; or where the lock cannot be made beside the output.
+    """
+    target = _resolved(path)
+    _check_parent(path, target)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(target.with_name(f".{target.name}.lock"), wait=False))
+        except LockHeldError as error:
+            raise OutputError(f"{path}: {error.holder} is writing it; wait, or choose another output") from None
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot write ({_reason(error)}); choose a directory you may write to"
+            ) from error
+        yield
 
 
 @contextmanager
@@ -106,7 +127,7 @@ def require_space(path: Path, needed_bytes: int) -> None:
 
 def _lock(path: Path, fd: int) -> None:
     """From now on the partial is a living run's."""
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    lock(fd, fcntl.LOCK_EX)
     if not os.fstat(fd).st_nlink:  # until now it was not, and another run for the same target has tidied it up
         raise OutputError(f"{path}: another process has begun to write it; wait, or choose another output")
 
@@ -148,12 +169,18 @@ def _remove_stale(target: Path) -> None:
     for partial in target.parent.glob(glob.escape(f".{target.name}.") + "*.partial"):
         if partial.name.removeprefix(f".{target.name}.").removesuffix(".partial").isdigit():
             with suppress(OSError):  # in use, or not ours to open or remove: leave it
-                fd = os.open(partial, os.O_RDONLY)
+                fd = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
                 finally:
                     os.close(fd)
+
+
+def _reason(error: OSError) -> str:
+    """What is wrong, and with which file where that is not the output."""
+    named = "" if error.filename is None else f", {Path(error.filename).name}"
+    return f"{error.strerror}{named}"
 
 
 def _disk_message(path: Path, target: Path, error: BaseException) -> str | None:

@@ -32,6 +32,8 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import open_plain
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, verify
 
 MAGIC: bytes = core.HEADER_MAGIC_BYTES
 VERSION: tuple[int, int, int] = (
@@ -42,6 +44,7 @@ VERSION: tuple[int, int, int] = (
 ALIGNMENT_BYTES: int = core.BLOCK_SIZE
 _PREFIX = struct.Struct("<8s3I4xQ")  # magic, version, header_end
 _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
+_MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
 _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
 
 Value = str | int | float | bool
@@ -215,7 +218,7 @@ class Bundle:
         """
         path = Path(path)
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 nbytes = file.seek(0, 2)
                 file.seek(0)
                 prefix = file.read(_PREFIX.size)
@@ -245,8 +248,13 @@ class Bundle:
             kind = BundleNotFoundError if isinstance(error, FileNotFoundError) else BundleError
             raise kind(f"{path}: cannot read ({error.strerror}); check the path") from error
         try:
-            system, sections = _parse_table(table)
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+            verify(table, "LiteRTLMMetaData", most_parts=_MOST_PARTS)
+            system, sections = _parse_table(path, table)
+        except BundleError:
+            raise
+        except FlatbufferError as error:
+            raise BundleError(f"{path}: its section table is corrupt ({error}); copy the file again") from error
+        except Exception as error:  # a kind of section that is not known, names that are no text
             raise BundleError(f"{path}: its section table is corrupt; copy the file again") from error
         _check_places(path, sections, header_end, nbytes)
         return cls(path, nbytes, (version[0], version[1], version[2]), system, sections)
@@ -290,13 +298,28 @@ class Bundle:
             content = file.read(section.nbytes)
         if section.sha256 not in (None, hashlib.sha256(content).hexdigest()):
             raise BundleError(
-                f"{self.path}: section {section.name} has not the SHA-256 that its table records; copy the file again"
+                f"{self.path}: section {section.name} does not match the SHA-256 in its table; copy the file again"
             )
         return content
 
     def sha256(self, section: Section) -> str:
         """The hex digest of a section, read through the map."""
         return hashlib.sha256(self.view(section)).hexdigest()
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's weights: what one token reads. Raises BundleError where there are none."""
+        return self.section(SectionKind.TFLITE_MODEL, ModelType.PREFILL_DECODE).nbytes
+
+    def sentencepiece_model(self) -> bytes:
+        """The tokenizer. Raises BundleError where it is a Hugging Face tokenizer.json or missing."""
+        section = self.find(SectionKind.SENTENCEPIECE_TOKENIZER)
+        if section is None:
+            raise BundleError(
+                f"{self.path}: found sections {', '.join(s.name for s in self.sections)}, expected "
+                "sentencepiece_tokenizer; convert the checkpoint with gemma-edge, which derives one from tokenizer.json"
+            )
+        return self.read(section)
 
     def metadata(self) -> LlmMetadata:
         """The model's metadata: tokens, template, sampler, context (LiteRT-LM's llm_metadata.proto)."""
@@ -320,10 +343,15 @@ class Bundle:
             raise BundleError(f"{self.path}: its {section.name} section is corrupt; copy the file again") from error
 
 
-def _parse_table(table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
+def _parse_table(path: Path, table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
     root = schema.LiteRTLMMetaData.GetRootAs(table, 0)
     sections = []
     for entry in _vector(root.SectionMetadata(), "Objects"):
+        if entry.DataType() > max(SectionKind):
+            raise BundleError(
+                f"{path}: found a section of kind {entry.DataType()}, this version knows kinds up to "
+                f"{max(SectionKind)}; upgrade gemma-edge, or copy the file again if it is older"
+            )
         items = _parse_items(entry)
         model_type = items.pop("model_type", None)
         sections.append(

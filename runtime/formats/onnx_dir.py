@@ -6,6 +6,7 @@
     genai_config.json                    Gemma 3: for onnxruntime-genai
     onnx/MODEL[_q4].onnx                 graphs; the suffix tells the precision
     onnx/MODEL[_q4].onnx_data[_1, ...]   weights
+    digests.json                         of what is run: see onnx_digests.py
 
 Gemma 3 is one MODEL, `model`: input_ids -> logits. Gemma 3n is two, as its table of per-layer embeddings is not part of
 what runs: `embed_tokens` (input_ids -> inputs_embeds, per_layer_inputs) and `decoder_model_merged`; there may be a
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
-from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain, read_plain_text
+from gemma_edge.runtime.formats.onnx_digests import Digests, OnnxDirectoryError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -40,10 +42,6 @@ OPSETS: Mapping[str, int] = {"": 21, "com.microsoft": 1}
 """The newest operator set of each domain that is written, and read."""
 
 
-class OnnxDirectoryError(GemmaEdgeError, RuntimeError):
-    """The directory is not an ONNX model of ours, is damaged, or is of a version that is not known."""
-
-
 def graph_file(model: str, dtype: str) -> str:
     """("model", "q4") -> "model_q4.onnx"."""
     return f"{model}{SUFFIXES[dtype]}.onnx"
@@ -56,17 +54,19 @@ class OnnxDirectory:
     path: Path
     dtype: str
     graphs: "Mapping[str, onnx_ir.Model]"  # by MODEL; weights are references
+    digests: Digests
 
     @classmethod
     def open(cls, path: Path) -> "OnnxDirectory":
         """Read the configuration and the graphs, no weight.
 
-        Raises OnnxDirectoryError for a file that is missing, cut off or of another version.
+        Raises OnnxDirectoryError for a file that is missing, cut off, changed or of another version.
         """
-        dtype = _dtype(path)
+        dtype, digests = _dtype(path), Digests.read(path)
         is_split = (path / GRAPHS / graph_file(DECODER, dtype)).exists()
         names = (EMBEDDER, DECODER) if is_split else (MODEL,)
-        return cls(path, dtype, {name: read_graph(path / GRAPHS / graph_file(name, dtype)) for name in names})
+        graphs = {name: read_graph(path / GRAPHS / graph_file(name, dtype), digests) for name in names}
+        return cls(path, dtype, graphs, digests)
 
     @property
     def is_split(self) -> bool:
@@ -81,7 +81,25 @@ class OnnxDirectory:
     @property
     def decoder_data(self) -> list[Path]:
         """The data files of the decoder's weights."""
-        return [self.path / GRAPHS / name for name in _data_bytes(self.graphs[self.decoder])]
+        return self.data_of(self.graphs[self.decoder])
+
+    def data_of(self, graph: "onnx_ir.Model") -> list[Path]:
+        """The data files of a graph's weights."""
+        return [self.path / GRAPHS / name for name in _data_bytes(graph)]
+
+    def encoder(self, model: str) -> "onnx_ir.Model | None":
+        """The graph of an encoder, read as `open` reads the others; None where there is none."""
+        path = self.graph_path(model)
+        return read_graph(path, self.digests) if path.exists() else None
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Of the decoder's weights: what one token reads."""
+        return sum(path.stat().st_size for path in self.decoder_data)
+
+    def sentencepiece_model(self) -> bytes:
+        """The tokenizer. Raises OnnxDirectoryError where the file is missing."""
+        return self.read(TOKENIZER)
 
     def graph_path(self, model: str) -> Path:
         """Where a graph lies."""
@@ -95,13 +113,16 @@ class OnnxDirectory:
             raise OnnxDirectoryError(f"{self.path / METADATA}: damaged; convert the checkpoint again") from error
 
     def read(self, name: str) -> bytes:
-        """A file beside the graphs. Raises OnnxDirectoryError where it is missing."""
+        """A file beside the graphs. Raises OnnxDirectoryError where it is missing, or is not what was converted."""
         try:
-            return (self.path / name).read_bytes()
+            content = read_plain(self.path / name)
         except OSError as error:
             raise OnnxDirectoryError(
                 f"{self.path / name}: cannot be read ({error.strerror}); convert the checkpoint again"
             ) from error
+        if name != CONFIG:
+            self.digests.check_content(name, content)
+        return content
 
 
 def is_onnx_directory(path: Path) -> bool:
@@ -112,7 +133,7 @@ def is_onnx_directory(path: Path) -> bool:
 def _dtype(path: Path) -> str:
     config = path / CONFIG
     try:
-        values: Any = json.loads(config.read_text("utf-8"))
+        values: Any = json.loads(read_plain_text(config))
     except (OSError, ValueError) as error:
         raise OnnxDirectoryError(
             f"{config}: cannot be read ({error}); give the directory of a converted model"
@@ -127,7 +148,7 @@ def _dtype(path: Path) -> str:
     return str(dtype)
 
 
-def read_graph(path: Path) -> "onnx_ir.Model":
+def read_graph(path: Path, digests: Digests) -> "onnx_ir.Model":
     """A graph, its weights as references. Raises OnnxDirectoryError as OnnxDirectory.open does."""
     import onnx_ir
 
@@ -136,6 +157,11 @@ def read_graph(path: Path) -> "onnx_ir.Model":
         raise OnnxDirectoryError(
             f"{path.parent}: expected {path.name}, found {found}; the suffix must be that of the dtype in {CONFIG}"
         )
+    try:
+        content = read_plain(path)
+    except OSError as error:
+        raise OnnxDirectoryError(f"{path}: cannot be read ({error.strerror}); copy the file again") from error
+    digests.check_content(f"{GRAPHS}/{path.name}", content)
     try:
         model = onnx_ir.load(path)
     except Exception as error:  # protobuf and onnx-ir raise whatever a damaged file leads them into

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import require_plain
 from gemma_edge.runtime.executors.base import SlotState, Snapshot
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.media.soft_tokens import SoftToken
@@ -58,6 +59,7 @@ def opened_state(path: Path, digest: str) -> Iterator[SlotState]:
     Raises SavedCacheError: missing, damaged, not such a file, or not of the decoder with this digest.
     """
     try:
+        require_plain(path)
         with np.load(path, allow_pickle=False) as saved:
             if str(saved["format"]) != _FORMAT:
                 raise SavedCacheError(f"{path}: found {saved['format']}, expected {_FORMAT}; save it again")

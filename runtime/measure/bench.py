@@ -98,7 +98,7 @@ class Benchmark:
         try:
             info = litert_lm.Benchmark(backend=cpu, **settings).run()
         except RuntimeError as error:
-            raise BenchmarkError(f"litert_lm: {error}; its log on stderr says why") from error
+            raise BenchmarkError(f"litert_lm: {error}; see its log on stderr for the cause") from error
         return BenchmarkInfo(**asdict(info))
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gemma_edge.profiles.sizes import MIB
+
 if TYPE_CHECKING:
     from gemma_edge.runtime.measure.compare import Comparison
-
-MIB = 1 << 20
 
 
 @click.command("compare")
@@ -19,7 +19,9 @@ MIB = 1 << 20
 @click.option("--text", type=click.Path(path_type=Path), help="A text file to read.")
 @click.option("--tokens", type=click.Path(path_type=Path), help="Token ids to read: little-endian uint16.")
 @click.option("--limit", type=click.IntRange(min=2), default=2048, show_default=True, help="Tokens to read at most.")
-@click.option("--window", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens that are one text.")
+@click.option(
+    "--window", type=click.IntRange(min=2), default=256, show_default=True, help="Tokens per independent window."
+)
 @click.option(
     "--greedy",
     "greedy_tokens",

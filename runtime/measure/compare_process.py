@@ -90,6 +90,8 @@ def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | No
         pass
     except GemmaEdgeError as error:
         pipe.send(_Failure(str(error)))
+    except Exception as error:  # a fault of ours or of a library: without its name, memory would be blamed
+        pipe.send(_Failure(f"{path}: {type(error).__name__}: {error}"))
 
 
 class _Server:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+from gemma_edge.profiles.plain_file import open_plain
 from gemma_edge.runtime.media.errors import MediaError
 
 Json: TypeAlias = Mapping[str, Any]
@@ -42,7 +43,7 @@ class MediaItem:
             file: BinaryIO = io.BytesIO(self.data)
         else:
             try:
-                file = self.data.open("rb")
+                file = open_plain(self.data)
             except OSError as error:
                 raise MediaError(f"{self.name}: cannot be read ({error.strerror}); check the path") from error
         if not file.read(1):

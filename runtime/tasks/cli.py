@@ -30,7 +30,7 @@ def transcribe_main(
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
     from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
-    from gemma_edge.runtime.tasks.media import transcribe, translate
+    from gemma_edge.runtime.tasks.media import transcribe, transcribe_and_translate
 
     cpu = Backend.CPU(thread_count=threads)
     if executor == "litert-lm" and profile is not None:
@@ -41,7 +41,7 @@ def transcribe_main(
         else Engine(bundle, cpu, cache_dir=cache_dir, profile=profile) as engine
     ):
         pieces = (
-            translate(engine, file, target_language, language)
+            transcribe_and_translate(engine, file, target_language, language)
             if target_language
             else transcribe(engine, file, language)
         )

@@ -47,7 +47,9 @@ def transcription_prompt(language: str | None = None) -> str:
     return f"Transcribe the following speech segment {spoken}. {_AS_HEARD}"
 
 
-def translate(engine: AnyEngine, audio: Media, target_language: str, language: str | None = None) -> Iterator[str]:
+def transcribe_and_translate(
+    engine: AnyEngine, audio: Media, target_language: str, language: str | None = None
+) -> Iterator[str]:
     """As `transcribe`, and then the same in another language.
 
     Google's prompt asks for both: the transcription, a new line, "French: " and the translation.

@@ -92,14 +92,16 @@ class ModelInfo:
 
     @property
     def model_type(self) -> LiteRtLmModelType:
+        self._check_open()
         return LiteRtLmModelType.UNKNOWN if self._llm is None else LiteRtLmModelType.LLM
 
     @property
     def is_llm_model(self) -> bool:
-        return self._llm is not None
+        return self.model_type is LiteRtLmModelType.LLM
 
     @property
     def is_dynamic_context(self) -> bool:
+        self._check_open()
         return self._llm is not None and self._llm.is_dynamic_context
 
     @property
@@ -116,6 +118,7 @@ class ModelInfo:
     @property
     def max_context_tokens(self) -> int:
         """The length of its KV cache; 0 where it holds no language model."""
+        self._check_open()
         return int(self._bundle.metadata().max_num_tokens) if self._llm else 0
 
     @property
@@ -131,7 +134,7 @@ class ModelInfo:
         return self._bundle.find(SectionKind.TFLITE_MODEL, model_type) is not None
 
     def close(self) -> None:
-        """Nothing is held open; afterwards `llm` raises, as in litert_lm."""
+        """Nothing is held open; afterwards all of it raises, as in litert_lm."""
         self._is_closed = True
 
     def __enter__(self) -> Self:

@@ -14,9 +14,10 @@ import numpy as np
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.formats import bounded_jinja
+from gemma_edge.runtime.formats.bounded_jinja import BoundedEnvironment
 
 # Rust's char::is_whitespace. Python's str.strip() also takes U+001C to U+001F off.
 _WHITESPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a" + (
@@ -29,10 +30,10 @@ class TemplateError(GemmaEdgeError, RuntimeError):
 
 
 class ChatTemplate:
-    """A Jinja chat template. Immutable; runs sandboxed, since it comes from a file someone else may have made."""
+    """A Jinja chat template. Immutable; runs sandboxed and within bounds: someone else may have made its file."""
 
     def __init__(self, source: str) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        environment = BoundedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
@@ -49,7 +50,7 @@ class ChatTemplate:
         environment.tests["none"] = lambda value: isinstance(value, jinja2.Undefined)
         environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
         try:
-            self._template = environment.from_string(source)
+            self._template = environment.compiled(source)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"the chat template has an error in line {error.lineno}: {error.message}; "
@@ -76,7 +77,7 @@ class ChatTemplate:
         if tools is not None:
             context["tools"] = tools
         try:
-            return self._template.render({**context, **extra_context})
+            return bounded_jinja.render(self._template, {**context, **extra_context}, len(messages))
         except Exception as error:  # a template is a program of someone else's
             raise TemplateError(
                 f"the chat template refuses these messages: {_first_line(error)}; "

@@ -8,9 +8,7 @@ from itertools import compress
 import sentencepiece
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.formats import onnx_dir
-from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.formats.model import Model
 
 _SPACE = "\u2581"  # how SentencePiece writes a space in its pieces
 _UNKNOWN = " \u2047 "  # what it decodes the unknown piece to
@@ -19,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenizerError(GemmaEdgeError, RuntimeError):
-    """The bundle has no tokenizer this runtime reads, a token id is not in its vocabulary, or a text is no Unicode."""
+    """A tokenizer that does not load, a token id that is not in its vocabulary, or a text that is not Unicode."""
 
 
 class Tokenizer:
@@ -34,18 +32,9 @@ class Tokenizer:
             raise TokenizerError(f"{origin}: its SentencePiece model does not load; convert the model again") from error
 
     @classmethod
-    def of_bundle(cls, bundle: Bundle | OnnxDirectory) -> "Tokenizer":
-        """The bundle's tokenizer. Raises TokenizerError where it is a Hugging Face tokenizer.json or missing."""
-        if isinstance(bundle, OnnxDirectory):
-            return cls(bundle.read(onnx_dir.TOKENIZER), str(bundle.path))
-        section = bundle.find(SectionKind.SENTENCEPIECE_TOKENIZER)
-        if section is None:
-            found = ", ".join(s.name for s in bundle.sections)
-            raise TokenizerError(
-                f"{bundle.path}: found sections {found}, expected sentencepiece_tokenizer; "
-                "convert the checkpoint with gemma-edge, which derives one from tokenizer.json"
-            )
-        return cls(bundle.read(section), str(bundle.path))
+    def of_bundle(cls, bundle: Model) -> "Tokenizer":
+        """The bundle's. Raises BundleError, OnnxDirectoryError: it has none. TokenizerError: it does not load."""
+        return cls(bundle.sentencepiece_model(), str(bundle.path))
 
     @property
     def size(self) -> int:

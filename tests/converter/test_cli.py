@@ -13,7 +13,11 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from gemma_edge.converter import cli
+from gemma_edge.converter import report as conversion_report
 from gemma_edge.converter.cli import extra_with, main
+from gemma_edge.converter.models.encoders import Modality
+from gemma_edge.converter.plan.format import KVType
 from gemma_edge.converter.progress import bars
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.device import load_profile
@@ -108,7 +112,7 @@ def test_plan_prints_the_same(tiny_gemma3n: Path) -> None:
     assert cells(text, "file, with header and padding")[1] == f"{values['bundle_bytes']:,}"
     for part in values["footprint"]["parts"]:
         sizes = [part["anon_bytes"], part["file_bytes"], part["anon_bytes"] + part["file_bytes"]]
-        assert cells(text.partition("mapped, hot")[2], part["name"])[1:4] == [format_bytes(size) for size in sizes]
+        assert cells(text.partition("file-backed")[2], part["name"])[1:4] == [format_bytes(size) for size in sizes]
     assert cells(text, "budget")[3] == "2.00 GiB"
 
 
@@ -247,7 +251,7 @@ def test_a_bundle_that_is_none(tiny_gemma3n: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prefill", "16;32"), "'16;32': expected numbers with commas between them, such as 16,128"),
+        (("--prefill", "16;32"), "'16;32': expected a comma-separated list of numbers, such as 16,128"),
         (("--kv", "int8"), "'int8' is not one of 'fp32', 'fp16'"),
         (("--context", "long"), "'long' is not a valid integer"),
     ],
@@ -319,3 +323,20 @@ def test_no_progress_into_a_pipe(tiny_gemma3n: Path, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
     assert result.stderr == ""
     assert json.loads(result.stdout)["output"]["file"] == "model"
+
+
+def test_choices_are_those_of_the_program() -> None:
+    """The command line lists them itself, as it answers --help without importing what knows them."""
+    assert tuple(KVType) == cli.KV_TYPES
+    assert tuple(Modality) == cli.MODALITIES
+
+
+def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = conversion_report._peak_rss_bytes()
+    assert linux is not None
+    monkeypatch.setattr(sys, "platform", "darwin")  # which counts in bytes
+    mac = conversion_report._peak_rss_bytes()
+    assert mac is not None
+    assert linux <= mac * 1024 < 2 * linux
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has none
+    assert conversion_report._peak_rss_bytes() is None

@@ -27,7 +27,7 @@ from gemma_edge.converter.checkpoint.checkpoint import CheckpointError
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize import stream
-from gemma_edge.converter.quantize.recipes import TOWER_ROLES, Recipe
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Recipe
 from gemma_edge.converter.report import Report
 from gemma_edge.converter.tensors import Role
 from gemma_edge.runtime.formats.atomic import OutputError
@@ -169,9 +169,9 @@ def test_the_report(tiny_gemma3n: Path, tmp_path: Path) -> None:
     assert {role: entry["encoding"] for role, entry in values["recipe"]["roles"].items()} == {
         role.value: storage.encoding.name
         for role, storage in Recipe.named("int4").roles.items()
-        if role not in TOWER_ROLES
+        if role not in ENCODER_ROLES
     }
-    assert set(values["bytes_by_role"]) == {role.value for role in Role if role not in TOWER_ROLES}
+    assert set(values["bytes_by_role"]) == {role.value for role in Role if role not in ENCODER_ROLES}
     assert values["footprint"]["anon_bytes"] == sum(part["anon_bytes"] for part in values["footprint"]["parts"])
     assert values["not_converted"] == {}
     assert values["seconds"] > 0

@@ -1,4 +1,4 @@
-"""Which of text, images and sound a conversion takes: those asked for, or all that the checkpoint has and that fit."""
+"""Which of text, images and audio a conversion takes: those asked for, or all that the checkpoint has and that fit."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.plan.door import needs_of
-from gemma_edge.converter.plan.fit import settle
+from gemma_edge.converter.plan.fit import fit_target
 from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.converter.report import Report
 from gemma_edge.profiles.budget import OverBudget
@@ -32,7 +32,7 @@ AUDIO = ["tf_lite_audio_encoder_hw", "tf_lite_audio_adapter", "tf_lite_end_of_au
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:  # noqa: ARG001  before it is built
-    """A tiny Gemma 3n with both towers."""
+    """A tiny Gemma 3n with both encoders."""
     directory = tmp_path_factory.mktemp("towers")
     write_tiny_towers(directory)
     return directory
@@ -161,7 +161,7 @@ def test_the_command_line_names_what_it_knows(checkpoint: Path) -> None:
     assert json.loads(result.stdout)["modalities"] == ["text", "vision"]
     refused = CliRunner().invoke(main, [*command, "--modalities", "text,sight"])
     assert refused.exit_code == 2
-    assert "'sight': expected names out of text, vision, audio with commas between" in refused.output
+    assert "'sight': expected a comma-separated list of text, vision, audio" in refused.output
 
 
 # ---------------------------------------------------------------- what a profile bears
@@ -169,17 +169,17 @@ def test_the_command_line_names_what_it_knows(checkpoint: Path) -> None:
 
 HEAVY = ("vision=fp32", "audio=fp32")
 # A small decoder with E2B's encoders: in float32, seeing needs more than answering, and hearing more than seeing.
-MODEL = replace(official_model("1b"), towers=official_model("e2b").towers)
+MODEL = replace(official_model("1b"), encoders=official_model("e2b").encoders)
 
 
 def footprint_of(*modalities: str) -> Footprint:
     return needs_of(MODEL, Target.parse("1b-int4", modalities=modalities, encoding=HEAVY)).footprint
 
 
-def settled(budget_bytes: int, folder: Path, *modalities: str, fit: bool = False) -> tuple[Modality, ...] | None:
+def fitted(budget_bytes: int, folder: Path, *modalities: str, fit: bool = False) -> tuple[Modality, ...] | None:
     profile = str(write_profile(folder, budget_bytes))
     target = Target.parse("1b-int4", profile=profile, modalities=modalities or None, encoding=HEAVY, fit=fit)
-    return settle(target, MODEL).target.modalities
+    return fit_target(target, MODEL).target.modalities
 
 
 def test_encoders_are_counted_when_they_are_the_larger_moment() -> None:
@@ -201,19 +201,19 @@ def test_encoders_cost_nothing_where_answering_needs_more() -> None:
 
 def test_what_the_profile_does_not_bear_is_left_out_unless_asked_for(tmp_path: Path) -> None:
     hearing = footprint_of("text", "audio").total_bytes
-    assert settled(hearing, tmp_path) == (Modality.TEXT, Modality.VISION, Modality.AUDIO)
-    assert settled(hearing - 1, tmp_path) == (Modality.TEXT, Modality.VISION)
-    assert settled(footprint_of("text").total_bytes, tmp_path) == (Modality.TEXT,)
+    assert fitted(hearing, tmp_path) == (Modality.TEXT, Modality.VISION, Modality.AUDIO)
+    assert fitted(hearing - 1, tmp_path) == (Modality.TEXT, Modality.VISION)
+    assert fitted(footprint_of("text").total_bytes, tmp_path) == (Modality.TEXT,)
     with pytest.raises(OverBudget) as caught:
-        settled(hearing - 1, tmp_path, "text", "audio")
+        fitted(hearing - 1, tmp_path, "text", "audio")
     assert "--modalities text" in [suggestion.label for suggestion in caught.value.suggestions]
 
 
 def test_fit_does_not_give_up_what_was_asked_for(tmp_path: Path) -> None:
     budget_bytes = footprint_of("text", "vision").total_bytes
-    assert settled(budget_bytes, tmp_path, fit=True) == (Modality.TEXT, Modality.VISION)
+    assert fitted(budget_bytes, tmp_path, fit=True) == (Modality.TEXT, Modality.VISION)
     with pytest.raises(OverBudget):
-        settled(budget_bytes, tmp_path, "text", "audio", fit=True)
+        fitted(budget_bytes, tmp_path, "text", "audio", fit=True)
 
 
 # ---------------------------------------------------------------- the rows of media in the embedding table

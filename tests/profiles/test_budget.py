@@ -53,7 +53,7 @@ def test_refusal_without_suggestions() -> None:
     with pytest.raises(OverBudget) as caught:
         MemoryBudget(1024 * MIB).check(FOOTPRINT, "e2b-int4 at 4096 tokens on board")
     assert str(caught.value) == (
-        "e2b-int4 at 4096 tokens on board: needs 2.00 GiB (448 MiB anonymous + 1.56 GiB mapped and hot), "
+        "e2b-int4 at 4096 tokens on board: needs 2.00 GiB (448 MiB anonymous + 1.56 GiB file-backed), "
         "the budget is 1.00 GiB, 1.00 GiB too much; choose a smaller model, a shorter context or a larger profile"
     )
     assert caught.value.missing_bytes == 1024 * MIB

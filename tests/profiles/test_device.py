@@ -143,7 +143,7 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
         ('"aarch64"', '"two\\nlines"', 2, 'architecture: found "two\\nlines"; expected one of aarch64, x86_64'),
         ('"aarch64"', '"arm64"', 2, 'architecture: found "arm64"; expected one of aarch64, x86_64'),
         ('["neon", "dotprod"]', '"neon"', 3, 'isa: found "neon"; expected a list such as ["neon", "dotprod"]'),
-        ('"dotprod"', '"sdot"', 3, 'isa: found "sdot"; expected names out of neon, lse, '),
+        ('"dotprod"', '"sdot"', 3, 'isa: found "sdot"; expected a list of neon, lse, '),
         ('"dotprod"', '"avx2"', 3, 'isa: found "avx2"; expected features of aarch64: dotprod, fp16, i8mm, lse, neon'),
         ('"4 GiB"', '"4 gigs"', 5, 'ram_bytes: found "4 gigs"; expected a size such as "2 GiB" or "17 GB", or an '),
         ('"4 GiB"', '"4"', 5, 'ram_bytes: found "4"; expected a size such as "2 GiB"'),

@@ -29,6 +29,20 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory, tiny_gemma3n: Path) -> Path:
+    """Gemma 3n as an ONNX directory in float32."""
+    out = tmp_path_factory.mktemp("onnx") / "model"
+    convert("custom-fp32", tiny_gemma3n, out, context=CONTEXT_TOKENS, format="onnx")
+    return out
+
+
+@pytest.fixture(scope="module", params=["litertlm", "onnx"])
+def tiny_model(request: pytest.FixtureRequest, tiny_bundle: Callable[[str, str], Path], tiny_directory: Path) -> Path:
+    """Gemma 3n in float32, once in each format: a context of 512 tokens, rings of 96 slots, or 192."""
+    return tiny_bundle("gemma3n", "fp32") if request.param == "litertlm" else tiny_directory
+
+
+@pytest.fixture(scope="session")
 def towers_bundle(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:  # noqa: ARG001  the tower is timm's
     """A tiny random Gemma 3n that sees and hears, in fp32: context 512."""
     from tools.tiny_towers import write_tiny_towers

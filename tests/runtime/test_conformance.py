@@ -43,7 +43,7 @@ DIFFERENCES: Mapping[str, str] = {
     "also describe": TASKS,
     "also generate_batch": "litert_lm has no batch generation",
     "also transcribe": TASKS,
-    "also translate": TASKS,
+    "also transcribe_and_translate": TASKS,
     "Benchmark: no activation_data_type": ONE_DELEGATE,
     "Benchmark: no enable_speculative_decoding": NO_SPECULATION,
     "Benchmark: no enable_ynnpack": ONE_DELEGATE,

@@ -1,5 +1,7 @@
 """Engines of ONNX directories with a profile: planned, refused and watched as those of bundles are."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.engine import Engine, HealthError
 from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
 from gemma_edge.runtime.executors.placement import NO_CACHE
@@ -83,3 +85,13 @@ def test_pages_are_given_back(open_engine: Callable[..., Engine], tmp_path: Path
         assert set(engine.memory().mapped_bytes.values()) == {0}
         engine.health()
         assert 0 not in engine.memory().mapped_bytes.values()
+
+
+def test_a_weight_file_that_was_changed_is_seen(directory: Path, cache_dir: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(directory, tmp_path / "model")
+    with Engine(str(path), cache_dir=str(cache_dir)) as engine:
+        (path / "notes.txt").write_text("not of the model")
+        engine.health()
+        os.utime(next(path.glob("onnx/*.onnx_data")), ns=(1, 1))
+        with pytest.raises(HealthError, match="model was changed or removed since it was opened; create a new engine"):
+            engine.health()

@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.sizes import MIB
-from gemma_edge.runtime.executors.footprint import plan_of
+from gemma_edge.runtime.executors.open import plan_of
 from gemma_edge.runtime.formats.model import open_model
 
 DROPPED = """
@@ -58,20 +56,6 @@ with Engine(sys.argv[1], cache_dir=sys.argv[2], slots=count) as engine:
 """
 
 
-@pytest.fixture(scope="module", params=["litertlm", "onnx"])
-def model(
-    request: pytest.FixtureRequest,
-    tiny_bundle: Callable[[str, str], Path],
-    tiny_gemma3n: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    if request.param == "litertlm":
-        return tiny_bundle("gemma3n", "int4")
-    out = tmp_path_factory.mktemp("onnx") / "model"
-    convert("custom-fp32", tiny_gemma3n, out, context=512, format="onnx")
-    return out
-
-
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -83,15 +67,15 @@ def in_a_process(script: str, *arguments: object) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-def test_fifty_dropped_engines_leave_no_memory_descriptor_or_thread(model: Path, cache_dir: Path) -> None:
-    grown_bytes, descriptors, threads = in_a_process(DROPPED, model, cache_dir)
+def test_fifty_dropped_engines_leave_no_memory_descriptor_or_thread(tiny_model: Path, cache_dir: Path) -> None:
+    grown_bytes, descriptors, threads = in_a_process(DROPPED, tiny_model, cache_dir)
     assert grown_bytes < MIB // 2
     assert (descriptors, threads) == (0, 0)
 
 
-def test_silent_conversations_take_what_the_plan_counts_for_them(model: Path, cache_dir: Path) -> None:
-    plan = plan_of(open_model(model))
-    (few_bytes, *few), (many_bytes, *many) = (in_a_process(IDLE, model, cache_dir, count) for count in (2, 8))
+def test_silent_conversations_take_what_the_plan_counts_for_them(tiny_model: Path, cache_dir: Path) -> None:
+    plan = plan_of(open_model(tiny_model))
+    (few_bytes, *few), (many_bytes, *many) = (in_a_process(IDLE, tiny_model, cache_dir, count) for count in (2, 8))
     planned_bytes = plan.footprint(slots=8).anon_bytes - plan.footprint(slots=2).anon_bytes
     assert sum(many) - sum(few) == planned_bytes
     # Pages that no token was written to yet are not there; a process's own memory moves by some hundred KiB.

@@ -97,7 +97,9 @@ def test_a_streamed_message_adds_up(engines: tuple[Engine, LitertLmEngine]) -> N
 def test_its_errors_are_ours(engines: tuple[Engine, LitertLmEngine], tmp_path: Path) -> None:
     _, theirs = engines
     with theirs.create_session() as session:
-        with pytest.raises(ExecutorError, match=r"litert_lm: decoding failed \(.*\); its log on stderr says why"):
+        with pytest.raises(
+            ExecutorError, match=r"litert_lm: decoding failed \(.*\); see its log on stderr for the cause"
+        ):
             session.run_decode()
         with pytest.raises(ExecutorError, match="litert_lm: prefill failed"):
             session.run_prefill(["and it came to pass " * 500])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.chat.aio import Waiting
 from gemma_edge.runtime.chat.conversation import Conversation
-from gemma_edge.runtime.chat.options import SendOptions
+from gemma_edge.runtime.chat.options import ConversationOptions, SendOptions
 from gemma_edge.runtime.chat.prompt_tokens import Encoded, PromptTokens
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import Backend
@@ -322,7 +322,7 @@ def test_later_turns_with_litert_lms_slip(
     sampler: SamplerConfig,
 ) -> None:
     sequence = TokenSequence(Scheduler(), SlotPool(slipping, None, 1))
-    ours = Appending(TextModel(Bundle.open(bundle)), sequence, sampler_config=sampler, **options)
+    ours = Appending(TextModel(Bundle.open(bundle)), sequence, ConversationOptions(sampler_config=sampler, **options))
     with google.create_conversation(sampler_config=theirs(sampler), **options) as conversation:
         for message in messages:
             sent = {"role": "user", "content": message} if isinstance(message, list) else message

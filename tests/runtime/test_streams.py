@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.litert.slot import LitertSlot
@@ -56,25 +55,10 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     return Rows(monkeypatch)
 
 
-@pytest.fixture(scope="module", params=["litertlm", "onnx"])
-def model(
-    request: pytest.FixtureRequest,
-    tiny_bundle: Callable[[str, str], Path],
-    tiny_gemma3n: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Rings of 96 slots, or 192, and a context of 512 tokens."""
-    if request.param == "litertlm":
-        return tiny_bundle("gemma3n", "fp32")
-    out = tmp_path_factory.mktemp("onnx") / "model"
-    convert("custom-fp32", tiny_gemma3n, out, context=512, format="onnx")
-    return out
-
-
 @pytest.fixture(scope="module")
-def open_engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
+def open_engine(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
     cache = tmp_path_factory.mktemp("cache")
-    return lambda **options: Engine(str(model), cache_dir=str(cache), **options)
+    return lambda **options: Engine(str(tiny_model), cache_dir=str(cache), **options)
 
 
 def start(engine: Engine, index: int) -> Conversation:

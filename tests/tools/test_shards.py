@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
-TENSORS = {f"t{i}": Stored("F32", (i + 1, 8)) for i in range(20)}  # 6720 bytes
+TENSORS = {f"t{i}": Header("F32", (i + 1, 8)) for i in range(20)}  # 6720 bytes
 
 
 def values(name: str) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from gemma_edge.converter.checkpoint.gguf.file import is_gguf
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError
+from gemma_edge.converter.printing import listed
 
 SUFFIX: Final = ".gguf"
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")  # llama.cpp's LLM_KV_SPLIT names
@@ -49,9 +50,3 @@ def gguf_at(path: Path) -> Path | None:
                 f"name it: {path / first}"
             )
     return None
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,6 +22,7 @@ import numpy as np
 
 from gemma_edge.converter.checkpoint.gguf.values import TYPES
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, unreadable
+from gemma_edge.profiles.plain_file import open_plain
 
 MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -57,7 +58,7 @@ class GgufFile:
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF does; False where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -71,7 +72,7 @@ def read_gguf(path: Path) -> GgufFile:
             is of a type that is not in TYPES.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return _Reader(path, file).read()
     except OSError as error:
         raise unreadable(path, error) from error

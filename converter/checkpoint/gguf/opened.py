@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from gemma_edge.converter.checkpoint.gguf.choice import listed, parts_of
+from gemma_edge.converter.checkpoint.gguf.choice import parts_of
 from gemma_edge.converter.checkpoint.gguf.config import ARCHITECTURES, derived_config, derived_generation
 from gemma_edge.converter.checkpoint.gguf.file import GgufFile, GgufTensor, read_gguf
 from gemma_edge.converter.checkpoint.gguf.names import PREFIX, renamed
@@ -24,6 +24,7 @@ from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_template, der
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, require_gguf
 from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
+from gemma_edge.converter.printing import listed
 
 _KINDS: Final[Mapping[str, str]] = {
     "imatrix": "an importance matrix, not a model; give the GGUF that was quantized with it",

@@ -11,9 +11,9 @@ from gemma_edge.converter.evaluate.machine import Hooks
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import OnBytes
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.find.faults import GRAPH_FAULTS, WRONG_NORMS, Fault, Finding
 from gemma_edge.converter.verify.find.folds import with_turned
-from gemma_edge.converter.verify.find.stored import StoredWeights
 
 Float32 = NDArray[np.float32]
 
@@ -54,7 +54,7 @@ class Explanation:
 class Diagnosis:
     """The computations that a bundle may be doing, each judged by how far its logits are from the bundle's."""
 
-    def __init__(self, checkpoint: Checkpoint, stored: StoredWeights | None, sample: Sample) -> None:
+    def __init__(self, checkpoint: Checkpoint, stored: BundleWeights | None, sample: Sample) -> None:
         """stored: the bundle's weights, so that only the computation differs; None takes the checkpoint's."""
         self._checkpoint = checkpoint
         self._stored = stored

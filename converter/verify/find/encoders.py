@@ -1,4 +1,4 @@
-"""The encoders of images and sound as they run, against the checkpoint's in float32 numpy.
+"""The encoders of images and audio as they run, against the checkpoint's in float32 numpy.
 
 What is encoded is random and the same every time: an image of soft shapes and a clip of rising and falling noise. That
 is neither a photograph nor speech, but rounding weights costs about the same on both, and a mistake is seen on any.
@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.evaluate.encoders import run_graph
-from gemma_edge.converter.models.encoders import Modality, Tower
+from gemma_edge.converter.models.encoders import Encoder, Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.verify.find.faults import Finding
-from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from gemma_edge.runtime.executors.open import open_encoders
+from gemma_edge.runtime.formats import model as formats
 from gemma_edge.runtime.media.encoders import Encoders
 
 Float32 = NDArray[np.float32]
@@ -46,26 +45,26 @@ def encoder_findings(scores: Sequence[EncoderScore]) -> Iterator[Finding]:
         if not score.relative_error <= _LARGEST_ERROR:  # which NaN is not
             yield Finding(
                 f"wrong {score.modality} encoder",
-                "what the bundle makes of images or sound is not what the checkpoint makes of them",
+                "what the bundle makes of images or audio is not what the checkpoint makes of them",
                 f"over {score.embeddings} embeddings the relative error is {score.relative_error:.2g}, "
                 f"the worst cosine {score.cosine:.3f}",
             )
 
 
 def score_encoders(
-    checkpoint: Checkpoint, bundle: Bundle | OnnxDirectory, threads: int, cache_dir: Path | None
+    checkpoint: Checkpoint, bundle: formats.Model, threads: int, cache_dir: Path | None
 ) -> Iterator[EncoderScore]:
     """Of each encoder that the bundle has. One is loaded at a time."""
-    encoders = _encoders(bundle, threads, cache_dir)
-    present = {Modality.VISION: encoders.vision is not None, Modality.AUDIO: encoders.audio is not None}
+    running = open_encoders(bundle, threads, threads, cache_dir)
+    present = {Modality.VISION: running.vision is not None, Modality.AUDIO: running.audio is not None}
     if not any(present.values()):
         return
-    for tower in Model.of_checkpoint(checkpoint.config, image_pixels(checkpoint.side_path)).towers:
-        if present[tower.modality]:
-            compare = _vision if tower.modality is Modality.VISION else _audio
-            expected, found = compare(tower, checkpoint, encoders)
-            encoders.release()
-            yield _score(tower.modality, expected, found)
+    for encoder in Model.of_checkpoint(checkpoint.config, image_pixels(checkpoint.side_path)).encoders:
+        if present[encoder.modality]:
+            compare = _vision if encoder.modality is Modality.VISION else _audio
+            expected, found = compare(encoder, checkpoint, running)
+            running.release()
+            yield _score(encoder.modality, expected, found)
 
 
 def _score(modality: Modality, expected: Float32, found: Float32) -> EncoderScore:
@@ -75,22 +74,22 @@ def _score(modality: Modality, expected: Float32, found: Float32) -> EncoderScor
     return EncoderScore(modality, len(expected), error, cosine)
 
 
-def _vision(tower: Tower, checkpoint: Checkpoint, encoders: Encoders) -> tuple[Float32, Float32]:
+def _vision(encoder: Encoder, checkpoint: Checkpoint, running: Encoders) -> tuple[Float32, Float32]:
     """Expected and found embeddings of an image, [tokens, text width]."""
-    pixels = _soft_shapes(tower.input_shape[1])
-    [graph] = tower.graphs(in_one=True)
+    pixels = _soft_shapes(encoder.input_shape[1])
+    [graph] = encoder.graphs(in_one=True)
     [expected] = run_graph(graph, checkpoint, {"pixel_values": pixels.transpose(0, 3, 1, 2)}).values()
-    return expected[0], encoders.encode_image(pixels)[0]
+    return expected[0], running.encode_image(pixels)[0]
 
 
-def _audio(tower: Tower, checkpoint: Checkpoint, encoders: Encoders) -> tuple[Float32, Float32]:
+def _audio(encoder: Encoder, checkpoint: Checkpoint, running: Encoders) -> tuple[Float32, Float32]:
     """Expected and found embeddings of a clip, [tokens, text width]; what only pads is left out."""
-    short = tower.shortened(CLIP_EMBEDDINGS)
+    short = encoder.shortened(CLIP_EMBEDDINGS)
     mel = _rising_and_falling(*short.input_shape)
-    encoder, adapter, _ = short.graphs(in_one=False)
+    body, adapter, _ = short.graphs(in_one=False)
     inputs = {"src_inputs": mel[None], "mask": np.ones((1, len(mel)), np.bool_)}
-    [expected] = run_graph(adapter, checkpoint, run_graph(encoder, checkpoint, inputs)).values()
-    return expected[0], encoders.encode_audio(mel)[: len(expected[0])]
+    [expected] = run_graph(adapter, checkpoint, run_graph(body, checkpoint, inputs)).values()
+    return expected[0], running.encode_audio(mel)[: len(expected[0])]
 
 
 def _soft_shapes(size: int) -> Float32:
@@ -112,11 +111,3 @@ def _rising_and_falling(frames: int, bins: int) -> Float32:
     loudness = 2 * np.sin(np.arange(frames, dtype=np.float32) / 9)[:, None]
     mel: Float32 = noise + np.linspace(-2, -7, bins, dtype=np.float32) + loudness
     return mel
-
-
-def _encoders(bundle: Bundle | OnnxDirectory, threads: int, cache_dir: Path | None) -> Encoders:
-    if isinstance(bundle, Bundle):
-        return LitertEncoders(bundle, threads, threads, cache_dir)
-    from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders  # an extra of its own
-
-    return OnnxEncoders(bundle, threads, threads)

@@ -15,7 +15,7 @@ from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.balance import LARGEST_EXPONENT, Place, places, with_factors
 from gemma_edge.converter.tensors import TensorSpec
-from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.runtime.formats import hadamard
 
 Float32 = NDArray[np.float32]
@@ -27,7 +27,7 @@ _NEAR_OF_FLOATS = 1e-3  # a norm with another offset may be nearly twice as larg
 _SHARE = 0.9  # of the rows, which have to be that near
 
 
-def as_in_bundle(model: Model, source: Checkpoint, stored: StoredWeights) -> Model:
+def as_in_bundle(model: Model, source: Checkpoint, stored: BundleWeights) -> Model:
     """`model` with the folds that the bundle's weights have; the same object where those are the model's own."""
     found = [
         (place, exponents)
@@ -37,7 +37,7 @@ def as_in_bundle(model: Model, source: Checkpoint, stored: StoredWeights) -> Mod
     return with_turned(with_factors(model, found) if found else model, stored)
 
 
-def with_turned(model: Model, stored: StoredWeights) -> Model:
+def with_turned(model: Model, stored: BundleWeights) -> Model:
     """`model` with columns turned where the bundle's are."""
     turned = {
         name: replace(spec, fold=replace(spec.fold, hadamard=True))
@@ -47,7 +47,7 @@ def with_turned(model: Model, stored: StoredWeights) -> Model:
     return replace(model, tensors={**model.tensors, **turned}) if turned else model
 
 
-def _exponents(place: Place, model: Model, source: Checkpoint, stored: StoredWeights) -> NDArray[np.int8] | None:
+def _exponents(place: Place, model: Model, source: Checkpoint, stored: BundleWeights) -> NDArray[np.int8] | None:
     """Of a place's columns, [k]; None where neither rows nor columns are powers of two of the checkpoint's."""
     if any(name not in stored for name in (place.source, *place.linears)):
         return None
@@ -64,7 +64,7 @@ def _exponents(place: Place, model: Model, source: Checkpoint, stored: StoredWei
     return None
 
 
-def _row_gains(spec: TensorSpec, source: Checkpoint, stored: StoredWeights) -> Float32:
+def _row_gains(spec: TensorSpec, source: Checkpoint, stored: BundleWeights) -> Float32:
     """How large each row of the bundle's is beside the checkpoint's, [n]; of a vector, each value."""
     if len(spec.shape) == 1:
         expected = spec.fold(source.read(spec.source))
@@ -77,7 +77,7 @@ def _row_gains(spec: TensorSpec, source: Checkpoint, stored: StoredWeights) -> F
     return np.concatenate(parts)
 
 
-def _column_gains(place: Place, model: Model, source: Checkpoint, stored: StoredWeights) -> Float32:
+def _column_gains(place: Place, model: Model, source: Checkpoint, stored: BundleWeights) -> Float32:
     """How large each column of the bundle's is beside the checkpoint's, [k].
 
     Over some rows of the first matrix that reads it: rows of others (v, up) may have factors of their own.
@@ -90,7 +90,7 @@ def _column_gains(place: Place, model: Model, source: Checkpoint, stored: Stored
     return _gains(np.concatenate(found).T, np.concatenate(expected).T)
 
 
-def _straight(stored: StoredWeights, name: str, first: int, count: int) -> Float32:
+def _straight(stored: BundleWeights, name: str, first: int, count: int) -> Float32:
     """Rows of the bundle, turned back where they are turned."""
     rows = stored.rows(name, first, count)
     return np.asarray(hadamard.turn(rows), np.float32) if name in stored.turned else rows

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.tensors import Role, TensorSpec
-from gemma_edge.converter.verify.find.stored import StoredWeights
-from gemma_edge.converter.verify.measure.likeness import Likeness, LikenessSums
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.measure.scores import log_softmax
+from gemma_edge.converter.verify.measure.similarity import Similarity, SimilaritySums
 from gemma_edge.converter.verify.measure.subject import CachedRows
 from gemma_edge.converter.verify.measure.walks import Walked
 
@@ -59,9 +59,9 @@ class LayerReport:
     """
 
     layer: int
-    output: Likeness | None
-    keys: Likeness | None
-    values: Likeness | None
+    output: Similarity | None
+    keys: Similarity | None
+    values: Similarity | None
     departs: bool
 
     @property
@@ -85,11 +85,11 @@ class Comparison:
 
 def compare_layers(walked: Walked, cached: CachedRows) -> tuple[LayerReport, ...]:
     """cached: what the runtime wrote for the tokens of the sample, of each layer the last n positions."""
-    found = {("output", layer): likeness for layer, likeness in walked.outputs.items()}
+    found = {("output", layer): similarity for layer, similarity in walked.outputs.items()}
     for layer in walked.caches.keys() & cached.keys():
         for part, values, rows in zip(("keys", "values"), walked.caches[layer], cached[layer], strict=True):
             if len(rows):
-                found[part, layer] = Likeness.between(values[-len(rows) :], rows)
+                found[part, layer] = Similarity.between(values[-len(rows) :], rows)
     return tuple(layer_reports(sorted(walked.layers), found))
 
 
@@ -102,7 +102,7 @@ def weights_kl(expected: Float32, own: Float32) -> float:
     return max(0.0, total / len(own))
 
 
-def layer_reports(layers: Sequence[int], found: Mapping[tuple[str, int], Likeness]) -> Iterator[LayerReport]:
+def layer_reports(layers: Sequence[int], found: Mapping[tuple[str, int], Similarity]) -> Iterator[LayerReport]:
     """From what was compared, by ("output", "keys" or "values", layer)."""
     before_db = _FIRST_SNR_DB
     for layer in layers:
@@ -116,17 +116,17 @@ def layer_reports(layers: Sequence[int], found: Mapping[tuple[str, int], Likenes
 class Meter:
     """evaluate.Substitute that hands out the bundle's weights and measures them on the way."""
 
-    def __init__(self, stored: StoredWeights, specs: Mapping[str, TensorSpec]) -> None:
+    def __init__(self, stored: BundleWeights, specs: Mapping[str, TensorSpec]) -> None:
         self._stored = stored
         self._specs = specs
-        self._sums = LikenessSums()
+        self._sums = SimilaritySums()
         self.offset_norms: list[str] = []
 
     def __call__(self, name: str, first: int, rows: Float32) -> Float32:
         if name not in self._stored:
             return rows
         found = self._stored.substitute(name, first, rows)
-        self._sums.add(name, Likeness.between(rows, found))
+        self._sums.add(name, Similarity.between(rows, found))
         spec = self._specs[name]
         if spec.role is Role.NORM and _is_offset(spec, rows, found):
             self.offset_norms.append(name)
@@ -143,5 +143,5 @@ def _is_offset(spec: TensorSpec, expected: Float32, found: Float32) -> bool:
     """Whether a norm is what the other convention gives: w where w + 1 is right, or the reverse."""
     offset = np.float32(spec.fold.mul * (1.0 - 2.0 * spec.fold.add))
     other = expected + (offset if spec.fold.rows is None else offset * spec.fold.rows.values)
-    right, wrong = Likeness.between(expected, found).error, Likeness.between(other, found).error
+    right, wrong = Similarity.between(expected, found).error, Similarity.between(other, found).error
     return wrong < 0.1 * right

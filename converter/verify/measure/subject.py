@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.runtime.chat.conversation import Conversation
+from gemma_edge.runtime.chat.options import ConversationOptions
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.executors.placement import cache_folder
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
@@ -39,13 +38,6 @@ class Subject:
         self.decoder_threads = threads = threads or max(1, min(self.threads, usable_cores() // 2))
         self._decoder = open_decoder(self.bundle, threads, folder)
         self._slot = self._decoder.new_slot()
-
-    @property
-    def decoder_bytes(self) -> int:
-        """What one token reads: the decoder's weights."""
-        if isinstance(self.bundle, OnnxDirectory):
-            return sum(path.stat().st_size for path in self.bundle.decoder_data)
-        return DecoderSections.of(self.bundle).decoder.nbytes
 
     @property
     def name(self) -> str:
@@ -98,7 +90,8 @@ class Subject:
         scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1)
         try:
             sequence = TokenSequence(scheduler, pool)
-            with Conversation(self.text_model, sequence, sampler_config=SamplerConfig(top_k=1)) as conversation:
+            options = ConversationOptions(sampler_config=SamplerConfig(top_k=1))
+            with Conversation(self.text_model, sequence, options) as conversation:
                 return str(conversation.send_message(message, max_output_tokens=max_output_tokens))
         finally:
             scheduler.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain_text
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 _FIELDS = {"prompt", "expect", "json", "keys"}
@@ -60,7 +61,7 @@ class TaskResult:
 def load_tasks(path: Path) -> tuple[Task, ...]:
     """Read the file. Raises VerifyError naming the line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() also cuts inside of texts, at U+2028
+        lines = read_plain_text(path, "utf-8-sig").split("\n")  # splitlines() also cuts inside of texts, at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: cannot be read as UTF-8 text ({error}); give another file") from error
     tasks = tuple(_task(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())

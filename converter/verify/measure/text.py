@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.tokenizer.windows import read_text, token_windows
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.profiles.plain_file import open_plain
 
 Windows = NDArray[np.int64]
 
@@ -33,7 +34,7 @@ def file_windows(path: Path, vocab_size: int, limit: int, window: int) -> Window
     """[B, T] from a file of little-endian uint16 or, where its name ends in .u32, uint32. Raises VerifyError."""
     dtype = np.dtype("<u4" if path.suffix == ".u32" else "<u2")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             content = file.read(limit * dtype.itemsize)  # of a corpus only what is used
         size_bytes = path.stat().st_size
     except OSError as error:

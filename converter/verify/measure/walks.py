@@ -18,14 +18,14 @@ from gemma_edge.converter.evaluate.streaming import StreamingModel, Walk
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.tensors import TensorSpec
-from gemma_edge.converter.verify.measure.likeness import Likeness
+from gemma_edge.converter.verify.measure.similarity import Similarity
 from gemma_edge.converter.verify.measure.text import Windows
 
 Float32 = NDArray[np.float32]
 
 
 class Substitute(Protocol):
-    """As evaluate_machine.Substitute."""
+    """As evaluate.machine.Substitute."""
 
     def __call__(self, name: str, first: int, rows: Float32) -> Float32: ...
 
@@ -41,7 +41,7 @@ class Walked:
     expected: Float32
     own: Float32
     layers: Sequence[int]
-    outputs: Mapping[int, Likeness]
+    outputs: Mapping[int, Similarity]
     caches: Mapping[int, tuple[Float32, Float32]]
 
 
@@ -63,12 +63,12 @@ class Walks:
             own = self.model.begin(np.array([self.sample], np.int64), Hooks(weights=self.stored))
         layers = {value: layer for layer, value in self.model.graph.layers.items()}
         cached = {value for cache in self.model.graph.caches.values() for value in (cache.k, cache.v)}
-        outputs: dict[int, Likeness] = {}
+        outputs: dict[int, Similarity] = {}
         kept: dict[ir.Value, Float32] = {}
         while (op := expected.next_op) is not None:
             right, found = self._step(op, expected, own)
             if op.out in layers and own is not None:
-                outputs[layers[op.out]] = Likeness.between(right[0, : len(self.sample)], found[0])
+                outputs[layers[op.out]] = Similarity.between(right[0, : len(self.sample)], found[0])
             if op.out in cached:
                 kept[op.out] = found[0, : len(self.sample)].copy()
         hidden = expected.finish()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.profiles.plain_file import read_plain, read_plain_text
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError) as error:
         raise VerifyError(f"{path}: cannot be read as JSON ({error}); download the file again") from error
     if not isinstance(content, dict):
@@ -27,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_template(path: Path) -> str:
     """The text of a template file. Raises VerifyError naming it."""
     try:
-        return path.read_text("utf-8")
+        return read_plain_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: cannot be read as UTF-8 text ({error}); download the file again") from error
 

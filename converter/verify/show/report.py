@@ -15,8 +15,8 @@ from gemma_edge.converter.quality.verdict import Verdict, verdict_of
 from gemma_edge.converter.verify.find.encoders import EncoderScore
 from gemma_edge.converter.verify.find.faults import Finding
 from gemma_edge.converter.verify.find.layers import LayerReport, TensorReport
-from gemma_edge.converter.verify.measure.likeness import Likeness
 from gemma_edge.converter.verify.measure.scores import Metric
+from gemma_edge.converter.verify.measure.similarity import Similarity
 from gemma_edge.converter.verify.measure.tasks import TaskResult
 from gemma_edge.profiles.sizes import format_bytes
 
@@ -55,7 +55,7 @@ class BundleScores:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """Everything. against: the second bundle's, and what it has more than the first, on the same text."""
 
     checkpoint: str
@@ -69,7 +69,7 @@ class Report:
     layers: tuple[LayerReport, ...]
     tensors: tuple[TensorReport, ...]
     worst: tuple[WorstToken, ...]
-    encoders: tuple[EncoderScore, ...]  # of the bundle's images and sound, on random ones
+    encoders: tuple[EncoderScore, ...]  # of the bundle's images and audio, on random ones
     findings: tuple[Finding, ...]
     tasks: tuple[TaskResult, ...]
     gates: tuple[GateResult, ...]
@@ -203,8 +203,8 @@ def _predictions(predictions: tuple[Prediction, ...]) -> str:
     return ", ".join(f"{p.token!r} {p.probability:.0%}" for p in predictions[:_PREDICTED])
 
 
-def _db(likeness: Likeness | None) -> str:
-    return "" if likeness is None else f"{likeness.snr_db:.1f}"
+def _db(similarity: Similarity | None) -> str:
+    return "" if similarity is None else f"{similarity.snr_db:.1f}"
 
 
 def _layer_values(layer: LayerReport) -> dict[str, Any]:

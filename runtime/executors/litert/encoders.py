@@ -75,16 +75,17 @@ class LitertEncoders:
             is_large = model_type in (ModelType.VISION_ENCODER, ModelType.AUDIO_ENCODER)
             threads = self._threads.get(model_type, self._audio_threads)
             section = section_range(self._bundle, model_type)
-            self._loaded[model_type] = _Stage(section, threads, self._cache_dir if is_large else None)
+            cache_dir = self._cache_dir if is_large else None
+            self._loaded[model_type] = _Stage(section, threads, cache_dir, self._cache_dir)
         return self._loaded[model_type]
 
 
 class _Stage:
     """A loaded section with memory for its inputs and outputs."""
 
-    def __init__(self, section: FileRange, threads: int, cache_dir: Path | None) -> None:
+    def __init__(self, section: FileRange, threads: int, cache_dir: Path | None, notes: Path | None) -> None:
         self._model: CompiledSection
-        self._model, _ = compile_section(section, threads, cache_dir)
+        self._model, _ = compile_section(section, threads, cache_dir, notes)
         name, signature = next(iter(self._model.signatures.items()))
         self._inputs = {key: aligned_zeros(tensor) for key, tensor in signature.inputs.items()}
         self._outputs = {key: aligned_zeros(tensor) for key, tensor in signature.outputs.items()}

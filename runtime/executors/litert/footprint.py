@@ -17,7 +17,7 @@ from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footp
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.litert.sections import audio_size, section_range, vision_size
+from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
@@ -130,7 +130,7 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
     model = schema.Model.GetRootAs(section, 0)
     signatures = {
         signature.SignatureKey().decode(): signature
-        for signature in (model.SignatureDefs(i) for i in range(model.SignatureDefsLength()))
+        for signature in (model.SignatureDefs(i) for i in range(sane(model.SignatureDefsLength())))
     }
     prefills = sorted(int(key.removeprefix("prefill_")) for key in signatures if re.fullmatch(r"prefill_\d+", key))
     prefill_tokens = prefills[-1]
@@ -138,9 +138,9 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
     graph = model.Subgraphs(signature.SubgraphIndex())
     tensors = {
         tensor.Name().decode(): graph.Tensors(tensor.TensorIndex())
-        for tensor in (signature.Inputs(i) for i in range(signature.InputsLength()))
+        for tensor in (signature.Inputs(i) for i in range(sane(signature.InputsLength())))
     }
-    inputs = {name: _shape(tensor) for name, tensor in tensors.items()}
+    inputs = {name: shape_of(tensor) for name, tensor in tensors.items()}
     caches = {name: shape for name, shape in inputs.items() if name.startswith("kv_cache_")}
     is_half = any(tensors[name].Type() == schema.TensorType.FLOAT16 for name in caches)
     context_tokens = max(_slots(name, shape) for name, shape in caches.items())
@@ -173,9 +173,5 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
 
 
 def _computed_shapes(graph: Any) -> Iterator[Shape]:
-    for i in range(graph.TensorsLength()):
-        yield _shape(graph.Tensors(i))
-
-
-def _shape(tensor: Any) -> Shape:
-    return tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
+    for i in range(sane(graph.TensorsLength())):
+        yield shape_of(graph.Tensors(i))

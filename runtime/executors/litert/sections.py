@@ -1,5 +1,6 @@
 """Where the models of a bundle lie, and what goes into and comes out of one, read without loading it."""
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.tflite_model import check_model
 from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
 from gemma_edge.runtime.media.mel import BANDS
 
@@ -16,6 +19,9 @@ MASK = "mask"
 """Marks a mask tensor by its name, as LiteRT-LM does."""
 
 Shape = tuple[int, ...]
+
+_MOST = 100_000  # inputs of a signature, tensors of a graph; E2B has 7,000
+_MOST_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,26 @@ def section_range(bundle: Bundle, model_type: ModelType) -> FileRange:
 def has_model(bundle: Bundle, model_type: ModelType) -> bool:
     """Whether the bundle brings such a model."""
     return bundle.find(SectionKind.TFLITE_MODEL, model_type) is not None
+
+
+def check_section(section: FileRange) -> None:
+    """Raises BundleMismatchError where the section is no sound TFLite model, of which LiteRT might crash."""
+    slack = section.offset % mmap.ALLOCATIONGRANULARITY
+    with section.path.open("rb") as file:
+        length = section.nbytes + slack
+        mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=section.offset - slack)
+    check_mapped(memoryview(mapped)[slack:], section)
+
+
+def check_mapped(view: memoryview, section: FileRange) -> None:
+    """The same of a section that is mapped."""
+    try:
+        check_model(view)
+    except FlatbufferError as error:
+        raise BundleMismatchError(
+            f"{section.path}: the model at byte {section.offset} is damaged: {error}; copy the file again, or convert "
+            "the model again"
+        ) from error
 
 
 def model_shapes(bundle: Bundle, model_type: ModelType) -> ModelShapes:
@@ -87,7 +113,18 @@ def _check(bundle: Bundle, is_right: bool, model_type: ModelType, found: Shape, 
 
 
 def _shapes(graph: Any, signature: Any, direction: str) -> Iterator[tuple[str, Shape]]:
-    for i in range(getattr(signature, f"{direction}Length")()):
+    for i in range(sane(getattr(signature, f"{direction}Length")())):
         entry = getattr(signature, direction)(i)
-        tensor = graph.Tensors(entry.TensorIndex())
-        yield entry.Name().decode(), tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+        yield entry.Name().decode(), shape_of(graph.Tensors(entry.TensorIndex()))
+
+
+def shape_of(tensor: Any) -> Shape:
+    """The shape of a tensor. Raises ValueError where it has more dimensions than any."""
+    return tuple(int(tensor.Shape(axis)) for axis in range(sane(tensor.ShapeLength(), _MOST_DIMENSIONS)))
+
+
+def sane(count: int, most: int = _MOST) -> int:
+    """A length that is read before the section is checked. Raises ValueError where it cannot be true."""
+    if count > most:
+        raise ValueError(f"{count} of what there are at most {most} of")
+    return count

@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
+from gemma_edge.runtime.executors.litert.sections import check_mapped
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
 
@@ -51,6 +52,7 @@ class EmbeddingTable:
                 file.fileno(), section.nbytes + start, access=mmap.ACCESS_READ, offset=section.offset - start
             )
         mapped.madvise(mmap.MADV_RANDOM)
+        check_mapped(memoryview(mapped)[start:], section)
         try:
             self._parse(mapped, start, section)
         except BundleMismatchError:

@@ -25,13 +25,12 @@ from pathlib import Path
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.library import CompiledSection, litert_version
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.litert.sections import check_section
 from gemma_edge.runtime.formats.file_range import FileRange
 
-_REMEDIES = {
-    -signal.SIGKILL: "close other programs, it was killed",
-    # Seen where cpuinfo, which chooses the kernels, finds nothing about an ARM in either.
-    -signal.SIGSEGV: "LiteRT crashed, check that this machine's /proc/cpuinfo and /sys/devices/system/cpu can be read",
-}
+_CPU_FILES = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/possible"))
+_CRASHES = {-number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)}
+_LEAST_S, _BYTES_PER_S = 120, 1 << 20  # a child that takes longer hangs; a Raspberry Pi 4 packs 20 times as much
 
 
 class WeightCacheError(ExecutorError):
@@ -48,7 +47,8 @@ def weight_cache(section: FileRange, cache_dir: Path, threads: int) -> Path:
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         path = cache_dir / f"{section_sha256(section, cache_dir)}.{litert_version()}.{cpu_key()}.xnnpack"
-        if not path.exists():
+        if not path.exists():  # what was packed here before was checked, and did not crash
+            check_section(section)
             with exclusive(path.with_suffix(".lock")):
                 if not path.exists():
                     _build(section, path, threads)
@@ -59,13 +59,17 @@ def weight_cache(section: FileRange, cache_dir: Path, threads: int) -> Path:
     return path
 
 
-def compile_section(section: FileRange, threads: int, cache_dir: Path | None) -> tuple[CompiledSection, Path | None]:
+def compile_section(
+    section: FileRange, threads: int, cache_dir: Path | None, notes: Path | None = None
+) -> tuple[CompiledSection, Path | None]:
     """A model with its weights mapped from the cache, and the cache; without a folder they are packed into memory.
 
-    Raises WeightCacheError: a cache that LiteRT does not use. BundleError: the section is damaged.
+    notes: where it is then noted that the section can be loaded; by default the default cache folder.
+    Raises WeightCacheError: it cannot be loaded, or LiteRT does not use the cache. BundleError, BundleMismatchError:
+    the section is damaged.
     """
     if cache_dir is None:
-        section_sha256(section, notes=None)
+        _try(section, threads, notes)
         return CompiledSection(section, threads, None), None
     for _ in range(2):  # a damaged cache is removed and packed again, once
         cache = weight_cache(section, cache_dir, threads)
@@ -127,27 +131,79 @@ def _build(section: FileRange, path: Path, threads: int) -> None:
         )
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)  # under the lock: what is left here belongs to a builder that died
-    command = [
-        sys.executable, "-m", "gemma_edge.runtime.executors.litert.weight_cache",
-        str(section.path), str(section.offset), str(section.nbytes), str(threads), str(partial),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not partial.exists():
+    try:
+        _load_in_child(section, threads, partial)
+        if not partial.exists():
+            raise WeightCacheError(
+                f"packing the weights of {section.path} wrote no cache to {path.parent}; choose another cache_dir"
+            )
+    except WeightCacheError:
         partial.unlink(missing_ok=True)
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
-        remedy = _REMEDIES.get(done.returncode, "convert the checkpoint again")
-        raise WeightCacheError(
-            f"packing the weights of {section.path} failed with status {done.returncode} ({reason}); {remedy}"
-        )
+        raise
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
+def _try(section: FileRange, threads: int, notes: Path | None) -> None:
+    """Load a section in a child first, where it was never loaded before: a crash is then an error, not the caller's.
+
+    A note remembers that it did not crash; where none can be written, each start tries.
+    """
+    digest = section_sha256(section, notes=None)
+    note = None
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home
+        note = (notes or default_cache_dir()) / f"{digest}.{litert_version()}.{cpu_key()}.loaded"
+        if note.exists():
+            return
+    check_section(section)
+    _load_in_child(section, threads, None)
+    if note is not None:
+        with contextlib.suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+
+
+def _load_in_child(section: FileRange, threads: int, out: Path | None) -> None:
+    """Load a section in a process of its own; out: the weight cache that it writes.
+
+    Raises WeightCacheError: it did not load, or the child crashed, hangs or was killed.
+    """
+    command = [
+        sys.executable, "-m", "gemma_edge.runtime.executors.litert.weight_cache",
+        str(section.path), str(section.offset), str(section.nbytes), str(threads), "" if out is None else str(out),
+    ]  # fmt: skip
+    limit_s = _LEAST_S + section.nbytes / _BYTES_PER_S
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise WeightCacheError(
+            f"packing the weights of {section.path} took more than {limit_s:.0f} s; "
+            "the file is damaged: copy it again, or convert the model again"
+        ) from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])  # LiteRT's own, if it gave one
+        raise WeightCacheError(
+            f"packing the weights of {section.path} failed with status {done.returncode} ({reason}); "
+            f"{_remedy(done.returncode)}"
+        )
+
+
+def _remedy(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "close other programs, it was killed"
+    if status not in _CRASHES:
+        return "convert the checkpoint again"
+    if unread := [str(path) for path in _CPU_FILES if not path.exists()]:
+        # cpuinfo, which chooses the kernels, then finds nothing about an ARM.
+        return f"LiteRT crashed, and {' and '.join(unread)} cannot be read: make it readable"
+    return "LiteRT crashed on it: the file is damaged, copy it again, or convert the model again"
+
+
 def _main(arguments: list[str]) -> None:
     path, offset, nbytes, threads, out = arguments
-    CompiledSection(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out)).close()
+    CompiledSection(FileRange(Path(path), int(offset), int(nbytes)), int(threads), Path(out) if out else None).close()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ slot then costs no more than its caches.
 """
 
 import hashlib
+import logging
 import math
 import shutil
 from functools import cached_property
@@ -22,13 +23,16 @@ from gemma_edge.runtime.executors.base import (
     MappedRanges,
 )
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
 from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.onnx_digests import DIGESTS
 from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
 
+_log = logging.getLogger(__name__)
 _PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
 
 
@@ -40,7 +44,8 @@ class OnnxDecoder:
         threads: cores ONNX Runtime may use.
         cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
 
-    Raises OnnxDirectoryError without metadata, which says how long a context it was converted for.
+    Raises OnnxDirectoryError without metadata, which says how long a context it was converted for, and for weights that
+    are not those that were converted.
     """
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
@@ -51,7 +56,19 @@ class OnnxDecoder:
         graph = directory.graphs[directory.decoder]
         in_place(graph)
         self._kept = caches(graph)
-        packed = None if cache_dir is None else packed_graph(directory, cache_dir, threads)
+        if cache_dir is None:
+            packed = None
+            check_data(directory, graph, None)
+        else:
+            packed = packed_graph(directory, cache_dir, threads)
+        if directory.is_split:
+            check_data(directory, directory.graphs[EMBEDDER], cache_dir)
+        if directory.digests.recorded is None:
+            _log.warning(
+                "%s: has no %s, an older gemma-edge wrote it: damaged weights go unnoticed; convert it again",
+                directory.path,
+                DIGESTS,
+            )
         try:
             session = _load(path, graph, packed, threads)
         except ExecutorError:
@@ -155,8 +172,8 @@ def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     source: str | bytes
     if packed is None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        source = onnx_ir.to_proto(graph).SerializeToString()
+        source, folder = with_real_files(graph, path.parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     else:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was
         source = str(packed)

@@ -6,12 +6,14 @@ recording lie in the embedder's table.
 """
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from gemma_edge.runtime.executors.base import BundleMismatchError, ExecutorError
+from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, VISION_ENCODER, OnnxDirectory
 from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
 
@@ -22,10 +24,14 @@ class OnnxEncoders:
     Args:
         directory: may have one of the two, or none.
         vision_threads, audio_threads: cores ONNX Runtime may use.
+        notes: where it is remembered that weights are those that were converted; None remembers nothing.
     """
 
-    def __init__(self, directory: OnnxDirectory, vision_threads: int, audio_threads: int) -> None:
+    def __init__(
+        self, directory: OnnxDirectory, vision_threads: int, audio_threads: int, notes: Path | None = None
+    ) -> None:
         self._directory = directory
+        self._notes = notes
         self._threads = {VISION_ENCODER: vision_threads, AUDIO_ENCODER: audio_threads}
         self._loaded: dict[str, onnxruntime.InferenceSession] = {}
 
@@ -51,13 +57,10 @@ class OnnxEncoders:
 
     def _shapes(self, model: str, given: str, made: str) -> tuple[Any, Any] | None:
         """Shapes of an input and an output, sizes that are not fixed as text. Reads the graph, no weight."""
-        import onnx_ir
-
-        path = self._directory.graph_path(model)
-        if not path.exists():
+        graph = self._directory.encoder(model)
+        if graph is None:
             return None
-        graph = onnx_ir.load(path).graph
-        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs)}
+        shapes = {value.name: value.shape for value in (*graph.graph.inputs, *graph.graph.outputs)}
         taken, returned = shapes.get(given), shapes.get(made)
         if taken is None or returned is None:
             raise self._mismatch(model, f"inputs and outputs {sorted(map(str, shapes))}")
@@ -92,8 +95,13 @@ class OnnxEncoders:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = self._directory.graph_path(model)
+        graph = self._directory.encoder(model)
+        assert graph is not None  # its shapes were asked for first
+        check_data(self._directory, graph, self._notes)
+        content, folder = with_real_files(graph, path.parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's classes share no base
             reason = str(error).splitlines()[0]
             raise ExecutorError(

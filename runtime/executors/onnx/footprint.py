@@ -169,9 +169,10 @@ def _altup_inputs(directory: OnnxDirectory) -> int:
 def _encoders(directory: OnnxDirectory) -> Iterator[EncoderShape]:
     """Of each encoder beside the decoder."""
     encoders = OnnxEncoders(directory, 1, 1)
-    if (vision := encoders.vision) is not None:
-        nbytes = _stored_bytes(ir.load(directory.graph_path(VISION_ENCODER)))
-        yield EncoderShape(EncoderKind.VISION, nbytes, vision.height * vision.width)
-    if (audio := encoders.audio) is not None:
-        nbytes = _stored_bytes(ir.load(directory.graph_path(AUDIO_ENCODER)))
-        yield EncoderShape(EncoderKind.AUDIO, nbytes, audio.frames or frame_count(WINDOW_SAMPLES))
+    vision, audio = encoders.vision, encoders.audio
+    graphs = directory.encoder(VISION_ENCODER), directory.encoder(AUDIO_ENCODER)
+    if vision is not None and graphs[0] is not None:
+        yield EncoderShape(EncoderKind.VISION, _stored_bytes(graphs[0]), vision.height * vision.width)
+    if audio is not None and graphs[1] is not None:
+        frames = audio.frames or frame_count(WINDOW_SAMPLES)
+        yield EncoderShape(EncoderKind.AUDIO, _stored_bytes(graphs[1]), frames)

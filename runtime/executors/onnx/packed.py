@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession as _Session
 
-from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cpu_key, exclusive
+from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
-from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
 
 GRAPH = "decoder.onnx"
@@ -40,7 +38,7 @@ _GROWTH = 2.3  # bytes written for each byte of weights: what was packed lies be
 def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Path:
     """The graph with packed weights, made now if this content was not packed before on this machine.
 
-    A folder that is not as it was left is made again. Raises WeightCacheError.
+    A folder that is not as it was left is made again. Raises WeightCacheError, and OnnxDirectoryError as content_key.
     """
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -57,10 +55,13 @@ def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Pat
 
 
 def content_key(directory: OnnxDirectory, notes: Path | None) -> str:
-    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it."""
+    """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it.
+
+    Raises OnnxDirectoryError where weights are not those that the directory records.
+    """
     digest = sha256(directory.graph_path(directory.decoder).read_bytes())
     for path in directory.decoder_data:
-        digest.update(section_sha256(FileRange(path, 0, path.stat().st_size), notes).encode())
+        digest.update(data_sha256(directory, path, notes).encode())
     return digest.hexdigest()
 
 
@@ -119,19 +120,20 @@ def _main(arguments: list[str]) -> None:
     directory = OnnxDirectory.open(Path(path))
     model = directory.graphs[directory.decoder]
     in_place(model)
+    graph, folder = with_real_files(model, directory.path / GRAPHS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
     options.log_severity_level = 3
     options.optimized_model_filepath = out
     for key, value in (
-        ("model_external_initializers_file_folder_path", str(directory.path / GRAPHS)),
+        ("model_external_initializers_file_folder_path", folder),
         ("optimized_model_external_initializers_file_name", f"{GRAPH}_data"),
         ("optimized_model_external_initializers_min_size_in_bytes", str(_SMALLEST_WEIGHT_BYTES)),
         ("save_external_prepacked_constant_initializers", "1"),
     ):
         options.add_session_config_entry(f"session.{key}", value)
     packed_now = _Session(
-        onnx_ir.to_proto(model).SerializeToString(),
+        graph,
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["GatherSliceToSplitFusion"],  # makes longer lists of numbers than stay inside

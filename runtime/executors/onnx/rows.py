@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits, table_look_ups
 
-_LOOK_UPS = ("Gather", "GatherBlockQuantized")
-_VIEWS = ("Reshape", "Cast", "MatMul")  # between a look-up and its output
+_VIEWS = ("Reshape", "Cast", "MatMul", "Mul")  # between a look-up and its output, first input to output
 # Both values of an int4 byte, low nibble first, less the zero point 8, as two int8 in one uint16.
 _NIBBLES = np.array([[(byte & 15) - 8, (byte >> 4) - 8] for byte in range(256)], np.int8)
 _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)
@@ -34,8 +34,9 @@ class OnnxTable:
     def __init__(self, graph_path: Path, model: ir.Model, output: str) -> None:
         self._origin = f"{graph_path}, {output}"
         node = self._look_up(model, output)
-        is_quantized = node.op_type == "GatherBlockQuantized"
-        table, *scales = [self._external(node.inputs[i]) for i in ((0, 2) if is_quantized else (0,))]
+        self._bits = table_bits(node)
+        table = self._external(node.inputs[0])
+        scales = [self._external(scales_of(node, model.graph))] if self._bits else []
         self.stored = _stored(graph_path.parent, [table, *scales])
         # No more of the file than this table: memory is told apart by where a mapping begins.
         start = min(part.offset for part in self.stored)
@@ -48,9 +49,7 @@ class OnnxTable:
         self._is_turned = str(table.name).endswith(hadamard.SUFFIX)
         self.rows = int(self._table.shape[0])
         self._scales: NDArray[np.float32] | None = None
-        self._bits = 0
-        if is_quantized:
-            self._bits = node.attributes["bits"].as_int()
+        if scales:
             self._scales = _array(mapped, scales[0], start)  # [rows, width / block]
         if self._bits not in (0, 4, 8):
             raise BundleMismatchError(
@@ -76,9 +75,12 @@ class OnnxTable:
     def _look_up(self, model: ir.Model, output: str) -> ir.Node:
         found = next((value for value in model.graph.outputs if value.name == output), None)
         node = None if found is None else found.producer()
-        while node is not None and node.op_type in _VIEWS and node.inputs[0] is not None:
-            node = node.inputs[0].producer()
-        if node is None or node.op_type not in _LOOK_UPS:
+        look_ups = list(table_look_ups(model.graph))
+        while node is not None and node not in look_ups:
+            is_of_bytes = node.op_type == "Gather"  # what bytes stand for; they come as its indices
+            value = node.inputs[1 if is_of_bytes else 0] if is_of_bytes or node.op_type in _VIEWS else None
+            node = None if value is None else value.producer()
+        if node is None:
             raise BundleMismatchError(
                 f"{self._origin}: not an output that looks rows up; convert the checkpoint with gemma-edge"
             )
@@ -95,8 +97,7 @@ class OnnxTable:
 
 def tables_within(model: ir.Model, folder: Path) -> tuple[FileRange, ...]:
     """Where the tables lie that a graph looks rows up in by itself. folder: where its data files are."""
-    look_ups = [node for node in model.graph if node.op_type in _LOOK_UPS]
-    values = [value.const_value for node in look_ups for value in node.inputs if value is not None]
+    values = [value.const_value for node in table_look_ups(model.graph) for value in node.inputs if value is not None]
     return _stored(folder, [tensor for tensor in values if isinstance(tensor, ir.ExternalTensor)])
 
 

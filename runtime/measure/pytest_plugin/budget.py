@@ -8,8 +8,8 @@ from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.runtime.config import CPU
 from gemma_edge.runtime.measure.bench import Benchmark
 from gemma_edge.runtime.measure.budget_baseline import Baseline, BaselineError
-from gemma_edge.runtime.measure.budget_bench import Method, measure_budget
 from gemma_edge.runtime.measure.budget_report import LEAST_SPEED, BudgetReport
+from gemma_edge.runtime.measure.budget_run import Method, measure_budget
 
 _USAGE = 'the marker takes a profile: @pytest.mark.memory_budget("phone-2gb")'
 

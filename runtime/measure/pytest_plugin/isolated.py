@@ -14,7 +14,7 @@ import pytest
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.measure.budget_bench import Method, permitted
+from gemma_edge.runtime.measure.budget_run import Method, permitted
 from gemma_edge.runtime.measure.pytest_plugin.budget import baseline_of, marked_profile, method_of, properties
 from gemma_edge.runtime.memory.cgroup import MemoryCgroup
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gemma_edge.converter.calibrate.layers import calibrate
-from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
+from gemma_edge.converter.calibrate.measure import ReferenceText, RoundedWeights
 from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
@@ -28,15 +28,15 @@ def test_calibrated_int4_loses_less_than_60_percent_of_round_to_nearest(
     checkpoint = Checkpoint.open(request.getfixturevalue(fixture))
     model = StreamingModel.open(checkpoint)
     ids = np.fromfile(val_bin, np.uint16)[:EVALUATED_TOKENS]
-    yardstick = Yardstick.of(model, ids.astype(np.int32).reshape(-1, WINDOW_TOKENS))
+    reference = ReferenceText.of(model, ids.astype(np.int32).reshape(-1, WINDOW_TOKENS))
     recipe = Recipe.named("int4")
     storages = {spec.name: recipe.storage(spec) for spec in model.model.tensors.values()}
     nearest = {name: replace(storage, search=Search.ABSMAX) for name, storage in storages.items()}
     with TemporaryFile() as file:
         text = calibration_windows(calibration_text(val_bin.with_name("calibration.txt")), model.model, checkpoint)[::4]
-        rounds = calibrate(checkpoint, model, storages, text, Spool(file), lambda _n: None)
-        found = yardstick.divergence(StoredWeights(checkpoint, model, storages, rounds))
-    plain = yardstick.divergence(StoredWeights(checkpoint, model, nearest))
+        quantizers = calibrate(checkpoint, model, storages, text, Spool(file), lambda _n: None)
+        found = reference.divergence(RoundedWeights(checkpoint, model, storages, quantizers))
+    plain = reference.divergence(RoundedWeights(checkpoint, model, nearest))
     print(f"{fixture}: round to nearest {plain}, calibrated {found}")
     assert found.kl < 0.5 * plain.kl
     assert found.top1 > plain.top1

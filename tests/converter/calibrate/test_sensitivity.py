@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gemma_edge.converter.calibrate.measure import StoredWeights, Yardstick
+from gemma_edge.converter.calibrate.measure import ReferenceText, RoundedWeights
 from gemma_edge.converter.calibrate.sensitivity import groups, losses, read_bytes
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks
@@ -29,14 +29,14 @@ def test_a_run_that_goes_on_from_another_finds_what_a_whole_one_does(
     assert sum(read) == read_bytes(model, parts)
 
     exact = log_probabilities(model, windows)
-    yardstick = Yardstick.of(model, windows)
+    reference = ReferenceText.of(model, windows)
     for part in parts:
         for encoding in part.options:
-            weights = StoredWeights(checkpoint, model, part.storages(recipe, encoding))
+            weights = RoundedWeights(checkpoint, model, part.storages(recipe, encoding))
             stored = log_probabilities(model, windows, Hooks(weights=weights))
             expected = (np.exp(exact) * (exact - stored)).sum(-1).mean()
             assert found[part.name, encoding] == pytest.approx(expected, rel=1e-3, abs=1e-7), part.name
-            alone = yardstick.divergence(weights)
+            alone = reference.divergence(weights)
             assert alone.kl == pytest.approx(expected, rel=1e-3, abs=1e-7)
             assert alone.top1 == pytest.approx((exact.argmax(-1) == stored.argmax(-1)).mean(), abs=0.02)  # ties
     assert len(found) == sum(len(part.options) for part in parts)

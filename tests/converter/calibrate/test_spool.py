@@ -30,3 +30,14 @@ def test_any_rows_of_any_tensor(name: str) -> None:
                 np.testing.assert_array_equal(stored.scales, expected.scales)
                 total += stored.error
             assert total == whole[key].error
+
+
+def test_a_file_that_became_shorter_is_told() -> None:
+    with TemporaryFile() as file:
+        spool = Spool(file)
+        rows = np.ones((4, 64), np.float32)
+        encoding = Encoding.parse("int4")
+        spool.put("layer", encoding, (4, 64), quantize_rows(rows, encoding))
+        file.truncate(100)
+        with pytest.raises(OSError, match="the temporary file of calibration has become shorter"):
+            spool.rows("layer", 0, 4)

@@ -1,5 +1,6 @@
 """Per-layer embeddings rounded for what the layers do with them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.calibrate.table import GateMoments, TableRounder
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.graph.ops import Binary
 from gemma_edge.converter.quantize.quantize import Quantized
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -68,3 +70,14 @@ def test_rows_change_the_layers_less_than_each_value_rounded_for_itself(
 
     assert cost(together) < 0.75 * cost(alone)
     assert together.error.squared == pytest.approx(float(np.square(change(together)).sum()), rel=1e-3)
+
+
+def test_gates_are_found_on_either_side_of_a_product(
+    watched: tuple[Checkpoint, StreamingModel, GateMoments],
+) -> None:
+    _, model, moments = watched
+    swapped = [
+        replace(op, a=op.b, b=op.a) if isinstance(op, Binary) and op.name == "mul" else op for op in model.graph.ops
+    ]
+    found = GateMoments.of(replace(model.graph, ops=swapped))
+    assert [(gate.layer, gate.gate) for gate in found.gates] == [(gate.layer, gate.gate) for gate in moments.gates]

@@ -27,7 +27,7 @@ from tests.converter.checkpoint.checkpoint_files import (
     two_tensors,
     write_raw,
 )
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -106,7 +106,7 @@ class TestReading:
     def test_memory_is_three_chunks_and_reused(self, directory: Path) -> None:
         write_shards(
             directory,
-            {"model.embed_tokens.weight": Stored("BF16", (32_768, 256))},  # 16 MiB
+            {"model.embed_tokens.weight": Header("BF16", (32_768, 256))},  # 16 MiB
             lambda _: [bytes(16 << 20)],
             shards=1,
         )

@@ -52,7 +52,7 @@ def test_a_name_that_is_too_long() -> None:
     name = "x" * 300
     with pytest.raises(HubError) as caught:
         resolve_checkpoint(name, "custom")
-    assert str(caught.value) == f"{name}: cannot be looked up (File name too long); pass another directory"
+    assert str(caught.value) == f"{name}: cannot be read (File name too long); pass another directory"
 
 
 def test_official_repositories() -> None:

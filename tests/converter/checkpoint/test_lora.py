@@ -25,7 +25,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize import stream
-from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
 from tests.converter.checkpoint.adapters import edit, pair, write_adapter
 from tools.tiny import write_tiny
@@ -215,7 +215,7 @@ def test_a_bundle_with_an_embedding_and_a_head_of_their_own(tiny_gemma3: Path, t
     convert("custom-fp32", tiny_gemma3, tmp_path / "model", lora=tmp_path / "adapter", **SMALL)
     source = merged(Checkpoint.open(tiny_gemma3), tmp_path / "adapter")
     model = Model.from_json(source.text_config)
-    stored = StoredWeights.of(Bundle.open(tmp_path / "model"), model.tensors)
+    stored = BundleWeights.of(tmp_path / "model", model.tensors)
     for name in ("embed_tokens.weight", "lm_head.weight"):
         expected = model.tensors[name].fold(source.read(name))
         np.testing.assert_array_equal(stored.rows(name, 0, model.config.vocab_size), expected)

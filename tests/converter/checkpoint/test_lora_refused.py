@@ -273,8 +273,8 @@ def test_a_tower_that_is_not_converted(tiny_gemma3: Path, tmp_path: Path) -> Non
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     edit(adapter, **pair(tower, 8, 8))
     assert refusal(checkpoint, adapter) == (
-        f"{adapter}: changes {tower}.weight, which would not be in the output; "
-        "convert its modality as well, or say that it may stay behind: --modalities text"
+        f"{adapter}: trains {tower}.weight, which this conversion leaves out; "
+        "add its modality to --modalities, or leave it out on purpose with --modalities text"
     )
 
 

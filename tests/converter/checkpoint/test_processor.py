@@ -9,6 +9,7 @@ from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.models.fields import ConfigError
 
 SQUARE = {"size": {"height": 512, "width": 512}}
+LARGER = {"height": 640, "width": 640}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,10 @@ SQUARE = {"size": {"height": 512, "width": 512}}
         ({"preprocessor_config.json": SQUARE}, 512),
         ({"processor_config.json": {"image_processor": SQUARE}}, 512),
         ({"preprocessor_config.json": SQUARE, "processor_config.json": {"image_seq_length": 256}}, 512),
+        (  # transformers 5 reads the table first
+            {"preprocessor_config.json": SQUARE, "processor_config.json": {"image_processor": {"size": LARGER}}},
+            640,
+        ),
         ({"processor_config.json": {"image_seq_length": 256}}, 768),  # what transformers 4 has beside the first file
     ],
 )

@@ -226,7 +226,7 @@ def test_a_damaged_section_is_named(path: Path, name: str, garbage: Callable[[in
     content[where.begin : where.begin + 1024] = garbage(1024)
     damaged = tmp_path / "model.litertlm"
     damaged.write_bytes(content)
-    what = f"section {name} has not the SHA-256 that its table records"  # checked where a section is read whole
+    what = f"section {name} does not match the SHA-256 in its table"  # checked where a section is read whole
     if name.startswith("tf_lite"):
         what = f"its {name} section is corrupt"
     assert message(damaged) == f"{damaged}: {what}; copy the file again"

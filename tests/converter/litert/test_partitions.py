@@ -1,9 +1,9 @@
 """What XNNPACK takes of each signature. Whatever it leaves runs in LiteRT's slower kernels, and every border between
 the two costs a copy: so one partition, and outside it only ops that are listed here with their reason.
 
-    Stage.PROLOGUE  input_pos is an integer and XNNPACK computes floats: start, ring ages, slots and write indices are
+    Phase.PROLOGUE  input_pos is an integer and XNNPACK computes floats: start, ring ages, slots and write indices are
                     a few integer ops on at most S values each, and CAST makes floats of two of them
-    Stage.EPILOGUE  the cache writes: XNNPACK has no kernel that writes into a given place. DYNAMIC_UPDATE_SLICE at the
+    Phase.EPILOGUE  the cache writes: XNNPACK has no kernel that writes into a given place. DYNAMIC_UPDATE_SLICE at the
                     very end is what lets LiteRT keep one copy of a cache; a prefill that may wrap gathers instead
 """
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.models import vision
-from gemma_edge.converter.models.encoders import Modality, Tower, towers
+from gemma_edge.converter.models.encoders import Encoder, Modality, encoders_of
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.vision_config import Attention, EdgeResidual, InvertedBottleneck
@@ -18,9 +18,9 @@ def config(**vision_config: Any) -> dict[str, Any]:
 
 
 def official() -> vision.Config:
-    [tower] = towers(config(), 768)
-    assert isinstance(tower.config, vision.Config)
-    return tower.config
+    [encoder] = encoders_of(config(), 768)
+    assert isinstance(encoder.config, vision.Config)
+    return encoder.config
 
 
 def test_the_official_encoder_has_its_294_million_weights() -> None:
@@ -40,14 +40,14 @@ def test_the_official_encoder_has_its_294_million_weights() -> None:
 
 
 def test_a_tower_knows_what_it_takes() -> None:
-    tower = Tower.of(official())
-    assert (tower.modality, tower.inputs) == (Modality.VISION, 768 * 768)
-    assert tower.prefixes == ("vision_tower.", "embed_vision.")
-    assert [graph.name for graph in tower.graphs(in_one=False)] == ["vision_encoder", "vision_adapter"]
-    assert [graph.name for graph in tower.graphs(in_one=True)] == ["vision_encoder"]
-    assert tower.is_stored_in(["model.vision_tower.timm_model.msfa.norm.weight"])
-    assert tower.is_stored_in(["vision_tower.timm_model.msfa.norm.weight"])
-    assert not tower.is_stored_in(["model.embed_vision.embedding.weight", "model.language_model.norm.weight"])
+    encoder = Encoder.of(official())
+    assert (encoder.modality, encoder.inputs) == (Modality.VISION, 768 * 768)
+    assert encoder.prefixes == ("vision_tower.", "embed_vision.")
+    assert [graph.name for graph in encoder.graphs(in_one=False)] == ["vision_encoder", "vision_adapter"]
+    assert [graph.name for graph in encoder.graphs(in_one=True)] == ["vision_encoder"]
+    assert encoder.is_stored_in(["model.vision_tower.timm_model.msfa.norm.weight"])
+    assert encoder.is_stored_in(["vision_tower.timm_model.msfa.norm.weight"])
+    assert not encoder.is_stored_in(["model.embed_vision.embedding.weight", "model.language_model.norm.weight"])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_tower_knows_what_it_takes() -> None:
     ],
 )
 def test_models_without_towers(values: dict[str, Any]) -> None:
-    assert Model.of_checkpoint(values, 768).towers == ()
+    assert Model.of_checkpoint(values, 768).encoders == ()
 
 
 BLOCK = {"block_type": "uir", "out_chs": 32, "stride": 2, "dw_kernel_size_mid": 3, "exp_ratio": 2.0}
@@ -100,7 +100,7 @@ def network(**changes: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_settings_that_would_give_other_numbers_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        towers(config(**changes), 768)
+        encoders_of(config(**changes), 768)
     assert str(caught.value) == f"config.json: {message}"
 
 
@@ -110,16 +110,16 @@ def test_attention_between_other_channels_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"config.json: out_chs is 64, only 32 is supported; this model needs new code"
     ):
-        towers(config(model_args=arguments), 768)
+        encoders_of(config(model_args=arguments), 768)
 
 
 def test_a_convolution_before_makes_the_stride_where_there_is_none_between() -> None:
-    assert towers(config(**network(dw_kernel_size_mid=0, dw_kernel_size_start=3)), 128)
+    assert encoders_of(config(**network(dw_kernel_size_mid=0, dw_kernel_size_start=3)), 128)
 
 
 def test_ids_that_two_embedders_hold_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        towers(config(vocab_size=129) | {"audio_config": {}}, 768)
+        encoders_of(config(vocab_size=129) | {"audio_config": {}}, 768)
     assert str(caught.value) == (
         "config.json: embed_vision.embedding and embed_audio.embedding both hold id 262272, expected ids of their own; "
         "fix vocab_offset or vocab_size"
@@ -128,13 +128,13 @@ def test_ids_that_two_embedders_hold_are_refused() -> None:
 
 def test_a_config_that_is_no_object_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        towers({"model_type": "gemma3n", "text_config": {}, "vision_config": 3}, 768)
+        encoders_of({"model_type": "gemma3n", "text_config": {}, "vision_config": 3}, 768)
     assert str(caught.value) == "config.json: vision_config is 3, expected an object or null; fix the checkpoint"
 
 
 def test_an_image_that_does_not_divide_into_places_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        towers(config(), 760)
+        encoders_of(config(), 760)
     assert str(caught.value) == (
         "preprocessor_config.json: images are 760 pixels wide, expected a multiple of 256 for 16 x 16 embeddings; "
         "fix the checkpoint"
@@ -143,5 +143,5 @@ def test_an_image_that_does_not_divide_into_places_is_refused() -> None:
 
 def test_other_numbers_of_tokens_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        towers(config() | {"vision_soft_tokens_per_image": 64}, 768)
+        encoders_of(config() | {"vision_soft_tokens_per_image": 64}, 768)
     assert str(caught.value) == (f"config.json: vision_soft_tokens_per_image is 64, only 256 is supported; {NETWORK}")

@@ -17,6 +17,7 @@ from gemma_edge.converter.onnx.lower import lowered
 from gemma_edge.converter.onnx.lowering import BATCH, TOKENS
 from gemma_edge.converter.quantize.quantize import quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
 Arrays = dict[str, NDArray[Any]]
 _TYPES = {"float32": F32, "int32": I64, "bool": BOOL}
@@ -99,3 +100,37 @@ class Session:
         self.past = {name: outputs.pop(name.replace("past_key_values", "present")) for name in self.past}
         self.position = total
         return outputs
+
+
+class Program:
+    """A directory as other programs run it: embeddings from a graph of their own, a batch, a cache that grows."""
+
+    def __init__(self, path: Path, batch: int) -> None:
+        directory = OnnxDirectory.open(path)
+        self._sessions = {name: self._session(directory.graph_path(name)) for name in directory.graphs}
+        self._decoder = self._sessions[directory.decoder]
+        caches = [node for node in self._decoder.get_inputs() if node.name.startswith("past_key_values")]
+        self._past = {node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), np.float32) for node in caches}
+
+    @staticmethod
+    def _session(path: Path) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The logits [B, V] behind each row's last token. ids: [B, T], new. mask: [B, past and T], 0 at padding."""
+        positions = np.where(mask == 1, mask.cumsum(1) - 1, 1)[:, -ids.shape[1] :]  # as transformers derives them
+        feeds: Arrays = {"input_ids": ids}
+        if "embed_tokens" in self._sessions:
+            feeds = _outputs(self._sessions["embed_tokens"], feeds)
+        outputs = _outputs(self._decoder, feeds | {"attention_mask": mask, "position_ids": positions} | self._past)
+        self._past = {name: outputs[name.replace("past_key_values", "present")] for name in self._past}
+        logits: NDArray[np.float32] = outputs["logits"][:, 0]
+        return logits
+
+
+def _outputs(session: onnxruntime.InferenceSession, feeds: Arrays) -> Arrays:
+    names = [node.name for node in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))

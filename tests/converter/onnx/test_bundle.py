@@ -25,7 +25,7 @@ from gemma_edge.runtime.formats.encoding import Encoding
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8", "int4": "_q4"}
 SIDE_FILES = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "llm_metadata.pb",
+    "llm_metadata.pb", "digests.json",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.onnx.inspect import inspect_directory, print_directory
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectoryError
+from gemma_edge.runtime.formats.onnx_digests import OnnxDirectoryError
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def test_names_are_no_markup(values: dict[str, Any]) -> None:
 
 def test_a_damaged_encoder_is_named(path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(path, tmp_path / "model"))
+    (copy / "digests.json").unlink()  # which would tell first
     encoder = copy / "onnx" / "vision_encoder_q4.onnx"
     encoder.write_bytes(b"no graph")
     with pytest.raises(OnnxDirectoryError) as caught:

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from tests.converter.onnx.batches import PADDINGS, Batch
+from tests.converter.onnx.onnx_runs import Program
 from tests.oracles import Oracle
 from tests.slots import onnx_slot
 from tools.tiny import TINY, write_tiny
@@ -19,6 +19,7 @@ from tools.tiny import TINY, write_tiny
 CONTEXT_TOKENS = 192
 PROMPT_TOKENS = 77  # longer than every window
 NEW_TOKENS = 32
+STEPS = 4  # of a batch
 TOLERANCE = 1e-3  # of logits that spread over about +-12, besides what float32 explains (tests/oracles.py)
 
 
@@ -61,25 +62,24 @@ def test_our_executor_gives_the_logits_and_the_greedy_tokens(converted: Converte
 
 
 def test_plain_onnx_runtime_gives_the_logits_for_a_batch(converted: Converted) -> None:
-    """As any other program runs the files: embeddings from their graph, a cache that grows, two rows at once."""
-    directory = OnnxDirectory.open(converted.path)
-    sessions = {name: onnxruntime.InferenceSession(str(directory.graph_path(name))) for name in directory.graphs}
-    decoder = sessions["decoder_model_merged" if directory.is_split else "model"]
-    rng = np.random.default_rng(3)
-    ids = rng.integers(0, converted.vocab_size, (2, 40))
-    caches = [node for node in decoder.get_inputs() if node.name.startswith("past_key_values")]
-    past = {node.name: np.zeros((2, node.shape[1], 0, node.shape[3]), np.float32) for node in caches}
+    program = Program(converted.path, batch=2)
+    ids = np.random.default_rng(3).integers(0, converted.vocab_size, (2, 40))
     for first, last in ((0, 38), (38, 39), (39, 40)):
-        feeds: dict[str, Any] = {"input_ids": ids[:, first:last]}
-        if directory.is_split:
-            embedder = sessions["embed_tokens"]
-            names = [node.name for node in embedder.get_outputs()]
-            feeds = dict(zip(names, embedder.run(names, feeds), strict=True))
-        feeds["attention_mask"] = np.ones((2, last), np.int64)
-        feeds["position_ids"] = np.tile(np.arange(first, last), (2, 1))
-        names = [node.name for node in decoder.get_outputs()]
-        outputs = dict(zip(names, decoder.run(names, feeds | past), strict=True))
-        past = {name: outputs[name.replace("past_key_values", "present")] for name in past}
+        logits = program.run(ids[:, first:last], np.ones((2, last), np.int64))
         for row in range(2):
             expected = converted.oracle.expected(ids[row, :last].tolist()).last(1)
-            expected.check(outputs["logits"][row], TOLERANCE)
+            expected.check(logits[row : row + 1], TOLERANCE)
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_rows_of_unequal_length_give_the_logits_of_each_row_alone(converted: Converted, padding: str) -> None:
+    """A prompt, and more tokens: some rows longer than every window, one of a single token."""
+    batch = Batch.of((5, 40, 77, 1), padding, converted.vocab_size)
+    program = Program(converted.path, len(batch.rows))
+    found = [program.run(batch.ids, batch.mask)]
+    for _ in range(STEPS):
+        batch.append()
+        found.append(program.run(batch.ids, batch.mask))
+    for row, ids in enumerate(batch.rows):
+        expected = converted.oracle.expected(ids).last(1 + STEPS)
+        expected.check(np.stack(found)[:, row], TOLERANCE)

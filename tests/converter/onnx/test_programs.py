@@ -2,10 +2,8 @@
 
 import base64
 import json
-import os
-import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +12,21 @@ import onnxruntime_genai
 import pytest
 import soundfile
 import torch
-import transformers
 from PIL import Image
 
-from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from tests.converter.onnx.programs import (
+    MESSAGES,
+    NEW_TOKENS,
+    ConvertedFixture,
+    check_answer,
+    check_same_reply,
+)
 from tests.media_files import photograph, speech
-from tests.near_ties import NEAR_TIE, settled_tokens
 from tests.runtime.media.towers import Towers
-from tests.slots import onnx_slot
 
-PACKAGE, VERSION = "@huggingface/transformers", "4.3.1"
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
-MESSAGE = "He went to the house"
-NEW_TOKENS = 32
 TOLERANCE = 1e-3  # of logits, besides what float32 explains (tests/oracles.py)
-
-ConvertedFixture = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="session")
-def transformers_js() -> Path:
-    """The module, from npm, kept between runs. No package runs code of its own at installation."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gemma-edge-tests" / f"js-{VERSION}"
-    module = cache / "node_modules" / PACKAGE / "dist" / "transformers.node.mjs"
-    if not all(map(shutil.which, ("node", "npm"))):
-        pytest.skip(f"node and npm, which run {PACKAGE}, are not installed")
-    if not module.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        staged = cache.with_name(f"{cache.name}.{os.getpid()}")
-        staged.mkdir()
-        command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
-        subprocess.run(command, cwd=staged, check=True, capture_output=True)
-        staged.rename(cache)
-    return module
-
-
-@pytest.fixture(scope="module")
-def converted(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gemma3: Path, tiny_gemma3n: Path, gemma_tokenizer: Path
-) -> ConvertedFixture:
-    """`converted("gemma3n", "int4")`: a trained fixture with Gemma's own chat template."""
-    folder = tmp_path_factory.mktemp("onnx")
-    template = json.loads((gemma_tokenizer / "tokenizer_config.json").read_text())["chat_template"]
-
-    def make(family: str, precision: str) -> Path:
-        checkpoint, out = folder / family, folder / f"{family}-{precision}"
-        if not checkpoint.exists():
-            shutil.copytree({"gemma3": tiny_gemma3, "gemma3n": tiny_gemma3n}[family], checkpoint)
-            (checkpoint / "chat_template.jinja").write_text(template)
-        if not out.exists():
-            convert(f"custom-{precision}", checkpoint, out, context=512, format="onnx")
-        return out
-
-    return make
-
-
-def check_same_reply(found: list[int], directory: Path, prompt: list[int], precision: str) -> None:
-    """That another program's greedy reply is our runtime's, or differs from the first near tie on."""
-    executor = onnx_slot(OnnxDirectory.open(directory), 2, None, 512)
-    executor.prefill(prompt[:-1])
-    reply, logits = prompt[-1:], []
-    for _ in range(NEW_TOKENS):
-        logits.append(executor.decode(reply[-1]).copy())
-        reply.append(int(logits[-1].argmax()))
-    executor.close()
-    ours = reply[1:]
-    settled = len(ours) if found == ours else settled_tokens(logits, ours, NEAR_TIE[precision])
-    assert found[:settled] == ours[:settled]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -90,22 +34,20 @@ def check_same_reply(found: list[int], directory: Path, prompt: list[int], preci
 def test_transformers_js_gives_our_tokens(
     converted: ConvertedFixture, transformers_js: Path, family: str, precision: str
 ) -> None:
+    """Of one message, and of two of unequal length at once, padded on either side."""
     directory = converted(family, precision)
-    command = ["node", str(SCRIPT), str(transformers_js), str(directory), str(NEW_TOKENS)]
-    ran = subprocess.run(command, input=MESSAGE, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    messages = [{"role": "user", "content": MESSAGE}]
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert found["prompt"] == expected
-    assert len(found["reply"]) == NEW_TOKENS
-    check_same_reply(found["reply"], directory, expected, precision)
+    for padding, messages in (("left", MESSAGES[:1]), ("left", MESSAGES), ("right", MESSAGES)):
+        job = {"directory": str(directory), "device": "cpu", "padding": padding, "messages": messages}
+        command = ["node", str(SCRIPT), str(transformers_js)]
+        text = json.dumps(job | {"tokens": NEW_TOKENS})
+        ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        check_answer(json.loads(ran.stdout), messages, directory, precision)
 
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Towers:  # noqa: ARG001  the vision tower is timm's
-    return Towers.write(tmp_path_factory.mktemp("towers"), context_tokens=192)
+    return Towers.write(tmp_path_factory.mktemp("towers"))
 
 
 MEDIA_NEW_TOKENS = 16

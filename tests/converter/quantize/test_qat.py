@@ -23,10 +23,8 @@ from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.qat import sampled_rows, with_grids
 from gemma_edge.converter.quantize.recipes import Recipe
-from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.profiles.budget import OverBudget
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.converter.checkpoint.adapters import write_adapter
 from tests.converter.quantize.test_qat_grid import gemma_qat, q4_0, stored_as
 
@@ -62,7 +60,7 @@ def matrices(checkpoint: Path, path: Path) -> Iterator[tuple[str, str, NDArray[n
     """(name, encoding, stored in the bundle, in the checkpoint) of every matrix of the layers."""
     source = Checkpoint.open(checkpoint)
     model = Model.from_json(source.text_config)
-    stored = StoredWeights.of(OnnxDirectory.open(path) if path.is_dir() else Bundle.open(path), model.tensors)
+    stored = BundleWeights.of(path, model.tensors)
     for name, spec in model.tensors.items():
         if name.removesuffix(".weight").endswith(MATRICES):
             yield name, stored.encoding(name), stored.rows(name, 0, spec.shape[0]), source.read(name)
@@ -122,7 +120,7 @@ def test_a_head_keeps_its_grid_and_the_table_cannot(qat: Path, tmp_path: Path) -
     assert report.values["trained_grid"]["read_by_row"] == ["embed_tokens.weight"]
     source = Checkpoint.open(qat)
     model = Model.from_json(source.text_config)
-    stored = StoredWeights.of(Bundle.open(tmp_path / "model"), {"lm_head.weight": model.tensors["lm_head.weight"]})
+    stored = BundleWeights.of(tmp_path / "model", {"lm_head.weight": model.tensors["lm_head.weight"]})
     head = stored.rows("lm_head.weight", 0, model.config.vocab_size)
     np.testing.assert_array_equal(stored_as(head, "BF16"), source.read("embed_tokens.weight"))
 
@@ -204,5 +202,7 @@ def test_what_is_printed(qat: Path, tmp_path: Path) -> None:
     text = printed.getvalue()
     values = json.loads((tmp_path / "model.json").read_text())["trained_grid"]
     assert f"trained on a 4-bit grid, kept as int4-b32: {values['tensors']} matrices" in text
-    assert "trained on a 4-bit grid, but read by row, so not kept: embed_tokens.weight" in text
+    assert (
+        "trained on a 4-bit grid, re-quantized as a lookup table of another 4-bit format: embed_tokens.weight" in text
+    )
     assert f"on their trained grid: {values['values']:,} of {values['values']:,} values are exact" in text

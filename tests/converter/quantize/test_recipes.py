@@ -8,10 +8,10 @@ import pytest
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.quantize import Search
-from gemma_edge.converter.quantize.recipes import NAMES, TOWER_ROLES, Floor, Placement, Recipe, RecipeError
+from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, NAMES, Floor, Placement, Recipe, RecipeError
 from gemma_edge.converter.tensors import Role, TensorSpec
 
-DECODER_ROLES = [role for role in Role if role not in TOWER_ROLES]
+DECODER_ROLES = [role for role in Role if role not in ENCODER_ROLES]
 INT8 = "\n".join(f'{role} = "{"fp32" if role is Role.NORM else "int8"}"' for role in DECODER_ROLES)
 
 

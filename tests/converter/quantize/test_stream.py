@@ -13,12 +13,12 @@ from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.litert.lower import emit
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.quantize.stream import Stream
-from gemma_edge.converter.tensors import Derivation, Fold, Overlay, Role, Stored, TensorSpec
+from gemma_edge.converter.tensors import Derivation, Fold, Overlay, Role, SourceTensor, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 
 ROWS, COLUMNS = 9, 4
 TABLE = "embed_tokens.weight"
-EXTRA = Stored("embed_audio.embedding.weight", (3, COLUMNS))
+EXTRA = SourceTensor("embed_audio.embedding.weight", (3, COLUMNS))
 
 
 def double(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ def test_a_tensor_is_derived_from_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_a_tensor_is_derived_from_two(tmp_path: Path) -> None:
-    table = Stored(TABLE, (ROWS, COLUMNS))
+    table = SourceTensor(TABLE, (ROWS, COLUMNS))
     product = Derivation((EXTRA, table), lambda extra, rows: (extra @ rows.T).astype(np.float32))
     checkpoint, found = written(TensorSpec.derived("w", (3, ROWS), Role.NORM, product), "fp32", tmp_path)
     np.testing.assert_array_equal(found, checkpoint.read(EXTRA.source) @ checkpoint.read(TABLE).T)

@@ -18,11 +18,9 @@ from gemma_edge.converter.quantize.quantize import Search, quantize_rows
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import Role
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.find.folds import as_in_bundle
-from gemma_edge.converter.verify.find.stored import StoredWeights
 from gemma_edge.runtime.formats.encoding import Encoding
-from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.conftest import FIXTURES
 
 BOTH = pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-gemma3n"])
@@ -75,10 +73,8 @@ def test_a_bundle_shows_what_was_done_to_its_weights(name: str, precision: str, 
     source, plan = plan_for(Target.parse(f"custom-{precision}", **options), FIXTURES / name)  # type: ignore[arg-type]
     expected = balanced_plan(plan, source, silent).model
     convert(f"custom-{precision}", FIXTURES / name, tmp_path / "model", **options, measure=False)  # type: ignore[arg-type]
-    path = tmp_path / "model"
-    bundle = OnnxDirectory.open(path) if container == "onnx" else Bundle.open(path)
     model = Model.from_json(source.text_config)
-    found = as_in_bundle(model, source, StoredWeights.of(bundle, model.tensors))
+    found = as_in_bundle(model, source, BundleWeights.of(tmp_path / "model", model.tensors))
     windows = np.random.default_rng(0).integers(4, 500, (1, 8))
     np.testing.assert_array_equal(
         StreamingModel(source, found).hidden(windows), StreamingModel(source, expected).hidden(windows)

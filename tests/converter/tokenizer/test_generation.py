@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 import sentencepiece
 import transformers
+from click.testing import CliRunner
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
+from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.litert.metadata import llm_metadata
-from gemma_edge.converter.tokenizer.generation import MetadataError, stop_token_ids
+from gemma_edge.converter.tokenizer.generation import (
+    MetadataError,
+    repetition_penalty,
+    settings_left_out,
+    stop_token_ids,
+)
 from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from tests.converter.verify.prompts.tuned import added, with_tokens, write
@@ -116,12 +123,55 @@ def test_suppressed_tokens_are_suppressed(checkpoint: Path) -> None:
     assert list(metadata(checkpoint).suppress_tokens.ids) == [5, 6]
 
 
+LEFT_OUT: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"repetition_penalty": 1.1, "top_k": 5}, {"repetition_penalty": 1.1}),
+    ({"begin_suppress_tokens": [7], "suppress_tokens": [8]}, {"begin_suppress_tokens": [7]}),
+    ({"bad_words_ids": [[5, 6]], "use_cache": False}, {"bad_words_ids": [[5, 6]]}),
+    ({"max_new_tokens": 100, "min_p": 0.05, "min_length": 3}, {"max_new_tokens": 100, "min_p": 0.05, "min_length": 3}),
+    ({"stop_strings": ["\n\n"], "forced_bos_token_id": 0}, {"stop_strings": ["\n\n"], "forced_bos_token_id": 0}),
+    ({"num_beams": 4, "length_penalty": 0.8}, {"num_beams": 4, "length_penalty": 0.8}),
+    ({"a_setting_of_tomorrow": "x", "cache_implementation": "hybrid"}, {"a_setting_of_tomorrow": "x"}),
+    ({"repetition_penalty": 1.0, "num_beams": 1, "length_penalty": 0.8, "no_repeat_ngram_size": 0, "min_p": None}, {}),
+    ({"renormalize_logits": False, "bad_words_ids": [], "max_length": 20, "typical_p": 1.0, "bos_token_id": 2}, {}),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), LEFT_OUT)
+def test_what_no_bundle_can_say_is_named(values: dict[str, Any], expected: dict[str, Any], checkpoint: Path) -> None:
+    write(checkpoint / "generation_config.json", **values)
+    assert settings_left_out(checkpoint) == expected
+
+
+def test_the_report_names_what_is_left_out(tiny_gemma3: Path, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(tiny_gemma3, tmp_path / "checkpoint"))
+    write(checkpoint / "generation_config.json", begin_suppress_tokens=[7], sequence_bias=[[[5], -10.0]] * 9)
+    out = tmp_path / "model.litertlm"
+    arguments = [
+        "convert",
+        "--target",
+        "custom-int8",
+        "--checkpoint",
+        str(checkpoint),
+        "--out",
+        str(out),
+        "--no-measure",
+    ]
+    printed = CliRunner().invoke(main, arguments, env={"COLUMNS": "400"}).output
+    assert (
+        "generation_config.json also says begin_suppress_tokens [7], sequence_bias [[[5], -10.0], [[5], -10.0], "
+        "[[5], -1...: LiteRT-LM and the runtime here do not apply it by themselves; ask for it with a message"
+    ) in printed
+    report = json.loads(out.with_name("model.litertlm.json").read_text())
+    assert list(report["generation_left_out"]) == ["begin_suppress_tokens", "sequence_bias"]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ({}, {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 1.0}),
         ({"do_sample": False}, {"do_sample": False, "top_k": 64, "top_p": 0.95, "temperature": 1.0}),
         ({"top_k": 0, "top_p": 0.5}, {"do_sample": True, "top_k": 2048, "top_p": 0.5, "temperature": 1.0}),
+        ({"repetition_penalty": 1.2}, {"do_sample": True, "repetition_penalty": 1.2}),
     ],
 )  # fmt: skip
 def test_onnxruntime_genai_samples_alike(
@@ -148,3 +198,10 @@ def test_an_added_end_of_the_tokenizer_ends_replies(tiny_gemma3: Path, tmp_path:
     ids = [number for token in found.stop_tokens for number in token.token_ids.ids]
     assert transformers.AutoTokenizer.from_pretrained(checkpoint).eos_token_id == 2048
     assert ids == [1, 11, 2048]
+
+
+@pytest.mark.parametrize("value", [0, -1.5])
+def test_a_penalty_that_is_none_is_refused(value: float, checkpoint: Path) -> None:
+    write(checkpoint / "generation_config.json", repetition_penalty=value)
+    with pytest.raises(MetadataError, match=f"repetition_penalty is {float(value)}, expected more than 0; correct it"):
+        repetition_penalty(checkpoint)

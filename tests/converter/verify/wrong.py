@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.verify.show.report import Report
+from gemma_edge.converter.verify.show.report import VerifyReport
 from gemma_edge.converter.verify.verify import verify
-from tools.shards import Stored, write_shards
+from tools.shards import Header, write_shards
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -35,7 +35,7 @@ def rewritten(checkpoint: Path, directory: Path, change: Callable[[Tensors], Ten
     copied(checkpoint, directory, **config)
     (directory / "model.safetensors").unlink()
     prefixed = {name if name == "lm_head.weight" else source.prefix + name: tensors[name] for name in tensors}
-    stored = {name: Stored("F32", values.shape) for name, values in prefixed.items()}
+    stored = {name: Header("F32", values.shape) for name, values in prefixed.items()}
     write_shards(directory, stored, lambda name: [prefixed[name].tobytes()], 1)
     return directory
 
@@ -59,13 +59,13 @@ def bundle_of(checkpoint: Path, precision: str = "int4", container: str = "liter
     return out
 
 
-def verified(bundle: Path, checkpoint: Path, tokens: Path, limit: int = 128, **options: Any) -> Report:
+def verified(bundle: Path, checkpoint: Path, tokens: Path, limit: int = 128, **options: Any) -> VerifyReport:
     """A short verification; weights are packed into memory."""
     return verify(
         bundle, checkpoint, tokens=tokens, limit=limit, window=128, threads=1, cache_dir=":nocache", **options
     )
 
 
-def faults(report: Report) -> list[str]:
+def faults(report: VerifyReport) -> list[str]:
     """By name."""
     return [finding.name for finding in report.findings]

@@ -2,6 +2,7 @@ import hashlib
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import litert_lm_builder
 import numpy as np
@@ -246,3 +247,15 @@ def test_corrupt_metadata(bundle_path: Path) -> None:
     bundle_path.write_bytes(content)
     with pytest.raises(BundleError, match="its llm_metadata section is corrupt; copy the file again"):
         Bundle.open(bundle_path).metadata()
+
+
+def test_a_kind_of_section_that_came_later(tmp_path: Path) -> None:
+    later: Any = 12
+    path = tmp_path / "model.litertlm"
+    write_bundle(path, (*SPECS, SectionSpec(later, 3)), (*DATA, b"new"), "digest", {})
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert str(caught.value) == (
+        f"{path}: found a section of kind 12, this version knows kinds up to 11; upgrade gemma-edge, "
+        "or copy the file again if it is older"
+    )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ExecutorError, SlotState
 from gemma_edge.runtime.formats.atomic import OutputError
@@ -39,28 +38,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module", params=["litertlm", "onnx"])
-def model(
-    request: pytest.FixtureRequest,
-    tiny_bundle: Callable[[str, str], Path],
-    tiny_gemma3n: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    if request.param == "litertlm":
-        return tiny_bundle("gemma3n", "int4")
-    out = tmp_path_factory.mktemp("onnx") / "model"
-    convert("custom-fp32", tiny_gemma3n, out, context=512, format="onnx")
-    return out
-
-
-def test_another_process_goes_on_without_prefill(model: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_another_process_goes_on_without_prefill(tiny_model: Path, cache_dir: Path, tmp_path: Path) -> None:
     saved = tmp_path / "prompt.cache"
-    with Engine(str(model), cache_dir=str(cache_dir)) as engine:
+    with Engine(str(tiny_model), cache_dir=str(cache_dir)) as engine:
         session = engine.create_session(apply_prompt_template=False, max_output_tokens=5)
         session.run_prefill([PROMPT])
         session.save_cache(saved)
         prompt, logits, text = list(session.token_ids), session.logits, session.run_decode().texts[0]
-    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(model), str(cache_dir), str(saved), PROMPT]
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tiny_model), str(cache_dir), str(saved), PROMPT]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     token_ids, ran, found, their_text, usage_run = json.loads(done.stdout)
     assert token_ids == prompt[:-1]
@@ -70,10 +55,10 @@ def test_another_process_goes_on_without_prefill(model: Path, cache_dir: Path, t
     assert their_text == text
 
 
-def test_a_conversation_is_saved_too(model: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_conversation_is_saved_too(tiny_model: Path, cache_dir: Path, tmp_path: Path) -> None:
     saved = tmp_path / "talk.cache"
     message = "In the beginning God created the heaven and the earth"
-    with Engine(str(model), cache_dir=str(cache_dir)) as engine:
+    with Engine(str(tiny_model), cache_dir=str(cache_dir)) as engine:
         conversation = engine.create_conversation(max_output_tokens=5)
         with pytest.raises(RuntimeError, match="nothing to save: the conversation has no turn; send a message first"):
             conversation.save_cache(saved)
@@ -81,16 +66,16 @@ def test_a_conversation_is_saved_too(model: Path, cache_dir: Path, tmp_path: Pat
         conversation.save_cache(saved)
         with pytest.raises(OutputError, match="nowhere"):
             conversation.save_cache(tmp_path / "nowhere" / "x")
-    with Engine(str(model), cache_dir=str(cache_dir)) as engine:
+    with Engine(str(tiny_model), cache_dir=str(cache_dir)) as engine:
         engine.load_cache(saved)
         with engine.create_conversation(max_output_tokens=5) as conversation:
             assert str(conversation.send_message(message)) == reply
             assert conversation.usage.run == 1
 
 
-def test_a_fresh_session_has_nothing_to_save(model: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_fresh_session_has_nothing_to_save(tiny_model: Path, cache_dir: Path, tmp_path: Path) -> None:
     match = "nothing to save: the session is fresh; call run_prefill first"
-    with Engine(str(model), cache_dir=str(cache_dir)) as engine, pytest.raises(RuntimeError, match=match):
+    with Engine(str(tiny_model), cache_dir=str(cache_dir)) as engine, pytest.raises(RuntimeError, match=match):
         engine.create_session().save_cache(tmp_path / "x")
 
 
@@ -151,9 +136,9 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     refused("found gemma-edge keys and values 9, expected gemma-edge keys and values 1; save it again")
 
 
-def test_a_flipped_byte_is_found_before_anything_changes(model: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_found_before_anything_changes(tiny_model: Path, cache_dir: Path, tmp_path: Path) -> None:
     saved = tmp_path / "prompt.cache"
-    with Engine(str(model), cache_dir=str(cache_dir)) as engine:
+    with Engine(str(tiny_model), cache_dir=str(cache_dir)) as engine:
         session = engine.create_session(apply_prompt_template=False, max_output_tokens=3)
         session.run_prefill([PROMPT])
         session.save_cache(saved)

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from gemma_edge.converter.convert import convert
+from gemma_edge.runtime.measure import compare_process
 from gemma_edge.runtime.measure.compare import ComparisonError, Cost, Logits, compare
 from gemma_edge.runtime.measure.compare_cli import compare_main
 from gemma_edge.runtime.measure.compare_process import ModelProcess
@@ -148,3 +151,14 @@ def test_an_error_of_a_model_arrives(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError) as caught:
         ModelProcess(str(tmp_path / "missing"), 1, None)
     assert str(caught.value) == f"{tmp_path / 'missing'}: cannot read (No such file or directory); check the path"
+
+
+def test_a_fault_that_is_no_error_of_ours_arrives_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(compare_process, "Engine", broken)
+    here, there = Pipe()
+    with here, there:
+        compare_process._serve(there, "model", 1, None)
+        assert here.recv().message == "model: ZeroDivisionError: division by zero"

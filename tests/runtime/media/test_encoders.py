@@ -14,8 +14,9 @@ from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.executors.litert.sections import audio_size, vision_size
 from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind, SectionSpec
+from gemma_edge.runtime.formats.onnx_digests import Digests
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
-from gemma_edge.runtime.measure import media_bench as bench
+from gemma_edge.runtime.measure import encoder_bench as bench
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.encoders import AudioSize
 from gemma_edge.runtime.media.mel import frame_count
@@ -105,7 +106,7 @@ def directory_with(folder: Path, name: str, shapes: Mapping[str, list[Any]], *, 
     graph = onnx.helper.make_graph([onnx.helper.make_node(operator, [given.name], [made.name])], "g", [given], [made])
     opset = onnx.helper.make_opsetid("", 21)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "onnx" / f"{name}.onnx")
-    return OnnxDirectory(folder, "fp32", {})
+    return OnnxDirectory(folder, "fp32", {}, Digests(folder, None))
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,19 @@ from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
-from gemma_edge.runtime.measure.media_bench import measure_encoders
+from gemma_edge.runtime.measure.encoder_bench import measure_encoders
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.errors import MediaError
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.memory.reading import file_mappings
 from gemma_edge.runtime.tasks.cli import transcribe_main
-from gemma_edge.runtime.tasks.media import describe, transcribe, translate
+from gemma_edge.runtime.tasks.media import describe, transcribe, transcribe_and_translate
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from tests.media_files import photograph, speech
 from tests.near_ties import check_same_greedy_text
 from tests.runtime.media.towers import Towers
 from tools.tiny_towers import CLIP_TOKENS, IMAGE_PIXELS, IMAGE_TOKENS
 
-CONTEXT_TOKENS = 192
 NEW_TOKENS = 16
 TOLERANCE = 1e-3  # of logits that spread over about +-12, besides what float32 explains (tests/oracles.py)
 WINDOW_SECONDS = 1.94  # 12 tokens of 16 frames of 10 ms, less what the last frame needs
@@ -69,11 +68,6 @@ CASES: Mapping[str, Callable[[], Contents]] = {
         "4?",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Towers:  # noqa: ARG001  the vision tower is timm's
-    return Towers.write(tmp_path_factory.mktemp("towers"), CONTEXT_TOKENS)
 
 
 @pytest.fixture(scope="module", params=["litert", "onnx"])
@@ -231,7 +225,7 @@ def test_translating_asks_as_google_does(engine: Engine) -> None:
         "answer, first output the transcription in English, then one newline, then output the string 'French: ', then "
         "the translation in French."
     )
-    said = "".join(translate(engine, clip, "French", "English"))
+    said = "".join(transcribe_and_translate(engine, clip, "French", "English"))
     assert said == answer(engine, Contents.of(request, Content.AudioBytes(clip)))
 
 
@@ -263,12 +257,12 @@ def test_the_command_line_shows_and_plays(towers: Towers, tmp_path: Path) -> Non
     with Engine(str(towers.bundle), cache_dir=cache) as engine:
         expected = reply_to(engine, Contents.of(shown, image("chelsea.png"), "What?", played))
         written = "".join(transcribe(engine, recording, "English"))
-        translated = "".join(translate(engine, recording, "French"))
+        translated = "".join(transcribe_and_translate(engine, recording, "French"))
     both = ("--image", photograph("rocket.jpg"), "--image", photograph("chelsea.png"), "--audio", recording)
     settings = ("--prompt", "What?", "--greedy", "--max-output-tokens", NEW_TOKENS, "--cache-dir", cache)
     shown_and_played = CliRunner().invoke(run_main, [*map(str, (towers.bundle, *both, *settings)), "--stats"])
     assert shown_and_played.stdout == expected + "\n"
-    assert re.match(r"\[images and sound \d+\.\d\d s; first token ", shown_and_played.stderr)
+    assert re.match(r"\[images and audio \d+\.\d\d s; first token ", shown_and_played.stderr)
     assert (
         run(transcribe_main, towers.bundle, recording, "--language", "English", "--cache-dir", cache) == written + "\n"
     )

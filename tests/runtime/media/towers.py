@@ -13,6 +13,7 @@ from gemma_edge.runtime.chat.messages import Content, Contents
 from tests.oracles import Expected, Oracle
 from tools.tiny_towers import CLIP_TOKENS, IMAGE_PIXELS, IMAGE_TOKENS, write_tiny_towers
 
+CONTEXT_TOKENS = 192
 MEDIA_INPUTS = ("pixel_values", "input_features", "input_features_mask")
 
 
@@ -26,11 +27,11 @@ class Towers:
     onnx: Path
 
     @classmethod
-    def write(cls, folder: Path, context_tokens: int) -> "Towers":
+    def write(cls, folder: Path) -> "Towers":
         """Make all of it."""
         oracle = Oracle(write_tiny_towers(folder / "checkpoint"))
         bundle, onnx = folder / "towers.litertlm", folder / "towers"
-        options: dict[str, Any] = {"context": context_tokens, "modalities": ("text", "vision", "audio")}
+        options: dict[str, Any] = {"context": CONTEXT_TOKENS, "modalities": ("text", "vision", "audio")}
         convert("custom-fp32", folder / "checkpoint", bundle, prefill=(8, 32), **options)
         convert("custom-fp32", folder / "checkpoint", onnx, format="onnx", **options)
         return cls(oracle, _processor(folder / "checkpoint"), bundle, onnx)

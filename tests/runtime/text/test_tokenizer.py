@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind, SectionSpec
+from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, SectionKind, SectionSpec
 from gemma_edge.runtime.text.tokenizer import Detokenizer, Tokenizer, TokenizerError
 from tests.bundles import write_bundle
 
@@ -103,7 +103,7 @@ def test_a_broken_model_is_refused() -> None:
 def test_a_bundle_without_sentencepiece_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.litertlm"
     write_bundle(path, [SectionSpec(SectionKind.HUGGING_FACE_TOKENIZER, 4)], [b"1234"])
-    with pytest.raises(TokenizerError) as caught:
+    with pytest.raises(BundleError) as caught:
         Tokenizer.of_bundle(Bundle.open(path))
     assert str(caught.value) == (
         f"{path}: found sections hugging_face_tokenizer, expected sentencepiece_tokenizer; "

@@ -12,10 +12,9 @@ import transformers
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.slots import litert_slot
 from tools.gguf_oracle import write_float32_directory
 from tools.gguf_real import different_bytes
@@ -76,7 +75,7 @@ def test_q4_0_keeps_its_values_and_says_which_it_cannot(name: str, container: st
     report = convert("custom-int4", path, out, format=container, **SMALL).values["trained_grid"]
     source = Checkpoint.open(path)
     model = Model.from_json(source.text_config)
-    stored = StoredWeights.of(OnnxDirectory.open(out) if container == "onnx" else Bundle.open(out), model.tensors)
+    stored = BundleWeights.of(out, model.tensors)
     values = exact = tensors = 0
     for spec in model.tensors.values():
         tensor = source.resolve(spec.source)

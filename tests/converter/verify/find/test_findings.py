@@ -4,13 +4,13 @@ import pytest
 
 from gemma_edge.converter.verify.find.findings import computation_findings, layer_of
 from gemma_edge.converter.verify.find.layers import LayerReport, layer_reports
-from gemma_edge.converter.verify.measure.likeness import Likeness
+from gemma_edge.converter.verify.measure.similarity import Similarity
 
 
 def _layers(*cache_snr_db: float | None) -> list[LayerReport]:
     """Layers whose keys are so far off; None: without a cache."""
     found = {
-        ("keys", layer): Likeness(1.0, 1.0, 1.0, 10 ** (-snr_db / 10))
+        ("keys", layer): Similarity(1.0, 1.0, 1.0, 10 ** (-snr_db / 10))
         for layer, snr_db in enumerate(cache_snr_db)
         if snr_db is not None
     }

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gemma_edge.converter.evaluate import blas
 from gemma_edge.converter.verify.errors import VerifyError
-from gemma_edge.converter.verify.measure import blas, decoding
+from gemma_edge.converter.verify.measure import decoding
 from gemma_edge.converter.verify.measure.blas import spare_cores
 from gemma_edge.converter.verify.measure.decoding import Decoding
 from gemma_edge.converter.verify.measure.heap import give_back, kept_memory
@@ -93,9 +94,9 @@ def test_a_full_disk_is_told_and_not_met_in_mapped_memory(tmp_path: Path, monkey
 
 
 def test_numpy_multiplies_on_the_cores_that_are_left() -> None:
-    functions = blas._functions()
-    assert functions is not None
-    count, _ = functions
+    threads = blas.blas_threads()
+    assert threads is not None
+    count = threads.count
     before = count()
     with spare_cores(64, 64):
         assert count() == 1
@@ -104,11 +105,13 @@ def test_numpy_multiplies_on_the_cores_that_are_left() -> None:
     assert count() == before
 
 
-def test_without_openblas_or_glibc_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blas, "_MAPS", tmp_path / "absent")
-    assert blas._functions() is None
+def test_without_openblas_or_glibc_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "_libraries", list)
+    blas.blas_threads.cache_clear()
+    assert blas.blas_threads() is None
     with spare_cores(2, 1):
         pass
+    blas.blas_threads.cache_clear()
     monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
     with kept_memory():
         give_back()

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.measure.bootstrap import Resampling
-from gemma_edge.converter.verify.measure.likeness import Likeness
 from gemma_edge.converter.verify.measure.scores import Scores, differences, score_token, top_tokens
+from gemma_edge.converter.verify.measure.similarity import Similarity
 
 WINDOWS, TOKENS = 4, 96
 
@@ -125,13 +125,13 @@ def test_differences_of_two_bundles_on_one_text() -> None:
     assert (same["kl"].low, same["kl"].high, same["ppl"].value) == (0.0, 0.0, 1.0)
 
 
-def test_likeness_by_hand() -> None:
+def test_similarity_by_hand() -> None:
     expected, found = np.array([3.0, 4.0], np.float32), np.array([3.0, 3.0], np.float32)
-    likeness = Likeness.between(expected, found)
-    assert likeness.cosine == pytest.approx(21 / (5 * 18**0.5))
-    assert likeness.snr_db == pytest.approx(10 * math.log10(25))
-    assert likeness.gain == pytest.approx(21 / 25)
-    whole = Likeness.between(expected[:1], found[:1]) + Likeness.between(expected[1:], found[1:])
-    assert whole == likeness
-    assert Likeness.between(expected, expected).snr_db == math.inf
-    assert Likeness.between(np.zeros(2, np.float32), found).snr_db == -math.inf
+    similarity = Similarity.between(expected, found)
+    assert similarity.cosine == pytest.approx(21 / (5 * 18**0.5))
+    assert similarity.snr_db == pytest.approx(10 * math.log10(25))
+    assert similarity.gain == pytest.approx(21 / 25)
+    whole = Similarity.between(expected[:1], found[:1]) + Similarity.between(expected[1:], found[1:])
+    assert whole == similarity
+    assert Similarity.between(expected, expected).snr_db == math.inf
+    assert Similarity.between(np.zeros(2, np.float32), found).snr_db == -math.inf

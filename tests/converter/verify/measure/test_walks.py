@@ -8,9 +8,8 @@ import pytest
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Hooks
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.verify.find.stored import StoredWeights
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.measure.walks import Walks
-from gemma_edge.runtime.formats.litertlm import Bundle
 from tests.converter.verify.wrong import bundle_of, copied
 
 WINDOWS = np.random.default_rng(0).integers(4, 2000, (3, 40))
@@ -22,7 +21,7 @@ def test_side_by_side_is_as_alone(name: str, val_bin: Path, tmp_path: Path) -> N
     path = copied(val_bin.parent / name, tmp_path / name)
     source = Checkpoint.open(path)
     model = StreamingModel.open(source)
-    stored = StoredWeights.of(Bundle.open(bundle_of(path)), model.model.tensors)
+    stored = BundleWeights.of(bundle_of(path), model.model.tensors)
     done: list[int] = []
     walks = Walks(source, model, stored.substitute, SAMPLE, done.append)
     walked = walks.body(WINDOWS)

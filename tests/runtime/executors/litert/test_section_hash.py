@@ -100,7 +100,7 @@ def test_a_flipped_byte_in_the_metadata_is_refused(bundle: Path, tmp_path: Path)
     with pytest.raises(BundleError) as caught:
         Bundle.open(damaged).metadata()
     assert str(caught.value) == (
-        f"{damaged}: section llm_metadata has not the SHA-256 that its table records; copy the file again"
+        f"{damaged}: section llm_metadata does not match the SHA-256 in its table; copy the file again"
     )
 
 

@@ -14,9 +14,9 @@ from gemma_edge.converter.plan.target import Target
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.footprint import plan_of
 from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.executors.onnx.footprint import OnnxPlan
+from gemma_edge.runtime.executors.open import plan_of
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tools.tiny_towers import IMAGE_PIXELS, write_tiny_towers
 

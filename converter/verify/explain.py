@@ -3,22 +3,22 @@
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import Stage
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.find.diagnose import Diagnosis
 from gemma_edge.converter.verify.find.faults import Finding, known_tensors
 from gemma_edge.converter.verify.find.findings import computation_findings, weight_findings
-from gemma_edge.converter.verify.find.stored import StoredWeights
 from gemma_edge.converter.verify.measure.subject import Subject
 from gemma_edge.converter.verify.run import Reading
 
 
-def readable_weights(model: StreamingModel, subject: Subject) -> StoredWeights | None:
+def readable_weights(model: StreamingModel, subject: Subject) -> BundleWeights | None:
     """The bundle's, or None: one of another project has weights of other names, and is judged by logits and cache."""
-    stored = StoredWeights.of(subject.bundle, known_tensors(model.model))
+    stored = BundleWeights.of(subject.path, known_tensors(model.model))
     return stored if all(name in stored for name in model.graph.used) else None
 
 
-def dissect(
-    source: Checkpoint, model: StreamingModel, stored: StoredWeights | None, reading: Reading, stage: Stage
+def explain(
+    source: Checkpoint, model: StreamingModel, stored: BundleWeights | None, reading: Reading, stage: Stage
 ) -> tuple[Finding, ...]:
     """The faults that the reading of a sample shows."""
     diagnosis = Diagnosis(source, stored, reading.sample)

@@ -11,7 +11,7 @@ _PIECE = 1 << 14  # numbers summed in float32, then in float64; both arrays' pie
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Similarity:
     """Sums over pairs of (expected, found) numbers, so that blocks add up."""
 
     expected: float = 0.0  # sum of expected^2
@@ -20,7 +20,7 @@ class Likeness:
     error: float = 0.0  # sum of (found - expected)^2
 
     @classmethod
-    def between(cls, expected: Float32, found: Float32) -> "Likeness":
+    def between(cls, expected: Float32, found: Float32) -> "Similarity":
         """Of two arrays of one shape."""
         a, b = expected.reshape(-1), found.reshape(-1)
         sums = np.zeros(4)
@@ -30,8 +30,8 @@ class Likeness:
             sums += (np.dot(x, x), np.dot(y, y), np.dot(x, y), np.dot(error, error))
         return cls(*sums.tolist())
 
-    def __add__(self, other: "Likeness") -> "Likeness":
-        return Likeness(
+    def __add__(self, other: "Similarity") -> "Similarity":
+        return Similarity(
             self.expected + other.expected,
             self.found + other.found,
             self.product + other.product,
@@ -58,10 +58,10 @@ class Likeness:
 
 
 @dataclass
-class LikenessSums:
-    """Likeness by name, in the making."""
+class SimilaritySums:
+    """Similarity by name, in the making."""
 
-    sums: dict[str, Likeness] = field(default_factory=dict)
+    sums: dict[str, Similarity] = field(default_factory=dict)
 
-    def add(self, name: str, likeness: Likeness) -> None:
-        self.sums[name] = self.sums.get(name, Likeness()) + likeness
+    def add(self, name: str, similarity: Similarity) -> None:
+        self.sums[name] = self.sums.get(name, Similarity()) + similarity

@@ -18,13 +18,9 @@ from typing import Any
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.config import CPU
-from gemma_edge.runtime.executors.footprint import plan_of
-from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
+from gemma_edge.runtime.executors.open import files_of, plan_of
 from gemma_edge.runtime.executors.placement import cache_folder, is_memory
-from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.measure.bench import Benchmark, BenchmarkError
 from gemma_edge.runtime.measure.budget_report import LEAST_SPEED, BudgetReport, Sample, Trace
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
@@ -57,13 +53,12 @@ def measure_budget(
             f"a budget is measured with our executor, found {benchmark.executor}; leave out --executor, or measure "
             "that program with tools/cgroup_run.py"
         )
-    path = Path(benchmark.model_path)
-    bundle = open_model(path)
+    model = open_model(Path(benchmark.model_path))
     threads = getattr(benchmark.backend, "thread_count", None) or default_threads(profile)
-    folder = cache_folder(benchmark.cache_dir, bundle.path, prefer_disk=True)
+    folder = cache_folder(benchmark.cache_dir, model.path, prefer_disk=True)
     is_anonymous = folder is None or is_memory(folder)
-    plan = plan_of(bundle).footprint(benchmark.max_num_tokens, anonymous_weights=is_anonymous)
-    files = _files(bundle, folder, threads)
+    plan = plan_of(model).footprint(benchmark.max_num_tokens, anonymous_weights=is_anonymous)
+    files = files_of(model, threads, folder)
     request = replace(
         benchmark, backend=CPU(thread_count=threads), cache_dir=str(folder) if folder else benchmark.cache_dir
     )
@@ -79,22 +74,7 @@ def measure_budget(
                 evict_from_page_cache(path)
             with MemoryCgroup(profile.budget_bytes) as cgroup:
                 limited.append(trace(request, cgroup))
-    return BudgetReport(bundle.path.name, profile, plan, reason, _typical(free), _typical(limited), least_speed)
-
-
-def _files(bundle: Bundle | OnnxDirectory, cache_dir: Path | None, threads: int) -> list[Path]:
-    """What a run reads: the model, and its packed weights, packed now if they are not yet."""
-    if isinstance(bundle, Bundle):
-        files = [bundle.path]
-        if cache_dir is not None:
-            files.append(weight_cache(DecoderSections.of(bundle).decoder, cache_dir, threads))
-        return files
-    files = [path for path in bundle.path.rglob("*") if path.is_file()]
-    if cache_dir is not None:
-        from gemma_edge.runtime.executors.onnx.packed import packed_graph
-
-        files += packed_graph(bundle, cache_dir, threads).parent.iterdir()
-    return files
+    return BudgetReport(model.path.name, profile, plan, reason, _typical(free), _typical(limited), least_speed)
 
 
 def permitted(method: Method) -> tuple[Method, str]:

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
-from gemma_edge.runtime.executors.litert.partitions import Partitions, partitions
-from gemma_edge.runtime.executors.litert.sections import section_range
-from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
-from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory, is_onnx_directory
+from gemma_edge.runtime.executors.litert.partitions import Partitions
+from gemma_edge.runtime.executors.open import open_encoders, partitions_of
+from gemma_edge.runtime.formats.litertlm import ModelType
+from gemma_edge.runtime.formats.model import Model, open_model
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.encoders import Encoders
 from gemma_edge.runtime.media.mel import BANDS, frame_count
@@ -45,28 +43,16 @@ class EncoderMeasurement:
 
 def measure_encoders(model_path: str, threads: int, cache_dir: Path | None) -> dict[str, EncoderMeasurement]:
     """By "vision" and "audio", those that the model has. Raises EncoderBenchmarkError with the process's own error."""
-    path = Path(model_path)
-    encoders = open_encoders(path, threads, cache_dir)
-    return {name: _measure(path, name, threads, cache_dir) for name in _SECTIONS if getattr(encoders, name) is not None}
+    model = open_model(Path(model_path))
+    encoders = open_encoders(model, threads, threads, cache_dir)
+    return {name: _measure(model, name, threads, cache_dir) for name in _SECTIONS if getattr(encoders, name)}
 
 
-def open_encoders(path: Path, threads: int, cache_dir: Path | None) -> Encoders:
-    """Those of a bundle or of an ONNX directory."""
-    if not is_onnx_directory(path):
-        return LitertEncoders(Bundle.open(path), threads, threads, cache_dir)
-    from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
-
-    return OnnxEncoders(OnnxDirectory.open(path), threads, threads)
-
-
-def _measure(path: Path, name: str, threads: int, cache_dir: Path | None) -> EncoderMeasurement:
-    divided = None
-    if not is_onnx_directory(path):
-        section = section_range(Bundle.open(path), _SECTIONS[name])
-        packed = None if cache_dir is None else weight_cache(section, cache_dir, threads)
-        [divided] = partitions(section, threads, packed).values()
-    request = [str(path), name, str(threads), "" if cache_dir is None else str(cache_dir)]
-    command = [sys.executable, "-m", "gemma_edge.runtime.measure.media_bench", *request]
+def _measure(model: Model, name: str, threads: int, cache_dir: Path | None) -> EncoderMeasurement:
+    signatures = partitions_of(model, _SECTIONS[name], threads, cache_dir)
+    divided = next(iter(signatures.values())) if signatures else None
+    request = [str(model.path), name, str(threads), "" if cache_dir is None else str(cache_dir)]
+    command = [sys.executable, "-m", "gemma_edge.runtime.measure.encoder_bench", *request]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
         PeakSampler(lambda: process_tree(child.pid)) as sampler,
@@ -95,7 +81,8 @@ def _encode(encoders: Encoders, name: str) -> float:
 def _child(path: str, name: str, threads: str, cache_dir: str) -> None:
     """Encodes twice and writes the two times to standard output."""
     try:
-        encoders = open_encoders(Path(path), int(threads), Path(cache_dir) if cache_dir else None)
+        folder = Path(cache_dir) if cache_dir else None
+        encoders = open_encoders(open_model(Path(path)), int(threads), int(threads), folder)
         times_s = [_encode(encoders, name) for _ in range(2)]
         encoders.release()
     except GemmaEdgeError as error:

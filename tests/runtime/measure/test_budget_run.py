@@ -20,7 +20,7 @@ from gemma_edge.runtime.executors.placement import NO_CACHE
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.measure.bench import Benchmark, BenchmarkError
-from gemma_edge.runtime.measure.budget_bench import Method, measure_budget
+from gemma_edge.runtime.measure.budget_run import Method, measure_budget
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
 from tests.runtime.budget_files import write_profile
 
@@ -156,7 +156,7 @@ def test_an_onnx_directory(
 def test_without_rights_sampling_is_used_and_said() -> None:
     script = """
 import os
-from gemma_edge.runtime.measure.budget_bench import CgroupUnavailable, Method, permitted
+from gemma_edge.runtime.measure.budget_run import CgroupUnavailable, Method, permitted
 os.setuid(65534)
 print(*permitted(Method.AUTO), sep=": ")
 try:

@@ -13,20 +13,18 @@ from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize import stored as emitted
 from gemma_edge.converter.quantize.quantize import quantize_rows
 from gemma_edge.converter.quantize.recipes import Recipe
+from gemma_edge.converter.verify.find.bundle_weights import BundleWeights
 from gemma_edge.converter.verify.find.folds import as_in_bundle
-from gemma_edge.converter.verify.find.stored import StoredWeights
-from gemma_edge.converter.verify.measure.likeness import Likeness
+from gemma_edge.converter.verify.measure.similarity import Similarity
 from gemma_edge.runtime.formats.encoding import Encoding
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
-from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.converter.verify.wrong import bundle_of, copied
 
 NAMES = ("layers.1.mlp.up_proj.weight", "layers.0.laurel.linear_left.weight", "lm_head.weight", "norm.weight")
 
 
-def _open(bundle: Path, model: Model) -> StoredWeights:
-    container = OnnxDirectory.open(bundle) if bundle.is_dir() else Bundle.open(bundle)
-    return StoredWeights.of(container, model.tensors)
+def _open(bundle: Path, model: Model) -> BundleWeights:
+    return BundleWeights.of(bundle, model.tensors)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
@@ -38,7 +36,7 @@ def test_litert_weights_are_read_back_to_the_bit(
     source = Checkpoint.open(checkpoint)
     model = Model.from_json(source.text_config)
     stored = _open(bundle_of(checkpoint, precision), model)
-    assert len(stored.slabs["lm_head.weight"]) > 1
+    assert len(stored.packed["lm_head.weight"]) > 1
     assert all(name in stored for name in model.tensors)
     recipe = Recipe.named(precision)
     model = as_in_bundle(model, source, stored)
@@ -84,12 +82,12 @@ def test_onnx_weights_are_near_the_checkpoints(
     stored = _open(bundle_of(checkpoint, precision, "onnx"), model)
     lowest_db = {"fp32": math.inf, "fp16": 60.0, "int8": 35.0, "int4": 15.0}[precision]
     used = {name for graph in (model.decoder("d", ANY, True), *model.lookups(ANY)) for name in graph.used}
-    assert used == set(stored.slabs)
+    assert used == set(stored.packed)
     model = as_in_bundle(model, source, stored)
     for name in used:
         spec = model.tensors[name]
         expected = spec.fold(source.read(spec.source))
-        assert Likeness.between(expected, stored.substitute(name, 0, expected)).snr_db >= lowest_db, name
+        assert Similarity.between(expected, stored.substitute(name, 0, expected)).snr_db >= lowest_db, name
 
 
 def test_a_damaged_section_is_refused(tiny_gemma3: Path, tmp_path: Path) -> None:
@@ -102,4 +100,4 @@ def test_a_damaged_section_is_refused(tiny_gemma3: Path, tmp_path: Path) -> None
         file.seek(section.begin)
         file.write(b"\xff" * 4096)
     with pytest.raises(BundleError, match=r"its tf_lite_prefill_decode section is corrupt; copy the file again$"):
-        StoredWeights.of(Bundle.open(path), model.tensors)
+        BundleWeights.of(path, model.tensors)

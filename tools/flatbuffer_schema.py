@@ -1,0 +1,82 @@
+"""Print runtime/formats/flatbuffer_schemas.txt, from the modules that flatc generated.
+
+    python -m tools.flatbuffer_schema > runtime/formats/flatbuffer_schemas.txt
+
+The generated accessors are code, not data: which slot of a table holds what is read off their bodies. A test compares
+the result with the file, so an update of ai-edge-litert or litert-lm-builder that changes a table is noticed.
+"""
+
+import inspect
+import re
+from types import ModuleType
+
+_CLASS = re.compile(r"^class (\w+)\(object\):\n(.*?)(?=^class |^def \w+Start\(|\Z)", re.MULTILINE | re.DOTALL)
+_METHOD = re.compile(r"^    def (\w+)\(self.*?\):\n(.*?)(?=^    # |^    def |\Z)", re.MULTILINE | re.DOTALL)
+_CREATOR = re.compile(r"^def (\w+)Creator\(unionType, table\):\n(.*?)(?=^\S)", re.MULTILINE | re.DOTALL)
+_MEMBER = re.compile(r"unionType == \w+\.(\w+):\n\s+return (\w+)T\.InitFromBuf")
+_UNPACKED = re.compile(r"(\w+)Creator\(self\.\w+, (?P<var>\w+)\.(\w+)\(\)\)")
+_NUMBER = re.compile(r"number_types\.(\w+)Flags, (?:o|a) \+")
+_ELEMENT = re.compile(r"j \* (\d+)")
+_BYTES = {"Bool": 1, "Uint8": 1, "Int8": 1, "Uint16": 2, "Int16": 2, "Uint32": 4, "Int32": 4, "Float32": 4}
+
+
+def schema_of(module: ModuleType) -> dict[str, str]:
+    """Each table's slots, and each union's members, as runtime/formats/flatbuffer.py explains them."""
+    source = inspect.getsource(module)
+    classes = dict(_CLASS.findall(source))
+    unions = dict(_CREATOR.findall(source))
+    lines: dict[str, str] = {}
+    for name, body in classes.items():
+        if "_tab" not in body:
+            continue
+        union_of = {field: union for union, _, field in _UNPACKED.findall(_unpacked(source, name))}
+        slots = [slot for slot in (_slot(*method, union_of) for method in _METHOD.findall(body)) if slot is not None]
+        lines[name] = " ".join(dict(sorted(slots)).values())
+    for creator, body in unions.items():
+        union = next(name for name in vars(module) if name.lower() == creator.lower())  # VData, but VdataCreator
+        numbers = {value: name for name, value in vars(getattr(module, union)).items() if isinstance(value, int)}
+        members = dict(_MEMBER.findall(body))
+        lines[f"{union}?"] = " ".join(members[numbers[number]] for number in range(1, len(numbers)))
+    return lines
+
+
+def _unpacked(source: str, name: str) -> str:
+    found = re.search(rf"^class {name}T\(object\):\n(.*?)(?=^class |\Z)", source, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def _slot(name: str, body: str, union_of: dict[str, str]) -> tuple[int, str] | None:
+    """(slot, what it holds) of an accessor; None of helpers such as DataLength."""
+    offset = re.search(r"self\._tab\.Offset\((\d+)\)", body)
+    if offset is None or name.endswith(("AsNumpy", "Length", "IsNone")):
+        return None
+    slot = (int(offset[1]) - 4) // 2
+    table = re.search(r"obj = (\w+)\(\)", body)
+    if "_tab.Union(" in body:
+        return slot, f"?{union_of[name]}"
+    if "_tab.Vector(" in body:
+        if table is not None:
+            return slot, f"*{table[1]}"
+        size = _ELEMENT.search(body)
+        assert size is not None, (name, body)
+        return slot, "*s" if "_tab.String(" in body else f"*{size[1]}"
+    if table is not None:
+        return slot, table[1]
+    if "_tab.String(" in body:
+        return slot, "s"
+    number = _NUMBER.search(body)
+    assert number is not None, (name, body)
+    return slot, str(_BYTES.get(number[1], 8))
+
+
+def schemas() -> str:
+    """The whole file: the header of a bundle, and TFLite's model."""
+    import litert_lm_builder.litertlm_header_schema_py_generated as header
+    from ai_edge_litert import schema_py_generated as tflite
+
+    lines = (f"{name}: {slots}".rstrip() for module in (header, tflite) for name, slots in schema_of(module).items())
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(schemas(), end="")
