@@ -3,10 +3,11 @@
 import ast
 import asyncio
 import inspect
+import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,26 @@ def test_all_of_them_are_there() -> None:
     assert {number for number, _ in LINES} == set(range(1, SYSTEMS + 1))
 
 
+# Of some lines, what has to be true of what they give. Replies are a random model's.
+IS_RIGHT: dict[int, Callable[[Any], bool]] = {
+    2: lambda reply: isinstance(reply, str),
+    6: lambda reply: set(reply) in ({"response"}, {"function_name", "parameters"}),
+    9: lambda output: "merged: gemma-custom-model, rank 4" in output,
+    12: lambda timed: timed["tokens_generated"] > 0,
+    16: lambda figure: figure > 0,
+}
+
+
 @pytest.mark.parametrize(("number", "line"), LINES, ids=[f"{number}: {line[:40]}" for number, line in LINES])
-def test_the_line_runs(number: int, line: str, names: dict[str, Any]) -> None:  # noqa: ARG001  tells which system
-    assert run(line, names) is not None
+def test_the_line_runs(number: int, line: str, names: dict[str, Any]) -> None:
+    found = run(line, names)
+    assert IS_RIGHT.get(number, lambda _: True)(found)
+
+
+def test_what_the_services_say(names: dict[str, Any]) -> None:
+    """More than that they run."""
+    assert run("await service.health_check()", names)["status"] == "healthy"
+    assert run("secure.secure_generate(chat, 'alice')", names)["success"]
+    assert run("secure.get_usage_statistics('alice')", names)["requests_last_hour"] >= 1
+    assert run("monitoring.measure_performance(chat)", names).success
+    assert json.loads(Path("metrics.json").read_text())["model_name"] == "e2b.litertlm"
