@@ -49,6 +49,7 @@ def towers_bundle(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:
 
     folder = tmp_path_factory.mktemp("towers")
     bundle = folder / "towers.litertlm"
-    checkpoint = write_tiny_towers(folder / "checkpoint")
+    checkpoint = folder / "checkpoint"
+    write_tiny_towers(checkpoint)
     convert("custom-fp32", checkpoint, bundle, prefill=(8, 32), context=512, modalities=("text", "vision", "audio"))
     return bundle
