@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from gemma_edge.converter.cli import convert_main, main
-from tests.converter.checkpoint.adapters import write_adapter
+from tests.converter.checkpoint.test_lora import ADAPTERS, train
 
 SYSTEMS = 19
 TEXT = (Path(__file__).resolve().parents[3] / "runtime" / "SERVICES.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def names(
     shutil.copy(picture, folder / "photo.jpg")
     shutil.copy(recording, folder / "meeting.wav")
     shutil.copytree(tiny_gemma3, folder / "gemma-3n")
-    write_adapter(folder / "gemma-custom-model", tiny_gemma3)
+    train(tiny_gemma3, folder / "gemma-custom-model", ADAPTERS["the documents' fine-tune"])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -69,7 +69,7 @@ def test_all_of_them_are_there() -> None:
 IS_RIGHT: dict[int, Callable[[Any], bool]] = {
     2: lambda reply: isinstance(reply, str),
     6: lambda reply: set(reply) in ({"response"}, {"function_name", "parameters"}),
-    9: lambda output: "merged: gemma-custom-model, rank 4" in output,
+    9: lambda output: "merged: gemma-custom-model, rank 16, alpha 32, into" in output,
     12: lambda timed: timed["tokens_generated"] > 0,
     16: lambda figure: figure > 0,
 }
