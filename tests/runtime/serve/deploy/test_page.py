@@ -10,7 +10,10 @@ import signal
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +30,13 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 BUNDLE = "/srv/gemma-edge/e2b.litertlm"
-COMMAND_LINE = """
-from gemma_edge.converter.cli import Commands
-from gemma_edge.runtime.cache.cli import cache_main, warm_main
-from gemma_edge.runtime.cli import run_main
-from gemma_edge.runtime.serve.cli import serve_main
-Commands("gemma-edge", commands={"cache": cache_main, "run": run_main, "serve": serve_main, "warm": warm_main})()
-"""
+COMMAND_LINE = "from gemma_edge.converter.cli import main; main()"  # what the script gemma-edge runs
 
 
 def documented(*words: str) -> list[str]:
-    """The one command that begins so, without the rest of its line after a pipe."""
-    [found] = [command for command in COMMANDS if tuple(command[: len(words)]) == words]
-    return [word for word in found[: found.index("|") if "|" in found else None] if not word.startswith("--print")]
+    """The first command that begins so, up to where its output goes, without what only prints a file."""
+    found = next(command for command in COMMANDS if tuple(command[: len(words)]) == words)
+    return [word for word in takewhile(lambda word: word not in ("|", ">"), found) if not word.startswith("--print")]
 
 
 @pytest.fixture(scope="module")
@@ -82,54 +79,73 @@ def test_what_is_installed_is_what_an_emulated_pi_has(pi: EmulatedPi) -> None:
     assert done.stdout == "aarch64\n", done.stderr
 
 
-def test_the_pi_serves(pi: EmulatedPi, tiny_bundle: Callable[[str, str], Path], tmp_path: Path) -> None:
-    bundle = tiny_bundle("gemma3n", "int4")
+@dataclass(frozen=True)
+class Installed:
+    """The wheel on the emulated machine, beside what it requires."""
 
-    def moved(command: list[str]) -> list[str]:
-        return ["-c", COMMAND_LINE, *(word.replace(BUNDLE, str(bundle)) for word in command[1:])]
+    pi: EmulatedPi
+    site: Path
+
+    def start(self, arguments: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """gemma-edge with these arguments. log: takes all it prints."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        told = kept | {"PYTHONPATH": str(self.site), "PYTHONUTF8": "1"} | environment
+        command = [str(self.pi.python), "-c", COMMAND_LINE, *arguments]
+        with log.open("wb") as file:
+            return subprocess.Popen(command, env=told, cwd=self.site, stdout=file, stderr=file)
+
+
+@pytest.fixture(scope="module")
+def installed(pi: EmulatedPi, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    site = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(site)
+    return Installed(pi, site)
+
+
+def heard(systemd: socket.socket, server: subprocess.Popen[bytes], log: Path) -> bytes:
+    """What the server tells, as long as it runs."""
+    while True:
+        try:
+            return systemd.recv(4096)
+        except TimeoutError:
+            assert server.poll() is None, log.read_text()
+
+
+def test_the_pi_serves(installed: Installed, tiny_bundle: Callable[[str, str], Path], tmp_path: Path) -> None:
+    bundle, log = tiny_bundle("gemma3n", "int4"), tmp_path / "log"
+    cache = ["--cache-dir", str(tmp_path)]
+
+    def arguments(*words: str) -> list[str]:
+        return [*(word.replace(BUNDLE, str(bundle)) for word in documented("gemma-edge", *words)[1:]), *cache]
 
     def ran(*words: str) -> str:
-        done = pi.run(moved([*documented(*words), *options]))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = installed.start(arguments(*words), log)
+        assert done.wait() == 0, log.read_text()
+        return log.read_text()
 
-    options = ["--cache-dir", str(tmp_path)]
-    assert "packed now" in ran("gemma-edge", "warm")
-    assert "nothing to pack" in ran("gemma-edge", "warm")
-    assert ran("gemma-edge", "run").strip()
-    assert str(bundle) in ran("gemma-edge", "cache", "list")
-    assert "would remove 0 entries" in ran("gemma-edge", "cache", "prune")
+    assert "packed now" in ran("warm")
+    assert "nothing to pack" in ran("warm")
+    assert ran("run").strip()
+    assert str(bundle) in ran("cache", "list")
+    assert "would remove 0 entries" in ran("cache", "prune")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(600)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        environment |= {
-            "PYTHONPATH": str(REPOSITORY / ".types"), "PYTHONUTF8": "1", "NOTIFY_SOCKET": str(tmp_path / "notify"),
-        }  # fmt: skip
-        command = [
-            str(pi.python),
-            *moved(documented("gemma-edge", "serve")),
-            *options,
-            "--port",
-            "0",
-            "--model-id",
-            "e2b",
-        ]
-        with (tmp_path / "log").open("w+") as log:
-            server = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=log)
-            try:
-                assert systemd.recv(4096) == b"READY=1"
-                log.seek(0)
-                [address] = re.findall(r"http://[\w.:]+", log.read())
-                for curl in (command for command in COMMANDS if command[0] == "curl"):
-                    answer = fetched(curl, address)
-                    assert answer.get("status") == "healthy" or answer["choices"][0]["message"]["content"]
-                server.send_signal(signal.SIGTERM)
-                assert systemd.recv(4096) == b"STOPPING=1"
-                server.wait(600)
-            finally:
-                server.kill()
-                server.wait()
+        systemd.settimeout(1)
+        command = [*arguments("serve"), "--port", "0", "--model-id", "e2b"]
+        server = installed.start(command, log, NOTIFY_SOCKET=str(tmp_path / "notify"))
+        try:
+            assert heard(systemd, server, log) == b"READY=1"
+            [address] = re.findall(r"http://[\d.:]+", log.read_text())
+            for curl in (command for command in COMMANDS if command[0] == "curl"):
+                answer = fetched(curl, address)
+                assert answer.get("status") == "healthy" or answer["choices"][0]["message"]["content"]
+            server.send_signal(signal.SIGTERM)
+            assert heard(systemd, server, log) == b"STOPPING=1"
+            server.wait()
+        finally:
+            server.kill()
+            server.wait()
 
 
 def fetched(curl: list[str], address: str) -> dict[str, Any]:
