@@ -1,5 +1,6 @@
 """`gemma-edge serve`."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(value, param, ctx))
+        return int(click.INT.convert(str(value), param, ctx))  # type: ignore[arg-type]  it takes text too
 
 
 @print_options
@@ -74,6 +75,7 @@ def serve_main(
     except ImportError as error:
         raise ServeError(f"{error.name} is not installed; pip install 'gemma-edge[serve]'") from error
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings(
         model_id=model_id or Path(bundle).name.removesuffix(".litertlm"),
         host=host,
@@ -89,14 +91,12 @@ def serve_main(
     folder = None if cache_dir is None else str(cache_dir)
     cpu = Backend.CPU(thread_count=threads)
     with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
-        app = create_app(engine, settings)
-
-        def began(address: str) -> None:
-            click.echo(
-                f"{settings.model_id} at {address}/v1, {engine.slots} slots of {engine.max_num_tokens} tokens", err=True
-            )
-
+        room = f"{engine.slots} slots of {engine.max_num_tokens} tokens"
         try:
-            serve(app, settings, began=began)
+            serve(
+                create_app(engine, settings),
+                settings,
+                began=lambda address: click.echo(f"{settings.model_id} at {address}/v1, {room}", err=True),
+            )
         except OSError as error:
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error

@@ -56,7 +56,7 @@ def _operation(name: str, summary: str, answers: Mapping[str, Any], request: Jso
     return {**found, "requestBody": {"required": True, "content": request}} if request is not None else found
 
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: Json = {"text/event-stream": {}}  # OpenAPI 3.1 has no word for the schema of an event
 
 
 def document(model: str, version: str, *, has_keys: bool) -> Json:
@@ -121,13 +121,21 @@ def document(model: str, version: str, *, has_keys: bool) -> Json:
         "openapi": "3.1.0",
         "info": {"title": f"{model} on gemma-edge", "version": version},
         "paths": paths,
-        "components": {"schemas": dict(_NAMES)},
+        "components": {"schemas": {name: _for_model(schema, model) for name, schema in _NAMES.items()}},
     }
     if has_keys:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"key": []}]
         paths["/health"]["get"]["security"] = []
     return found
+
+
+def _for_model(schema: schemas.Schema, model: str) -> Json:
+    """Of a request, with the one model that it may name."""
+    properties = schema.get("properties", {})
+    if "file" in properties or "prompt" in properties or "messages" in properties:
+        return {**schema, "properties": {**properties, "model": {"enum": [model]}}}
+    return dict(schema)
 
 
 def _health() -> Json:

@@ -142,7 +142,7 @@ def test_the_pi_serves(installed: Installed, tiny_bundle: Callable[[str, str], P
                 assert answer.get("status") == "healthy" or answer["choices"][0]["message"]["content"]
             server.send_signal(signal.SIGTERM)
             assert heard(systemd, server, log) == b"STOPPING=1"
-            server.wait()
+            assert server.wait() == 0
         finally:
             server.kill()
             server.wait()
