@@ -67,8 +67,8 @@ def automatic_recipe(
 
 
 _LEFT_OF_HEAD, _LEFT_OF_LAYERS = 0.26, 0.73
-"""Which part of the loss calibration leaves: of the real 270M, the mean of three texts that it has not read (QUALITY.md,
-first table: the head in int4 0.123 and 0.032 nats; feed-forward matrices as well, 0.147 and 0.108 more).
+"""Which part of the loss calibration leaves: of the real 270M, the mean of three texts that it has not read. In the
+first table of QUALITY.md, the head in int4 has 0.123 and 0.032 nats, feed-forward matrices as well 0.147 and 0.108 more.
 The head is rounded for what reaches it; layers pass on what those before them do wrong."""
 
 
