@@ -68,7 +68,7 @@ def automatic_recipe(
 
 _LEFT_OF_HEAD, _LEFT_OF_LAYERS = 0.26, 0.73
 """Which part of the loss calibration leaves: of the real 270M, the mean of three texts that it has not read. In the
-first table of QUALITY.md, the head in int4 has 0.123 and 0.032 nats, feed-forward matrices as well 0.147 and 0.108 more.
+first table of QUALITY.md the head in int4 has 0.123 and 0.032 nats, feed-forward matrices add 0.147 and 0.108.
 The head is rounded for what reaches it; layers pass on what those before them do wrong."""
 
 

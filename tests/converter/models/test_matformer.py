@@ -140,8 +140,8 @@ def test_the_smallest_slice_has_the_shapes_of_the_official_e2b() -> None:
 
 
 def test_the_frontier_falls_in_size_and_score() -> None:
-    scores = [cut.mmlu for cut in frontier()]
-    assert scores == sorted(scores, key=float, reverse=True)
+    scores = [cut.mmlu or 0 for cut in frontier()]
+    assert scores == sorted(scores, reverse=True)
     assert [cut.name for cut in frontier()][:3] == ["e3.59", "e3.39", "e3.18"]
 
 
@@ -173,7 +173,7 @@ def test_what_would_fit_names_the_score_of_a_slice() -> None:
 
 def test_every_slice_is_shown_with_its_size_and_score() -> None:
     rows = plan("--target", "e4b-int4", "--slices", "--profile", "phone-2gb")
-    assert [row["slice"] for row in rows] == ["e4b", *reversed(PUBLISHED)]
+    assert [row["slice"] for row in rows] == ["e4b", *reversed([*PUBLISHED])]
     sizes = [row["weight_bytes"] for row in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert {row["slice"] for row in rows if row["fits"]} == {"e1.91", "e1.96"}
