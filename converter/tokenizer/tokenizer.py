@@ -51,9 +51,17 @@ def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int, written: Colle
     Raises TokenizerError: neither file present, unreadable, not a Gemma BPE tokenizer, the two files disagree, a
     derived model that segments differently, more pieces than embedding rows.
     """
-    stamps = (path.stat() for path in sorted(checkpoint.glob("*token*")))
-    known = tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stamps)
+    known = tuple(_stamp(path) for path in sorted(checkpoint.glob("*token*")))
     return _made(checkpoint, vocabulary_tokens, frozenset(written), known)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file; nothing of one that cannot be read, which whoever reads it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=2)  # a conversion asks up to three times, and it takes seconds
