@@ -6,7 +6,6 @@ Bodies, headers, chunked transfer, depth of JSON, Unicode, bombs of images and s
 where a reply is not documented, a connection hangs, the log has a traceback, or memory passes its bound.
 """
 
-import argparse
 import asyncio
 import base64
 import io
@@ -21,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import click
 
 from tools.serving import Server, serving
 
@@ -378,23 +379,21 @@ async def hostile(server: Server, requests: int, seed: int, at_once: int = 8) ->
     return seen
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--options", type=shlex.split, default=[], help="of gemma-edge serve, as one word")
-    asked = parser.parse_args(arguments)
-    with serving(asked.bundle, *asked.options) as server:
-        seen = asyncio.run(hostile(server, asked.requests, asked.seed))
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--requests", default=10_000, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--options", type=shlex.split, default="", help="Of gemma-edge serve, as one word.")
+def main(bundle: Path, requests: int, seed: int, options: Sequence[str]) -> None:
+    """Send requests that nobody should; exit status 1 where the server does not stay well."""
+    with serving(bundle, *options) as server:
+        seen = asyncio.run(hostile(server, requests, seed))
         log = server.log.read_text(errors="replace")
-    grown = max(seen.hard_kib) - seen.hard_kib[0]
     print(f"{dict(seen.statuses)}; memory {seen.hard_kib[0] / 1024:.1f} MiB, most {max(seen.hard_kib) / 1024:.1f}")
     print(*seen.problems[:20], sep="\n")
-    has_traceback = "Traceback" in log
-    if has_traceback:
+    if "Traceback" in log:
         print(log[log.index("Traceback") - 500 :][:6000])
-    sys.exit(bool(seen.problems) or has_traceback or grown > GROWTH_KIB)
+    sys.exit(bool(seen.problems) or "Traceback" in log or max(seen.hard_kib) - seen.hard_kib[0] > GROWTH_KIB)
 
 
 if __name__ == "__main__":

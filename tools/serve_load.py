@@ -6,7 +6,6 @@ Every reply is compared with what the server said to the same prompt alone. Exit
 refusal has no Retry-After, or where memory grows.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import numpy as np
 
@@ -174,23 +174,23 @@ def report(seen: Seen) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--slope", type=float, default=512, help="KiB a minute that memory may grow by")
-    parser.add_argument("--options", type=shlex.split, default=[], help="of gemma-edge serve, as one word")
-    asked = parser.parse_args(arguments)
-    with serving(asked.bundle, *asked.options) as server:
-        seen = asyncio.run(load(server, asked.clients, asked.minutes * 60, asked.seed))
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--clients", default=200, show_default=True)
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--slope", default=512.0, show_default=True, help="KiB a minute that memory may grow by.")
+@click.option("--options", type=shlex.split, default="", help="Of gemma-edge serve, as one word.")
+def main(bundle: Path, clients: int, minutes: float, seed: int, slope: float, options: Sequence[str]) -> None:
+    """Ask with many clients at once; exit status 1 where a reply is lost or another's, or memory grows."""
+    with serving(bundle, *options) as server:
+        seen = asyncio.run(load(server, clients, minutes * 60, seed))
         log = server.log.read_text(errors="replace")
     print(report(seen))
     print(*seen.problems[:10], sep="\n")
     if "Traceback" in log:
         print(log[-4000:])
-    sys.exit(bool(seen.problems) or "Traceback" in log or seen.slope_kib_per_minute() > asked.slope)
+    sys.exit(bool(seen.problems) or "Traceback" in log or seen.slope_kib_per_minute() > slope)
 
 
 if __name__ == "__main__":
