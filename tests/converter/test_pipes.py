@@ -72,4 +72,4 @@ def test_what_is_only_looked_at(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.gguf")
     os.mkfifo(tmp_path / "model.litertlm.json")
     assert not is_gguf(tmp_path / "model.gguf")
-    assert quality_beside(tmp_path / "model.litertlm", 1, "") is None
+    assert quality_beside(tmp_path / "model.litertlm", 1, lambda: "")["quality"] is None
