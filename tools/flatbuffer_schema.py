@@ -10,6 +10,8 @@ import inspect
 import re
 from types import ModuleType
 
+import click
+
 _CLASS = re.compile(r"^class (\w+)\(object\):\n(.*?)(?=^class |^def \w+Start\(|\Z)", re.MULTILINE | re.DOTALL)
 _METHOD = re.compile(r"^    def (\w+)\(self.*?\):\n(.*?)(?=^    # |^    def |\Z)", re.MULTILINE | re.DOTALL)
 _CREATOR = re.compile(r"^def (\w+)Creator\(unionType, table\):\n(.*?)(?=^\S)", re.MULTILINE | re.DOTALL)
@@ -78,5 +80,11 @@ def schemas() -> str:
     return "\n".join(lines) + "\n"
 
 
+@click.command()
+def main() -> None:
+    """Print what the generated modules say of their tables."""
+    click.echo(schemas(), nl=False)
+
+
 if __name__ == "__main__":
-    print(schemas(), end="")
+    main()

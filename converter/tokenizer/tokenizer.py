@@ -168,9 +168,16 @@ class _Source:
     settings: dict[str, Any]
 
 
+def _content(path: Path) -> bytes:
+    content = read_plain(path)
+    if content.startswith(b"version https://git-lfs"):
+        raise TokenizerError(f"{path}: a Git LFS pointer, expected the file it points to; run `git lfs pull`")
+    return content
+
+
 def _read_json(path: Path) -> _Source:
     try:
-        content = json.loads(read_plain(path))
+        content = json.loads(_content(path))
         vocabulary, merges = content["model"].pop("vocab"), content["model"].pop("merges")
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
         if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
@@ -301,7 +308,7 @@ def _place_added(model: proto.ModelProto, added: Mapping[int, str]) -> None:
 def _read_model(path: Path) -> proto.ModelProto:
     model = proto.ModelProto()
     try:
-        model.ParseFromString(read_plain(path))
+        model.ParseFromString(_content(path))
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     except (OSError, DecodeError, RuntimeError) as error:
         raise TokenizerError(f"{path}: not a SentencePiece model; download the file again") from error

@@ -22,7 +22,7 @@ from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.android.adb import Phone
 from gemma_edge.runtime.formats.digest import sha256_of
 
-FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (PushedBundles.kt)
+FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (DemoApplication.kt)
 SPARE_BYTES = 64 << 20  # left free on the phone: Android misbehaves on a full disk
 PIECE_BYTES = 1 << 20
 

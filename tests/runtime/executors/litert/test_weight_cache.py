@@ -73,11 +73,10 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     command[2] += (
         "import os\nfrom pathlib import Path\n"
         "from gemma_edge.runtime.formats.file_range import FileRange\n"
-        "run = w.subprocess.run\n"
-        "def die(command, **options):\n"
-        "    Path(command[-1]).write_bytes(b'half a cache')\n"
+        "def die(_module, arguments, _here, _limit_s, folder, lock):\n"
+        "    (folder / arguments[-1]).write_bytes(b'half a cache')\n"
         "    os.kill(os.getpid(), 9)\n"
-        "w.subprocess.run = die\n"
+        "w.run_child = die\n"
         f"place = FileRange(Path({str(place.path)!r}), {place.offset}, {place.nbytes})\n"
         f"w.weight_cache(place, Path({str(tmp_path)!r}), 1)"
     )
@@ -85,7 +84,7 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     assert cache.with_suffix(".partial").read_bytes() == b"half a cache"
     assert not cache.exists()
     np.testing.assert_array_equal(first_logits(sections, tmp_path), plain)
-    assert not cache.with_suffix(".partial").exists()
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.lock"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "zeroed", "empty"])
