@@ -14,7 +14,6 @@ MOST_BYTES: Final = 256 << 20
 """Of a file that is read whole: tokenizer.json of Gemma 3 has 33 MB."""
 _KINDS: Final = (
     (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISDIR, "a directory"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
     (stat.S_ISSOCK, "a socket"),
@@ -53,7 +52,8 @@ def read_plain_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def _check(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(number, f"{kind}, expected a file", str(path))
+        raise OSError(errno.EINVAL, f"{kind}, expected a file", str(path))

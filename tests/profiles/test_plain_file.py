@@ -25,10 +25,16 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("read", [open_plain, read_plain, read_plain_text, require_plain])
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("folder", "a directory"), ("pipe", "a pipe"), ("link", "a pipe"), ("zero", "a device"), ("socket", "a socket")],
+    [
+        ("folder", "Is a directory"),
+        ("pipe", "a pipe, expected a file"),
+        ("link", "a pipe, expected a file"),
+        ("zero", "a device, expected a file"),
+        ("socket", "a socket, expected a file"),
+    ],
 )
 def test_what_is_no_file(folder: Path, name: str, kind: str, read: Callable[[Path], object]) -> None:
-    with pytest.raises(OSError, match=f"{kind}, expected a file"):
+    with pytest.raises(OSError, match=kind):
         read(folder / name)
 
 

@@ -57,16 +57,13 @@ class EmbeddingTable:
             self._parse(mapped, start, section)
         except BundleMismatchError:
             raise
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        except Exception as error:  # a sound model, but tensors without names, or scales for another table
             raise BundleMismatchError(
-                f"{section.path}: the embedder section at {section.offset} is corrupt; copy the file again"
+                f"{section.path}: the embedder section at {section.offset} is no table of rows ({error}); "
+                "convert the checkpoint with gemma-edge"
             ) from error
 
     def _parse(self, mapped: mmap.mmap, start: int, section: FileRange) -> None:
-        if not schema.Model.ModelBufferHasIdentifier(mapped, start):
-            raise BundleMismatchError(
-                f"{section.path}: the embedder section at {section.offset} is not a TFLite model; copy the file again"
-            )
         model = schema.Model.GetRootAs(mapped, start)
         graph = _only_graph(model, section)
         tensor = _table_tensor(graph, section)
@@ -77,10 +74,10 @@ class EmbeddingTable:
         columns = self.width // 2 if self._is_int4 else self.width
         offset, found = _buffer_span(model.Buffers(tensor.Buffer()), mapped, start)
         expected = self.rows * columns * dtype.itemsize
-        if found != expected or offset + found > len(mapped):
+        if found != expected:  # rows of an odd number of int4 values, which share bytes
             raise BundleMismatchError(
-                f"{section.path}: embedding table has {min(found, len(mapped) - offset)} bytes, {self.rows} rows of "
-                f"{self.width} need {expected}; convert the checkpoint again"
+                f"{section.path}: embedding table has {found} bytes, {self.rows} rows of {self.width} need {expected}; "
+                "convert the checkpoint again"
             )
         self._table = np.frombuffer(mapped, dtype, self.rows * columns, offset).reshape(self.rows, columns)
         blocks = _named(graph, tensor.Name() + _SCALES)

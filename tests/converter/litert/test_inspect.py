@@ -180,8 +180,8 @@ def test_scalars_of_other_writers(path: Path, tmp_path: Path) -> None:
     entry = schema.TensorMapT(name=b"position", tensorIndex=0)
     model = schema.ModelT(
         version=3,
-        buffers=[schema.BufferT(), schema.BufferT(offset=1 << 20, size=4)],
-        subgraphs=[schema.SubGraphT(tensors=tensors)],
+        buffers=[schema.BufferT(), schema.BufferT(offset=1 << 16, size=4)],
+        subgraphs=[schema.SubGraphT(tensors=tensors, inputs=[0])],
         signatureDefs=[schema.SignatureDefT(signatureKey=b"decode", subgraphIndex=0, inputs=[entry], outputs=[])],
     )
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -228,7 +228,7 @@ def test_a_damaged_section_is_named(path: Path, name: str, garbage: Callable[[in
     damaged.write_bytes(content)
     what = f"section {name} does not match the SHA-256 in its table"  # checked where a section is read whole
     if name.startswith("tf_lite"):
-        what = f"its {name} section is corrupt"
+        what = f"its {name} section is corrupt (begins with {garbage(8)[4:]!r}, expected b'TFL3')"
     assert message(damaged) == f"{damaged}: {what}; copy the file again"
 
 

@@ -196,18 +196,18 @@ def test_a_section_that_computes_more(tmp_path: Path, extra_op: int) -> None:
 
 def test_a_table_with_too_few_bytes(tmp_path: Path) -> None:
     section = embedder("int8", table_bytes("int8", ROWS - 1), scales_for("int8"))
-    with pytest.raises(BundleMismatchError, match="table has 19136 bytes, 300 rows of 64 need 19200; convert the"):
+    with pytest.raises(BundleMismatchError, match=r"tensor 2 has 19136 bytes, \[300, 64\] needs 19200; copy the"):
         EmbeddingTable(in_bundle(tmp_path, section))
 
 
 def test_a_section_that_is_cut_short(tmp_path: Path) -> None:
     section = embedder("int8", table_bytes("int8"), scales_for("int8"))[:-10]
-    with pytest.raises(BundleMismatchError, match="table has 19190 bytes, 300 rows of 64 need 19200; convert the"):
+    with pytest.raises(BundleMismatchError, match="buffer 1 lies at bytes 1048576 to 1067776 of 1067766; copy the"):
         EmbeddingTable(in_bundle(tmp_path, section))
 
 
 def test_a_section_that_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(BundleMismatchError, match="the embedder section at 49216 is not a TFLite model; copy the file"):
+    with pytest.raises(BundleMismatchError, match="the model at byte 49216 is damaged: begins with b'odel', expected"):
         EmbeddingTable(in_bundle(tmp_path, b"no model" * 100))
 
 
@@ -224,7 +224,7 @@ def test_a_section_with_wrong_bytes(tmp_path: Path, at: int) -> None:
 def test_a_corrupt_section_is_named(tmp_path: Path) -> None:
     section = bytearray(embedder("int8", table_bytes("int8"), scales_for("int8")))
     section[:4] = b"\xff\xff\xff\x0f"  # the root lies far behind the end
-    with pytest.raises(BundleMismatchError, match="the embedder section at 49216 is corrupt; copy the file again"):
+    with pytest.raises(BundleMismatchError, match="the model at byte 49216 is damaged: Model lies at bytes 268435455"):
         EmbeddingTable(in_bundle(tmp_path, bytes(section)))
 
 
@@ -234,9 +234,41 @@ def test_a_table_without_a_scale_per_row(tmp_path: Path) -> None:
         EmbeddingTable(in_bundle(tmp_path, section))
 
 
+def changed(section: bytes, change: Callable[[list[Any]], None]) -> bytes:
+    """A section whose tensors are others."""
+    model = schema.ModelT.InitFromPackedBuf(section, 0)
+    change(model.subgraphs[0].tensors)
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output()).ljust(1 << 20, b"\0") + section[1 << 20 :]
+
+
+def test_rows_that_share_bytes(tmp_path: Path) -> None:
+    """768 rows of 25 int4 values are 9,600 bytes, but no row begins where it should."""
+    section = embedder("int4", table_bytes("int4"), np.ones(768, np.float32))
+    section = changed(section, lambda tensors: setattr(tensors[2], "shape", np.array([768, 25], np.int32)))
+    with pytest.raises(BundleMismatchError, match="table has 9600 bytes, 768 rows of 25 need 9216; convert the"):
+        EmbeddingTable(in_bundle(tmp_path, section))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: setattr(tensors[2], "name", None),
+        lambda tensors: setattr(tensors[0], "name", None),
+        lambda tensors: setattr(tensors[4], "name", b"table.scale"),  # 4 bytes for 300 rows
+    ],
+)
+def test_a_sound_model_that_is_no_table(tmp_path: Path, change: Callable[[list[Any]], None]) -> None:
+    section = changed(embedder("int8", table_bytes("int8"), scales_for("int8")), change)
+    with pytest.raises(BundleMismatchError, match=r"the embedder section at 49216 is no table of rows \(.*\); convert"):
+        EmbeddingTable(in_bundle(tmp_path, section))
+
+
 def test_a_section_without_a_table(tmp_path: Path) -> None:
-    section = embedder("fp32", table_bytes("fp32"), None).replace(
-        np.array([ROWS, WIDTH], np.int32).tobytes(), np.array([1, WIDTH], np.int32).tobytes()
+    section = changed(
+        embedder("fp32", table_bytes("fp32"), None),
+        lambda tensors: setattr(tensors[2], "type", schema.TensorType.INT32),
     )
     with pytest.raises(BundleMismatchError, match="found 0 embedding tables of int4, int8, fp16 or fp32, expected 1"):
         EmbeddingTable(in_bundle(tmp_path, section))
