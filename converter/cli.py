@@ -17,6 +17,7 @@ from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
+from gemma_edge.profiles.terminal import make_printable
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")
@@ -72,6 +73,11 @@ class Commands(click.Group):
             command: click.Command = entry.load()
             return command
         return super().get_command(ctx, cmd_name)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, on outputs that take any text."""
+        make_printable()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see the class."""

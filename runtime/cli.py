@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from gemma_edge.profiles.sizes import MIB
+from gemma_edge.profiles.terminal import say
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation
@@ -135,7 +136,7 @@ def answer(conversation: "Chat", message: "str | Contents") -> None:
     """Prints the reply as it is written. Ctrl-C ends it; our executor then takes the turn back."""
     with _interrupt_cancels(conversation) as cancelled:
         for piece in conversation.send_message_async(message):
-            click.echo(str(piece), nl=False)
+            say(str(piece))
     click.echo(" [cancelled]" if cancelled.is_set() else "")
 
 

@@ -372,7 +372,7 @@ class Conversation:
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config
         chosen = {} if thinking is None else {"enable_thinking": thinking.enable_thinking}
-        return {**chosen, **self.extra_context}
+        return {**self.extra_context, **chosen}
 
     def _check_idle(self) -> None:
         if self._sending is not None:

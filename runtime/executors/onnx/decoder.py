@@ -27,10 +27,10 @@ from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.packed import content_key, packed_in
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
-from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
+from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON, ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import DIGESTS
-from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory, as_ours
 
 _log = logging.getLogger(__name__)
 _PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
@@ -45,7 +45,7 @@ class OnnxDecoder:
         cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
 
     Raises OnnxDirectoryError without metadata, which says how long a context it was converted for, and for weights that
-    are not those that were converted.
+    are not those that were converted, BundleMismatchError for a graph of others.
     """
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
@@ -54,8 +54,9 @@ class OnnxDecoder:
         self._context_tokens = int(directory.metadata().max_num_tokens)
         path = directory.graph_path(directory.decoder)
         graph = directory.graphs[directory.decoder]
-        in_place(graph)
-        self._kept = caches(graph)
+        with as_ours(path):
+            in_place(graph)
+            self._kept = caches(graph)
         if cache_dir is None:
             check_data(directory, graph, None)
             session, self._weight_cache = _load(path, graph, None, threads), None
@@ -69,28 +70,30 @@ class OnnxDecoder:
                 directory.path,
                 DIGESTS,
             )
-        inputs = {node.name: node for node in session.get_inputs()}
-        tables = {
-            name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
-            for name in ROW_INPUTS
-            if name in inputs
-        }
-        unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
-        if unknown:
-            raise BundleMismatchError(
-                f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
-                "past_key_values.*; convert the checkpoint with gemma-edge"
+        with as_ours(path):
+            inputs = {node.name: node for node in session.get_inputs()}
+            tables = {
+                name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
+                for name in ROW_INPUTS
+                if name in inputs
+            }
+            unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
+            if unknown:
+                raise BundleMismatchError(
+                    f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
+                    "past_key_values.*; convert the checkpoint with gemma-edge"
+                )
+            [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
+            self._rows = {name: table.stored for name, table in tables.items()}
+            self._shared = Shared(
+                session,
+                tables,
+                {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
+                np.zeros((1, PREFILL_TOKENS), np.int64),
+                np.zeros((1, 1, self._vocab_size), np.float32),
+                () if self._weight_cache is None else self._weights,
+                path,
             )
-        [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
-        self._rows = {name: table.stored for name, table in tables.items()}
-        self._shared = Shared(
-            session,
-            tables,
-            {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
-            np.zeros((1, PREFILL_TOKENS), np.int64),
-            np.zeros((1, 1, self._vocab_size), np.float32),
-            () if self._weight_cache is None else self._weights,
-        )
 
     @property
     def context_tokens(self) -> int:
@@ -187,5 +190,5 @@ def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise ExecutorError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the checkpoint again") from error
