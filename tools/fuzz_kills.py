@@ -273,12 +273,6 @@ def _logits(model: Path, cache: Path, out: Path) -> None:
         out.write_text(hashlib.sha256(sequence.logits().tobytes()).hexdigest())
 
 
-def fuzz(converts: int, packs: int, seed: int) -> dict[str, Tally]:
-    """Both. Raises WrongError with what to look at."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as folder:
-        return {"convert": fuzz_convert(converts, seed, Path(folder)), "pack": fuzz_pack(packs, seed, Path(folder))}
-
-
 def main() -> None:
     """Prints what the kills have left; exit status 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -287,10 +281,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     try:
-        for name, tally in fuzz(options.convert, options.pack, options.seed).items():
-            print(f"{name}: {tally.killed} killed, {tally.too_late} had ended; left: {tally.found}")
+        with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as folder:
+            _print("convert", fuzz_convert(options.convert, options.seed, Path(folder)))
+            _print("pack", fuzz_pack(options.pack, options.seed, Path(folder)))
     except WrongError as error:
         sys.exit(f"error: {error}")
+
+
+def _print(name: str, tally: Tally) -> None:
+    print(f"{name}: {tally.killed} killed, {tally.too_late} had ended; left: {tally.found}", flush=True)
 
 
 if __name__ == "__main__":
