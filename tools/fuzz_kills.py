@@ -8,7 +8,6 @@ and leaves no file beside them. Where to kill is drawn from the seed: half of it
 files (an audit event of Python, just before it happens), half after a time.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -24,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import click
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.litert.bundle import LitertBundle
@@ -273,17 +274,16 @@ def _logits(model: Path, cache: Path, out: Path) -> None:
         out.write_text(hashlib.sha256(sequence.logits().tobytes()).hexdigest())
 
 
-def main() -> None:
+@click.command(help=__doc__)
+@click.option("--convert", "converts", default=150, show_default=True, help="Conversions to kill.")
+@click.option("--pack", "packs", default=50, show_default=True, help="Processes to kill that pack weights.")
+@click.option("--seed", default=1, show_default=True)
+def main(converts: int, packs: int, seed: int) -> None:
     """Prints what the kills have left; exit status 1 where something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--convert", type=int, default=150, help="conversions to kill")
-    parser.add_argument("--pack", type=int, default=50, help="processes to kill that pack weights")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as folder:
-            _print("convert", fuzz_convert(options.convert, options.seed, Path(folder)))
-            _print("pack", fuzz_pack(options.pack, options.seed, Path(folder)))
+            _print("convert", fuzz_convert(converts, seed, Path(folder)))
+            _print("pack", fuzz_pack(packs, seed, Path(folder)))
     except WrongError as error:
         sys.exit(f"error: {error}")
 
