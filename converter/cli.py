@@ -102,7 +102,7 @@ class Commands(click.Group):
         raise click.exceptions.Exit(status)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a file of ours that says so is an OutputError
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file of ours that says so is an OutputError
 
 
 def _give_up_output() -> None:

@@ -274,23 +274,22 @@ def _logits(model: Path, cache: Path, out: Path) -> None:
         out.write_text(hashlib.sha256(sequence.logits().tobytes()).hexdigest())
 
 
-def fuzz(converts: int, packs: int, seed: int) -> dict[str, Tally]:
-    """Both. Raises WrongError with what to look at."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as folder:
-        return {"convert": fuzz_convert(converts, seed, Path(folder)), "pack": fuzz_pack(packs, seed, Path(folder))}
-
-
-@click.command()
+@click.command(help=__doc__)
 @click.option("--convert", "converts", default=150, show_default=True, help="Conversions to kill.")
 @click.option("--pack", "packs", default=50, show_default=True, help="Processes to kill that pack weights.")
 @click.option("--seed", default=1, show_default=True)
 def main(converts: int, packs: int, seed: int) -> None:
-    """Print what the kills have left; exit status 1 where something is wrong."""
+    """Prints what the kills have left; exit status 1 where something is wrong."""
     try:
-        for name, tally in fuzz(converts, packs, seed).items():
-            click.echo(f"{name}: {tally.killed} killed, {tally.too_late} had ended; left: {tally.found}")
+        with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as folder:
+            _print("convert", fuzz_convert(converts, seed, Path(folder)))
+            _print("pack", fuzz_pack(packs, seed, Path(folder)))
     except WrongError as error:
         sys.exit(f"error: {error}")
+
+
+def _print(name: str, tally: Tally) -> None:
+    print(f"{name}: {tally.killed} killed, {tally.too_late} had ended; left: {tally.found}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.cache.entries import Entry, Kind, entries
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.executors.open import packed_encoders
 from gemma_edge.runtime.executors.placement import cache_folder
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.packing.folder import place_of
 from gemma_edge.runtime.settings import default_threads
 
 
@@ -44,7 +44,10 @@ def _start(model_path: str, profile: str | None, threads: int | None, cache_dir:
 
 
 def _packed(folder: Path | None) -> dict[str, Entry]:
-    found = entries(place_of(folder)) if folder else []
+    if folder is None:
+        return {}
+    with cache_opened(folder) as own:
+        found = entries(own.path)
     return {entry.name: entry for entry in found if entry.kind in (Kind.WEIGHTS, Kind.GRAPH)}
 
 

@@ -36,7 +36,8 @@ def output_lock(path: Path) -> Iterator[None]:
     _check_parent(path, target)
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(target.with_name(f".{target.name}.lock"), wait=False))
+            if target.name:  # else it is /, which nobody writes
+                stack.enter_context(held(target.with_name(f".{target.name}.lock"), wait=False))
         except LockHeldError as error:
             raise OutputError(f"{path}: {error.holder} is writing it; wait, or choose another output") from None
         except OSError as error:

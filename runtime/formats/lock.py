@@ -75,12 +75,12 @@ def _locked(path: Path, wait: bool) -> int:
             lock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still_there(path, status):
                 return fd
-        except BlockingIOError:
-            pid = os.pread(fd, 20, 0)
-            raise LockHeldError(f"process {pid.decode()}" if pid.isdigit() else "another process") from None
-        except BaseException:
+        except BaseException as error:
+            pid = os.pread(fd, 20, 0) if isinstance(error, BlockingIOError) else b""
             os.close(fd)
-            raise
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise LockHeldError(f"process {pid.decode()}" if pid.isdigit() else "another process") from None
         os.close(fd)
 
 

@@ -72,8 +72,8 @@ def run_child(
     if not has_interpreter():
         try:
             here()
-        except GemmaEdgeError as error:
-            return 1, str(error)
+        except Exception as error:  # what would have ended the child
+            return 1, f"{type(error).__name__}: {error}"
         return 0, ""
     done = subprocess.run(
         python_command(module, *arguments),

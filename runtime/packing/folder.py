@@ -84,13 +84,15 @@ class CacheFolder:
 
 
 def place_of(cache_dir: Path) -> Path:
-    """The name of what `own_folder` opens; nothing is made. Raises OSError where `cache_dir` is, and is no folder."""
+    """Where packed weights lie in a cache directory: its owner's if nobody else may write there, so that root can look
+    after a service's; else this user's. Nothing is made. What cannot be opened is named all the same.
+    """
     try:
         folder = os.open(cache_dir, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except OSError:
         return cache_dir
     try:
-        return cache_dir if _is_private(folder) else cache_dir / _inner_name()
+        return cache_dir / _inner_name() if _others_may_write(folder, os.fstat(folder)) else cache_dir
     finally:
         os.close(folder)
 

@@ -33,7 +33,7 @@ def section_sha256(section: FileRange, notes: CacheFolder | Path | None) -> str:
     name = hashlib.sha256(json.dumps([identity[0], *identity[6:]]).encode()).hexdigest()[:32]
     with ExitStack() as stack:
         folder = _opened(notes, stack)
-        digest = None if folder is None else _remembered(folder, f"{name}.json", identity)
+        digest = None if folder is None else _remembered(folder, name, identity)
         if digest is None:
             digest = _sha256(section)
             settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS
@@ -57,9 +57,10 @@ def _opened(notes: CacheFolder | Path | None, stack: ExitStack) -> CacheFolder |
 
 def _remembered(folder: CacheFolder, name: str, identity: list[str | int]) -> str | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        note = folder.own(name)
+        note = folder.own(f"{name}.json")
         content = {} if note is None else json.loads(note.read_text())
         if content["identity"] == identity:
+            folder.tidy(f"{name}.lock")
             return str(content["sha256"])
     return None
 

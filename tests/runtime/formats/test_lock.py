@@ -63,6 +63,16 @@ def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, content: bytes) ->
             pytest.fail("two holders")
 
 
+def test_who_is_refused_keeps_nothing_open(tmp_path: Path) -> None:
+    path, descriptors = tmp_path / "lock", Path("/proc/self/fd")
+    with held(path, wait=False):
+        before = len(list(descriptors.iterdir()))
+        for _ in range(3):
+            with pytest.raises(LockHeldError), held(path, wait=False):
+                pytest.fail("two holders")
+        assert len(list(descriptors.iterdir())) == before
+
+
 def test_nothing_is_left(tmp_path: Path) -> None:
     with held(tmp_path / "lock", wait=False):
         assert (tmp_path / "lock").read_bytes() == str(os.getpid()).encode()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gemma_edge.runtime.packing.folder import CacheFolderError, own_folder
+from gemma_edge.runtime.packing.folder import CacheFolderError, own_folder, place_of
 
 
 def names_of(monkeypatch: pytest.MonkeyPatch, user: str, group: str, members: list[str]) -> None:
@@ -110,3 +110,20 @@ def test_what_is_no_folder(tmp_path: Path, kind: str) -> None:
         own_folder(place / "x" if kind == "below a file" else place),
     ):
         pytest.fail("no folder")
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "is_itself"),
+    [(0o755, 0, True), (0o755, 65534, True), (0o700, 65534, True), (0o777, 0, False), (0o1777, 0, False)],
+)
+def test_where_to_look_for_what_was_packed(tmp_path: Path, mode: int, uid: int, is_itself: bool) -> None:
+    """Root looks after a service's folder as it is."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root, to give a folder to another user")
+    place = tmp_path / "cache"
+    place.mkdir()
+    os.chown(place, uid, uid)
+    place.chmod(mode)
+    assert place_of(place) == (place if is_itself else place / "gemma-edge-0")
+    assert not list(place.iterdir())
+    assert place_of(tmp_path / "none") == tmp_path / "none"

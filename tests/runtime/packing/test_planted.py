@@ -25,7 +25,7 @@ from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.packing.folder import own_folder, place_of
-from gemma_edge.runtime.serve.service import Service
+from gemma_edge.runtime.serve.app import create_app
 from gemma_edge.runtime.serve.settings import Settings
 from tests.slots import litert_slot
 
@@ -347,9 +347,5 @@ def test_chats_of_a_server(place: Path, tiny_bundle: TinyBundle, monkeypatch: py
     kept: list[Path] = []
     with Engine(str(tiny_bundle("gemma3", "int8")), cache_dir=str(place / "own")) as engine:
         monkeypatch.setattr(engine, "keep_chats", lambda folder, _: kept.append(folder.resolve()))
-        asyncio.run(opened_and_closed(engine, settings))
+        asyncio.run(create_app(engine, settings).state.service.close())
     assert kept == [cache / INNER / "chats"]
-
-
-async def opened_and_closed(engine: Engine, settings: Settings) -> None:
-    await Service(engine, settings, None, None).close()

@@ -108,3 +108,17 @@ def test_a_bundle_that_records_nothing_runs_as_it_is(bundle: Path, tmp_path: Pat
     place = DecoderSections.of(Bundle.open(bundle)).decoder
     unrecorded = FileRange(place.path, place.offset, place.nbytes)
     assert section_sha256(unrecorded, tmp_path) == place.sha256
+
+
+def test_a_lock_that_a_killed_process_has_left_goes(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when the note had its name, and the lock was there still."""
+    hour_ahead = time.time_ns() + 3_600_000_000_000  # the file seems an hour old
+    monkeypatch.setattr(time, "time_ns", lambda: hour_ahead)
+    section, notes = DecoderSections.of(Bundle.open(bundle)).decoder, tmp_path / "notes"
+    section_sha256(section, notes)
+    [note] = notes.iterdir()
+    note.with_suffix(".lock").write_text("1234567")
+    assert section_sha256(section, notes) == section.sha256
+    assert list(notes.iterdir()) == [note]
