@@ -1,6 +1,8 @@
 """The command line: `gemma-edge` and its shorthand `convert`."""
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from rich.console import Console
 from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
+from gemma_edge.profiles.terminal import make_printable
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")
@@ -70,6 +74,11 @@ class Commands(click.Group):
             return command
         return super().get_command(ctx, cmd_name)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, on outputs that take any text."""
+        make_printable()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see the class."""
         status = 1
@@ -80,12 +89,28 @@ class Commands(click.Group):
                 Console(stderr=True).print(*refusal_tables(error))
             click.echo(f"error: {printable(str(error))}", err=True)
             status = error.exit_status
+        except OSError as error:
+            if error.filename is not None or error.errno not in _FULL:  # of a pipe that is closed click knows
+                raise
+            _give_up_output()
+            click.echo(f"error: standard output cannot be written ({error.strerror}); free some space", err=True)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gemma_edge"):
                 raise
             extra = extra_with(error.name or "")
             click.echo(f"error: this needs the package {error.name}; pip install 'gemma-edge[{extra}]'", err=True)
         raise click.exceptions.Exit(status)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a file of ours that says so is an OutputError
+
+
+def _give_up_output() -> None:
+    """What is still to be written would fail once more at the end, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _OTHER_NAMES = {"PIL": "pillow"}  # imported under another name than installed
@@ -105,7 +130,9 @@ def extra_with(module: str) -> str:
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
-        click.option("--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}."),
+        click.option(
+            "--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, or a slice of E4B: e3.39-int4."
+        ),
         click.option(
             "--checkpoint",
             help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
@@ -135,6 +162,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 2.6GB."
         ),
         click.option("--encoding", multiple=True, metavar="ROLE=ENCODING", help="Override the recipe; repeatable."),
+        click.option(
+            "--slice",
+            metavar="NAME|FILE",
+            help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
+        ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(
             "--fit",
@@ -185,7 +217,8 @@ def convert_main(as_json: bool, **request: Any) -> None:
 
 @main.command("plan")
 @request_options
-def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
+@click.option("--slices", is_flag=True, help="Show every published slice of E4B for this request.")
+def plan_main(as_json: bool, checkpoint: str | None, slices: bool, **request: Any) -> None:
     """Show every size and the memory a run will need, to the byte, before a weight is converted.
 
     Without --checkpoint an official model is planned offline, from what is published of it.
@@ -196,6 +229,12 @@ def plan_main(as_json: bool, checkpoint: str | None, **request: Any) -> None:
     from gemma_edge.converter.report import plan_values, print_plan, print_sections, section_values
 
     asked = Target.parse(**request)
+    if slices:
+        from gemma_edge.converter.plan.slices import print_slices, slice_values
+
+        rows = slice_values(asked)
+        click.echo(json.dumps(rows, indent=2)) if as_json else print_slices(rows, asked, Console())
+        return
     plan, bundle = (published_plan(asked) if checkpoint is None else None), None
     if plan is None:
         with bars(Console(stderr=True)) as stage:
@@ -219,6 +258,7 @@ def inspect_main(bundle: Path, as_json: bool) -> None:
     """Show what a bundle or an ONNX directory holds: graphs, tensors with encodings, metadata and hashes."""
     from gemma_edge.converter.plan.output import reader_of
 
+    bundle = user_path(bundle)
     reader = reader_of(bundle)
     values = reader.inspect(bundle)
     if as_json:

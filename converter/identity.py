@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 from gemma_edge.converter.plan.plan import Plan
 
@@ -16,7 +17,7 @@ def identity(plan: Plan, inputs_sha256: Mapping[str, str], rounded: Collection[s
     that were rounded for the text of --calibrate, which counts where there are any.
     """
     text = plan.target.calibration
-    facts = {
+    facts: dict[str, Any] = {
         "converter": version("gemma-edge"),
         "inputs": dict(inputs_sha256),
         "graphs": {name: [graph.name for graph in graphs] for name, graphs in plan.graphs.items()},
@@ -34,4 +35,7 @@ def identity(plan: Plan, inputs_sha256: Mapping[str, str], rounded: Collection[s
         },
         "calibration": text.sha256 if text is not None and rounded else None,
     }
+    if plan.target.slice is not None:
+        shapes = {name: spec.shape for name, spec in plan.specs.items()}
+        facts["slice"] = {"kept": plan.target.slice.kept, "shapes": shapes}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

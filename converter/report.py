@@ -63,11 +63,15 @@ class Report:
             console.print(table)
         if "gguf" in values["source"]:
             console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
+        if "slice" in values["source"]:
+            console.print(_cut(values["source"]["slice"]), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        for note in values["notes"]:
+            console.print(f"note: {printable(note)}", highlight=False, markup=False)
         if values["generation_left_out"]:
             console.print(left_out_line(values["generation_left_out"]), highlight=False, markup=False)
         print_quality(values["quality"], console)
@@ -91,6 +95,7 @@ def make_report(
         "converter": f"gemma-edge {version('gemma-edge')}",
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
+        "notes": list(bundle.notes),
         "generation_left_out": settings_left_out(source.checkpoint.side_path),
         **_exact(plan, errors),
         "quality": dict(quality),
@@ -261,6 +266,15 @@ def _merged(lora: Mapping[str, Any]) -> str:
     """One line about an adapter."""
     rank, alpha = (", ".join(f"{number:g}" for number in lora[key]) for key in ("rank", "alpha"))
     return f"merged: {lora['adapter']}, rank {rank}, alpha {alpha}, into {lora['merged_tensors']} tensors"
+
+
+def _cut(cut: Mapping[str, Any]) -> str:
+    """One line about a slice."""
+    widths = cut["intermediate_size"]
+    score = "" if cut["mmlu"] is None else f", MMLU {cut['mmlu']} as published for the pre-trained model"
+    return (
+        f"slice: {cut['name']}, {len(widths)} layers with feed-forward widths of {min(widths)} to {max(widths)}{score}"
+    )
 
 
 def _not_converted(plan: Plan) -> dict[str, int]:

@@ -4,14 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from gemma_edge.converter.calibrate.auto import automatic_recipe
-from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows, rounds_for_a_text
+from gemma_edge.converter.calibrate.step import balanced_plan, calibration_windows, measuring_windows, rounds_for_a_text
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.slices import sliced
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.converter.plan.fit import fit_target
 from gemma_edge.converter.plan.output import Bundle, output_of
 from gemma_edge.converter.plan.plan import Plan, make_plan
@@ -28,17 +29,24 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     Raises OverBudget, LoraError, and what reading and matching a checkpoint raise.
     """
     if checkpoint is None and request.size in OFFICIAL and request.max_bytes is None:
-        fit_target(request, official_model(request.size))
+        fit_target(request, request.official_model())
     path = resolve_checkpoint(None if checkpoint is None else str(checkpoint), request.size)
-    model = Model.of_checkpoint(read_config(path), image_pixels(path))
+    config = read_config(path)
+    if request.slice is not None:
+        config = request.slice.checkpoint_config(config)
+    model = Model.of_checkpoint(config, image_pixels(path))
     request.check(model)
+    changes = ""
     if request.max_bytes is None:
-        fit_target(request, model)
+        fitting = fit_target(request, model)
+        if fitting.target.slice != request.slice:  # found with --fit: the rest is settled once more for what is cut
+            request, model, changes = replace(request, slice=fitting.target.slice), fitting.model, fitting.changes
     source, model = _open(path, request, model)
     request.check(model)
     if request.max_bytes is not None:
         request = _measured(request, request.max_bytes, model, source, stage)
-    return source, make_plan(fit_target(request, model), source)
+    settled = fit_target(request, model)
+    return source, make_plan(replace(settled, changes=changes or settled.changes), source)
 
 
 def published_plan(request: Target) -> Plan | None:
@@ -49,7 +57,7 @@ def published_plan(request: Target) -> Plan | None:
     """
     if request.size not in OFFICIAL or request.lora is not None or request.max_bytes is not None:
         return None
-    return make_plan(fit_target(request, official_model(request.size)))
+    return make_plan(fit_target(request, request.official_model()))
 
 
 def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]:
@@ -61,7 +69,10 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     model = model.with_modalities([each.modality for each in model.encoders if each.is_stored_in(source.tensors)])
     if request.lora is not None:
         source = merged(source, request.lora, text_only=request.modalities == (Modality.TEXT,))
-        model = replace(Model.from_json(source.text_config), encoders=model.encoders)  # its head may have become untied
+    if request.slice is not None:
+        source = sliced(source, request.slice)
+    if request.lora is not None:  # the head may have become untied
+        model = replace(Model.from_json(source.text_config), encoders=model.encoders)
     return source, with_grids(model, source, request.recipe_for(model))
 
 
@@ -76,9 +87,10 @@ def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint,
         return make_plan(fit_target(replace(without_profile, recipe=recipe), model), source)
 
     plan = balanced_plan(plan_of(request.recipe), source, stage)
-    windows = measuring_windows(request, model, source)
+    windows, text = measuring_windows(request, model, source), request.calibration
+    tokens = 0 if text is None else calibration_windows(text, model, source).size
     recipe = automatic_recipe(
-        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
+        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, tokens, stage
     )
     request = replace(request, recipe=recipe)
     return request if rounds_for_a_text(plan_of(recipe)) else replace(request, calibration=None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.matformer.slices import Slice
 from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 
 
@@ -36,9 +37,12 @@ OFFICIAL: Mapping[str, Official] = {
 """By size, the largest first: the one table of them."""
 
 
-def official_model(size: str) -> Model:
-    """The model of a key of OFFICIAL; a Gemma 3n has both encoders, with the numbers that are their defaults."""
-    text = OFFICIAL[size].text
+def official_model(size: str, cut: Slice | None = None) -> Model:
+    """The model of a key of OFFICIAL; a Gemma 3n has both encoders, with the numbers that are their defaults.
+
+    cut: what is kept of it. Raises SliceError where it cannot be cut so.
+    """
+    text = OFFICIAL[size].text if cut is None else cut.config(OFFICIAL[size].text)
     if text["model_type"] != "gemma3n_text":
         return Model.from_json(text)
     whole = {"model_type": gemma3n.FAMILY, "text_config": text, "vision_config": {}, "audio_config": {}}

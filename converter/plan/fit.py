@@ -2,8 +2,8 @@
 
 Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
 costs length of conversation, fewer bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer
-modalities cost uses, a smaller model costs most: at equal bytes more parameters in four bits beat fewer in eight (arXiv
-2212.09720).
+modalities cost uses, a smaller slice of the model costs more, as its published MMLU says, a smaller model costs most:
+at equal bytes more parameters in four bits beat fewer in eight (arXiv 2212.09720).
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,12 @@ from typing import Any
 
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.models.matformer.slices import WHOLE_MMLU, smaller_slices
+from gemma_edge.converter.models.official import OFFICIAL
 from gemma_edge.converter.plan.door import planning
 from gemma_edge.converter.plan.footprint import ModelSizes, Needs
 from gemma_edge.converter.plan.format import KVType
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import WHOLE_OF_SLICES, Target
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion
@@ -34,6 +35,7 @@ class Distance:
     """How many steps a request is from the one asked for. Compares the gravest change first."""
 
     model: int = 0
+    slice: int = 0
     modalities: int = 0
     weights: int = 0
     context: int = 0
@@ -47,9 +49,10 @@ class Distance:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A request that fits. options: what to append to the command line to ask for it."""
+    """A request that fits. model: as far as it is cut. options: what to append to the command line to ask for it."""
 
     target: Target
+    model: Model
     needs: Needs
     distance: Distance
     options: str
@@ -89,10 +92,16 @@ def fit_target(target: Target, model: Model) -> Fitted:
     found = alternatives(target, model, budget)
     best = next((alternative for alternative in found if alternative.can_be_chosen), None)
     if target.fit and best is not None:
-        return Fitted(best.target, model.with_modalities(best.target.modalities or ()), best.needs, best.options)
+        return Fitted(best.target, best.model.with_modalities(best.target.modalities or ()), best.needs, best.options)
     subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
-    suggestions = tuple(Suggestion(alternative.options, alternative.needs.footprint) for alternative in found)
+    suggestions = tuple(Suggestion(_told(alternative), alternative.needs.footprint) for alternative in found)
     raise OverBudget(subject, needs.footprint, budget, suggestions)
+
+
+def _told(alternative: Alternative) -> str:
+    """Its options, and what the slice scores where it is one."""
+    cut = alternative.target.slice if alternative.distance.slice else None
+    return alternative.options if cut is None else f"{alternative.options} (MMLU {cut.mmlu} of {WHOLE_MMLU})"
 
 
 def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
@@ -133,8 +142,7 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
     """Every request with one step of each kind."""
     needs_of = planning(target.format).needs
     for size in _sizes(target):
-        changed_size = size.fields.get("size", target.size)
-        resized = model if size is AS_ASKED else official_model(changed_size)
+        resized = model if size is AS_ASKED else replace(target, **size.fields).official_model()
         sizes = ModelSizes.of(resized)
         axes = (
             _fewer_modalities(target),
@@ -152,16 +160,22 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
             name = "" if changed.name == target.name else f"--target {changed.name}"
             options = " ".join(filter(None, (name, *(step.option for step in steps))))
             distance = Distance(*map(sum, zip(*(astuple(step.distance) for step in steps), strict=True)))
-            yield Alternative(changed, needs_of(sizes, changed), distance, options)
+            yield Alternative(changed, resized, needs_of(sizes, changed), distance, options)
 
 
 def _sizes(target: Target) -> Iterator[_Step]:
-    """The model asked for, then the smaller official ones; a model of the user's own has no smaller ones."""
+    """The model asked for, then slices of it that no smaller one equals, then the smaller official ones.
+
+    A model of the user's own has no smaller ones.
+    """
     yield AS_ASKED
+    if target.size == WHOLE_OF_SLICES:
+        for steps, cut in enumerate(smaller_slices(target.slice), start=1):
+            yield _Step({"slice": cut}, Distance(slice=steps))
     ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size}, Distance(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
+        yield _Step({"size": size, "slice": None}, Distance(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:

@@ -11,6 +11,8 @@ from typing import Final, Self, TypedDict, TypeVar, Unpack
 
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.matformer.files import slice_of
+from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
@@ -18,6 +20,7 @@ from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.tokenizer.windows import read_text
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -68,6 +71,8 @@ def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
 
 
 CUSTOM = "custom"
+WHOLE_OF_SLICES: Final = "e4b"
+"""What the published slices are cut from."""
 
 
 AUTO: Final = "auto"
@@ -83,7 +88,8 @@ class Options(TypedDict, total=False):
     ("2.6GB").
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
-    are rounded for. lora: a PEFT adapter's directory.
+    are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
+    describes it; a target of such a name (e3.39-int4) is the same.
     """
 
     profile: str | None
@@ -98,6 +104,7 @@ class Options(TypedDict, total=False):
     calibrate: str | Path | None
     max_bytes: str | None
     lora: str | Path | None
+    slice: str | Path | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Target:
     small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
-    of the recipe. lora: directory of a PEFT adapter to merge.
+    of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
     """
 
     size: str
@@ -126,6 +133,7 @@ class Target:
     calibration: CalibrationText | None = None
     max_bytes: int | None = None
     lora: Path | None = None
+    slice: Slice | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens is not None and self.context_tokens < 16:
@@ -154,6 +162,7 @@ class Target:
         target: "e2b-int4" and so on. Raises TargetError, RecipeError, TextError or ProfileError.
         """
         size, precision = cls.split_name(target)
+        slice_ = cls._slice(target, options.get("slice"))
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
         prefill = options.get("prefill")
@@ -163,9 +172,9 @@ class Target:
         if recipe is None or is_automatic:
             base = Recipe.named(precision)
         else:
-            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(Path(recipe))
+            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(user_path(recipe))
         return cls(
-            size=size,
+            size=size if size in (*OFFICIAL, CUSTOM) else WHOLE_OF_SLICES,
             precision=precision,
             recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
             context_tokens=options.get("context"),
@@ -177,19 +186,37 @@ class Target:
             modalities=None if modalities is None else _modalities(modalities),
             calibration=None if calibrate is None else calibration_text(calibrate),
             max_bytes=None if max_bytes is None else _bytes(max_bytes),
-            lora=None if lora is None else Path(lora),
+            lora=None if lora is None else user_path(lora),
+            slice=slice_,
         )
 
     @classmethod
     def split_name(cls, name: str) -> tuple[str, str]:
-        """("e2b", "int4") of "e2b-int4". Raises TargetError with the grammar for anything else."""
-        size, _, precision = name.partition("-")
-        if size not in (*OFFICIAL, CUSTOM) or precision not in PRECISIONS:
+        """("e2b", "int4") of "e2b-int4", ("e2.98-block", "int8") of "e2.98-block-int8".
+
+        Raises TargetError with the grammar for anything else.
+        """
+        size, _, precision = name.rpartition("-")
+        if not (size in (*OFFICIAL, CUSTOM) or is_published_name(size)) or precision not in PRECISIONS:
             raise TargetError(
-                f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}; "
-                "`gemma-edge targets` lists them"
+                f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}, or a slice "
+                "of E4B such as e3.39-int4; `gemma-edge targets` lists them"
             )
         return size, precision
+
+    @classmethod
+    def _slice(cls, target: str, choice: str | Path | None) -> Slice | None:
+        """Of the target's name, or of the option. Raises TargetError and SliceError."""
+        size, _ = cls.split_name(target)
+        if not is_published_name(size):
+            return None if choice is None else slice_of(choice)
+        if choice is not None:
+            raise TargetError(f"target {target} and slice {choice}: both name a slice; leave one out")
+        return published(size)
+
+    def official_model(self) -> Model:
+        """The published model of this size, cut as asked for. Raises SliceError where it cannot be."""
+        return official_model(self.size, self.slice)
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
@@ -199,7 +226,8 @@ class Target:
     @property
     def name(self) -> str:
         """The text that `split_name` reads back."""
-        return f"{self.size}-{self.precision}"
+        is_cut = self.size == WHOLE_OF_SLICES and self.slice is not None and self.slice.name in PUBLISHED
+        return f"{self.slice.name if is_cut and self.slice else self.size}-{self.precision}"
 
     def context_for(self, model: Model) -> int:
         """Tokens of context for this model. Raises TargetError where the request exceeds the model or a chunk it."""
@@ -226,7 +254,7 @@ class Target:
                 )
         if self.size == CUSTOM:
             return
-        expected, found = _shape(official_model(self.size)), _shape(model)
+        expected, found = _shape(self.official_model()), _shape(model)
         wrong = [f"{key} {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
         if wrong:
             raise TargetError(
@@ -247,7 +275,8 @@ def calibration_text(choice: str | Path) -> CalibrationText:
     if str(choice) == BUILT_IN_TEXT:
         text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
         return CalibrationText(BUILT_IN_TEXT, text)
-    return CalibrationText(Path(choice).name, read_text(Path(choice)))
+    path = user_path(choice)
+    return CalibrationText(path.name, read_text(path))
 
 
 def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:

@@ -29,6 +29,7 @@ class ReportError(GemmaEdgeError):
 @click.option("--window", default=256, show_default=True, help="Tokens per independent window.")
 @click.option("--against", type=click.Path(), help="A second bundle, measured on the same text.")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter that was merged into the checkpoint.")
+@click.option("--slice", metavar="NAME|FILE", help="The slice that was cut out of the checkpoint.")
 @click.option("--gate", default="", metavar="GATES", help="Bounds, such as kl<=0.02,top1>=0.95,ppl<=1.02.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="JSON lines: prompt, and expect or json.")
 @click.option("--seed", default=0, show_default=True, help="Random seed for the confidence intervals.")

@@ -8,7 +8,9 @@ from pathlib import Path
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
+from gemma_edge.converter.checkpoint.slices import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
+from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
@@ -25,6 +27,7 @@ from gemma_edge.converter.verify.measure.text import file_windows, text_windows
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
 from gemma_edge.converter.verify.show.report import BundleScores, VerifyReport
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
@@ -40,6 +43,7 @@ def verify(
     window: int = 256,
     against: str | Path | None = None,
     lora: Path | None = None,
+    slice: str | Path | None = None,  # noqa: A002  the option's name
     gate: str = "",
     prompts: Path | None = None,
     seed: int = 0,
@@ -50,8 +54,8 @@ def verify(
     """Measure what conversion did; the parameters are those of the command line.
 
     bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
-    the adapter that was merged into the checkpoint. text, tokens: what to read, at most one of them; neither reads the
-    built-in text. limit, window: tokens in all, and in one text.
+    the adapter that was merged into the checkpoint. slice: what was cut out of it, as for `convert`. text, tokens: what
+    to read, at most one of them; neither reads the built-in text. limit, window: tokens in all, and in one text.
     Raises GemmaEdgeError, with one line to print, for what keeps it from being measured; a bad bundle is no error.
     """
     started = time.monotonic()
@@ -66,9 +70,11 @@ def verify(
     with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
         base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
         source = base if lora is None else merged(base, lora, text_only=True)  # what it does to encoders may stay
+        if slice is not None:
+            source = sliced(source, slice_of(slice))
         model = StreamingModel.open(source)
         source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
-        paths = [Path(path) for path in (bundle, against) if path is not None]
+        paths = [user_path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
         if tokens is None:

@@ -9,7 +9,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.chats import conversation_of, sending
 from gemma_edge.runtime.services.errors import ServiceError, known
 from gemma_edge.runtime.services.settings import GenerationConfig
-from gemma_edge.runtime.tasks.media import Media, transcribe, translate
+from gemma_edge.runtime.tasks.media import Media, transcribe, transcribe_and_translate
 
 # ISO 639-1, since the documents' services take codes, and Google's prompts want names.
 LANGUAGES = {
@@ -57,7 +57,7 @@ class MobileService:
         """
         if known("task", task, TASKS) == "transcribe":
             return "".join(transcribe(self.engine, audio))
-        return "".join(translate(self.engine, audio, language_name(target_language)))
+        return "".join(transcribe_and_translate(self.engine, audio, language_name(target_language)))
 
     def close(self) -> None:
         """Release the model. Closing twice is fine."""

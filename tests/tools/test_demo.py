@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gemma_edge.runtime.litert_lm_engine import check_cpu
 from tools import demo
 
 
 def test_a_cpu_without_atomics_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("Features\t: fp asimd evtstrm crc32 cpuid\n")
-    monkeypatch.setattr(demo, "check_cpu", partial(demo.check_cpu, "aarch64", cpuinfo))
+    monkeypatch.setattr(demo, "check_cpu", partial(check_cpu, "aarch64", cpuinfo))
     found = CliRunner().invoke(demo.main, [str(cpuinfo)])
     assert found.exit_code == 1
     assert found.stderr == (

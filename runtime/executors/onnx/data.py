@@ -9,9 +9,10 @@ from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import OnnxDirectoryError
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory, as_ours
+from gemma_edge.runtime.packing.folder import CacheFolder
 
 
-def data_sha256(directory: OnnxDirectory, path: Path, notes: Path | None) -> str:
+def data_sha256(directory: OnnxDirectory, path: Path, notes: CacheFolder | Path | None) -> str:
     """The hex SHA-256 of a weight file; `notes` as `section_sha256` takes it.
 
     Raises OnnxDirectoryError where the directory records another one, or the file cannot be read.

@@ -7,7 +7,6 @@ slot then costs no more than its caches.
 import hashlib
 import logging
 import math
-import shutil
 from functools import cached_property
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from gemma_edge.runtime.executors.base import (
     MappedRanges,
 )
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
-from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph
+from gemma_edge.runtime.executors.onnx.packed import content_key, packed_in
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
 from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON, ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
@@ -58,10 +58,10 @@ class OnnxDecoder:
             in_place(graph)
             self._kept = caches(graph)
         if cache_dir is None:
-            packed = None
             check_data(directory, graph, None)
+            session, self._weight_cache = _load(path, graph, None, threads), None
         else:
-            packed = packed_graph(directory, cache_dir, threads)
+            session, self._weight_cache = _load_packed(directory, cache_dir, threads)
         if directory.is_split:
             check_data(directory, directory.graphs[EMBEDDER], cache_dir)
         if directory.digests.recorded is None:
@@ -70,15 +70,6 @@ class OnnxDecoder:
                 directory.path,
                 DIGESTS,
             )
-        try:
-            session = _load(path, graph, packed, threads)
-        except ExecutorError:
-            if cache_dir is None or packed is None:
-                raise
-            shutil.rmtree(packed.parent)  # damaged: packed again, once, as for LiteRT
-            packed = packed_graph(directory, cache_dir, threads)
-            session = _load(path, graph, packed, threads)
-        self._weight_cache = None if packed is None else packed.with_name(f"{packed.name}_data")
         with as_ours(path):
             inputs = {node.name: node for node in session.get_inputs()}
             tables = {
@@ -164,6 +155,22 @@ def _nbytes(cache: Cache, context_tokens: int) -> int:
     """Of what is written: a context shorter than a ring leaves the rest untouched."""
     shape = cache.shape(context_tokens)
     return math.prod(shape) // shape[2] * min(shape[2], context_tokens) * np.dtype(np.float32).itemsize
+
+
+def _load_packed(directory: OnnxDirectory, cache_dir: Path, threads: int) -> tuple[onnxruntime.InferenceSession, Path]:
+    """A session, and the file of packed weights that it maps."""
+    graph_path = directory.graph_path(directory.decoder)
+    with cache_opened(cache_dir) as folder:
+        for is_last in (False, True):
+            packed = packed_in(folder, directory, threads)
+            try:
+                session = _load(graph_path, directory.graphs[directory.decoder], packed, threads)
+                break
+            except ExecutorError:
+                if is_last:
+                    raise
+                folder.remove(packed.parent.name)  # damaged: packed again, once, as for LiteRT
+        return session, folder.path / packed.parent.name / f"{packed.name}_data"
 
 
 def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -> onnxruntime.InferenceSession:

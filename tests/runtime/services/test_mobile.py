@@ -11,7 +11,7 @@ from gemma_edge.runtime.services.errors import ServiceError
 from gemma_edge.runtime.services.mobile import LANGUAGES, MobileService, language_name
 from gemma_edge.runtime.services.settings import GenerationConfig
 from gemma_edge.runtime.services.timed import fast_generate
-from gemma_edge.runtime.tasks.media import transcribe, translate
+from gemma_edge.runtime.tasks.media import transcribe, transcribe_and_translate
 
 EARLIER = [{"role": "user", "content": "In the beginning"}, {"role": "assistant", "content": "God"}]
 
@@ -43,7 +43,7 @@ def test_recordings(towers_bundle: Path, recording: Path, services_cache: str) -
     ):
         assert service.process_audio(recording) == "".join(transcribe(engine, recording))
         translated = service.process_audio(recording, "translate", "de")
-        assert translated == "".join(translate(engine, recording, "German"))
+        assert translated == "".join(transcribe_and_translate(engine, recording, "German"))
         assert service.process_audio(recording.read_bytes(), "translate", "German") == translated
 
 
