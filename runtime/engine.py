@@ -97,7 +97,7 @@ class Engine:
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
-        self.profile = settings.profile
+        self.profile, self.spare_bytes = settings.profile, settings.spare_bytes
         self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
         self._pool = SlotPool(self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None)
         if settings.profile is not None:

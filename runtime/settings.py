@@ -22,13 +22,17 @@ _DEFAULT_THREADS = 4  # litert_lm's; more than the big cores of an edge device s
 
 @dataclass(frozen=True)
 class Settings:
-    """`cache_dir` None: weights are packed into memory. `max_num_tokens` None: the bundle's own context."""
+    """`cache_dir` None: weights are packed into memory. `max_num_tokens` None: the bundle's own context.
+
+    spare_bytes: what the profile's budget leaves beside the plan; None without a profile.
+    """
 
     threads: int
     cache_dir: Path | None
     max_num_tokens: int | None
     profile: DeviceProfile | None
     slots: int
+    spare_bytes: int | None = None
 
 
 def choose_settings(
@@ -57,12 +61,14 @@ def choose_settings(
     device = load_profile(os.fspath(profile)) if isinstance(profile, str | os.PathLike) else profile
     folder = cache_folder(cache_dir, bundle.path, prefer_disk=device is not None)
     threads = backend.thread_count or default_threads(device)
+    spare_bytes = None
     if device is not None:
         anonymous_weights = folder is None or is_memory(folder)
         fit = _Fit(plan_of(bundle), device, anonymous_weights, slots)
         max_num_tokens = fit.context(bundle.path.name, max_num_tokens, over_budget)
         slots = slots or fit.slots(max_num_tokens)
-    return Settings(threads, folder, max_num_tokens, device, slots or DEFAULT_SLOTS)
+        spare_bytes = max(0, device.budget_bytes - fit.footprint(max_num_tokens, slots).total_bytes)
+    return Settings(threads, folder, max_num_tokens, device, slots or DEFAULT_SLOTS, spare_bytes)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
-from gemma_edge.converter.checkpoint.slices import sliced
+from gemma_edge.converter.checkpoint.slices.view import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.plan.plan import MEDIA_PREFIXES

@@ -8,8 +8,9 @@ A recording is always as many tokens as its windows have, 188 for 30 seconds, th
 Hugging Face has it, and so the tokens of a reply agree. LiteRT-LM leaves out the rows of that silence.
 """
 
+import hashlib
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -63,10 +64,16 @@ class MediaReader:
 
         max_num_images: in one message. keep_loaded: otherwise an encoder is released as soon as a message is encoded.
         """
+        self._kept: OrderedDict[bytes, list[int]] = OrderedDict()  # rows, by what was encoded, the last used at the end
+        self._most_kept_bytes = 0
         self._model = model
         self._encoders = encoders
         self._max_num_images = max_num_images
         self._keep_loaded = keep_loaded
+
+    def keep(self, most_bytes: int) -> None:
+        """Keep the rows of so many bytes, where images and recordings come again: a server gets a chat's each time."""
+        self._most_kept_bytes = most_bytes
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -150,16 +157,34 @@ class MediaReader:
         encoded: dict[int, list[int]] = {}
         for kind in MediaKind:  # one encoder after the other: together they would need more memory
             wanted = {i: part for i, part in enumerate(parts) if isinstance(part, _Part) and part.item.kind is kind}
+            known = {i: rows for i, part in wanted.items() if (rows := self._known(part.item)) is not None}
+            wanted = {i: part for i, part in wanted.items() if i not in known}
+            encoded |= known
             # Decoding photographs takes memory too: it ends, and damaged ones are found, before the encoder loads.
             pixels = {i: self._pixels(part) for i, part in wanted.items() if kind is MediaKind.IMAGE}
             try:
                 for i, part in wanted.items():
                     check()
                     encoded[i] = self._image(part, pixels.pop(i)) if i in pixels else self._recording(part)
+                    self._remember(part.item, encoded[i])
             finally:
                 self._release()
         tokens = (encoded[index] if isinstance(part, _Part) else part for index, part in enumerate(parts))
         return [token for some in tokens for token in some]
+
+    def _known(self, item: MediaItem) -> list[int] | None:
+        """The tokens of what was encoded before."""
+        if not self._kept or (key := _key(item)) not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _remember(self, item: MediaItem, tokens: list[int]) -> None:
+        if not self._most_kept_bytes or (key := _key(item)) is None:
+            return
+        self._kept[key] = tokens
+        while sum(map(_rows_bytes, self._kept.values())) > self._most_kept_bytes:
+            self._kept.popitem(last=False)
 
     def _release(self) -> None:
         if not self._keep_loaded and self._encoders is not None:
@@ -184,6 +209,17 @@ class MediaReader:
             tokens += soft_tokens(part.marks.row_id, self._encoders.encode_audio(log_mel(window)))
         end = self._encoders.end_of_audio()
         return [*tokens, *([part.marks.end_id] if end is None else soft_tokens(part.marks.end_id, end))]
+
+
+def _key(item: MediaItem) -> bytes | None:
+    """What bytes in memory are known by. A file may change."""
+    if not isinstance(item.data, bytes):
+        return None
+    return hashlib.sha256(item.kind.value.encode() + item.data).digest()
+
+
+def _rows_bytes(tokens: Sequence[int]) -> int:
+    return sum(token.embedding.nbytes for token in tokens if isinstance(token, SoftToken))
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ class SlotPool:
             if not goes_on:
                 self._save(found)
                 self._load(found, wanted)
-            found.is_chat = goes_on or not is_passing
+            is_answered = 0 < found.marked < found.reach(wanted)  # its last reply is part of what is wanted
+            found.is_chat = not is_passing or (goes_on and (found.is_chat or is_answered))
             found.is_saved = False
         held_rows = found.reach(wanted)
         if len(wanted) - held_rows >= COPY_ROWS:

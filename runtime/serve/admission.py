@@ -21,6 +21,11 @@ class _Waiting:
     rows_bytes: int
     turn: "asyncio.Future[None]"
 
+    @property
+    def has_come(self) -> bool:
+        """Whether it may run, and has not been told yet."""
+        return self.turn.done() and not self.turn.cancelled() and self.turn.exception() is None
+
 
 class Admission:
     """For one event loop.
@@ -95,9 +100,10 @@ class Admission:
         waiting = _Waiting(rows_bytes, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         try:
-            await asyncio.wait_for(asyncio.shield(waiting.turn), self._wait_s)
+            async with asyncio.timeout(self._wait_s):
+                await waiting.turn
         except TimeoutError:
-            if not waiting.turn.done():
+            if not waiting.has_come:  # it came as the time was over
                 raise RefusedError(
                     503,
                     Code.QUEUE_TIMEOUT,
@@ -105,7 +111,7 @@ class Admission:
                     retry_after_s=self._retry_after_s(),
                 ) from None
         except asyncio.CancelledError:
-            if waiting.turn.done() and waiting.turn.exception() is None:  # its turn came meanwhile
+            if waiting.has_come:
                 self._give_back(rows_bytes)
             raise
         finally:
@@ -128,8 +134,9 @@ class Admission:
     def _admit(self) -> None:
         while self._queue and self._fits(self._queue[0].rows_bytes):
             first = self._queue.popleft()
-            self._take(first.rows_bytes)
-            first.turn.set_result(None)
+            if not first.turn.done():  # cancelled
+                self._take(first.rows_bytes)
+                first.turn.set_result(None)
 
     def _retry_after_s(self) -> float:
         """When about the queue will have moved by what waits now."""

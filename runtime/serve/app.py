@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,10 +21,14 @@ from gemma_edge.runtime.serve.api import schemas
 from gemma_edge.runtime.serve.api.check import Checker, parsed
 from gemma_edge.runtime.serve.api.document import document
 from gemma_edge.runtime.serve.errors import Code, RefusedError
-from gemma_edge.runtime.serve.events import Kind, Probe
+from gemma_edge.runtime.serve.events import Kind
 from gemma_edge.runtime.serve.exchange import ClientLeftError, Exchange
 from gemma_edge.runtime.serve.generation import chat, completion
+from gemma_edge.runtime.serve.guard import guard as guards
+from gemma_edge.runtime.serve.guard.policy import Direction
 from gemma_edge.runtime.serve.hooks import Caller, Guard, Monitor
+from gemma_edge.runtime.serve.monitor import monitor as monitors
+from gemma_edge.runtime.serve.monitor.webhook import Webhook
 from gemma_edge.runtime.serve.recordings import transcription, translation
 from gemma_edge.runtime.serve.service import Record, Service, refused
 from gemma_edge.runtime.serve.settings import Settings
@@ -43,9 +48,12 @@ def create_app(
 ) -> Starlette:
     """An application that answers with this engine, which stays the caller's to close.
 
-    Mounted in another one, `app.state.service.close()` is to be awaited at its end, which saves chats; served by
-    itself it does so. From now on the engine knows chats by their tokens (`Engine.keep_chats`).
+    guard, monitor: None for those that the settings ask for. From now on the engine knows chats by their tokens
+    (`Engine.keep_chats`). Served by itself, the application saves them at its end; where it is mounted in another one,
+    `app.state.service.close()` is to be awaited there.
     """
+    guard = guard or made_guard(settings)
+    monitor = monitor or made_monitor(settings, guard)
     service = Service(engine, settings, guard, monitor)
 
     @asynccontextmanager
@@ -64,12 +72,39 @@ def create_app(
         Route("/detokenize", _Small(service, _detokenize), methods=["POST"]),
         Route("/health", _health(service), methods=["GET"]),
         Route("/openapi.json", _openapi(service), methods=["GET"]),
-        *(() if monitor is None else monitor.routes(service.state)),
+        *monitor.routes(service.state),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
     app.add_middleware(_Door, service=service)
+    if settings.cors_origins:  # before the door: a browser asks what it may send without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+            expose_headers=["Retry-After", "X-Dropped-Messages"],
+        )
     return app
+
+
+def made_guard(settings: Settings) -> Guard | None:
+    """Of the files of keys and policy; None where there is neither. Raises KeyFileError, PolicyError."""
+    return guards.Guard.of_files(settings.api_key_file, settings.policy_file)
+
+
+def made_monitor(settings: Settings, guard: Guard | None) -> Monitor:
+    """With the rules of the guard's policy, by which replies are scored. Raises WebhookError."""
+    ours = guard if isinstance(guard, guards.Guard) else None
+    return monitors.Monitor(
+        settings.model_id,
+        thresholds=settings.thresholds,
+        rules=() if ours is None else ours.policy.rules.get(Direction.OUTPUT, ()),
+        tell=None if settings.webhook is None else Webhook(settings.webhook, settings.model_id),
+        usage=None if ours is None else ours.usage_json,
+        has_metrics=settings.metrics,
+        needs_key=guard is not None and guard.needs_key,
+    )
 
 
 class _Door:
@@ -195,24 +230,16 @@ def _described(service: Service) -> Mapping[str, Any]:
 def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def health(_request: Request) -> Response:
         probe = await service.probe()
-        found = _plain_health(probe) if service.monitor is None else service.monitor.health(probe)
+        found = service.monitor.health(probe)
         return JSONResponse(dict(found), 503 if found["status"] == "unhealthy" else 200)
 
     return health
 
 
-def _plain_health(probe: Probe) -> Mapping[str, Any]:
-    status = "unhealthy" if probe.error or probe.state.is_stopping else "healthy"
-    return {
-        "status": status,
-        "errors": [probe.error] if probe.error else [],
-        "response_time": probe.response_s,
-        "memory_usage": probe.state.hard_bytes,
-    }
-
-
 def _openapi(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    found = document(service.settings.model_id, version("gemma-edge"), has_keys=service.guard is not None)
+    guard = service.guard
+    needs_key, has_usage = guard is not None and guard.needs_key, isinstance(guard, guards.Guard)
+    found = document(service.settings.model_id, version("gemma-edge"), has_keys=needs_key, has_usage=has_usage)
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(found)

@@ -15,7 +15,7 @@ from gemma_edge.runtime.text.penalties import Penalties, RepetitionPenaltyConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
 # llguidance's: a call is no text to be read, and blanks in it are only tokens.
-_COMPACT = {"x-guidance": {"whitespace_flexible": False}}
+_COMPACT = {"x-guidance": {"whitespace_flexible": False, "whitespace_pattern": None}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +160,8 @@ def _with_form(ask: Ask, request: Mapping[str, Any]) -> Ask:
 def _call_schema(tool: Json, shared: dict[str, Any]) -> dict[str, Any]:
     """shared: gets what the tool's schema refers to, since references begin at the whole schema's root."""
     function = tool["function"]
-    arguments = {"type": "object", "properties": {}} | dict(function.get("parameters", {}))
-    arguments.setdefault("additionalProperties", False)
+    closed: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+    arguments = closed | dict(function.get("parameters", {}))
     for name, schema in arguments.pop("$defs", {}).items():
         if shared.setdefault(name, schema) != schema:
             raise _refused("tools", f"two tools have another schema in $defs/{name[:60]}; rename one of them")

@@ -1,9 +1,12 @@
 """`gemma-edge serve`."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 import click
+
+from gemma_edge.runtime.serve.deploy.printing import print_options
 
 
 class _Slots(click.ParamType[int | None]):
@@ -14,11 +17,12 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(value, param, ctx))
+        return int(click.INT.convert(str(value), param, ctx))  # type: ignore[arg-type]  it takes text too
 
 
+@print_options
 @click.command("serve")
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=click.Path(), required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
 @click.option("--model-id", help="What clients call the model.  [default: the file's name]")
@@ -33,7 +37,17 @@ class _Slots(click.ParamType[int | None]):
 @click.option("--truncate", type=click.Choice(["oldest"]), help="Drop the oldest turns of a chat that is too long.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Hashes of the keys that may ask.")
 @click.option("--policy", type=click.Path(path_type=Path), help="What may be asked and answered: a content policy.")
+@click.option("--new-key", metavar="NAME", help="Add a key to --api-key-file, print it, and end.")
 @click.option("--metrics", is_flag=True, help="Serve /metrics for Prometheus.")
+@click.option("--cors-origin", "cors_origins", multiple=True, help="Pages of this origin may ask. Can be repeated.")
+@click.option("--alert-webhook", "webhook", help="POST alerts as JSON to this address.")
+@click.option(
+    "--alert",
+    "thresholds",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A threshold, such as max_response_s=5 or min_tokens_per_s=off. Can be repeated.",
+)
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),
@@ -41,7 +55,7 @@ class _Slots(click.ParamType[int | None]):
     "~/.cache/gemma-edge, chats in memory only]",
 )
 def serve_main(
-    bundle: str,
+    bundle: str | None,
     host: str,
     port: int,
     model_id: str | None,
@@ -54,15 +68,25 @@ def serve_main(
     truncate: Literal["oldest"] | None,
     api_key_file: Path | None,
     policy: Path | None,
+    new_key: str | None,
     metrics: bool,
+    cors_origins: tuple[str, ...],
+    webhook: str | None,
+    thresholds: tuple[str, ...],
     cache_dir: Path | None,
 ) -> None:
     """Answer OpenAI's API over HTTP: chats, completions, images and recordings, inside the device's memory budget.
 
     Ctrl-C or SIGTERM ends it: replies that are being written come to their end, and with --cache-dir chats are saved.
     """
+    if new_key is not None:
+        _print_new_key(api_key_file, new_key)
+        return
+    if bundle is None:
+        raise click.UsageError("Missing argument 'BUNDLE'.")
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
+    from gemma_edge.runtime.serve.monitor.alerts import Thresholds
     from gemma_edge.runtime.serve.settings import ServeError, Settings
 
     try:
@@ -71,6 +95,7 @@ def serve_main(
     except ImportError as error:
         raise ServeError(f"{error.name} is not installed; pip install 'gemma-edge[serve]'") from error
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings(
         model_id=model_id or Path(bundle).name.removesuffix(".litertlm"),
         host=host,
@@ -78,6 +103,9 @@ def serve_main(
         api_key_file=api_key_file,
         policy_file=policy,
         metrics=metrics,
+        cors_origins=cors_origins,
+        webhook=webhook,
+        thresholds=Thresholds.parse(thresholds),
         cache_dir=cache_dir,
         truncate=truncate,
         waiting=waiting,
@@ -86,14 +114,21 @@ def serve_main(
     folder = None if cache_dir is None else str(cache_dir)
     cpu = Backend.CPU(thread_count=threads)
     with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
-        app = create_app(engine, settings)
-
-        def began(address: str) -> None:
-            click.echo(
-                f"{settings.model_id} at {address}/v1, {engine.slots} slots of {engine.max_num_tokens} tokens", err=True
-            )
-
+        room = f"{engine.slots} slots of {engine.max_num_tokens} tokens"
         try:
-            serve(app, settings, began=began)
+            serve(
+                create_app(engine, settings),
+                settings,
+                began=lambda address: click.echo(f"{settings.model_id} at {address}/v1, {room}", err=True),
+            )
         except OSError as error:
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
+
+
+def _print_new_key(path: Path | None, name: str) -> None:
+    from gemma_edge.runtime.serve.guard.keys import new_key
+
+    if path is None:
+        raise click.UsageError("--new-key needs --api-key-file FILE, to which the key's hash is added.")
+    click.echo(new_key(path, name))
+    click.echo(f"This is the only time that the key of {name} is shown; {path} has its hash.", err=True)

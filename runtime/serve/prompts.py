@@ -1,7 +1,7 @@
 """Prompts of requests: rendered, counted in tokens, and shortened where that is asked for, before anything is run."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
@@ -44,12 +44,12 @@ class Prompter:
         Raises RefusedError: longer than the context, images too large. GemmaEdgeError: what the model cannot be told.
         """
         self._check_images(messages)
+        if self._settings.truncate == "oldest":
+            return self._truncated(messages, tools, wanted_tokens)
         try:
             return self._rendered(messages, tools)
         except ContextOverflowError as error:
-            if self._settings.truncate is None:
-                raise _too_long(error) from error
-        return self._truncated(messages, tools, wanted_tokens)
+            raise _too_long(error) from error
 
     def text(self, prompt: str | Sequence[int]) -> Prepared:
         """Of a text, or tokens, as it is. Raises RefusedError: longer than the context, a token that is none."""
@@ -89,35 +89,39 @@ class Prompter:
         return Prepared(made.rest, tokens, counted.media_tokens)
 
     def _truncated(self, messages: Sequence[Json], tools: Sequence[Json], wanted_tokens: int | None) -> Prepared:
-        """Without the oldest turns: a turn is a user's message and all up to the next. System messages stay."""
+        """Without as many of the oldest turns as have to go for a reply to have room, a quarter of the context at most.
+
+        A turn is a user's message and all up to the next. System messages stay, and the last turn.
+        """
         context = self._engine.max_num_tokens
         reserved = min(wanted_tokens or context // 4, context // 4)
         starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
-        last = len(starts) - 1
+        last = max(0, len(starts) - 1)
 
         def without(turns: int) -> list[Json]:
-            first = starts[turns]
+            first = starts[turns] if turns else 0
             return [m for i, m in enumerate(messages) if i >= first or m["role"] == "system"]
 
-        def fits(turns: int) -> Prepared | None:
+        def fitting(turns: int) -> Prepared | None:
+            kept = without(turns)
             try:
-                prepared = self._rendered(without(turns), tools)
+                prepared = self._rendered(kept, tools)
             except ContextOverflowError as error:
                 if turns == last:
                     raise _too_long(error) from error
                 return None
-            return prepared if turns == last or prepared.tokens + reserved <= context else None
+            fits = turns == last or prepared.tokens + reserved <= context
+            return replace(prepared, dropped=len(messages) - len(kept)) if fits else None
 
-        if last < 1:
-            raise _too_long(_overflow(lambda: self._rendered(messages, tools)))
-        low, high = 1, last
-        best = fits(last)
+        if (whole := fitting(0)) is not None:
+            return whole
+        low, high, best = 1, last, fitting(last)
         while low < high:
             middle = (low + high) // 2
-            found = fits(middle)
+            found = fitting(middle)
             low, high, best = (low, middle, found) if found else (middle + 1, high, best)
         assert best is not None
-        return Prepared(best.prompt, best.tokens, best.media_tokens, len(messages) - len(without(low)))
+        return best
 
     def _check_length(self, text: str) -> None:
         """Tokenizing megabytes only to refuse them would take seconds."""
@@ -138,14 +142,6 @@ class Prompter:
 def _length(rest: Prompt) -> int:
     assert not callable(rest)
     return len(rest)
-
-
-def _overflow(work: Callable[[], object]) -> ContextOverflowError:
-    try:
-        work()
-    except ContextOverflowError as error:
-        return error
-    raise AssertionError("it fits")
 
 
 def _too_long(error: ContextOverflowError) -> RefusedError:

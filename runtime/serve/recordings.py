@@ -56,7 +56,7 @@ def _language(form: Mapping[str, Any]) -> str | None:
     said = form.get("language")
     if not said:
         return None
-    name = LANGUAGES.get(said.lower(), said)
+    name: str = LANGUAGES.get(said.lower(), said)
     if not (name.isalpha() and name.isascii() and len(name) > 2):
         message = f"language is {said[:60]!r}, expected a code such as de, or a name such as German"
         raise RefusedError(422, Code.VALIDATION_ERROR, message, param="language")

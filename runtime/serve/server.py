@@ -1,7 +1,7 @@
 """uvicorn, with bounds: on connections, on how long a request's head may take, and on how long a stop may."""
 
 import asyncio
-import logging
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -11,10 +11,10 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gemma_edge.runtime.serve.deploy.notify import Notifier, keep_alive
 from gemma_edge.runtime.serve.service import Service
 from gemma_edge.runtime.serve.settings import Settings
 
-_log = logging.getLogger(__name__)
 _HEAD_BYTES = 64 << 10
 _KEEP_ALIVE_S = 15
 
@@ -50,16 +50,37 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
     return Bounded
 
 
-class _Server(uvicorn.Server):
-    """Refuses who waits as soon as it is told to stop, instead of when the last reply has ended."""
+class Server(uvicorn.Server):
+    """Tells systemd how it is doing, and refuses who waits as soon as it is told to stop: not when all replies end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, began: Callable[[str], None]) -> None:
+        """began: called with the address, once connections are taken."""
         super().__init__(config)
-        self._service = service
+        self._service, self._began = service, began
+        self._notifier = Notifier.of_environment()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        asyncio.get_event_loop_policy().get_event_loop().call_soon_threadsafe(self._service.stop)
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """As uvicorn's, which then raises the signal again, before the engine is closed."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        self._began(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        self._notifier.ready()
+
+    async def main_loop(self) -> None:
+        alive = asyncio.ensure_future(keep_alive(self._notifier, self._service.engine.health))
+        try:
+            await super().main_loop()
+        finally:
+            alive.cancel()
+            self._service.stop()
+            self._notifier.stopping()
 
 
 def serve(app: Starlette, settings: Settings, *, began: Callable[[str], None] = lambda _address: None) -> None:
@@ -68,10 +89,7 @@ def serve(app: Starlette, settings: Settings, *, began: Callable[[str], None] = 
     began: called with the address, once connections are taken. Raises OSError: the address cannot be had.
     """
     listener = socket.create_server((settings.host, settings.port), family=_family(settings.host), backlog=256)
-    host, port = listener.getsockname()[:2]
-    server = _Server(config(app, settings), app.state.service)
-    began(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    server.run(sockets=[listener])
+    Server(config(app, settings), app.state.service, began).run(sockets=[listener])
 
 
 def config(app: Starlette, settings: Settings) -> uvicorn.Config:
@@ -83,6 +101,7 @@ def config(app: Starlette, settings: Settings) -> uvicorn.Config:
         loop="asyncio",
         lifespan="on",
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         proxy_headers=False,

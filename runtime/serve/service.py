@@ -23,6 +23,7 @@ from gemma_edge.runtime.serve.events import Finished, Kind, Probe, State
 from gemma_edge.runtime.serve.hooks import Caller, Guard, Monitor
 from gemma_edge.runtime.serve.prompts import Prepared, Prompter
 from gemma_edge.runtime.serve.settings import Settings
+from gemma_edge.runtime.text.constraints import Constraint
 
 Value = TypeVar("Value")
 
@@ -46,15 +47,17 @@ class Record:
 
 
 class Service:
-    """For one event loop. guard, monitor: none where nothing is to be kept, or told."""
+    """For one event loop. guard: None where everybody may ask everything."""
 
-    def __init__(self, engine: Engine, settings: Settings, guard: Guard | None, monitor: Monitor | None) -> None:
+    def __init__(self, engine: Engine, settings: Settings, guard: Guard | None, monitor: Monitor) -> None:
         self.engine, self.settings = engine, settings
         self.guard, self.monitor = guard, monitor
         self.prompter = Prompter(engine, settings)
         self.started_at = time.time()
         active = min(settings.active or engine.slots, engine.slots)
-        self.admission = Admission(active, settings.waiting, settings.wait_s, settings.rows_bytes)
+        spare = engine.spare_bytes  # half of it for rows of requests that run, half for those that may come again
+        rows_bytes = settings.rows_bytes if spare is None else min(settings.rows_bytes, spare // 2)
+        self.admission = Admission(active, settings.waiting, settings.wait_s, rows_bytes)
         self._active = active
         self._threads = ThreadPoolExecutor(1, "gemma-edge prompts")
         self._idle: asyncio.TimerHandle | None = None
@@ -64,6 +67,7 @@ class Service:
         if settings.cache_dir is not None:
             folder = self._cache.enter_context(cache_opened(settings.cache_dir))
             chats = folder.own("chats") or folder.anchor / "chats"
+        engine.media.keep(rows_bytes)
         engine.keep_chats(chats, settings.saved_bytes)
 
     async def prepare(self, work: Callable[[Prompter], Value]) -> Value:
@@ -79,9 +83,10 @@ class Service:
         They are written as fast as the model can, however slowly they are read. Raises RefusedError.
         """
         guard, caller, totals = self.guard, record.caller, record.totals
-        choices = await self.prepare(lambda _: self._choices(ask, prompts, record))
+        choices = await self._choices(ask, prompts, record)
         if guard is not None:
             guard.admit(caller, record.id, self._most_tokens(ask, prompts))
+        before = totals.prompt_tokens + totals.generated_tokens  # of earlier windows of a recording
         queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
         work = asyncio.ensure_future(self._write(ask, choices, prompts, record, queue))
         try:
@@ -95,16 +100,23 @@ class Service:
             work.cancel()
             await asyncio.wait({work})
             if guard is not None:
-                guard.settle(caller, record.id, totals.prompt_tokens + totals.generated_tokens)
+                guard.settle(caller, record.id, totals.prompt_tokens + totals.generated_tokens - before)
 
-    def _choices(self, ask: Ask, prompts: Sequence[Prepared], record: Record) -> list[Choice]:
-        model, guard, found = self.engine.text_model, self.guard, []
-        for prepared in prompts:
-            for index in range(ask.choices):
-                constraint = None if ask.format is None else model.constraint(ask.format)
-                kept = None if guard is None else guard.reply_filter(record.caller, record.id)
-                found.append(Choice(prepared.prompt, ask.sampler_of(index), constraint, kept))
-        return found
+    async def _choices(self, ask: Ask, prompts: Sequence[Prepared], record: Record) -> list[Choice]:
+        model, guard = self.engine.text_model, self.guard
+        wanted, count = ask.format, ask.choices * len(prompts)
+        constraints: list[Constraint | None] = [None] * count
+        if wanted is not None:  # a schema takes a moment
+            constraints = await self.prepare(lambda _: [model.constraint(wanted) for _ in range(count)])
+        return [
+            Choice(
+                prompts[index // ask.choices].prompt,
+                ask.sampler_of(index % ask.choices),
+                constraint,
+                guard.reply_filter(record.caller, record.id) if guard is not None and guard.filters_replies else None,
+            )
+            for index, constraint in enumerate(constraints)
+        ]
 
     def _most_tokens(self, ask: Ask, prompts: Sequence[Prepared]) -> int:
         context = self.engine.max_num_tokens
@@ -137,8 +149,6 @@ class Service:
 
     def finished(self, record: Record, status: int) -> None:
         """Report a request that has ended."""
-        if self.monitor is None:
-            return
         totals, now = record.totals, time.monotonic()
         first = totals.first_token_at
         self.monitor.finished(

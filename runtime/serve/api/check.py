@@ -1,6 +1,7 @@
 """Bodies read with care: bounded in size, depth and number of values, and checked against a schema."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -19,7 +20,7 @@ def parsed(body: bytes, most_levels: int) -> dict[str, Any]:
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
         raise RefusedError(413, Code.TOO_LARGE, f"the body has more than {MOST_VALUES} values; send fewer")
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_pairs, parse_constant=_constant)
+        value = json.loads(body.decode(), object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_number)
     except RefusedError:
         raise
     except RecursionError:
@@ -63,6 +64,14 @@ def _pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise _bad(f"the body has {twice[:60]!r} twice in one object; send it once")
     return found
+
+
+def _number(text: str) -> int | float:
+    """2.0 is 2 to JSON, and a number of tokens may come so."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
 
 
 def _constant(name: str) -> NoReturn:

@@ -22,6 +22,8 @@ _NAMES = {
     "Models": schemas.MODELS,
     "Model": schemas.MODEL,
     "Health": schemas.HEALTH,
+    "Stats": schemas.STATS,
+    "CallerUsage": schemas.CALLER_USAGE,
     "Error": schemas.ERROR,
 }
 _REFUSALS = {
@@ -56,11 +58,11 @@ def _operation(name: str, summary: str, answers: Mapping[str, Any], request: Jso
     return {**found, "requestBody": {"required": True, "content": request}} if request is not None else found
 
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+_STREAM: Json = {"text/event-stream": {}}  # OpenAPI 3.1 has no word for the schema of an event
 
 
-def document(model: str, version: str, *, has_keys: bool) -> Json:
-    """OpenAPI 3.1. has_keys: whether a key is asked for."""
+def document(model: str, version: str, *, has_keys: bool, has_usage: bool) -> Json:
+    """OpenAPI 3.1. has_keys: whether a key is asked for. has_usage: whether callers have limits."""
     json = "application/json"
     form = "multipart/form-data"
     text = {"text/plain": {"schema": {"type": "string"}}}
@@ -116,18 +118,30 @@ def document(model: str, version: str, *, has_keys: bool) -> Json:
             )
         },
         "/health": {"get": _health()},
+        "/v1/stats": {"get": _operation("stats", "The server in figures.", _content(json, "Stats"))},
     }
+    if has_usage:
+        usage = _operation("usage", "What the caller used of its limits.", _content(json, "CallerUsage"))
+        paths["/v1/usage"] = {"get": usage}
     found: Json = {
         "openapi": "3.1.0",
         "info": {"title": f"{model} on gemma-edge", "version": version},
         "paths": paths,
-        "components": {"schemas": dict(_NAMES)},
+        "components": {"schemas": {name: _for_model(schema, model) for name, schema in _NAMES.items()}},
     }
     if has_keys:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"key": []}]
         paths["/health"]["get"]["security"] = []
     return found
+
+
+def _for_model(schema: schemas.Schema, model: str) -> Json:
+    """Of a request, with the one model that it may name."""
+    properties = schema.get("properties", {})
+    if "file" in properties or "prompt" in properties or "messages" in properties:
+        return {**schema, "properties": {**properties, "model": {"enum": [model]}}}
+    return dict(schema)
 
 
 def _health() -> Json:

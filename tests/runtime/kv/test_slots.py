@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from gemma_edge.runtime.executors.base import SlotState, Snapshot
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
+from gemma_edge.runtime.kv.store import FolderStore
 
 RING_BYTES = 100
 RING = np.zeros(RING_BYTES, np.uint8)
@@ -202,3 +204,61 @@ def test_a_snapshot_of_tokens_that_are_gone_is_dropped(lent: bool) -> None:
     if not lent:
         lease.release()
     assert pool.snapshot_bytes == 0
+
+
+def chat(pool: SlotPool, prompt: Sequence[int], reply: Sequence[int], *, is_passing: bool = False) -> Any:
+    """A request of a server: its sequence is gone when it ends. Returns the slot and how much of it was there."""
+    owner = Owner()
+    lease = pool.lend(weakref.ref(owner), prompt, is_passing=is_passing)
+    assert lease is not None
+    lease.slot.token_ids = list(prompt)  # type: ignore[misc]
+    lease.mark()
+    lease.slot.token_ids = [*prompt, *reply]  # type: ignore[misc]
+    lease.release()
+    return lease.slot, lease.cached
+
+
+def test_a_chat_is_known_by_its_tokens() -> None:
+    """Another one that begins alike is not taken for it, however long the beginning is."""
+    pool = pool_of(2, keep=True)
+    one, two = [*long(0), *range(100, 120)], [*long(0), *range(200, 220)]
+    first, _ = chat(pool, one, [1])
+    second, cached = chat(pool, two, [1])
+    assert second is not first
+    assert cached == 50
+    assert chat(pool, [*one, 1, 2], [3]) == (first, 71)
+    assert chat(pool, [*one, 1, 2, 999], [4])[0] is first  # its reply in other tokens
+    assert chat(pool, two, [5])[0] is second  # asked once more
+
+
+def test_what_passes_through_takes_no_chats_slot() -> None:
+    pool = pool_of(3, keep=True)
+    one, _ = chat(pool, long(0), [1])
+    two, _ = chat(pool, long(100), [1])
+    for title in range(5):
+        assert chat(pool, long(1000 * (title + 1)), [1], is_passing=True)[0] not in (one, two)
+    assert chat(pool, [*long(0), 1, 2], [3]) == (one, 51)
+    assert chat(pool, [*long(100), 1, 2], [3]) == (two, 51)
+    three, _ = chat(pool, long(200), [1])  # one slot is left to titles, so the oldest chat goes
+    assert three is one
+    assert chat(pool, [*long(100), 1, 2, 3, 4], [5]) == (two, 53)
+
+
+def test_a_chat_that_is_not_streamed_is_one_when_it_goes_on() -> None:
+    pool = pool_of(2, keep=True)
+    slot, _ = chat(pool, long(0), [1], is_passing=True)
+    assert chat(pool, [*long(0), 1, 2], [3], is_passing=True) == (slot, 51)
+    assert chat(pool, long(500), [1], is_passing=True)[0] is not slot
+    assert chat(pool, long(700), [1], is_passing=True)[0] is not slot
+
+
+def test_a_chat_that_loses_its_slot_is_saved_and_found(tmp_path: Path) -> None:
+    pool = pool_of(1)
+    pool.keep(FolderStore(tmp_path, "d" * 64, 1 << 20))
+    chat(pool, long(0), [1])
+    chat(pool, long(100), [1])
+    assert chat(pool, [*long(0), 1, 2], [3])[1] == 51
+    assert chat(pool, [*long(100), 1, 2], [3])[1] == 51
+    assert chat(pool, long(300), [1], is_passing=True)[1] == 0
+    pool.save()
+    assert len(FolderStore(tmp_path, "d" * 64, 1 << 20)) == 2  # not what only passed through

@@ -90,3 +90,10 @@ def test_values_out_of_range_are_refused(make: Callable[[], object], message: st
     with pytest.raises(SamplerError) as caught:
         make()
     assert str(caught.value) == message
+
+
+def test_a_bias_is_added_and_ids_outside_are_passed_over() -> None:
+    logits = np.array([1, 2, 3], np.float32)
+    assert Penalties(bias={0: -100, 2: 1.5, 9: 4}).apply(logits, []).tolist() == [-99, 2, 4.5]
+    assert logits.tolist() == [1, 2, 3]
+    assert Penalties().apply(logits, []) is logits
