@@ -16,6 +16,7 @@ what runs: `embed_tokens` (input_ids -> inputs_embeds, per_layer_inputs) and `de
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,12 +197,12 @@ def as_ours(path: Path) -> Iterator[None]:
 def _check_sizes(path: Path, model: "onnx_ir.Model") -> None:
     """Every byte of every weight is there. ONNX Runtime would map the file and read zeros, or be killed."""
     for name, nbytes in _data_bytes(model).items():
-        if Path(name).name != name:
+        if not name or Path(name).name != name or not name.isprintable():
             raise OnnxDirectoryError(
                 f"{path}: its weights lie in {name!r}, expected a file name without directories; use another model"
             )
         data = path.parent / name
-        found = data.stat().st_size if data.is_file() else 0
+        found = os.path.getsize(data) if os.path.isfile(data) else 0  # noqa: PTH113, PTH202  a name may be too long
         if found < nbytes:
             raise OnnxDirectoryError(f"{data}: {found} bytes, {path.name} needs {nbytes}; copy the file again")
 

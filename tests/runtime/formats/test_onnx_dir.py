@@ -59,14 +59,25 @@ def test_truncated_data(directory: Path) -> None:
     assert message(directory) == f"{data}: 0 bytes, embed_tokens_q4.onnx needs {needed}; copy the file again"
 
 
-@pytest.mark.parametrize("location", ["../../secret", "/etc/hostname"])
-def test_weights_that_lie_elsewhere(directory: Path, location: str) -> None:
-    """A model from the net names its data files; what else is on the disk is none of its business."""
+def at(directory: Path, location: str) -> Path:
+    """Let a graph's first weight lie elsewhere; the graph."""
     graph = directory / "onnx" / "embed_tokens_q4.onnx"
     proto = onnx_ir.to_proto(onnx_ir.load(graph))
     external = next(tensor for tensor in proto.graph.initializer if tensor.external_data)
     next(entry for entry in external.external_data if entry.key == "location").value = location
     graph.write_bytes(proto.SerializeToString())
+    return graph
+
+
+def test_a_name_that_no_file_can_have(directory: Path) -> None:
+    graph, name = at(directory, "a" * 300), "a" * 300
+    assert message(directory).startswith(f"{graph.parent / name}: 0 bytes, embed_tokens_q4.onnx needs ")
+
+
+@pytest.mark.parametrize("location", ["../../secret", "/etc/hostname", "", ".", "two\nlines", "\x1b[2J"])
+def test_weights_that_lie_elsewhere(directory: Path, location: str) -> None:
+    """A model from the net names its data files; what else is on the disk is none of its business."""
+    graph = at(directory, location)
     assert message(directory) == (
         f"{graph}: its weights lie in {location!r}, expected a file name without directories; use another model"
     )
