@@ -17,7 +17,10 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(str(value), param, ctx))  # type: ignore[arg-type]  it takes text too
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no number, expected one or auto", param, ctx)
 
 
 @print_options
@@ -100,3 +103,15 @@ def serve_main(
             )
         except OSError as error:
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
+
+
+@click.command("key")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Whose it is; shown in statistics.")
+@click.option("--requests", type=click.IntRange(1), help="A limit of its own: requests an hour.")
+@click.option("--tokens", type=click.IntRange(1), help="A limit of its own: tokens an hour.")
+def key_main(file: Path, name: str, requests: int | None, tokens: int | None) -> None:
+    """Make a key for `serve --api-key-file`, and print it. The file gets a hash: the key cannot be shown again."""
+    from gemma_edge.runtime.serve.guard.keys import new_key
+
+    click.echo(new_key(file, name, requests=requests, tokens=tokens))
