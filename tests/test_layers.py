@@ -25,7 +25,7 @@ ROOMS = {
         "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "cache", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks",
-        "serve/errors", "serve/events", "serve/hooks", "serve/settings", "serve/guard", "serve/page", "serve/monitor",
+        "serve/errors", "serve/events", "serve/hooks", "serve/guard", "serve/page", "serve/monitor", "serve/settings",
         "serve/deploy", "serve", "services", "litert_lm_names", "__init__",
     ],
     "converter": [

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,9 +25,10 @@ from gemma_edge.runtime.serve.events import Kind
 from gemma_edge.runtime.serve.exchange import ClientLeftError, Exchange
 from gemma_edge.runtime.serve.generation import chat, completion
 from gemma_edge.runtime.serve.guard import guard as guards
-from gemma_edge.runtime.serve.guard.policy import Direction, Policy
+from gemma_edge.runtime.serve.guard.policy import Direction
 from gemma_edge.runtime.serve.hooks import Caller, Guard, Monitor
 from gemma_edge.runtime.serve.monitor import monitor as monitors
+from gemma_edge.runtime.serve.monitor.webhook import Webhook
 from gemma_edge.runtime.serve.recordings import transcription, translation
 from gemma_edge.runtime.serve.service import Record, Service, refused
 from gemma_edge.runtime.serve.settings import Settings
@@ -75,6 +77,14 @@ def create_app(
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
     app.add_middleware(_Door, service=service)
+    if settings.cors_origins:  # before the door: a browser asks what it may send without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+            expose_headers=["Retry-After", "X-Dropped-Messages"],
+        )
     return app
 
 
@@ -84,14 +94,16 @@ def made_guard(settings: Settings) -> Guard | None:
 
 
 def made_monitor(settings: Settings, guard: Guard | None) -> Monitor:
-    """With the rules of the policy, by which replies are scored. Raises PolicyError."""
-    policy = None if settings.policy_file is None else Policy.read(settings.policy_file)
+    """With the rules of the guard's policy, by which replies are scored. Raises WebhookError."""
+    ours = guard if isinstance(guard, guards.Guard) else None
     return monitors.Monitor(
         settings.model_id,
-        rules=() if policy is None else policy.rules.get(Direction.OUTPUT, ()),
-        usage=guard.usage_json if isinstance(guard, guards.Guard) else None,
+        thresholds=settings.thresholds,
+        rules=() if ours is None else ours.policy.rules.get(Direction.OUTPUT, ()),
+        tell=None if settings.webhook is None else Webhook(settings.webhook, settings.model_id),
+        usage=None if ours is None else ours.usage_json,
         has_metrics=settings.metrics,
-        needs_key=settings.api_key_file is not None,
+        needs_key=guard is not None and guard.needs_key,
     )
 
 
@@ -225,7 +237,9 @@ def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _openapi(service: Service) -> Callable[[Request], Awaitable[Response]]:
-    found = document(service.settings.model_id, version("gemma-edge"), has_keys=service.guard is not None)
+    guard = service.guard
+    needs_key, has_usage = guard is not None and guard.needs_key, isinstance(guard, guards.Guard)
+    found = document(service.settings.model_id, version("gemma-edge"), has_keys=needs_key, has_usage=has_usage)
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(found)

@@ -173,12 +173,13 @@ async def _written(engine: Engine, ask: Ask, choice: Choice, index: int, totals:
         ended = turn.reason
         turn.cancel()
         _add(totals, turn)
+    rest = reply.finish()
     if constraint is not None and ended is Reason.STOP:
         try:
             constraint.check(reply.whole)
-        except ConstraintError as error:
-            raise RefusedError(422, Code.GENERATION_ERROR, str(error)) from error
-    rest = reply.finish()
+        except ConstraintError as error:  # which quotes the reply
+            message = str(error) if choice.guard is None else "the reply breaks its JSON schema; ask again"
+            raise RefusedError(422, Code.GENERATION_ERROR, message) from error
     yield replace(_piece(index, rest, pending), finish=_finish(ended, reply))
 
 

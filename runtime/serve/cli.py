@@ -25,7 +25,7 @@ class _Slots(click.ParamType[int | None]):
 
 @print_options
 @click.command("serve")
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=click.Path(), required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
 @click.option("--model-id", help="What clients call the model.  [default: the file's name]")
@@ -40,7 +40,17 @@ class _Slots(click.ParamType[int | None]):
 @click.option("--truncate", type=click.Choice(["oldest"]), help="Drop the oldest turns of a chat that is too long.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="Hashes of the keys that may ask.")
 @click.option("--policy", type=click.Path(path_type=Path), help="What may be asked and answered: a content policy.")
+@click.option("--new-key", metavar="NAME", help="Add a key to --api-key-file, print it, and end.")
 @click.option("--metrics", is_flag=True, help="Serve /metrics for Prometheus.")
+@click.option("--cors-origin", "cors_origins", multiple=True, help="Pages of this origin may ask. Can be repeated.")
+@click.option("--alert-webhook", "webhook", help="POST alerts as JSON to this address.")
+@click.option(
+    "--alert",
+    "thresholds",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A threshold, such as max_response_s=5 or min_tokens_per_s=off. Can be repeated.",
+)
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),
@@ -48,7 +58,7 @@ class _Slots(click.ParamType[int | None]):
     "~/.cache/gemma-edge, chats in memory only]",
 )
 def serve_main(
-    bundle: str,
+    bundle: str | None,
     host: str,
     port: int,
     model_id: str | None,
@@ -61,15 +71,25 @@ def serve_main(
     truncate: Literal["oldest"] | None,
     api_key_file: Path | None,
     policy: Path | None,
+    new_key: str | None,
     metrics: bool,
+    cors_origins: tuple[str, ...],
+    webhook: str | None,
+    thresholds: tuple[str, ...],
     cache_dir: Path | None,
 ) -> None:
     """Answer OpenAI's API over HTTP: chats, completions, images and recordings, inside the device's memory budget.
 
     Ctrl-C or SIGTERM ends it: replies that are being written come to their end, and with --cache-dir chats are saved.
     """
+    if new_key is not None:
+        _print_new_key(api_key_file, new_key)
+        return
+    if bundle is None:
+        raise click.UsageError("Missing argument 'BUNDLE'.")
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
+    from gemma_edge.runtime.serve.monitor.alerts import Thresholds
     from gemma_edge.runtime.serve.settings import ServeError, Settings
 
     try:
@@ -86,6 +106,9 @@ def serve_main(
         api_key_file=api_key_file,
         policy_file=policy,
         metrics=metrics,
+        cors_origins=cors_origins,
+        webhook=webhook,
+        thresholds=Thresholds.parse(thresholds),
         cache_dir=cache_dir,
         truncate=truncate,
         waiting=waiting,
@@ -105,13 +128,10 @@ def serve_main(
             raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
 
 
-@click.command("key")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="Whose it is; shown in statistics.")
-@click.option("--requests", type=click.IntRange(1), help="A limit of its own: requests an hour.")
-@click.option("--tokens", type=click.IntRange(1), help="A limit of its own: tokens an hour.")
-def key_main(file: Path, name: str, requests: int | None, tokens: int | None) -> None:
-    """Make a key for `serve --api-key-file`, and print it. The file gets a hash: the key cannot be shown again."""
+def _print_new_key(path: Path | None, name: str) -> None:
     from gemma_edge.runtime.serve.guard.keys import new_key
 
-    click.echo(new_key(file, name, requests=requests, tokens=tokens))
+    if path is None:
+        raise click.UsageError("--new-key needs --api-key-file FILE, to which the key's hash is added.")
+    click.echo(new_key(path, name))
+    click.echo(f"This is the only time that the key of {name} is shown; {path} has its hash.", err=True)

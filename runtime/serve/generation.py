@@ -12,6 +12,7 @@ from gemma_edge.runtime.serve.api.messages import read_messages
 from gemma_edge.runtime.serve.ask import Ask, read_ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.exchange import Exchange
+from gemma_edge.runtime.serve.hooks import Guard
 from gemma_edge.runtime.serve.prompts import Prepared
 from gemma_edge.runtime.serve.service import Record, Service
 
@@ -30,6 +31,8 @@ async def chat(service: Service, exchange: Exchange, record: Record) -> None:
     messages: Sequence[Json] = read_messages(request["messages"], service.settings.media_bytes)
     record.prompt_text = next((_text(m) for m in reversed(messages) if m["role"] == "user"), "")
     if service.guard is not None:
+        _check_scores(ask, service.guard)
+        service.guard.check_tools(record.caller, record.id, ask.tools)
         messages = service.guard.check_input(record.caller, record.id, messages)
     prepared = await service.prepare(lambda prompter: prompter.chat(messages, ask.tools, ask.max_tokens))
     headers = {"x-dropped-messages": str(prepared.dropped)} if prepared.dropped else {}
@@ -47,6 +50,7 @@ async def completion(service: Service, exchange: Exchange, record: Record) -> No
     record.id, record.is_stream = answer.id, ask.is_stream
     made = await service.prepare(lambda prompter: [prompter.text(prompt) for prompt in prompts])
     if service.guard is not None:
+        _check_scores(ask, service.guard)
         texts = [p if isinstance(p, str) else tokenizer.decode(p) for p in prompts]
         said = service.guard.check_input(
             record.caller, record.id, [{"role": "user", "content": text} for text in texts]
@@ -64,6 +68,13 @@ def _check_model(request: dict[str, Any], service: Service) -> None:
     if wanted not in (None, found):
         message = f"there is no model {wanted[:60]!r}, this server has {found}; GET /v1/models lists it"
         raise RefusedError(404, Code.MODEL_NOT_FOUND, message, param="model")
+
+
+def _check_scores(ask: Ask, guard: Guard) -> None:
+    """Log probabilities tell every token, those too that the guard takes out of a reply."""
+    if ask.best is not None and guard.filters_replies:
+        message = "log probabilities are not told where a content policy filters replies; leave logprobs out"
+        raise RefusedError(400, Code.UNSUPPORTED_PARAMETER, message, param="logprobs")
 
 
 def _prompts(prompt: Any) -> list[str | list[int]]:

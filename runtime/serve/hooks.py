@@ -39,7 +39,14 @@ class ReplyFilter(Protocol):
 
 
 class Guard(Protocol):
-    """Keys, limits and content policy."""
+    """Keys, limits and content policy.
+
+    needs_key: whether a key is asked for. filters_replies: whether a reply may be changed on its way out; its log
+    probabilities, which would show what it was, are refused then.
+    """
+
+    needs_key: bool
+    filters_replies: bool
 
     def authorise(self, headers: Mapping[str, str]) -> Caller:
         """headers: by lower-case name. Raises RefusedError (401)."""
@@ -50,6 +57,9 @@ class Guard(Protocol):
         messages: in LiteRT-LM's form (`message_json.standard_message`). Raises RefusedError (CONTENT_FILTERED,
         VALIDATION_ERROR).
         """
+
+    def check_tools(self, caller: Caller, request_id: str, tools: Sequence[Json]) -> None:
+        """Raises RefusedError (CONTENT_FILTERED)."""
 
     def admit(self, caller: Caller, request_id: str, tokens: int) -> None:
         """Count a request against the caller's limits. tokens: the prompt's and the most it may write, all choices.

@@ -81,6 +81,7 @@ class Service:
         choices = await self._choices(ask, prompts, record)
         if guard is not None:
             guard.admit(caller, record.id, self._most_tokens(ask, prompts))
+        before = totals.prompt_tokens + totals.generated_tokens  # of earlier windows of a recording
         queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
         work = asyncio.ensure_future(self._write(ask, choices, prompts, record, queue))
         try:
@@ -94,7 +95,7 @@ class Service:
             work.cancel()
             await asyncio.wait({work})
             if guard is not None:
-                guard.settle(caller, record.id, totals.prompt_tokens + totals.generated_tokens)
+                guard.settle(caller, record.id, totals.prompt_tokens + totals.generated_tokens - before)
 
     async def _choices(self, ask: Ask, prompts: Sequence[Prepared], record: Record) -> list[Choice]:
         model, guard = self.engine.text_model, self.guard
@@ -107,7 +108,7 @@ class Service:
                 prompts[index // ask.choices].prompt,
                 ask.sampler_of(index % ask.choices),
                 constraint,
-                None if guard is None else guard.reply_filter(record.caller, record.id),
+                guard.reply_filter(record.caller, record.id) if guard is not None and guard.filters_replies else None,
             )
             for index, constraint in enumerate(constraints)
         ]

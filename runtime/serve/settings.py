@@ -1,10 +1,12 @@
 """How a server is set up: what `gemma-edge serve` asks, as one value."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.serve.monitor.alerts import Thresholds
 
 MIB = 1 << 20
 
@@ -13,6 +15,7 @@ class ServeError(GemmaEdgeError, ValueError):
     """A setting of the server cannot be honoured."""
 
 
+_ORIGIN = re.compile(r"https?://[^/?#\s]+")
 _COUNTS = (
     "active", "waiting", "body_bytes", "media_bytes", "image_pixels", "json_depth", "rows_bytes", "connections",
     "saved_bytes", "max_output_tokens",
@@ -28,6 +31,8 @@ class Settings:
     api_key_file: hashes of keys; None: whoever reaches the port may ask.
     policy_file: the content policy; None: none.
     metrics: whether /metrics is served.
+    cors_origins: pages of these origins may ask from a browser, such as "https://chat.example"; "*": of any.
+    webhook: where alerts are sent; None: nowhere. thresholds: of alerts.
     cache_dir: where chats are saved, in its folder `chats`; None: they live as long as the process.
     saved_bytes: the most that saved chats take there.
     idle_save_s: how long a chat was silent before it is saved.
@@ -50,6 +55,9 @@ class Settings:
     api_key_file: Path | None = None
     policy_file: Path | None = None
     metrics: bool = False
+    cors_origins: tuple[str, ...] = ()
+    webhook: str | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
     cache_dir: Path | None = None
     saved_bytes: int = 2048 * MIB
     idle_save_s: float = 60.0
@@ -75,6 +83,9 @@ class Settings:
             raise ServeError(f'truncate is "{self.truncate}", expected "oldest"; leave it out to refuse long chats')
         if not 0 <= self.port < 1 << 16:
             raise ServeError(f"port is {self.port}, expected 0 to 65535; leave it out for 8080")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ServeError(f'"{origin}" is no origin, expected such as https://chat.example, without a path')
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:

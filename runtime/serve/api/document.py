@@ -22,6 +22,8 @@ _NAMES = {
     "Models": schemas.MODELS,
     "Model": schemas.MODEL,
     "Health": schemas.HEALTH,
+    "Stats": schemas.STATS,
+    "CallerUsage": schemas.CALLER_USAGE,
     "Error": schemas.ERROR,
 }
 _REFUSALS = {
@@ -59,8 +61,8 @@ def _operation(name: str, summary: str, answers: Mapping[str, Any], request: Jso
 _STREAM: Json = {"text/event-stream": {}}  # OpenAPI 3.1 has no word for the schema of an event
 
 
-def document(model: str, version: str, *, has_keys: bool) -> Json:
-    """OpenAPI 3.1. has_keys: whether a key is asked for."""
+def document(model: str, version: str, *, has_keys: bool, has_usage: bool) -> Json:
+    """OpenAPI 3.1. has_keys: whether a key is asked for. has_usage: whether callers have limits."""
     json = "application/json"
     form = "multipart/form-data"
     text = {"text/plain": {"schema": {"type": "string"}}}
@@ -116,7 +118,11 @@ def document(model: str, version: str, *, has_keys: bool) -> Json:
             )
         },
         "/health": {"get": _health()},
+        "/v1/stats": {"get": _operation("stats", "The server in figures.", _content(json, "Stats"))},
     }
+    if has_usage:
+        usage = _operation("usage", "What the caller used of its limits.", _content(json, "CallerUsage"))
+        paths["/v1/usage"] = {"get": usage}
     found: Json = {
         "openapi": "3.1.0",
         "info": {"title": f"{model} on gemma-edge", "version": version},

@@ -292,3 +292,33 @@ HEALTH = {
     "required": ["status"],
     "properties": {"status": _one_of("healthy", "degraded", "unhealthy")},
 }
+STATS = _told(
+    {
+        "object": _one_of("stats"),
+        "state": _JSON_OBJECT,
+        "performance": _JSON_OBJECT,
+        "quality": _JSON_OBJECT,
+        "alerts": _list(
+            _told(
+                {
+                    "type": _one_of("error", "performance", "memory", "reliability"),
+                    "message": _TEXT,
+                    "severity": _one_of("high", "medium", "low"),
+                    "timestamp": {"type": "number"},
+                }
+            )
+        ),
+    }
+)
+CALLER_USAGE = _told(
+    {
+        "object": _one_of("usage"),
+        "name": _or_null(_TEXT),
+        "requests_last_hour": _COUNT,
+        "remaining_requests": _or_null(_COUNT),
+        "reset_time": {"type": "number"},
+        "tokens_last_hour": _COUNT,
+        "remaining_tokens": _or_null(_COUNT),
+        "window_s": {"type": "number"},
+    }
+)

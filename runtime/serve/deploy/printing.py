@@ -36,6 +36,8 @@ def print_options(command: click.Command) -> click.Command:
 def deployed(context: click.Context, kind: Literal["unit", "container"]) -> str:
     """The file for a `serve` command with these values. Raises DeployError, ProfileError."""
     values = context.params
+    if values["bundle"] is None or values["new_key"] is not None:
+        raise click.UsageError("say for which BUNDLE; a key is made by a command of its own")
     if values["profile"] is None:
         raise click.UsageError("say for which device: --profile")
     if values["cache_dir"] is not None:

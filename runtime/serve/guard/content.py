@@ -1,6 +1,6 @@
 """What goes to the model: every text of a request under the policy's rules, its sanitising and its classifier."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from gemma_edge.runtime.serve.guard.sanitise import SanitiseError
 from gemma_edge.runtime.serve.guard.scan import Scan
 from gemma_edge.runtime.serve.hooks import Caller
 
-MOST_CHARACTERS = 1_000_000  # of a request that rules are to read: about a second
+MOST_CHARACTERS = 200_000  # of a request that rules are to read: some 0.2 s
 _MEDIA = ("image", "audio")
 
 
@@ -40,15 +40,21 @@ class Content:
                 policy.sanitising.check(messages)
             if not self._has_work():
                 return list(messages)
-            length = sum(_length([message.get("content"), message.get("tool_calls")]) for message in messages)
-            if length > MOST_CHARACTERS:
-                raise SanitiseError(
-                    f"{length} characters, expected at most {MOST_CHARACTERS} under a content policy; shorten them"
-                )
+            _check_length([[message.get("content"), message.get("tool_calls")] for message in messages])
             judge = self._judge(caller, request_id, Direction.INPUT)
             return [self._message(message, judge) for message in messages]
         except SanitiseError as error:
             raise RefusedError(400, Code.VALIDATION_ERROR, str(error), param="messages") from None
+
+    def check_tools(self, caller: Caller, request_id: str, tools: Sequence[Json]) -> None:
+        """Raises RefusedError: a rule that refuses or masks is met in any text of a tool, names of fields too."""
+        if not tools or not self._policy.rules.get(Direction.INPUT):
+            return
+        try:
+            _check_length(tools)
+        except SanitiseError as error:
+            raise RefusedError(400, Code.VALIDATION_ERROR, str(error), param="tools") from None
+        self._together("\n".join(_texts(tools)), self._judge(caller, request_id, Direction.INPUT))
 
     def _has_work(self) -> bool:
         strips = self._policy.sanitising is not None and self._policy.sanitising.strip_markup
@@ -83,7 +89,10 @@ class Content:
             cleaned["content"] = clean(content)
         elif isinstance(content, list):
             cleaned["content"] = [_part(part, clean) for part in content]
-            self._together([part["text"] for part in cleaned["content"] if "text" in part], judge)
+            texts = [part["text"] for part in cleaned["content"] if isinstance(part.get("text"), str)]
+            if len(texts) > 1:
+                self._together("".join(texts), judge)
+                self._together(" ".join(texts), judge)
         if calls := message.get("tool_calls"):
             cleaned["tool_calls"] = _strings(calls, clean)
         return cleaned
@@ -98,25 +107,34 @@ class Content:
         judge.found(scan)
         return judge.whole(cleaned)
 
-    def _together(self, texts: Sequence[str], judge: Judge) -> None:
-        """Parts stand beside each other in the prompt: no phrase may be spread over them."""
-        if len(texts) < 2:
-            return
+    def _together(self, text: str, judge: Judge) -> None:
+        """Of several texts that stand beside each other in the prompt: no phrase may be spread over them."""
         scan = self._scan(Direction.INPUT)
-        scan.push("".join(texts))
+        scan.push(text)
         scan.finish()
         for found in scan.take_found():
             if found.rule.action is not Action.LOG:
                 judge.refuse(found.rule.category, found.raw)
 
 
-def _length(value: object) -> int:
-    """Characters of every text inside."""
+def _check_length(value: object) -> None:
+    length = sum(map(len, _texts(value)))
+    if length > MOST_CHARACTERS:
+        raise SanitiseError(
+            f"{length} characters, expected at most {MOST_CHARACTERS} under a content policy; shorten them"
+        )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text inside, names of fields too; what stands for images and recordings is none."""
     if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return 0 if value.get("type") in _MEDIA else sum(map(_length, value.values()))
-    return sum(map(_length, value)) if isinstance(value, list | tuple) else 0
+        yield value
+    elif isinstance(value, Mapping) and value.get("type") not in _MEDIA:
+        for name, each in value.items():
+            yield from (str(name), *_texts(each))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _part(part: Mapping[str, Any], clean: Callable[[str], str]) -> Mapping[str, Any]:

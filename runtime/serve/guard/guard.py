@@ -16,7 +16,7 @@ from gemma_edge.runtime.serve.guard.content import Content
 from gemma_edge.runtime.serve.guard.decisions import Hasher, Sink, log
 from gemma_edge.runtime.serve.guard.keys import Key, KeyFile, sent_key
 from gemma_edge.runtime.serve.guard.limits import Limits, OverLimit, SlidingWindow, Ticket, Usage
-from gemma_edge.runtime.serve.guard.policy import Policy
+from gemma_edge.runtime.serve.guard.policy import Direction, Policy
 from gemma_edge.runtime.serve.guard.reply import ReplyFilter
 from gemma_edge.runtime.serve.hooks import Caller
 
@@ -44,6 +44,9 @@ class Guard:
         policy = policy or Policy()
         if classifier is None and policy.classifier is not None:
             classifier = load_classifier(policy.classifier)
+        self.policy = policy
+        self.needs_key = keys is not None
+        self.filters_replies = bool(policy.rules.get(Direction.OUTPUT)) or classifier is not None
         self._hash = Hasher()
         self._content = Content(policy, classifier, self._hash, sink)
         self._keys = keys
@@ -92,12 +95,19 @@ class Guard:
         """
         return self._content.cleaned(caller, request_id, messages)
 
+    def check_tools(self, caller: Caller, request_id: str, tools: Sequence[Json]) -> None:
+        """What is said of functions reaches the model too. Raises RefusedError (CONTENT_FILTERED), also where a message
+        would only be masked: a name that was changed could not be called."""
+        self._content.check_tools(caller, request_id, tools)
+
     def admit(self, caller: Caller, request_id: str, tokens: int = 0) -> None:
         """Count a request. tokens: the prompt's and the most it may write.
 
+        A long recording is written window by window: the same request again, which counts once.
+
         Raises RefusedError (RATE_LIMIT_EXCEEDED): 429 with retry_after_s, or 400 where it could never be admitted.
         """
-        ticket = self._window.admit(caller.id, tokens, self._own_limits.get(caller.id))
+        ticket = self._window.admit(caller.id, tokens, self._own_limits.get(caller.id), request_id)
         if isinstance(ticket, OverLimit):
             raise _over(ticket, self._limits.window_s)
         self._running[request_id] = ticket, tokens

@@ -71,6 +71,7 @@ class Ticket:
     at: float
     tokens: int
     requests: int = 1
+    request: str | None = None  # the name of the first
 
 
 def _requests(ticket: Ticket) -> int:
@@ -90,23 +91,33 @@ class SlidingWindow:
         self._clock = clock
         self._users: OrderedDict[str, deque[Ticket]] = OrderedDict()  # by the time of the last request
 
-    def admit(self, user: str, tokens: int = 0, limits: Limits | None = None) -> Ticket | OverLimit:
-        """Count a request, or say why not. limits: this user's own; they have the window of all."""
+    def admit(
+        self, user: str, tokens: int = 0, limits: Limits | None = None, request: str | None = None
+    ) -> Ticket | OverLimit:
+        """Count a request, or say why not. limits: this user's own; they have the window of all.
+
+        request: its name. One that goes on, and so is admitted again, counts more tokens and no further request.
+        """
         limits = limits or self._limits
         now = self._clock()
         tickets = self._current(user, now)
+        named = reversed(tickets) if request is not None else ()
+        begun = next((ticket for ticket in named if ticket.request == request), None)
         for what, limit, wanted, count in (
-            ("requests", limits.requests, 1, _requests),
+            ("requests", limits.requests, int(begun is None), _requests),
             ("tokens", limits.tokens, tokens, _tokens),
         ):
             used = 0 if limit is None else sum(map(count, tickets))
             if limit is not None and used + wanted > limit:
                 return OverLimit(what, limit, used, wanted, self._wait_s(tickets, count, used + wanted - limit, now))
+        if begun is not None:
+            begun.tokens += tokens
+            return begun
         if len(tickets) >= _EXACT and now - tickets[-1].at < self._limits.window_s / _EXACT:
             tickets[-1].requests += 1
             tickets[-1].tokens += tokens
         else:
-            tickets.append(Ticket(now, tokens))
+            tickets.append(Ticket(now, tokens, request=request))
         self._users[user] = tickets
         self._users.move_to_end(user)
         self._forget(now)

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.serve.monitor.metrics import PerformanceMetrics
@@ -43,6 +44,24 @@ class Thresholds:
     min_tokens_per_s: float | None = 5.0
     min_success_rate: float | None = 0.95
     requests: int = 10
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> "Thresholds":
+        """Of texts such as "max_response_s=5" or "max_memory_mb=off"; what they leave out stays as it is.
+
+        Raises ThresholdError.
+        """
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            if name not in known:
+                raise ThresholdError(f'"{text}" names no threshold, expected one of {", ".join(known)}')
+            try:
+                values[name] = int(value) if name == "requests" else None if value == "off" else float(value)
+            except ValueError:
+                raise ThresholdError(f'"{text}" has no number, expected {name}=NUMBER') from None
+        return cls(**values)
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

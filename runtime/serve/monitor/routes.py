@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -37,7 +38,10 @@ class Figures(Protocol):
 
 
 def routes(figures: Figures, state: Probing) -> Sequence[Route]:
-    """`/` has no key asked of it; it holds nothing but itself."""
+    """`/` has no key asked of it; it holds nothing but itself.
+
+    state: called in a thread, since it reads how much of each mapped file is in memory.
+    """
 
     async def shown(_request: Request) -> Response:
         html, policy = page(needs_key=figures.needs_key)
@@ -47,7 +51,7 @@ def routes(figures: Figures, state: Probing) -> Sequence[Route]:
         return JSONResponse(
             {
                 "object": "stats",
-                "state": asdict(state()),
+                "state": asdict(await run_in_threadpool(state)),
                 "performance": asdict(figures.performance_summary()),
                 "quality": asdict(figures.quality_summary()),
                 "alerts": [asdict(alert) for alert in figures.check_alerts()],
@@ -60,7 +64,7 @@ def routes(figures: Figures, state: Probing) -> Sequence[Route]:
         return JSONResponse(dict(figures.usage(request.state.caller)), headers=_SAFE)
 
     async def metrics(_request: Request) -> Response:
-        return Response(figures.prometheus(state()), headers={"Content-Type": CONTENT_TYPE})
+        return Response(figures.prometheus(await run_in_threadpool(state)), headers={"Content-Type": CONTENT_TYPE})
 
     found = [Route("/", shown), Route("/v1/stats", stats)]
     found += [Route("/v1/usage", usage)] if figures.usage is not None else []

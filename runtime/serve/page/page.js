@@ -39,7 +39,7 @@ function badge(status, title = "") {
 }
 
 const seconds = (value) => (value < 1 ? [(value * 1000).toFixed(0), "ms"] : [value.toFixed(1), "s"]);
-const spread = (found) => [found.p50, found.p95, found.p99].map((value) => seconds(value).join(" ")).join(" / ");
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 function show({ state, performance, alerts }) {
   $("model").textContent = state.model;
@@ -49,18 +49,19 @@ function show({ state, performance, alerts }) {
   $("memory-bar").hidden = !budget;
   $("memory-bar").className = `bar ${share > 1 ? "over" : share > 0.9 ? "near" : ""}`;
   $("memory-bar").firstElementChild.style.width = `${Math.min(100, share * 100)}%`;
-  const files = `${(state.file_bytes / MIB).toFixed(0)} MiB of files beside it`;
-  $("memory-note").textContent = budget ? `of ${(budget / MIB).toFixed(0)} MiB; ${files}` : files;
+  const files = `${(state.file_bytes / MIB).toFixed(0)} MiB of files`;
+  $("memory-note").textContent = budget ? `of ${(budget / MIB).toFixed(0)} MiB, ${files}` : files;
   if (performance.avg_tokens_per_second !== null) {
     figure("speed", performance.avg_tokens_per_second.toFixed(1), "tokens/s");
-    $("speed-note").textContent = `average of ${performance.successful_requests} replies`;
+    $("speed-note").textContent = `average of ${counted(performance.successful_requests, "request")}`;
   }
   if (performance.first_token !== null) {
-    figure("first", ...seconds(performance.first_token.p50));
-    $("first-note").textContent = `p50 / p95 / p99: ${spread(performance.first_token)}`;
+    const { p50, p95, p99 } = performance.first_token;
+    figure("first", ...seconds(p50));
+    $("first-note").textContent = `p95 ${seconds(p95).join(" ")}, p99 ${seconds(p99).join(" ")}`;
   }
-  figure("queue", `${state.active} + ${state.waiting}`, "running + waiting");
-  $("queue-note").textContent = `at most ${state.most_active} + ${state.most_waiting}`;
+  figure("queue", state.active, `of ${state.most_active} running`);
+  $("queue-note").textContent = `${state.waiting} of ${state.most_waiting} waiting`;
   $("alerts").replaceChildren(...alerts.map((alert) => {
     const item = document.createElement("li");
     item.className = alert.severity;
@@ -175,6 +176,7 @@ async function ask(text) {
   if (box.classList.contains("failed")) chat.pop();
   else chat.push({ role: "assistant", content: paragraph.textContent });
   note.textContent = told(begun, first, performance.now(), usage, reason);
+  box.scrollIntoView({ block: "end" });
   $("send").textContent = "Send";
   writing = null;
   refresh();
@@ -193,7 +195,7 @@ function told(begun, first, ended, usage, reason) {
   const parts = [];
   if (first) parts.push(`first token ${seconds((first - begun) / 1000).join(" ")}`);
   if (usage) {
-    parts.push(`${usage.completion_tokens} tokens`);
+    parts.push(counted(usage.completion_tokens, "token"));
     if (first && usage.completion_tokens > 1) {
       const speed = (usage.completion_tokens - 1) / ((ended - first) / 1000);
       parts.push(`${speed.toFixed(1)} tokens/s`);

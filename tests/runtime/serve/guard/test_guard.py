@@ -82,16 +82,42 @@ def test_every_text_of_a_message_is_read() -> None:
 @pytest.mark.parametrize("words", [WEAPONS, NAMES | {"words": ["make a bomb"]}])
 def test_a_phrase_spread_over_parts_is_refused(words: dict[str, Any]) -> None:
     guard = _guard({"category": [words]})
-    parts = [{"type": "text", "text": "make a "}, {"type": "text", "text": "bomb"}]
-    assert _refused(lambda: guard.check_input(CALLER, "r", [_user(parts)])).code is Code.CONTENT_FILTERED
+    for said in (("make a ", "bomb"), ("make a", "bomb"), ("make a bo", "mb")):
+        parts = [{"type": "text", "text": text} for text in said]
+        with pytest.raises(RefusedError) as caught:
+            guard.check_input(CALLER, "r", [_user(parts)])
+        assert caught.value.code is Code.CONTENT_FILTERED
     assert guard.check_input(CALLER, "r", [_user(parts[:1])]) == [_user(parts[:1])]
+
+
+def test_tools_are_read_and_never_changed() -> None:
+    guard = _guard({"category": [NAMES, {"name": "seen", "words": ["weather"], "input": "log"}]})
+    tool = {"type": "function", "function": {"name": "get", "description": "the weather", "parameters": {}}}
+    guard.check_tools(CALLER, "r", [tool])
+    bad: dict[str, Any]
+    for bad in ({"description": "Falcon 7"}, {"parameters": {"properties": {"falcon\n7": {}}}}):
+        with pytest.raises(RefusedError, match=r"\(names\)") as caught:
+            guard.check_tools(CALLER, "r", [tool, {"function": bad}])
+        assert caught.value.code is Code.CONTENT_FILTERED
+    long = _refused(lambda: guard.check_tools(CALLER, "r", [{"description": "x" * 200_000}]))
+    assert (long.code, long.param) == (Code.VALIDATION_ERROR, "tools")
+    Guard().check_tools(CALLER, "r", [{"function": {"name": "falcon 7"}}])
+
+
+def test_a_guard_says_what_it_does(tmp_path: Path) -> None:
+    new_key(tmp_path / "keys", "phone")
+    assert (Guard().needs_key, Guard().filters_replies) == (False, False)
+    assert Guard(keys=KeyFile(tmp_path / "keys")).needs_key
+    assert _guard({"category": [NAMES]}).filters_replies
+    assert not _guard({"category": [{"name": "n", "words": ["x"], "input": "log"}]}).filters_replies
+    assert _guard({}, classifier=Judge(None)).filters_replies
 
 
 def test_more_text_than_rules_can_read_at_once_is_refused() -> None:
     guard = _guard({"category": [NAMES]})
-    refusal = _refused(lambda: guard.check_input(CALLER, "r", [_user("x" * 1_000_001)]))
+    refusal = _refused(lambda: guard.check_input(CALLER, "r", [_user("x" * 200_001)]))
     assert (refusal.status, refusal.code) == (400, Code.VALIDATION_ERROR)
-    assert "1000001 characters, expected at most 1000000 under a content policy; shorten them" in str(refusal)
+    assert "200001 characters, expected at most 200000 under a content policy; shorten them" in str(refusal)
 
 
 def test_without_a_policy_messages_pass_as_they_are() -> None:
@@ -282,7 +308,7 @@ def test_a_request_needs_a_key_where_there_are_keys(tmp_path: Path) -> None:
     caller = guard.authorise({"authorization": f"Bearer {key}"})
     assert (caller.name, len(caller.id)) == ("phone", 16)
     assert guard.authorise({"x-api-key": key}) == caller
-    missing, wrong = (_refused(lambda sent=sent: guard.authorise(sent)) for sent in ({}, {"x-api-key": key[:-1]}))
+    missing, wrong = _refused(lambda: guard.authorise({})), _refused(lambda: guard.authorise({"x-api-key": key[:-1]}))
     assert [(each.status, each.code) for each in (missing, wrong)] == [(401, Code.INVALID_API_KEY)] * 2
     assert str(missing) == "no API key, expected the header Authorization: Bearer KEY"
     assert str(wrong) == "this API key is not known; ask for one where the server is run"
@@ -319,6 +345,17 @@ def test_what_was_set_aside_is_corrected_once() -> None:
     refusal = _refused(lambda: guard.admit(CALLER, "r3", 200))
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (400, Code.RATE_LIMIT_EXCEEDED, None)
     assert "expected at most 100; ask for fewer, this many are never let through" in str(refusal)
+
+
+def test_a_request_that_goes_on_counts_once() -> None:
+    guard = Guard(limits=Limits(requests=2, tokens=100), clock=lambda: 1000.0)
+    for _ in range(3):
+        guard.admit(CALLER, "recording", 40)
+        guard.settle(CALLER, "recording", 30)
+    assert (guard.usage(CALLER).requests_last_hour, guard.usage(CALLER).tokens_last_hour) == (1, 90)
+    assert "expected at most 100" in str(_refused(lambda: guard.admit(CALLER, "recording", 40)))
+    guard.admit(CALLER, "another", 1)
+    assert "expected at most 2" in str(_refused(lambda: guard.admit(CALLER, "third", 1)))
 
 
 def test_without_keys_and_policy_there_is_no_limit() -> None:

@@ -1,5 +1,7 @@
 """A policy file: what it may say, and the one line that each mistake in it gets."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,16 @@ def test_a_policy_is_read_whole(tmp_path: Path) -> None:
     assert policy.limits == Limits(requests=None, tokens=5000, window_s=60.0)
     assert policy.sanitising == Sanitising(messages=10)
     assert (policy.accents, policy.log_text, policy.classifier) == (False, True, "shield")
+
+
+def test_the_policy_that_is_shown_is_read(repository: Path) -> None:
+    text = (repository / "runtime" / "serve" / "SAFETY.md").read_text()
+    blocks = [tomllib.loads(block) for block in re.findall("```toml\n(.*?)```", text, re.DOTALL)]
+    limits, content = (Policy.of(block) for block in blocks)
+    assert limits.limits == Limits(tokens=200_000)
+    assert content.sanitising == Sanitising()
+    assert content.accents == Policy().accents
+    assert [len(content.rules[direction]) for direction in Direction] == [1, 1]
 
 
 def test_an_empty_policy_allows_everything() -> None:

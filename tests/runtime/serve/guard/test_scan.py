@@ -6,6 +6,7 @@ import re
 import pytest
 
 from gemma_edge.runtime.serve.guard.folding import Folding, folded
+from gemma_edge.runtime.serve.guard.pattern import PatternError
 from gemma_edge.runtime.serve.guard.rules import Action, Rule, expressions
 from gemma_edge.runtime.serve.guard.scan import Scan
 
@@ -124,6 +125,40 @@ def test_random_texts_agree_with_another_engine() -> None:
             text = "".join(random_numbers.choices("abcd ", k=30)).strip()
             text = re.sub(" +", " ", text)
             assert _whole(text, rule) == re.sub(pattern, "#", text), (pattern, text)
+
+
+def _random_pattern(random_numbers: random.Random, depth: int = 3) -> str:
+    """Over a, b and c, without boundaries; some match nothing and are refused when they are read."""
+    match random_numbers.randrange(6) if depth else 0:
+        case 0 | 1:
+            return random_numbers.choice(["a", "b", "c", "[ab]", "[^a]", "."])
+        case 2:
+            return "".join(_random_pattern(random_numbers, depth - 1) for _ in range(random_numbers.randint(2, 3)))
+        case 3:
+            return f"(?:{_random_pattern(random_numbers, depth - 1)}|{_random_pattern(random_numbers, depth - 1)})"
+        case 4:
+            return f"(?:{_random_pattern(random_numbers, depth - 1)})?"
+        case _:
+            low = random_numbers.randint(0, 2)
+            return f"(?:{_random_pattern(random_numbers, depth - 1)}){{{low},{low + random_numbers.randint(1, 2)}}}"
+
+
+def test_random_patterns_leave_nothing_that_another_engine_finds() -> None:
+    random_numbers = random.Random(11)
+    rules = 0
+    while rules < 150:
+        pattern = _random_pattern(random_numbers)
+        try:
+            rule = _rule(pattern)
+        except PatternError:  # matches the empty text
+            continue
+        rules += 1
+        for _ in range(10):
+            text = "".join(random_numbers.choices("abc", k=12))
+            whole, scan = _whole(text, rule), Scan([rule])
+            assert "".join([*map(scan.push, text), scan.finish()]) == whole
+            assert (whole == text) == (re.search(pattern, text) is None), (pattern, text)
+            assert not any(re.search(pattern, piece) for piece in whole.split("#")), (pattern, text, whole)
 
 
 def test_only_what_may_become_a_match_is_held() -> None:

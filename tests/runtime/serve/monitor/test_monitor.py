@@ -54,7 +54,7 @@ def test_a_request_becomes_figures() -> None:
         memory_usage_mb=300.0,
         gpu_memory_mb=None,
         token_count=3,
-        tokens_per_second=pytest.approx(5.0),
+        tokens_per_second=5.0,
         model_name="tiny",
         input_length=20,
         success=True,
@@ -181,6 +181,16 @@ def test_thresholds_can_be_set_left_out_and_are_checked() -> None:
     assert [each.message for each in monitor.check_alerts()] == ["5.0 tokens/s, expected at least 100"]
     with pytest.raises(ThresholdError, match="min_success_rate is 0, expected more than 0, or None to not look at it"):
         Thresholds(min_success_rate=0)
+
+
+def test_thresholds_are_read_from_texts() -> None:
+    found = Thresholds.parse(["max_response_s=2.5", "max_memory_mb=off", "requests=3"])
+    assert found == Thresholds(max_response_s=2.5, max_memory_mb=None, requests=3)
+    with pytest.raises(ThresholdError, match='"speed=1" names no threshold, expected one of max_response_s, max_mem'):
+        Thresholds.parse(["speed=1"])
+    for text in ("max_response_s", "requests=off", "requests=1.5"):
+        with pytest.raises(ThresholdError, match=f'"{text}" has no number, expected'):
+            Thresholds.parse([text])
 
 
 def test_the_server_is_healthy_degraded_or_unhealthy_with_reasons() -> None:
