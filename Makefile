@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
 
-.PHONY: help demo demo-real test lint types timm format clean
+.PHONY: help demo demo-real test lint types timm clients format clean
 
 help:
 	@echo 'make demo       convert the embedded tiny checkpoint to int4, check its memory budget, print its text'
@@ -26,7 +26,7 @@ demo-real: $(VENV)/.installed-real
 	$(BIN)/gemma-edge verify $(BUILD)/real.litertlm --checkpoint $(BUILD)/gemma-3-270m --limit 128
 	$(BIN)/python -m tools.demo_real $(BUILD)/real.litertlm
 
-test: lint types timm
+test: lint types timm clients
 	@# One BLAS thread each: where cores are shared, two make a small matrix product twenty times as slow.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20
 
@@ -49,6 +49,14 @@ timm: $(VENV)/.installed-timm
 
 $(VENV)/.installed-timm: constraints.txt $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target $(VENV)/timm timm torchvision
+	touch $@
+
+# Clients of the server whose pins are not ours, in an environment of their own: 570 MB.
+clients: $(VENV)/.installed-clients
+
+$(VENV)/.installed-clients: tests/runtime/serve/clients.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/runtime/serve/clients.txt
 	touch $@
 
 # One stamp per extra: an unchanged pyproject.toml and constraints.txt install nothing twice.

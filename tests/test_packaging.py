@@ -28,6 +28,7 @@ EXTRAS_MODULES = (
     "onnx_ir",
     "onnxruntime",
     "PIL",
+    "python_multipart",
     "re2",
     "safetensors",
     "sentencepiece",

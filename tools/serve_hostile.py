@@ -116,13 +116,13 @@ NAMES = (
 def _valid_with_one_wrong(chance: Chance) -> bytes:
     """A good request in which one thing is anything."""
     path = chance.choice(PATHS[:4])
-    good: dict[str, Any] = {
+    good: dict[str, dict[str, Any]] = {
         CHAT: {"messages": [{"role": "user", "content": "And"}], "max_tokens": 2},
         "/v1/completions": {"prompt": "And", "max_tokens": 2},
         "/tokenize": {"content": "And"},
         "/detokenize": {"tokens": [5]},
-    }[path]
-    return _post(path, _as_json({**good, chance.choice(NAMES): _value(chance)}))
+    }
+    return _post(path, _as_json({**good[path], chance.choice(NAMES): _value(chance)}))
 
 
 def _message(chance: Chance) -> bytes:
@@ -180,28 +180,24 @@ def _png(width: int, height: int, rows: int) -> bytes:
 
 
 def _image(chance: Chance) -> bytes:
-    data = chance.choice(
-        [
-            lambda: _png(100_000, 100_000, 1),
-            lambda: _png(20_000, 20_000, 2),
-            lambda: _png(10, 10, 3),
-            lambda: chance.randbytes(200),
-            lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
-            lambda: b"%!PS\n%%EOF",
-            lambda: b"\0" * 10**6,
-        ]
-    )()
-    url = chance.choice(
-        [
-            "data:image/png;base64," + base64.b64encode(data).decode(),
-            "data:image/png;base64,%%%",
-            "http://169.254.169.254/latest",
-            "file:///etc/passwd",
-            "/etc/passwd",
-            "data:,x",
-        ]
-    )
-    return _chat([{"type": "image_url", "image_url": {"url": url}}])
+    datas = [
+        _png(100_000, 100_000, 1),
+        _png(20_000, 20_000, 2),
+        _png(10, 10, 3),
+        chance.randbytes(200),
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+        b"%!PS\n%%EOF",
+        b"\0" * 10**6,
+    ]
+    urls = [
+        "data:image/png;base64," + base64.b64encode(chance.choice(datas)).decode(),
+        "data:image/png;base64,%%%",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "data:,x",
+    ]
+    return _chat([{"type": "image_url", "image_url": {"url": chance.choice(urls)}}])
 
 
 def _wav(chance: Chance) -> bytes:

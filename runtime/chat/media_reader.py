@@ -174,7 +174,8 @@ class MediaReader:
 
     def _known(self, item: MediaItem) -> list[int] | None:
         """The tokens of what was encoded before."""
-        if not self._kept or (key := _key(item)) not in self._kept:
+        key = _key(item) if self._kept else None
+        if key is None or key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]

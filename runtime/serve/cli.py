@@ -17,7 +17,10 @@ class _Slots(click.ParamType[int | None]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or value == "auto":
             return None
-        return int(click.INT.convert(str(value), param, ctx))  # type: ignore[arg-type]  it takes text too
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no number, expected one or auto", param, ctx)
 
 
 @print_options

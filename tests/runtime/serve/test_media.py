@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -60,27 +61,35 @@ def test_an_image_is_seen(client: OpenAI, engine: Engine, monkeypatch: pytest.Mo
     expected = said(engine, Contents.of(ImageBytes(photograph("rocket.jpg").read_bytes()), "What is this?"))
     encoded = []
     encode = engine.media._image
-    monkeypatch.setattr(engine.media, "_image", lambda *of: encoded.append(of) or encode(*of))
-    image = {"type": "image_url", "image_url": {"url": data_url(photograph("rocket.jpg")), "detail": "low"}}
-    messages = [{"role": "user", "content": [image, {"type": "text", "text": "What is this?"}]}]
-    options = {"model": MODEL, "temperature": 0, "max_tokens": 8}
-    reply = client.chat.completions.create(messages=messages, **options)  # type: ignore[call-overload]
+
+    def counted(*of: Any) -> list[int]:
+        encoded.append(of)
+        return encode(*of)
+
+    monkeypatch.setattr(engine.media, "_image", counted)
+    image: dict[str, Any] = {
+        "type": "image_url",
+        "image_url": {"url": data_url(photograph("rocket.jpg")), "detail": "low"},
+    }
+    messages: list[Any] = [{"role": "user", "content": [image, {"type": "text", "text": "What is this?"}]}]
+    options: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 8}
+    reply: Any = client.chat.completions.create(messages=messages, **options)
     assert reply.choices[0].message.content == expected
     messages += [{"role": "assistant", "content": expected}, {"role": "user", "content": "And?"}]
-    again = client.chat.completions.create(messages=messages, **options)  # type: ignore[call-overload]
+    again: Any = client.chat.completions.create(messages=messages, **options)
     assert again.usage.prompt_tokens_details.cached_tokens > 16
     assert len(encoded) <= 1  # it was kept from the first time
     png = {**image, "image_url": {"url": image["image_url"]["url"].replace("jpeg", "png")}}
     messages[0]["content"][0] = png
-    assert client.chat.completions.create(messages=messages, **options).choices  # type: ignore[call-overload]
+    assert client.chat.completions.create(messages=messages, **options).choices
 
 
 def test_a_recording_is_heard(client: OpenAI, engine: Engine) -> None:
     expected = said(engine, Contents.of("Write down:", AudioBytes(clip())))
-    sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(clip()).decode(), "format": "wav"}}
+    sound: Any = {"type": "input_audio", "input_audio": {"data": base64.b64encode(clip()).decode(), "format": "wav"}}
     reply = client.chat.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": [{"type": "text", "text": "Write down:"}, sound]}],  # type: ignore[misc]
+        messages=[{"role": "user", "content": [{"type": "text", "text": "Write down:"}, sound]}],
         temperature=0,
         max_tokens=8,
     )
@@ -120,7 +129,7 @@ def test_large_images_and_recordings_are_refused_before_they_are_decoded(engine:
     file = io.BytesIO()
     Image.new("L", (3000, 2000)).save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    messages: list[Any] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
     with running(engine, image_pixels=1_000_000, media_bytes=20_000, rows_bytes=1000) as server:
         large = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages})
         assert large.status_code == 413
@@ -131,7 +140,7 @@ def test_large_images_and_recordings_are_refused_before_they_are_decoded(engine:
         small = io.BytesIO()
         Image.new("L", (30, 20)).save(small, "PNG")
         url = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
-        messages[0]["content"][0]["image_url"] = {"url": url}  # type: ignore[index]
+        messages[0]["content"][0]["image_url"] = {"url": url}
         many = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages})
         assert (many.status_code, many.json()["error"]["code"]) == (413, "over_memory_budget")
         assert "the server has 1000 for them" in many.json()["error"]["message"]

@@ -58,11 +58,11 @@ def test_a_round_of_tools(client: OpenAI) -> None:
         },
     }
     messages: list[Any] = [{"role": "user", "content": "How is the weather in Rome?"}]
-    first = client.chat.completions.create(
+    first: Any = client.chat.completions.create(
         model=MODEL, messages=messages, tools=[tool], tool_choice="required", temperature=0, max_tokens=64
     )
     message = first.choices[0].message
-    [call] = message.tool_calls or ()
+    [call] = message.tool_calls or []
     assert call.type == "function"
     assert json.loads(call.function.arguments) == {"city": "Rome"}
     messages += [message, {"role": "tool", "tool_call_id": call.id, "content": json.dumps({"sky": "clear"})}]

@@ -62,7 +62,7 @@ class Chat:
 
     @staticmethod
     async def _streamed(client: httpx.AsyncClient, request: Any) -> dict[str, Any]:
-        text, usage = "", {}
+        text, usage = "", dict[str, Any]()
         async with client.stream("POST", "/v1/chat/completions", json=request) as reply:
             assert reply.status_code == 200
             async for line in reply.aiter_lines():
