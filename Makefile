@@ -28,7 +28,7 @@ demo-real: $(VENV)/.installed-real
 
 test: lint types timm clients
 	@# One BLAS thread each: where cores are shared, two make a small matrix product twenty times as slow.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

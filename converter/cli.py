@@ -1,6 +1,8 @@
 """The command line: `gemma-edge` and its shorthand `convert`."""
 
+import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from rich.console import Console
 from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
+from gemma_edge.profiles.terminal import make_printable
 
 COMMANDS = "gemma_edge.commands"
 KV_TYPES = ("fp32", "fp16")
@@ -70,6 +74,11 @@ class Commands(click.Group):
             return command
         return super().get_command(ctx, cmd_name)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, on outputs that take any text."""
+        make_printable()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see the class."""
         status = 1
@@ -80,12 +89,28 @@ class Commands(click.Group):
                 Console(stderr=True).print(*refusal_tables(error))
             click.echo(f"error: {printable(str(error))}", err=True)
             status = error.exit_status
+        except OSError as error:
+            if error.filename is not None or error.errno not in _FULL:  # of a pipe that is closed click knows
+                raise
+            _give_up_output()
+            click.echo(f"error: standard output cannot be written ({error.strerror}); free some space", err=True)
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("gemma_edge"):
                 raise
             extra = extra_with(error.name or "")
             click.echo(f"error: this needs the package {error.name}; pip install 'gemma-edge[{extra}]'", err=True)
         raise click.exceptions.Exit(status)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a file of ours that says so is an OutputError
+
+
+def _give_up_output() -> None:
+    """What is still to be written would fail once more at the end, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _OTHER_NAMES = {"PIL": "pillow"}  # imported under another name than installed
@@ -233,6 +258,7 @@ def inspect_main(bundle: Path, as_json: bool) -> None:
     """Show what a bundle or an ONNX directory holds: graphs, tensors with encodings, metadata and hashes."""
     from gemma_edge.converter.plan.output import reader_of
 
+    bundle = user_path(bundle)
     reader = reader_of(bundle)
     values = reader.inspect(bundle)
     if as_json:

@@ -20,6 +20,7 @@ from gemma_edge.converter.quality.measure import TEXT, Measurement, measuring
 from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.report import Report, Source, make_report
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.formats.atomic import atomic_file, output_lock, require_directory, require_space
 
 
@@ -47,7 +48,7 @@ def convert(
     """
     started = time.monotonic()
     acceptance = Acceptance.of(gate, measure, accept_loss)
-    out = Path(out)
+    out = user_path(out)
     if out.name in ("", ".."):  # "." has a name, too, and the report goes beside it
         out = out.resolve()
     options["format"] = format_of(out, options.get("format"))

@@ -70,6 +70,8 @@ class Report:
         if "trained_grid" in values:
             grid = values["trained_grid"]
             console.print(f"on their trained grid: {grid['exact_values']:,} of {grid['values']:,} values are exact")
+        for note in values["notes"]:
+            console.print(f"note: {printable(note)}", highlight=False, markup=False)
         if values["generation_left_out"]:
             console.print(left_out_line(values["generation_left_out"]), highlight=False, markup=False)
         print_quality(values["quality"], console)
@@ -93,6 +95,7 @@ def make_report(
         "converter": f"gemma-edge {version('gemma-edge')}",
         "source": source.checkpoint.provenance | {"sha256": dict(source.sha256)},
         "sections": section_values(bundle),
+        "notes": list(bundle.notes),
         "generation_left_out": settings_left_out(source.checkpoint.side_path),
         **_exact(plan, errors),
         "quality": dict(quality),

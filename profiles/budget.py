@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A change that was computed, not guessed: what to change, and the footprint it leads to."""
+    """A change that was computed, not guessed: what to change, and the footprint it leads to.
+
+    note: what else to know of it.
+    """
 
     label: str
     footprint: Footprint
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.note})" if self.note else self.label
 
 
 class OverBudget(GemmaEdgeError):  # noqa: N818  the name says what happened; "OverBudgetError" says it twice
@@ -101,7 +108,7 @@ def refusal_tables(refused: OverBudget) -> Iterator["Table"]:
         for suggestion in refused.suggestions:
             needed_bytes = suggestion.footprint.total_bytes
             left_bytes = refused.budget.budget_bytes - needed_bytes
-            table.add_row(suggestion.label, format_bytes(needed_bytes), format_bytes(left_bytes))
+            table.add_row(str(suggestion), format_bytes(needed_bytes), format_bytes(left_bytes))
         yield table
 
 
@@ -114,4 +121,4 @@ def _advice(suggestions: tuple[Suggestion, ...]) -> str:
         return "choose a smaller model, a shorter context or a larger profile"
     best, *others = suggestions
     more = f" ({len(others)} more ways fit)" if len(others) > 1 else " (1 more way fits)" if others else ""
-    return f"{best.label} would need {format_bytes(best.footprint.total_bytes)}{more}"
+    return f"{best} would need {format_bytes(best.footprint.total_bytes)}{more}"

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.profiles.schema import DeviceProfile
 
+WEIGHTS_PART, EMBEDDING_PART, PLE_PART = "decoder weights", "embedding rows", "PLE rows"
+"""Names of parts that others look for: what is idle while an encoder runs, and what a measurement belongs to."""
+
 PAGE_BYTES = 4096
 FLOAT_BYTES = 4
 
@@ -45,7 +48,8 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 CONVERTED_PREFILL_SHARE = 0.64
 CONVERTED_SOURCE = "measured: decode keeps float32 copies of all layers together, each prefill of 0.64 of them"
 
-# 2000 rows of the PLE table left 36 MB in the page cache with MADV_RANDOM.
+# 2000 rows of the PLE table left 36 MB in the page cache with MADV_RANDOM. Today's rows with a scale for each layer map
+# 11 kB (E2B) and 12 kB (E4B) each: two pages of values and one of scales.
 PLE_FILE_BYTES_PER_TOKEN = 18_000
 PLE_SOURCE = "measured: 36 MB after 2000 rows; each token of the context counted once"
 
@@ -110,14 +114,14 @@ def litert_footprint(
     wrapping = sum(tokens > 1 for tokens in prefill_tokens)  # a single row cannot wrap around
     return Footprint.of(
         (
-            Part("decoder weights", 0, weights_bytes, "computed: XNNPACK's weight cache holds them once, mapped"),
+            Part(WEIGHTS_PART, 0, weights_bytes, "computed: XNNPACK's weight cache holds them once, mapped"),
             Part(
-                "embedding rows",
+                EMBEDDING_PART,
                 0,
                 min(embedder_bytes, context_tokens * EMBEDDER_FILE_BYTES_PER_TOKEN),
                 EMBEDDER_SOURCE,
             ),
-            Part("PLE rows", 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
+            Part(PLE_PART, 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
             Part("KV cache", slots * kv_bytes, 0, "computed: allocated whole"),
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gemma_edge.profiles.costs import EMBEDDING_PART, PLE_PART, WEIGHTS_PART
 from gemma_edge.profiles.footprint import Footprint, Part
 
-DECODER_WEIGHTS_PART, EMBEDDING_PART, PLE_PART = "decoder weights", "embedding rows", "PLE rows"
-_IDLE_PARTS = (DECODER_WEIGHTS_PART, EMBEDDING_PART, PLE_PART)
+_IDLE_PARTS = (WEIGHTS_PART, EMBEDDING_PART, PLE_PART)
 
 
 class EncoderKind(StrEnum):

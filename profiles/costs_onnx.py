@@ -8,12 +8,15 @@ other sizes, precisions and contexts, and a test compares them with what is comp
 from gemma_edge.profiles.costs import (
     EMBEDDER_FILE_BYTES_PER_TOKEN,
     EMBEDDER_SOURCE,
+    EMBEDDING_PART,
     FLOAT_BYTES,
     PLE_FILE_BYTES_PER_TOKEN,
+    PLE_PART,
     PLE_SOURCE,
     SNAPSHOT_SOURCE,
     TOKENIZER_ANON_BYTES,
     TOKENIZER_SOURCE,
+    WEIGHTS_PART,
     ActivationShape,
 )
 from gemma_edge.profiles.footprint import Footprint, Part
@@ -62,9 +65,9 @@ def onnx_footprint(
     embedding_bytes = min(embedder_bytes, context_tokens * EMBEDDER_FILE_BYTES_PER_TOKEN)
     return Footprint.of(
         (
-            Part("decoder weights", 0, packed_bytes, PACKED_SOURCE),
-            Part("embedding rows", 0, embedding_bytes, EMBEDDER_SOURCE),
-            Part("PLE rows", 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
+            Part(WEIGHTS_PART, 0, packed_bytes, PACKED_SOURCE),
+            Part(EMBEDDING_PART, 0, embedding_bytes, EMBEDDER_SOURCE),
+            Part(PLE_PART, 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
             Part("KV cache", slots * kv_bytes, 0, "computed: rings, but for the cache that other layers share"),
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("activations", arena_bytes, 0, ARENA_SOURCE),

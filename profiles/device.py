@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gemma_edge.profiles.budget import MemoryBudget, OverBudget, Suggestion, footprint_table
 from gemma_edge.profiles.footprint import Footprint, Part
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.profile_file import read_profile
 from gemma_edge.profiles.schema import Architecture, DeviceProfile, Isa, ProfileError
 
@@ -42,7 +43,7 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """
     text = str(name_or_path)
     if text.endswith(".toml"):
-        return read_profile(Path(text))
+        return read_profile(user_path(text))
     names = profile_names()
     if text not in names:
         near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)

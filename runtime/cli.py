@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from gemma_edge.profiles.sizes import MIB
+from gemma_edge.profiles.terminal import say
 
 if TYPE_CHECKING:
     from gemma_edge.runtime.chat.conversation import Conversation
@@ -71,10 +72,13 @@ def run_main(
 ) -> None:
     """Chat with a bundle, or answer one prompt. Images and recordings go with the first message.
 
-    Ctrl-C stops the reply; at the prompt, Ctrl-C or Ctrl-D ends the chat.
+    Ctrl-C stops the reply; at the prompt, Ctrl-C or Ctrl-D ends the chat. A message that cannot be answered does not,
+    but the exit status is then 1.
     """
     from dataclasses import replace
 
+    from gemma_edge.profiles.budget import OverBudget
+    from gemma_edge.profiles.errors import GemmaEdgeError
     from gemma_edge.runtime.config import Backend
     from gemma_edge.runtime.engine import Engine
     from gemma_edge.runtime.formats.model import open_model
@@ -88,6 +92,9 @@ def run_main(
     cpu = Backend.CPU(thread_count=threads)
     if executor == "litert-lm" and profile is not None:
         raise click.UsageError("--profile is kept by our executor; leave out --executor")
+    if prompt is None and sys.stdin is None:
+        raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
+    is_answered = True
     with (
         LitertLmEngine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir)
         if executor == "litert-lm"
@@ -100,10 +107,21 @@ def run_main(
         if isinstance(sys.stdin, TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are no reason to end a chat
         for message in [prompt] if prompt is not None else _typed(sys.stdin):
-            answer(conversation, _with_media(message, new_images, new_recordings))
+            try:
+                answer(conversation, _with_media(message, new_images, new_recordings))
+            except OverBudget:
+                raise
+            except GemmaEdgeError as error:  # the turn was taken back: the chat goes on
+                if prompt is not None:
+                    raise
+                click.echo(f"error: {error}", err=True)
+                is_answered = False
+                continue
             new_images = new_recordings = ()
             if stats:
                 click.echo(_figures(conversation), err=True)
+    if not is_answered:
+        sys.exit(1)
 
 
 def _with_media(text: str, images: Sequence[str], recordings: Sequence[str]) -> "Contents":
@@ -118,7 +136,7 @@ def answer(conversation: "Chat", message: "str | Contents") -> None:
     """Prints the reply as it is written. Ctrl-C ends it; our executor then takes the turn back."""
     with _interrupt_cancels(conversation) as cancelled:
         for piece in conversation.send_message_async(message):
-            click.echo(str(piece), nl=False)
+            say(str(piece))
     click.echo(" [cancelled]" if cancelled.is_set() else "")
 
 

@@ -15,6 +15,7 @@ from typing import Self
 
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.media_reader import MediaReader
 from gemma_edge.runtime.chat.options import ConversationOptions, as_keywords
@@ -88,11 +89,10 @@ class Engine:
         self.model_path, self.cache_dir = model_path, cache_dir
         self.max_num_images = max_num_images
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
-        path = Path(model_path)
-        self.bundle = open_model(path)
+        self.bundle = open_model(Path(model_path))
         self._opened = {file: _state(file) for file in _files(self.bundle.path)}
         settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
-        if path.is_dir():  # a bundle is opened without reading a graph, or importing anything
+        if self.bundle.path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
@@ -232,7 +232,7 @@ class Engine:
         pool, owner = self._pool, _Loaded()
 
         def steps(work: Work[Sequence[int]]) -> Steps:
-            with opened_state(Path(path), digest) as state:
+            with opened_state(user_path(path), digest) as state:
                 while (lease := pool.lend(weakref.ref(owner), state.token_ids)) is None:
                     yield
                 try:

@@ -7,11 +7,12 @@ litert_lm has. Settings and messages are translated at this border, and its erro
 import dataclasses
 import platform
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.chat.calls.result import json_result
 from gemma_edge.runtime.chat.conversation import Sendable
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
@@ -21,7 +22,7 @@ from gemma_edge.runtime.chat.session import Responses
 from gemma_edge.runtime.chat.tools import Tool, ToolEventHandler, run_tool, tool_from_function
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.executors.base import ExecutorError
-from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened, default_cache_dir
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.sampler import SamplerConfig
@@ -100,11 +101,12 @@ class LitertLmEngine:
     ) -> None:
         """As `Engine`; a vision or audio backend of None is the CPU where the bundle has that encoder."""
         self._module = _import()
+        self.model_path = model_path = str(user_path(model_path))
+        self._cache = ExitStack()  # open as long as litert_lm may write there
         if cache_dir is None:
             cache_dir = str(default_cache_dir() / "litert_lm")
         if not cache_dir.startswith(":"):
-            Path(cache_dir).mkdir(parents=True, exist_ok=True)  # litert_lm wants it to exist
-        self.model_path = model_path
+            cache_dir = str(self._cache.enter_context(cache_opened(user_path(cache_dir))).all_own())
         with _errors(f"loading {model_path}"):
             self._engine = self._module.Engine(
                 model_path,
@@ -187,6 +189,7 @@ class LitertLmEngine:
     def close(self) -> None:
         """Release the model. Close sessions and conversations first: litert_lm crashes otherwise."""
         self._engine.close()
+        self._cache.close()
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ TESTS_ONLY = ("torch", "transformers", "safetensors")
 # belongs to the longer name: "checkpoint" is what is left of that folder.
 ROOMS = {
     "runtime": [
-        "config", "formats", "android", "memory", "text", "media",
+        "config", "formats", "android", "memory", "packing", "text", "media",
         "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "cache", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks",
@@ -30,7 +30,7 @@ ROOMS = {
     ],
     "converter": [
         "__init__", "printing", "progress", "tensors", "graph", "models", "tokenizer",
-        "checkpoint/safetensors_file", "checkpoint/origin", "checkpoint/gguf", "checkpoint",
+        "checkpoint/scratch", "checkpoint/safetensors_file", "checkpoint/origin", "checkpoint/gguf", "checkpoint",
         "evaluate", "quantize", "plan", "calibrate", "quality", "litert", "onnx",
         "verify/errors", "verify/measure", "verify/find", "verify/prompts", "verify/show", "verify",
         "report", "identity", "convert", "cli", "__main__",

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ DOCUMENTS = (
     "android_demo/README.md",
     "converter/QUALITY.md",
     "runtime/BUDGETS.md",
+    "runtime/DEPLOY.md",
     "runtime/MEDIA.md",
+    "runtime/SERVICES.md",
 )
 
 
@@ -80,7 +83,8 @@ def test_commands_and_options_exist(words: list[str]) -> None:
     """Every option a document uses is one that the command's own help names."""
     program, *arguments = words
     options = [word.split("=")[0] for word in arguments if word.startswith("--")]
-    command = ["convert"] if program == "convert" else arguments[:1]
+    named = list(takewhile(lambda word: not word.startswith("-"), arguments))  # a command may have commands of its own
+    command = ["convert"] if program == "convert" else named
     script = f"from gemma_edge.converter.cli import main; main({[*command, '--help']!r})"
     helped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert helped.returncode == 0, helped.stderr

@@ -1,6 +1,6 @@
 """Whether the calls of the Berkeley Function Calling Leaderboard are read as they are meant, here and by litert_lm.
 
-    python -m tools.bfcl_calls DIRECTORY [--here-only]
+    python -m tools.bfcl_calls DIRECTORY [--here-only] [--every 3]
 
 DIRECTORY: bfcl_eval/data/possible_answer of a checkout of ShishirPatil/gorilla. Every ground truth is put into a fence,
 written in three ways: as our template shows calls, as litert_lm's writes them (it escapes nothing), and, of several
@@ -105,9 +105,10 @@ def same(found: Any, calls: Calls) -> bool:
 @click.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--here-only", is_flag=True, help="Do not ask litert_lm.")
-def main(directory: Path, here_only: bool) -> None:
+@click.option("--every", "step", default=1, show_default=True, help="Of so many cases one, spread over all.")
+def main(directory: Path, here_only: bool, step: int) -> None:
     """Print each case that is read differently, then how many were read in which way."""
-    every = [(path.stem, *case) for path in sorted(directory.glob("*.json")) for case in cases(path)]
+    every = [(path.stem, *case) for path in sorted(directory.glob("*.json")) for case in cases(path)][::step]
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         writer = None

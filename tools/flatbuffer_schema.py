@@ -10,6 +10,8 @@ import inspect
 import re
 from types import ModuleType
 
+import click
+
 _CLASS = re.compile(r"^class (\w+)\(object\):\n(.*?)(?=^class |^def \w+Start\(|\Z)", re.MULTILINE | re.DOTALL)
 _METHOD = re.compile(r"^    def (\w+)\(self.*?\):\n(.*?)(?=^    # |^    def |\Z)", re.MULTILINE | re.DOTALL)
 _CREATOR = re.compile(r"^def (\w+)Creator\(unionType, table\):\n(.*?)(?=^\S)", re.MULTILINE | re.DOTALL)
@@ -30,8 +32,8 @@ def schema_of(module: ModuleType) -> dict[str, str]:
         if "_tab" not in body:
             continue
         union_of = {field: union for union, _, field in _UNPACKED.findall(_unpacked(source, name))}
-        slots = [slot for slot in (_slot(*method, union_of) for method in _METHOD.findall(body)) if slot is not None]
-        lines[name] = " ".join(dict(sorted(slots)).values())
+        slots = (_slot(method, inside, union_of) for method, inside in _METHOD.findall(body))
+        lines[name] = " ".join(dict(sorted(slot for slot in slots if slot is not None)).values())
     for creator, body in unions.items():
         union = next(name for name in vars(module) if name.lower() == creator.lower())  # VData, but VdataCreator
         numbers = {value: name for name, value in vars(getattr(module, union)).items() if isinstance(value, int)}
@@ -78,5 +80,11 @@ def schemas() -> str:
     return "\n".join(lines) + "\n"
 
 
+@click.command()
+def main() -> None:
+    """Print what the generated modules say of their tables."""
+    click.echo(schemas(), nl=False)
+
+
 if __name__ == "__main__":
-    print(schemas(), end="")
+    main()

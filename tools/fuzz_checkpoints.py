@@ -23,6 +23,7 @@ from tools.fuzzing import LitterError, fuzz, mutated, mutated_json, options, rep
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 _JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
+_FILES = (*_JSON, "model.safetensors", "tokenizer.model", "chat_template.jinja")
 _ADAPTER = {
     "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj"], "rank_pattern": {},
     "alpha_pattern": {}, "layers_to_transform": None, "use_rslora": False, "use_dora": False,
@@ -65,6 +66,8 @@ def case(rng: random.Random, folder: Path) -> Callable[[], None]:
     else:
         for _ in range(rng.choice((1, 1, 2))):
             _change(checkpoint, rng)
+        if rng.random() < 0.08:
+            _odd_file(checkpoint / rng.choice(_FILES), rng)
     name = "model" if rng.random() < 0.15 else "model.litertlm"
     precision = rng.choice(("int4", "int8", "fp32"))
 
@@ -85,14 +88,13 @@ def _change(checkpoint: Path, rng: random.Random) -> None:
     kind = rng.random()
     if kind < 0.35:
         path = checkpoint / rng.choice(_JSON)
-        value = json.loads(path.read_bytes())
-        path.write_bytes(to_json(mutated_json(value, rng)) if rng.random() < 0.8 else mutated(path.read_bytes(), rng))
+        path.write_bytes(_changed_json(path.read_bytes(), rng))
     elif kind < 0.60:
         weights.write_bytes(_weights(weights.read_bytes(), rng))
     elif kind < 0.70:
         path = checkpoint / rng.choice(("tokenizer.model", "tokenizer.json"))
         path.write_bytes(mutated(path.read_bytes(), rng))
-    elif kind < 0.92:
+    else:
         template = _TEMPLATE
         at = rng.randrange(len(template))
         at = rng.choice((0, len(template), at))
@@ -100,17 +102,22 @@ def _change(checkpoint: Path, rng: random.Random) -> None:
         if rng.random() < 0.3:
             template = mutated(template.encode(), rng).decode(errors="surrogateescape")
         (checkpoint / "chat_template.jinja").write_text(template, errors="surrogateescape")
-    else:
-        _odd_file(checkpoint / rng.choice([*_JSON, "model.safetensors", "tokenizer.model", "chat_template.jinja"]), rng)
+
+
+def _changed_json(data: bytes, rng: random.Random) -> bytes:
+    try:
+        return to_json(mutated_json(json.loads(data), rng)) if rng.random() < 0.8 else mutated(data, rng)
+    except ValueError:  # changed before
+        return mutated(data, rng)
 
 
 def _weights(data: bytes, rng: random.Random) -> bytes:
     """A safetensors file: its header as a value or as bytes, or the length before it."""
-    (length,) = struct.unpack_from("<Q", data)
+    length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]
     if rng.random() < 0.2:
         return mutated(data[: 8 + length], rng) + rest
-    header = to_json(mutated_json(json.loads(header), rng)) if rng.random() < 0.7 else mutated(header, rng)
+    header = _changed_json(header, rng) if rng.random() < 0.7 else mutated(header, rng)
     return struct.pack("<Q", len(header)) + header + rest
 
 

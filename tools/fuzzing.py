@@ -107,23 +107,24 @@ def _case(work: Callable[[], None], log: int, limit_s: float) -> None:
         os.setsid()
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(os.dup(log), "w", errors="backslashreplace")  # also where they are captured
+        faulthandler.enable(file=log)
         faulthandler.dump_traceback_later(0.9 * limit_s, file=log)  # where it hangs
         work()
         status = 0
     except GemmaEdgeError as error:
         line = str(error)
-        print(line, flush=True)
+        print(line)
         status = _REFUSED if line.strip() and "\n" not in line and len(line) <= LONGEST_LINE else _LINE
     except LitterError as error:
-        print(f"left behind: {error}", flush=True)
+        print(f"left behind: {error}")
         status = _LITTER
     except WrongError as error:
-        print(f"wrong: {error}", flush=True)
+        print(f"wrong: {error}")
         status = _WRONG
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
         sys.stdout.flush()
         os._exit(status)
 
@@ -264,6 +265,8 @@ def fuzz(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         counts[outcome.verdict] += 1
+        if counts.total() % 100 == 0:
+            click.echo(f"{counts.total()} of {cases}", err=True)
         if outcome.verdict not in RIGHT:
             last = "\n    ".join(outcome.said.splitlines()[-6:])
             mib = outcome.peak_bytes >> 20

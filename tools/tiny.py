@@ -18,7 +18,7 @@ import click
 import torch
 import transformers
 
-from tools.shards import Header, write_shards
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny-gemma3"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -35,6 +35,7 @@ class Tiny:
     prefix: of the decoder's names. "model.language_model." wraps config.json as the multimodal checkpoints do.
     dtype: "F32" or "BF16".
     old_spelling: config.json as transformers 4 wrote it (rope_theta, rope_local_base_freq, no rope_parameters).
+    gain: of what each layer of a Gemma 3n adds, and of how it mixes streams.
     """
 
     config: Mapping[str, Any]
@@ -42,6 +43,7 @@ class Tiny:
     dtype: str = "F32"
     shards: int = 1
     old_spelling: bool = False
+    gain: float = 1.0
 
     @property
     def is_3n(self) -> bool:
@@ -169,12 +171,25 @@ TINY: Mapping[str, Tiny] = {
 }
 
 
-def write_tiny(name: str, directory: Path, seed: int = 0) -> transformers.PreTrainedModel:
-    """Write the checkpoint TINY[name] with the tiny tokenizer into `directory`.
+E4B_SHAPED = Tiny(
+    _gemma3n(
+        intermediate_size=128,
+        num_hidden_layers=35,
+        num_kv_shared_layers=15,
+        layer_types=[S, S, S, S, F] * 7,
+        activation_sparsity_pattern=[0.95] * 10 + [0.0] * 25,
+    ),
+    gain=0.3,  # 35 random layers make noise grow: with 1, numpy in float32 is off by 0.07 at some tokens
+)
+"""Layers as in Gemma 3n E4B, for slices of it."""
+
+
+def write_tiny(which: str | Tiny, directory: Path, seed: int = 0) -> transformers.PreTrainedModel:
+    """Write a checkpoint, or TINY of that name, with the tiny tokenizer into `directory`.
 
     Returns the transformers model that holds exactly the stored values, in float32 and eval mode: the reference.
     """
-    tiny = TINY[name]
+    tiny = which if isinstance(which, Tiny) else TINY[which]
     directory.mkdir(parents=True, exist_ok=True)
     model = build(tiny, seed)
     parameters = {_stored_name(name, tiny.prefix): tensor for name, tensor in model.named_parameters()}
@@ -225,7 +240,7 @@ def random_values(name: str, shape: torch.Size, tiny: Tiny, generator: torch.Gen
     if tiny.is_3n and ".post_" in name:
         # What each layer adds is small beside what the stream holds, as in trained models. With a mean of 1 every layer
         # more than doubles a perturbation, and transformers' own float32 ends 3e-3 away from float64.
-        return (0.6 + 0.3 * noise) / math.sqrt(tiny.config["num_hidden_layers"])
+        return tiny.gain * (0.6 + 0.3 * noise) / math.sqrt(tiny.config["num_hidden_layers"])
     if tiny.is_3n and name.endswith(("q_norm.weight", "k_norm.weight")):
         return (1.0 + 0.3 * noise) * shape[0] ** -0.25  # 3n has no attention scale: its norms hold head_dim^-0.5
     if name.endswith("norm.weight"):
@@ -234,7 +249,7 @@ def random_values(name: str, shape: torch.Size, tiny: Tiny, generator: torch.Gen
     if name.endswith("correct_output_scale"):
         return 1.0 + 0.3 * noise
     if name.endswith("_coefs.weight"):
-        return 0.3 * noise
+        return 0.3 * tiny.gain * noise
     if name.endswith("modality_router.weight"):
         return noise * math.sqrt(hidden_size)  # its input is a unit-RMS vector divided by hidden_size
     if name.endswith("embed_tokens_per_layer.weight"):

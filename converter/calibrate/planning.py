@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gemma_edge.converter.calibrate.auto import automatic_recipe
-from gemma_edge.converter.calibrate.step import balanced_plan, calibration_windows, measuring_windows, rounds_for_a_text
+from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows, rounds_for_a_text
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
-from gemma_edge.converter.checkpoint.slices import sliced
+from gemma_edge.converter.checkpoint.slices.view import sliced
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL
@@ -87,10 +87,9 @@ def _measured(request: Target, max_bytes: int, model: Model, source: Checkpoint,
         return make_plan(fit_target(replace(without_profile, recipe=recipe), model), source)
 
     plan = balanced_plan(plan_of(request.recipe), source, stage)
-    windows, text = measuring_windows(request, model, source), request.calibration
-    tokens = 0 if text is None else calibration_windows(text, model, source).size
+    windows = measuring_windows(request, model, source)
     recipe = automatic_recipe(
-        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, tokens, stage
+        plan, source, max_bytes, lambda recipe: lay_out(plan_of(recipe), source).nbytes, windows, stage
     )
     request = replace(request, recipe=recipe)
     return request if rounds_for_a_text(plan_of(recipe)) else replace(request, calibration=None)

@@ -5,14 +5,12 @@ of a config.json that knows what the adapter changed (rows for new tokens, a hea
 """
 
 import json
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from gemma_edge.converter.checkpoint.checkpoint import SIDE_FILES, read_json_object
+from gemma_edge.converter.checkpoint.scratch import Scratch
 
 _TOKENIZER: Final = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -25,8 +23,8 @@ class SideFiles:
 
     def __init__(self, base: Path, adapter: Path, config: Mapping[str, Any]) -> None:
         """base: directory of the base's small files. config: of the merged model."""
-        self.path = Path(tempfile.mkdtemp(prefix="gemma-edge-"))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._scratch = Scratch()
+        self.path = self._scratch.path
         has_tokenizer = any((adapter / name).is_file() for name in _TOKENIZER[:2])
         own = [name for name in _TOKENIZER if has_tokenizer and (adapter / name).is_file()]
         settings = read_json_object(adapter / _TOKENIZER[2]) if _TOKENIZER[2] in own else {}

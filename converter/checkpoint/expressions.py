@@ -77,6 +77,10 @@ class Expression:
             known = (*_CHARACTERS, *_REPEATS, _constants.BRANCH, _constants.SUBPATTERN, _constants.AT)
             if operator not in (*known, _constants.ASSERT, _constants.ASSERT_NOT):
                 raise ExpressionError(f"{str(operator).lower()} cannot be matched in bounded time")
+            if operator in (_constants.ASSERT, _constants.ASSERT_NOT) and value[0] < 0:
+                least, most = value[1].getwidth()
+                if least != most:
+                    raise ExpressionError("looking behind needs a fixed width")
             for part in _parts(operator, value):
                 self._check(part)
 

@@ -1,5 +1,6 @@
 """From what the user calls a checkpoint to a directory or a GGUF file: a path, or a repository on the hub."""
 
+import difflib
 import re
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,12 @@ _UNWANTED = ["*/*"]
 _REPOSITORY = re.compile(
     r"(?P<repository>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<gguf>[\w][^:*?\[]*\.gguf))?"
 )
+
+
+_SUFFIXES = (
+    ".gguf", ".safetensors", ".bin", ".pt", ".pth", ".json", ".litertlm", ".task", ".onnx", ".zip", ".gz", ".tar",
+)  # fmt: skip
+_NEAR = 0.5  # difflib's likeness
 
 
 class HubError(GemmaEdgeError):
@@ -38,6 +45,7 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         HubError: neither a directory nor a GGUF file, and not to be downloaded.
         CheckpointError: a directory of several GGUF files.
     """
+    is_official = checkpoint is None
     if checkpoint is None:
         if size not in OFFICIAL:
             raise HubError(f"{size}: has no official checkpoint; pass --checkpoint with a directory or org/name")
@@ -62,7 +70,11 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
     if (page := _PAGE.match(checkpoint)) is not None:
         raise HubError(f"{checkpoint}: a web page; give the repository's name, {page['repository']}")
     match = _REPOSITORY.fullmatch(checkpoint)
-    if match is None or match["repository"].endswith(SUFFIX):
+    is_named = match is not None and (match["revision"] or match["gguf"])  # no path is written so
+    if not is_official and not is_named and _is_meant_as_path(checkpoint):
+        also = "" if match is None else f", or write {checkpoint}@main for the repository of that name"
+        raise HubError(f"{checkpoint}: no such directory or file: {_nearby(path)}; correct the path{also}")
+    if match is None:
         raise HubError(
             f"{checkpoint}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
             "correct the path"
@@ -82,6 +94,32 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
                 f"name it: {checkpoint}:{first}"
             )
     return snapshot
+
+
+def _is_meant_as_path(text: str) -> bool:
+    """Whether what a user wrote can only be a path, or begins with a directory that exists."""
+    path = Path(text)
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or text.endswith("/"):
+        return True
+    return (text.endswith(_SUFFIXES) and ":" not in text) or ("/" in text and path.parent.is_dir())
+
+
+def _nearby(path: Path) -> str:
+    """What there is on the way to a path that leads to nothing, on one line."""
+    missing = path.name
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        missing, folder = folder.name, folder.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"{folder} cannot be looked into ({error.strerror})"
+    where = "the current directory" if folder == Path() else str(folder)
+    folded = {name.lower(): name for name in names}
+    near = [folded[match] for match in difflib.get_close_matches(missing.lower(), folded, 3, _NEAR)]
+    if near:
+        return f"{where} has no {missing}, but {listed(near)}"
+    return f"{where} has no {missing}" + (f", it holds {listed(names)}" if names else ", it is empty")
 
 
 def _download_gguf(repository: str, revision: str | None, name: str) -> Path:
@@ -110,6 +148,11 @@ def _download(repository: str, revision: str | None, wanted: list[str], unwanted
     """The directory of a snapshot that holds at least the files that match."""
     from huggingface_hub import constants, errors, snapshot_download  # slow to import, and not needed for a directory
 
+    if constants.HF_HUB_CACHE.startswith("~"):  # it would become a folder of that name, here
+        raise HubError(
+            f"{repository}: there is no home folder to download it to, HOME is not set and no account says; set "
+            "HF_HOME, or pass --checkpoint with a directory"
+        )
     page = f"{constants.ENDPOINT}/{repository}"
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))

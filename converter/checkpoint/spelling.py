@@ -1,7 +1,7 @@
 """How the tensors of a checkpoint are named: by transformers of several ages, and by what wrapped the model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,8 +15,10 @@ HEAD_NAMES: Final = ("lm_head.weight", "language_model.lm_head.weight")
 EMBEDDING: Final = "embed_tokens.weight"
 _ALWAYS: Final = "layers.0.input_layernorm.weight"
 
-# What torch's DistributedDataParallel, torch.compile and PEFT put before every name of the model that they hold.
-_WRAPPERS: Final = ("module.", "_orig_mod.", "base_model.model.")
+# What torch's DistributedDataParallel, Lightning's strategies, PEFT and TRL's value heads put before every name of the
+# model that they hold; and what torch.compile, FSDP and activation checkpointing put anywhere, once for each layer.
+_WRAPPERS: Final = ("module.", "_forward_module.", "base_model.model.", "pretrained_model.")
+_INSIDE: Final = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 
 # Tensors that no model needs: buffers that older transformers saved although they follow from config.json, and the
 # value head of TRL's PPO, which is not part of the language model.
@@ -33,12 +35,21 @@ def listed_with_verb(names: list[str]) -> str:
 
 
 def unwrapped(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Without the prefix of a wrapper, if every tensor has it; several may lie in one another."""
-    found = dict(tensors)
-    while wrapper := next((w for w in _WRAPPERS if found and all(name.startswith(w) for name in found)), None):
-        names = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
-        found = {name: replace(tensor, name=name) for name, tensor in names.items()}
-    return found
+    """Without the prefix of a wrapper, if every tensor has it, a value head aside; several may lie in one another."""
+    found = {_INSIDE.sub(r"\1", name): tensor for name, tensor in tensors.items()}
+    while (wrapper := _wrapper(found)) is not None:
+        found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
+    return {name: tensor if tensor.name == name else replace(tensor, name=name) for name, tensor in found.items()}
+
+
+def _wrapper(names: Collection[str]) -> str | None:
+    held = [name for name in names if not name.startswith("v_head.")]
+    for wrapper in _WRAPPERS:
+        if held and all(name.startswith(wrapper) for name in held):
+            return wrapper
+    # Lightning's module calls the model that it holds "model", as transformers calls the decoder.
+    is_held = any(name.startswith(("model.model.", "model.lm_head.")) for name in held)
+    return "model." if is_held and all(name.startswith("model.") for name in held) else None
 
 
 def decoder_prefix(tensors: Mapping[str, TensorInfo]) -> str | None:

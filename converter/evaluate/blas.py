@@ -14,10 +14,10 @@ _SUFFIXES: Final = ("64_", "_64", "")
 
 
 class BlasThreads(NamedTuple):
-    """count: how many there are. set_count: from now on, in the whole process."""
+    """get: how many there are. set: how many from now on, in the whole process."""
 
-    count: Callable[[], int]
-    set_count: Callable[[int], None]
+    get: Callable[[], int]
+    set: Callable[[int], None]
 
 
 @lru_cache(maxsize=1)

@@ -117,6 +117,6 @@ def _blas_threads(count: int) -> int:
     threads = blas_threads()
     if threads is None:
         return 0
-    before = threads.count()
-    threads.set_count(count)
+    before = threads.get()
+    threads.set(count)
     return before

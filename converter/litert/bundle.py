@@ -103,6 +103,11 @@ class LitertBundle:
         assert isinstance(content, bytes)
         return content
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """None: what LiteRT-LM would render otherwise is refused."""
+        return ()
+
     def write(
         self,
         file: BinaryIO,

@@ -163,6 +163,7 @@ class TfliteFile:
             )
             for code in self._opcodes
         ]
+        # TFLite's converter reserves 16 bytes: tensorflow/lite/tools/versioning/runtime_version.cc.
         version = schema.BufferT(data=np.frombuffer(b"2.20.0".ljust(16, b"\0"), np.uint8))
         model = schema.ModelT(
             version=3,

@@ -2,7 +2,8 @@
 
 The type `gemma3n` would do for images, but its front end is fixed and not transformers': samples as 16-bit integers,
 bins up to 7500 Hz, each brought to a fixed mean and deviation (LiteRT-LM runtime/conversation/model_data_processor/
-gemma3_data_processor.cc). The price: with the generic type, LiteRT-LM parses no tool calls.
+gemma3_data_processor.cc). The generic type is also the one with images that hands tools over as they are, for templates
+of fine-tunes. The price: with it, LiteRT-LM parses no tool calls; our runtime does.
 """
 
 import math
@@ -77,8 +78,8 @@ _FIXED: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def generic_model(front_end: FrontEnd, image_size: int | None) -> GenericModel:
-    """The model type of a bundle that hears, and sees where image_size, in pixels, is given."""
+def generic_model(front_end: FrontEnd | None, image_size: int | None) -> GenericModel:
+    """The model type of a bundle that hears, where front_end is given, and sees, where image_size, in pixels, is."""
     model = GenericModel(
         delimiter_regex=f"({IMAGE_PLACEHOLDER}|{AUDIO_PLACEHOLDER})",
         image_token_regex=IMAGE_PLACEHOLDER,
@@ -90,6 +91,8 @@ def generic_model(front_end: FrontEnd, image_size: int | None) -> GenericModel:
         model.start_of_image_token.token_str = "<start_of_image>"
         model.image_prefix = model.image_suffix = MARGIN
         model.add_image_end = False  # the adapter's last row is the end of the image
+    if front_end is None:
+        return model
     model.audio_enabled = True
     model.start_of_audio_token.token_str = "<start_of_audio>"
     model.audio_prefix = model.audio_suffix = MARGIN

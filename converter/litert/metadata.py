@@ -71,9 +71,11 @@ def llm_metadata(
         )
     )
     kind = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
-    if takes_audio:
-        kind.generic_model.CopyFrom(generic_model(FrontEnd.read(checkpoint), image_pixels))
-    elif template.shows_tools and not template.is_gemmas:  # the one processor that leaves tools and calls as they are
+    has_own_tools = template.shows_tools and not template.is_gemmas
+    if takes_audio or (has_own_tools and image_pixels is not None):
+        front_end = FrontEnd.read(checkpoint) if takes_audio else None
+        kind.generic_model.CopyFrom(generic_model(front_end, image_pixels))
+    elif has_own_tools:  # the one processor that leaves tools and calls as they are, and reads calls
         processor = kind.function_gemma
         processor.use_template_for_fc_format = True
         if template.calls is not None:

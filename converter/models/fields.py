@@ -11,6 +11,7 @@ LAYER_KINDS = ("sliding_attention", "full_attention")
 
 LARGEST_INTEGER = 2**31 - 1  # both formats count in int32
 LARGEST_NUMBER = float(np.finfo(np.float32).max)
+SMALLEST_NUMBER = 1e-30  # what divides by it stays a float32
 LARGEST_REPEAT = 1000
 """Of what a model repeats: each layer is a dozen tensors to look for, so nonsense ends here and not in the memory."""
 
@@ -49,6 +50,10 @@ class Fields:
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise ConfigError(f"{self._file}: {key} is {value!r}, expected a number > 0; fix the checkpoint")
         self._check_size(key, value, LARGEST_NUMBER)
+        if value < SMALLEST_NUMBER:
+            raise ConfigError(
+                f"{self._file}: {key} is {value!r}, expected at least {SMALLEST_NUMBER:g}; fix the checkpoint"
+            )
         return float(value)
 
     def optional_number(self, key: str, default: float | None = None) -> float | None:

@@ -23,6 +23,8 @@ NAMES: Final = Names(
     onnx_architecture="Gemma3nForConditionalGeneration",
     onnx_model_type="gemma3n",
     onnx_text_type="gemma3n_text",
+    processor="Gemma3nProcessor",
+    audio_features="Gemma3nAudioFeatureExtractor",
 )
 
 SQRT_HALF = 0.5**0.5

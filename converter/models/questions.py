@@ -14,7 +14,8 @@ class Names:
 
     litert: LiteRT-LM's model type. onnx_architecture, onnx_model_type: of config.json, where transformers.js looks.
     onnx_text_type: of the text_config, for a family that transformers.js knows as a multimodal model only; its tables
-    are then a graph of their own. genai: onnxruntime-genai's model type, where it has one.
+    are then a graph of their own. genai: onnxruntime-genai's model type, where it has one. processor, audio_features:
+    transformers' classes that prepare images and sound.
     """
 
     litert: str
@@ -22,6 +23,8 @@ class Names:
     onnx_model_type: str
     onnx_text_type: str | None = None
     genai: str | None = None
+    processor: str | None = None
+    audio_features: str | None = None
 
 
 class Wrong(StrEnum):

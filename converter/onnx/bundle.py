@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from sentencepiece import sentencepiece_model_pb2
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_tokenizer, tokenizer_json
+from gemma_edge.converter.checkpoint.scratch import Scratch
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert.metadata import llm_metadata, media
+from gemma_edge.converter.onnx import processor
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
 from gemma_edge.converter.onnx.lower import lowered
@@ -23,7 +24,7 @@ from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer, Stream
-from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
+from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template, programs_unlike
 from gemma_edge.converter.tokenizer.tokenizer import SAMPLES, prove_equal, sentencepiece_model
 from gemma_edge.runtime.formats import onnx_dir
 from gemma_edge.runtime.formats.digest import sha256_of
@@ -55,6 +56,7 @@ class OnnxBundle:
     plan: Plan
     graphs: tuple[OnnxFile, ...]
     sections: tuple[PlannedFile, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def lay_out(cls, plan: Plan, checkpoint: Path) -> "OnnxBundle":
@@ -80,7 +82,11 @@ class OnnxBundle:
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
         files += _tokenizer_files(plan, checkpoint, tokenizer, template)
         digests = Digests.written(dict.fromkeys(_run(files), "0" * 64))
-        return cls(plan, graphs, (*files, PlannedFile(DIGESTS, len(digests), None)))
+        unlike = programs_unlike(checkpoint)
+        if plan.model.names.genai is None:
+            unlike.pop("onnxruntime-genai", None)
+        notes = tuple(map(_note, unlike.items()))
+        return cls(plan, graphs, (*files, PlannedFile(DIGESTS, len(digests), None)), notes)
 
     @property
     def nbytes(self) -> int:
@@ -121,6 +127,14 @@ class OnnxBundle:
         digests = {name: _sha256(directory / name) for name in _run(self.sections)}
         (directory / DIGESTS).write_bytes(Digests.written(digests))
         return errors
+
+
+def _note(unlike: tuple[str, Sequence[str]]) -> str:
+    program, found = unlike
+    return (
+        f"{program} does not write this chat template's prompts as transformers does ({'; '.join(found)}); "
+        "render them elsewhere and give it tokens"
+    )
 
 
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
@@ -181,16 +195,21 @@ def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: B
     metadata = llm_metadata(
         checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
-    names = (*COPIED, *(PROCESSOR if plan.model.encoders else ()))
+    config = tokenizer_config(checkpoint)
+    names, made = list(COPIED), {}
+    if model.encoders:
+        config = {**processor.TOKENS, "processor_class": model.names.processor, **config}
+        names += processor.FILES
+        made = processor.made(checkpoint, model.names, model.image_pixels, config["chat_template"])
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
     has_json = checkpoint / TOKENIZER_JSON in copied
-    made = [] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]
     return [
         _bytes(onnx_dir.TOKENIZER, tokenizer),
         _bytes(onnx_dir.METADATA, metadata),
-        _json("tokenizer_config.json", tokenizer_config(checkpoint)),
+        _json("tokenizer_config.json", config),
         *(PlannedFile(path.name, path.stat().st_size, path) for path in copied),
-        *made,
+        *([] if has_json else [_bytes(TOKENIZER_JSON, _tokenizer_json(checkpoint, tokenizer))]),
+        *(_bytes(name, c.encode()) if isinstance(c, str) else _json(name, c) for name, c in made.items()),
     ]
 
 
@@ -207,11 +226,11 @@ def _tokenizer_json(checkpoint: Path, tokenizer: bytes) -> bytes:
     }
     metadata = {f"tokenizer.ggml.{name}": values for name, values in lists.items()}
     content = derived_tokenizer(checkpoint / onnx_dir.TOKENIZER, {"tokenizer.ggml.model": "llama", **metadata})
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / TOKENIZER_JSON
-        path.write_bytes(tokenizer_json(content))
-        prove_equal(tokenizer, path, SAMPLES)
-        return path.read_bytes()
+    scratch = Scratch()
+    path = scratch.path / TOKENIZER_JSON
+    path.write_bytes(tokenizer_json(content))
+    prove_equal(tokenizer, path, SAMPLES)
+    return path.read_bytes()
 
 
 def _run(files: Iterable[PlannedFile]) -> list[str]:

@@ -85,11 +85,16 @@ class OnnxFile:
             return rows if table.encoding.bits == 32 else self.op("Cast", rows, to=F32)
         data = self._external(placed, "", U8, (table.shape[0], table.row_bytes), placed.data_offset)
         scales = self.op("Gather", self._scales(placed, 0, table.shape[0]), ids, axis=0)  # [..., blocks]
-        codes = self.op("Cast", self.op("Gather", data, ids, axis=0), to=I32)  # [..., bytes]
-        rows = self.op("Gather", self.constant(values_of_bytes(table.encoding.bits)), codes, axis=0)
+        rows = self._values(self.op("Gather", data, ids, axis=0), table.encoding.bits)
         rows = self.op("Reshape", rows, self.constant([0, 0, placed.blocks, placed.block], np.int64))
         rows = self.op("Mul", rows, self.op("Unsqueeze", scales, self.constant([-1], np.int64)))
         return self.op("Reshape", rows, self.constant([0, 0, table.shape[1]], np.int64))
+
+    def _values(self, codes: ir.Value, bits: int) -> ir.Value:
+        """uint8 [..., bytes] -> float32, each byte's values in a dimension of their own where they are several."""
+        if bits == 8:
+            return self.op("Sub", self.op("Cast", codes, to=F32), self.constant(128.0))
+        return self.op("Gather", self.constant(values_of_bytes(bits)), self.op("Cast", codes, to=I32), axis=0)
 
     def linear(self, x: ir.Value, weight: StoredWeight) -> ir.Value:
         """[..., K] times the transpose of [N, K]."""

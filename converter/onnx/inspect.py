@@ -16,7 +16,7 @@ from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.onnx_digests import Digests
-from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, read_graph
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS, SUFFIXES, OnnxDirectory, as_ours, read_graph
 from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits
 
 
@@ -75,12 +75,13 @@ def _file(directory: Path, file: Path) -> dict[str, Any]:
 
 def _graph(path: Path, digests: Digests) -> dict[str, Any]:
     graph = read_graph(path, digests).graph
-    return {
-        "file": path.name,
-        "inputs": list(_tensors(graph.inputs)),
-        "outputs": list(_tensors(graph.outputs)),
-        "weights": list(_weights(graph)),
-    }
+    with as_ours(path):
+        return {
+            "file": path.name,
+            "inputs": list(_tensors(graph.inputs)),
+            "outputs": list(_tensors(graph.outputs)),
+            "weights": list(_weights(graph)),
+        }
 
 
 def _tensors(values: Iterable[onnx_ir.Value]) -> Iterator[dict[str, Any]]:
@@ -111,6 +112,10 @@ def _encoding(value: onnx_ir.Value, graph: onnx_ir.Graph) -> str:
             return f"int{node.attributes['bits'].as_int()}-b{node.attributes['block_size'].as_int()}"
         scales = scales_of(node, graph)
         if index == 0 and (bits := table_bits(node)) and scales is not None:
-            stored_bytes, blocks = (int(table.const_value.shape.numpy()[1]) for table in (value, scales))
+            stored_bytes, blocks = (_shape(table)[1] for table in (value, scales))
             return f"int{bits}-b{stored_bytes * 8 // bits // blocks}"
     return {"FLOAT": "fp32", "FLOAT16": "fp16"}.get(str(value.dtype), str(value.dtype).lower())
+
+
+def _shape(value: onnx_ir.Value) -> list[int]:
+    return [] if value.const_value is None else [int(size) for size in value.const_value.shape.numpy()]

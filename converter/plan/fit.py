@@ -94,14 +94,16 @@ def fit_target(target: Target, model: Model) -> Fitted:
     if target.fit and best is not None:
         return Fitted(best.target, best.model.with_modalities(best.target.modalities or ()), best.needs, best.options)
     subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
-    suggestions = tuple(Suggestion(_told(alternative), alternative.needs.footprint) for alternative in found)
+    suggestions = tuple(
+        Suggestion(alternative.options, alternative.needs.footprint, _note(alternative)) for alternative in found
+    )
     raise OverBudget(subject, needs.footprint, budget, suggestions)
 
 
-def _told(alternative: Alternative) -> str:
-    """Its options, and what the slice scores where it is one."""
+def _note(alternative: Alternative) -> str:
+    """What a slice scores."""
     cut = alternative.target.slice if alternative.distance.slice else None
-    return alternative.options if cut is None else f"{alternative.options} (MMLU {cut.mmlu} of {WHOLE_MMLU})"
+    return "" if cut is None else f"MMLU {cut.mmlu}, the whole {WHOLE_MMLU}"
 
 
 def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:

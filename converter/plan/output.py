@@ -53,6 +53,10 @@ class Bundle(Protocol):
     def tokenizer(self) -> bytes:
         """A serialised SentencePiece model."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What whoever uses it should know, a line each."""
+
     def write(
         self,
         output: Any,

@@ -20,6 +20,7 @@ from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.tokenizer.windows import read_text
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -171,7 +172,7 @@ class Target:
         if recipe is None or is_automatic:
             base = Recipe.named(precision)
         else:
-            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(Path(recipe))
+            base = Recipe.named(str(recipe)) if recipe in OTHER_NAMES else Recipe.load(user_path(recipe))
         return cls(
             size=size if size in (*OFFICIAL, CUSTOM) else WHOLE_OF_SLICES,
             precision=precision,
@@ -185,7 +186,7 @@ class Target:
             modalities=None if modalities is None else _modalities(modalities),
             calibration=None if calibrate is None else calibration_text(calibrate),
             max_bytes=None if max_bytes is None else _bytes(max_bytes),
-            lora=None if lora is None else Path(lora),
+            lora=None if lora is None else user_path(lora),
             slice=slice_,
         )
 
@@ -274,7 +275,8 @@ def calibration_text(choice: str | Path) -> CalibrationText:
     if str(choice) == BUILT_IN_TEXT:
         text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
         return CalibrationText(BUILT_IN_TEXT, text)
-    return CalibrationText(Path(choice).name, read_text(Path(choice)))
+    path = user_path(choice)
+    return CalibrationText(path.name, read_text(path))
 
 
 def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:

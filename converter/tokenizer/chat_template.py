@@ -24,6 +24,7 @@ from jinja2 import nodes
 
 from gemma_edge.converter.tokenizer.minijinja import LitertTemplate
 from gemma_edge.converter.tokenizer.template_dialect import MISSING_FILTERS, MISSING_FUNCTIONS, MISSING_TESTS, rewritten
+from gemma_edge.converter.tokenizer.template_elsewhere import spelled_for_all, unlike
 from gemma_edge.converter.tokenizer.template_files import (
     DEFAULT,
     TOOL_USE,
@@ -34,8 +35,16 @@ from gemma_edge.converter.tokenizer.template_files import (
 from gemma_edge.converter.tokenizer.template_probes import ABSENT, Probe, absent, probes
 from gemma_edge.converter.tokenizer.template_reference import Reference
 from gemma_edge.converter.tokenizer.template_turns import GEMMA_TURNS, CallSyntax, Turns, call_syntax, turns
+from gemma_edge.runtime.formats.tool_calls import CallFences
 
-__all__ = ["BundleTemplate", "ChatTemplateError", "bundle_template", "gemma_template", "onnx_template"]
+__all__ = [
+    "BundleTemplate",
+    "ChatTemplateError",
+    "bundle_template",
+    "gemma_template",
+    "onnx_template",
+    "programs_unlike",
+]
 
 METHODS: Final = frozenset(["endswith", "items", "lstrip", "replace", "rstrip", "split", "startswith", "strip"])
 """Python's methods that LiteRT-LM rewrites by itself. join() is not among them: it yields the separator."""
@@ -93,20 +102,21 @@ def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTempla
 def onnx_template(checkpoint: Path) -> str | list[dict[str, str]]:
     """For transformers.js and onnxruntime-genai, whose engines have Python's methods: the checkpoint's, else ours.
 
-    A text, or a list of named ones as the checkpoint has it. `{% generation %}`, for training only, is left out.
+    A text, or a list of named ones as the checkpoint has it. Spelled so that each of them writes what transformers
+    does, where that can be; `programs_unlike` names what cannot.
     """
     named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
-    named = {name: _GENERATION.sub(_if_true, source) for name, source in named.items()}
+    shows_tools = Reference(named, special_tokens(checkpoint)).mentions_tools
+    named = {name: spelled_for_all(source, shows_tools) for name, source in named.items()}
     if len(named) == 1:
         return named[DEFAULT]
     return [{"name": name, "template": source} for name, source in named.items()]
 
 
-_GENERATION: Final = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
-
-
-def _if_true(found: re.Match[str]) -> str:
-    return f"{{%{found[1]} {'endif' if found[2] else 'if true'} {found[3]}%}}"
+def programs_unlike(checkpoint: Path) -> dict[str, list[str]]:
+    """By program, what in the checkpoint's template it does not render as transformers does."""
+    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
+    return unlike(Reference(named, special_tokens(checkpoint)))
 
 
 def _are_equal(theirs: Reference, ours: Reference) -> bool:
@@ -197,10 +207,6 @@ def _check_use(case: _Case, expected: Sequence[tuple[Probe, str]]) -> None:
                 f"it writes no {_PLACEHOLDERS[kind][-1]} for an {kind}; correct it, or leave {kind}s out: "
                 "--modalities text"
             )
-    if case.media and case.reference.mentions_tools:
-        raise case.refused(
-            "it shows tools in its own way, which LiteRT-LM has for text models only; convert with --modalities text"
-        )
     for what in ("two turns", "a system message and two turns"):
         talk = next((probe for probe, _ in expected if probe.what == what and probe.generation), None)
         if talk is None:
@@ -216,13 +222,18 @@ def _check_use(case: _Case, expected: Sequence[tuple[Probe, str]]) -> None:
 def _spellings(case: _Case, repeats_start: bool) -> Iterator[str]:
     """Ways to write the template for LiteRT-LM, the plainest first."""
     trees = case.reference.parsed
+    # Beside images and sound, only our runtime reads calls, and LiteRT-LM's metadata has no place for their fences.
+    said = ""
+    if case.media and case.reference.mentions_tools:
+        calls = call_syntax(case.reference)
+        said = (CallFences() if calls is None else CallFences(calls.start, calls.end, calls.notation)).comment()
     if len(trees) == 1 and _is_portable(trees[DEFAULT], case.named[DEFAULT]):
-        yield case.named[DEFAULT]
+        yield said + case.named[DEFAULT]
     missing = absent(case.reference)
     for prints_python in (False, True):
         body = _rewritten(case, repeats_start, prints_python)
-        yield _HEAD + body
-        yield _HEAD + _as_text(joins=not case.takes_parts, missing=missing) + body
+        yield said + _HEAD + body
+        yield said + _HEAD + _as_text(joins=not case.takes_parts, missing=missing) + body
 
 
 def _rewritten(case: _Case, repeats_start: bool, prints_python: bool) -> str:
@@ -296,6 +307,9 @@ def _as_text(joins: bool, missing: Any) -> str:
         "OTHER": refusal if joins else "message",
     }
     return re.sub("|".join(words), lambda found: words[found[0]], _AS_TEXT)
+
+
+_GENERATION: Final = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 
 
 def _is_portable(tree: nodes.Template, source: str) -> bool:

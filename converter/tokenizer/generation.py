@@ -9,13 +9,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import sentencepiece
+from typing import TYPE_CHECKING, Any
 
 from gemma_edge.converter.tokenizer.template_files import special_tokens
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import read_plain
+
+if TYPE_CHECKING:
+    import sentencepiece  # a plan is shown without it
 
 _LARGEST = 2**31 - 1  # what an int32 of the metadata holds; more is no sampler's setting
 _FILE = "generation_config.json"
@@ -144,7 +145,7 @@ def repetition_penalty(checkpoint: Path) -> float:
 
 
 def stop_token_ids(
-    checkpoint: Path, pieces: sentencepiece.SentencePieceProcessor, turn_end: str = "<end_of_turn>"
+    checkpoint: Path, pieces: "sentencepiece.SentencePieceProcessor", turn_end: str = "<end_of_turn>"
 ) -> list[int]:
     """What ends a reply, each once, ascending.
 
@@ -166,7 +167,7 @@ def stop_token_ids(
     return sorted(stops | set(_listed(checkpoint, pieces.vocab_size())))
 
 
-def token_id(checkpoint: Path, pieces: sentencepiece.SentencePieceProcessor, key: str, usual: str) -> int:
+def token_id(checkpoint: Path, pieces: "sentencepiece.SentencePieceProcessor", key: str, usual: str) -> int:
     """The id of a special token such as "bos_token", which a fine-tune may have given another name.
 
     Raises MetadataError: the tokenizer has no such piece.
@@ -178,7 +179,7 @@ def token_id(checkpoint: Path, pieces: sentencepiece.SentencePieceProcessor, key
     raise MetadataError(f"{checkpoint}: the tokenizer has no piece {usual} ({key}); use the one of the checkpoint")
 
 
-def first_token(pieces: sentencepiece.SentencePieceProcessor, text: str) -> str:
+def first_token(pieces: "sentencepiece.SentencePieceProcessor", text: str) -> str:
     """The token of its own that a text begins with, spaces aside; "" where it begins with ordinary text."""
     ids = pieces.encode(text.lstrip())
     piece = pieces.id_to_piece(ids[0]) if ids else ""
@@ -189,7 +190,7 @@ def _is_marker(piece: str) -> bool:
     return piece[0] in "<[" and piece[-1] in ">]"
 
 
-def suppressed_tokens(checkpoint: Path, pieces: sentencepiece.SentencePieceProcessor) -> list[int]:
+def suppressed_tokens(checkpoint: Path, pieces: "sentencepiece.SentencePieceProcessor") -> list[int]:
     """suppress_tokens of generation_config.json. Raises MetadataError: an id outside the tokenizer."""
     return list(_ids(read_object(checkpoint / _FILE), "suppress_tokens", _FILE, pieces.vocab_size()))
 

@@ -6,7 +6,7 @@ that is json.dumps.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -35,10 +35,13 @@ class Generation(Extension):
 class Reference:
     """The checkpoint's own templates. mentions_tools: whether what is rendered can depend on tools or calls."""
 
-    def __init__(self, named: Mapping[str, str], special: Mapping[str, str]) -> None:
-        """Raises jinja2.TemplateSyntaxError."""
+    def __init__(
+        self, named: Mapping[str, str], special: Mapping[str, str], finalize: Callable[[Any], Any] | None = None
+    ) -> None:
+        """finalize: sees each value that is printed. Raises jinja2.TemplateSyntaxError."""
         self.special = dict(special)
-        jinja = environment()
+        self._sources = dict(named)
+        jinja = environment(finalize)
         self.parsed = {name: jinja.parsed(source) for name, source in named.items()}
         self._compiled = {name: jinja.compiled(source) for name, source in named.items()}
         self.mentions_tools = TOOL_USE in named or any(
@@ -48,6 +51,20 @@ class Reference:
     def mentions(self, variable: str) -> bool:
         """Whether a template may read that variable."""
         return any(node.name == variable for tree in self.parsed.values() for node in tree.find_all(nodes.Name))
+
+    def prints_values(self, probes: Iterable[tuple[Messages, Sequence[Any] | None, Mapping[str, Any]]]) -> bool:
+        """Whether any of these conversations (messages, tools, more) makes it print what is neither text nor number."""
+        found = False
+
+        def look(value: Any) -> Any:
+            nonlocal found
+            found = found or value is None or isinstance(value, bool | list | tuple | Mapping)
+            return value
+
+        looking = Reference(self._sources, self.special, look)
+        for messages, tools, more in probes:
+            looking.render(messages, tools, **more)
+        return found
 
     def render(
         self, messages: Messages, tools: Sequence[Any] | None = None, generation: bool = True, **more: Any
@@ -69,9 +86,14 @@ class Reference:
             return None
 
 
-def environment() -> BoundedEnvironment:
-    """Jinja2 as transformers sets it up, with an end."""
-    made = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+def environment(finalize: Callable[[Any], Any] | None = None) -> BoundedEnvironment:
+    """Jinja2 as transformers sets it up, with an end. finalize: sees each value that is printed, and says what is."""
+    made = BoundedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, "jinja2.ext.loopcontrols"],
+        finalize=finalize,
+    )
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)
     return made

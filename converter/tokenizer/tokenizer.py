@@ -51,9 +51,17 @@ def sentencepiece_model(checkpoint: Path, vocabulary_tokens: int, written: Colle
     Raises TokenizerError: neither file present, unreadable, not a Gemma BPE tokenizer, the two files disagree, a
     derived model that segments differently, more pieces than embedding rows.
     """
-    stamps = (path.stat() for path in sorted(checkpoint.glob("*token*")))
-    known = tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stamps)
+    known = tuple(_stamp(path) for path in sorted(checkpoint.glob("*token*")))
     return _made(checkpoint, vocabulary_tokens, frozenset(written), known)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file; nothing of one that cannot be read, which whoever reads it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=2)  # a conversion asks up to three times, and it takes seconds
@@ -160,9 +168,16 @@ class _Source:
     settings: dict[str, Any]
 
 
+def _content(path: Path) -> bytes:
+    content = read_plain(path)
+    if content.startswith(b"version https://git-lfs"):
+        raise TokenizerError(f"{path}: a Git LFS pointer, expected the file it points to; run `git lfs pull`")
+    return content
+
+
 def _read_json(path: Path) -> _Source:
     try:
-        content = json.loads(read_plain(path))
+        content = json.loads(_content(path))
         vocabulary, merges = content["model"].pop("vocab"), content["model"].pop("merges")
         added = {token["content"]: token["id"] for token in content["added_tokens"]}
         if not (isinstance(vocabulary, dict) and isinstance(merges, list)):
@@ -293,7 +308,7 @@ def _place_added(model: proto.ModelProto, added: Mapping[int, str]) -> None:
 def _read_model(path: Path) -> proto.ModelProto:
     model = proto.ModelProto()
     try:
-        model.ParseFromString(read_plain(path))
+        model.ParseFromString(_content(path))
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     except (OSError, DecodeError, RuntimeError) as error:
         raise TokenizerError(f"{path}: not a SentencePiece model; download the file again") from error

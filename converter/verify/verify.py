@@ -8,7 +8,7 @@ from pathlib import Path
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
-from gemma_edge.converter.checkpoint.slices import sliced
+from gemma_edge.converter.checkpoint.slices.view import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
@@ -27,6 +27,7 @@ from gemma_edge.converter.verify.measure.text import file_windows, text_windows
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
 from gemma_edge.converter.verify.show.report import BundleScores, VerifyReport
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.memory.reading import PeakSampler
 
 REPLY_TOKENS = 128
@@ -73,7 +74,7 @@ def verify(
             source = sliced(source, slice_of(slice))
         model = StreamingModel.open(source)
         source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
-        paths = [Path(path) for path in (bundle, against) if path is not None]
+        paths = [user_path(path) for path in (bundle, against) if path is not None]
         subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
         vocab_size = model.model.config.vocab_size
         if tokens is None:

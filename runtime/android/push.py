@@ -17,11 +17,12 @@ from shlex import quote
 from typing import Any, BinaryIO
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.android.adb import Phone
 from gemma_edge.runtime.formats.digest import sha256_of
 
-FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (PushedBundles.kt)
+FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (DemoApplication.kt)
 SPARE_BYTES = 64 << 20  # left free on the phone: Android misbehaves on a full disk
 PIECE_BYTES = 1 << 20
 
@@ -104,14 +105,16 @@ def push(bundle: LocalBundle, phone: Phone, stage: Stage) -> Pushed:
 def _reported_output(report_path: Path) -> dict[str, Any]:
     """`output` of a conversion's report: file, bytes, sha256."""
     try:
-        output = json.loads(report_path.read_bytes())["output"]
+        output = json.loads(read_plain(report_path))["output"]
         return {"bytes": int(output["bytes"]), "sha256": str(output["sha256"])}
     except FileNotFoundError as error:
         raise PushError(
             f"{report_path}: not found; expected the report that convert writes beside a bundle, by which the app "
             "verifies it; copy it here too"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise PushError(f"{report_path}: cannot be read ({error.strerror}); copy it again") from error
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise PushError(
             f"{report_path}: not a report of a conversion ({type(error).__name__}: {error}); convert again"
         ) from error

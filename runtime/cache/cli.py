@@ -110,10 +110,16 @@ def prune_main(
 
 
 def _entries(cache_dir: str | None) -> "tuple[Path, list[Entry]]":
-    from gemma_edge.runtime.cache.entries import entries
+    from gemma_edge.profiles.paths import user_path
+    from gemma_edge.runtime.cache.entries import CacheError, entries
     from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir
+    from gemma_edge.runtime.packing.folder import place_of
 
-    folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    asked = user_path(cache_dir) if cache_dir else default_cache_dir()
+    try:
+        folder = place_of(asked)
+    except OSError as error:
+        raise CacheError(f"cannot read the cache {asked} ({error.strerror}); name another with --cache-dir") from error
     return folder, entries(folder)
 
 

@@ -46,7 +46,6 @@ class State(StrEnum):
 
 
 CHATS = "chats"  # a folder of a folder for each model
-# A lock (.lock) is an empty file that stays: who waits for it must find the same one.
 _SHA, _VERSION, _CPU = r"[0-9a-f]{64}", r"[^/]+", r"\w+-[0-9a-f]{8}"
 _NAMES = {
     Kind.WEIGHTS: re.compile(rf"({_SHA})\.{_VERSION}\.{_CPU}\.xnnpack"),

@@ -1,7 +1,6 @@
 """Clearing up a cache folder: what goes is chosen first, then removed."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemma_edge.runtime.cache.entries import CacheError, Entry, Kind, State
+from gemma_edge.runtime.formats.lock import LockHeldError, held
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def remove(folder: Path, entries: Sequence[Entry]) -> tuple[list[Entry], list[En
     busy: list[Entry] = []
     for entry in entries:
         path = Path(entry.name)
-        with _opened(folder, path.parent) as descriptor, _unbuilt(descriptor, entry) as is_free:
+        with _opened(folder, path.parent) as descriptor, _unbuilt(folder, entry) as is_free:
             if is_free:
                 _remove(path.name, descriptor, folder)
             (gone if is_free else busy).append(entry)
@@ -95,22 +95,14 @@ def _remove(name: str, descriptor: int, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _unbuilt(descriptor: int, entry: Entry) -> Iterator[bool]:
+def _unbuilt(folder: Path, entry: Entry) -> Iterator[bool]:
     """Whether nobody is packing it; nobody begins to until the block ends."""
     if entry.kind in (Kind.DIGEST, Kind.CHAT):  # written under another name, and renamed
         yield True
         return
-    name = entry.name.rpartition(".")[0] + ".lock"
-    try:
-        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(lock)
+    with contextlib.ExitStack() as stack:
+        is_free = False
+        with contextlib.suppress(OSError, LockHeldError):
+            stack.enter_context(held(folder / f"{entry.name.rpartition('.')[0]}.lock", wait=False))
+            is_free = True
+        yield is_free

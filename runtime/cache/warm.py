@@ -8,14 +8,11 @@ from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.cache.entries import Entry, Kind, entries
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
-from gemma_edge.runtime.executors.litert.sections import has_model, section_range
-from gemma_edge.runtime.executors.litert.weight_cache import compile_section
+from gemma_edge.runtime.executors.open import packed_encoders
 from gemma_edge.runtime.executors.placement import cache_folder
-from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.packing.folder import place_of
 from gemma_edge.runtime.settings import default_threads
-
-_ENCODERS = {ModelType.VISION_ENCODER: "vision encoder", ModelType.AUDIO_ENCODER: "audio encoder"}
 
 
 def warm(
@@ -31,14 +28,11 @@ def warm(
     yield f"cache: {folder}" if folder else "cache: none, every start packs all weights into memory"
     before = _packed(folder)
     yield f"decoder: {_start(model_path, profile, threads, cache_dir)}, {_difference(before, _packed(folder))}"
-    if isinstance(model, Bundle):
-        for model_type, name in _ENCODERS.items():
-            if has_model(model, model_type):
-                before, started = _packed(folder), time.perf_counter()
-                section, _ = compile_section(section_range(model, model_type), threads or default_threads(None), folder)
-                section.close()
-                seconds = time.perf_counter() - started
-                yield f"{name}: read in {seconds:.1f} s, {_difference(before, _packed(folder))}"
+    before, started = _packed(folder), time.perf_counter()
+    for name in packed_encoders(model, threads or default_threads(None), folder):
+        seconds, after = time.perf_counter() - started, _packed(folder)
+        yield f"{name}: read in {seconds:.1f} s, {_difference(before, after)}"
+        before, started = after, time.perf_counter()
     yield f"ready: {_start(model_path, profile, threads, cache_dir)}"
 
 
@@ -50,7 +44,7 @@ def _start(model_path: str, profile: str | None, threads: int | None, cache_dir:
 
 
 def _packed(folder: Path | None) -> dict[str, Entry]:
-    found = entries(folder) if folder else []
+    found = entries(place_of(folder)) if folder else []
     return {entry.name: entry for entry in found if entry.kind in (Kind.WEIGHTS, Kind.GRAPH)}
 
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeGuard
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
@@ -226,7 +226,7 @@ class Conversation:
         self._check_idle()
         if not len(sequence):
             raise ConversationError("nothing to save: the conversation has no turn; send a message first")
-        sequence.save(Path(path))
+        sequence.save(user_path(path))
 
     def rewind(self, turns: int = 1) -> None:
         """Forgets the last turns (message, tool rounds, reply), to send something else in their place."""
@@ -372,7 +372,7 @@ class Conversation:
     def _extra(self, thinking: ThinkingConfig | None) -> dict[str, Any]:
         thinking = thinking or self.thinking_config
         chosen = {} if thinking is None else {"enable_thinking": thinking.enable_thinking}
-        return {**chosen, **self.extra_context}
+        return {**self.extra_context, **chosen}
 
     def _check_idle(self) -> None:
         if self._sending is not None:

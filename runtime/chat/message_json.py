@@ -42,12 +42,19 @@ class MessageError(GemmaEdgeError, TypeError, ValueError):
     """What was sent is no message, or has a part that cannot be read. litert_lm raises TypeError for the first."""
 
 
+# Where other interfaces put what is said (Ollama, Gemini, the AI SDK): a template would leave it out.
+_BESIDE = ("images", "audio", "audios", "videos", "files", "attachments", "experimental_attachments", "parts")
+
+
 def standard_message(message: Json) -> dict[str, Any]:
     """The same message in LiteRT-LM's form: one of four roles, parts of four types, calls with mappings as arguments.
 
     Content stays text where it is text. Keys that are not known stay as they are. Raises MessageError.
     """
     result = {**message, "role": standard_role(message.get("role"))}
+    beside = next((key for key in _BESIDE if message.get(key)), None)
+    if beside is not None:
+        raise MessageError(f"a message has {beside!r} beside its content; put it among the parts of content")
     content = message.get("content")
     if content is None:
         result.pop("content", None)

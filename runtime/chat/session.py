@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.text_model import TextModel
@@ -260,7 +260,7 @@ class Session:
         sequence = self._idle()
         if not len(sequence):
             raise SessionError("nothing to save: the session is fresh; call run_prefill first")
-        sequence.save(Path(path))
+        sequence.save(user_path(path))
 
     def close(self) -> None:
         """Forget the tokens. Closing twice, or after the engine, is fine."""

@@ -13,6 +13,7 @@ from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
 from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
 from gemma_edge.runtime.formats.litertlm import BundleError
 from gemma_edge.runtime.formats.model import Model
+from gemma_edge.runtime.formats.tool_calls import CallFences
 from gemma_edge.runtime.kv.generate import StopTokens
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintFactory, ResponseFormat
 from gemma_edge.runtime.text.control_text import MEDIA_PLACES, ControlText, pieces_between_marks
@@ -82,11 +83,16 @@ class TextModel:
     @property
     def tool_syntax(self) -> ToolSyntax:
         """How this model reads and writes calls."""
+        said = CallFences.of_template(self.metadata.jinja_prompt_template)
+        if said is not None:
+            return template_syntax(said)
         model_type = self.metadata.llm_model_type
         if model_type.WhichOneof("model_type") != "function_gemma":
             return PYTHON_SYNTAX
-        function_gemma = model_type.function_gemma
-        return template_syntax(function_gemma) if function_gemma.use_template_for_fc_format else FUNCTION_GEMMA_SYNTAX
+        kind = model_type.function_gemma
+        if not kind.use_template_for_fc_format:
+            return FUNCTION_GEMMA_SYNTAX
+        return template_syntax(CallFences(kind.code_fence_start, kind.code_fence_end, kind.syntax_type))
 
     def constraint(self, response_format: ResponseFormat) -> Constraint:
         """A fresh constraint for one reply. Raises ConstraintError."""

@@ -3,14 +3,15 @@
 Onnxruntime comes with an extra, and graphs are looked into only where memory is planned: such imports stay inside.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from gemma_edge.runtime.executors.base import Decoder
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.executors.litert.partitions import Partitions, partitions
-from gemma_edge.runtime.executors.litert.sections import section_range
-from gemma_edge.runtime.executors.litert.weight_cache import weight_cache
+from gemma_edge.runtime.executors.litert.sections import has_model, section_range
+from gemma_edge.runtime.executors.litert.weight_cache import compile_section, weight_cache
 from gemma_edge.runtime.executors.run_plan import RunPlan
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.model import Model
@@ -38,6 +39,20 @@ def open_encoders(model: Model, vision_threads: int, audio_threads: int, cache_d
     from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 
     return OnnxEncoders(model, vision_threads, audio_threads, cache_dir)
+
+
+def packed_encoders(model: Model, threads: int, cache_dir: Path | None) -> Iterator[str]:
+    """Read each that a bundle has, and pack its weights where they are not yet; its name once that is done.
+
+    Those of an ONNX directory are run as they lie. Raises BundleError, BundleMismatchError, WeightCacheError.
+    """
+    if not isinstance(model, Bundle):
+        return
+    for name, model_type in (("vision encoder", ModelType.VISION_ENCODER), ("audio encoder", ModelType.AUDIO_ENCODER)):
+        if has_model(model, model_type):
+            section, _ = compile_section(section_range(model, model_type), threads, cache_dir)
+            section.close()
+            yield name
 
 
 def plan_of(model: Model) -> RunPlan:

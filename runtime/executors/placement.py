@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.executors.litert.weight_cache import default_cache_dir
 
 NO_CACHE = ":nocache"  # litert_lm's spelling
@@ -17,7 +18,7 @@ def cache_folder(cache_dir: str | None, bundle: Path, *, prefer_disk: bool) -> P
     if cache_dir == NO_CACHE:
         return None
     if cache_dir:
-        return Path(cache_dir).expanduser()
+        return user_path(cache_dir)
     default = default_cache_dir()
     return bundle.resolve().parent if prefer_disk and is_memory(default) and not is_memory(bundle) else default
 

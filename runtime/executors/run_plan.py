@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from gemma_edge.profiles.budget import MemoryBudget
+from gemma_edge.profiles.costs import WEIGHTS_PART
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.profiles.footprint import Footprint, Part
 
-WEIGHTS_PART = "decoder weights"
 _CONTEXT_STEP_TOKENS = 256
 
 

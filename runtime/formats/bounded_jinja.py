@@ -18,6 +18,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MOST_STEPS: Final = 200_000
@@ -27,6 +28,7 @@ MOST_MADE: Final = 128 << 20
 """Characters and list items that one rendering may make, all together."""
 _LONGEST: Final = 8 << 20  # of one text
 _MOST_ITEMS: Final = 1 << 20  # of one list
+_DEEPEST: Final = 100  # of lists in lists
 _MOST_BITS: Final = 4096  # of one number
 _WIDEST: Final = 10_000  # of what numbers ask to pad to
 _MOST_PROCESSOR_S: Final = 10.0
@@ -38,6 +40,9 @@ _WIDE: Final = re.compile(r"[%:][^%:{}a-zA-Z]*(?:\d{5}|[*{])")
 # than a few times what they are given.
 _PADDING: Final = frozenset(("batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "zfill"))
 _REPEATING: Final = frozenset(("indent", "join", "replace", "translate", "urlize", "wordwrap"))
+
+
+_HELD_NAMESPACE: Final = "it prints a namespace, or holds one in a value"  # which may hold itself
 
 
 class BoundsError(jinja2.TemplateRuntimeError):
@@ -76,17 +81,21 @@ class _Meter:
 
 def _length(value: Any) -> int:
     """Characters and items of a value, each as often as it is held. Raises BoundsError where they are too many."""
-    pending, length, items = [value], 0, 0
+    pending, length, items = [(value, 0)], 0, 0
     while pending:
-        item = pending.pop()
+        item, depth = pending.pop()
         items += 1
         if isinstance(item, str | range):
             length += len(item)
         elif isinstance(item, Mapping):
             items += len(item)
-            pending.extend(item.values())
+            pending.extend((part, depth + 1) for part in item.values())
         elif isinstance(item, list | tuple):
-            pending.extend(item)
+            pending.extend((part, depth + 1) for part in item)
+        elif isinstance(item, Namespace):
+            raise BoundsError(_HELD_NAMESPACE)
+        if depth > _DEEPEST:
+            raise BoundsError(f"it makes lists in lists, {depth} deep")
         if length > _LONGEST or items + len(pending) > _MOST_ITEMS:
             raise BoundsError(f"it makes a value of more than {_LONGEST:,} characters or {_MOST_ITEMS:,} items")
     return length + items
@@ -118,7 +127,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         shown = self.finalize
         self.finalize = lambda value: _meter().value(value if shown is None else shown(value))
         self.globals["lipsum"] = _no_lipsum
-        self.filters.update({function.__name__: function for function in (_step, _joined, _measured)})
+        self.filters.update({function.__name__: function for function in _OURS})
 
     def compiled(self, source: str) -> jinja2.Template:
         """A template. Raises jinja2.TemplateSyntaxError for all that cannot be compiled."""
@@ -146,7 +155,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
     ) -> str:
-        tree = _Counting().visit(source)
+        tree: Any = _Counting().visit(source)
         tree.set_environment(self)
         return super()._generate(tree, name, filename, defer_init)
 
@@ -160,6 +169,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         meter = _meter()
         meter.step()
         name = getattr(__obj, "__name__", "")
+        if __obj is Namespace:
+            _length([*args, *kwargs.values()])
         args = tuple(_held(meter, name, arg) for arg in args)
         _check_making(meter, name, getattr(__obj, "__self__", None), args, kwargs)
         return _counted(meter, super().call(__context, __obj, *args, **kwargs))
@@ -203,14 +214,16 @@ class _Counting(NodeTransformer):
                 count = _filtered(nodes.Const(written), _step, found.lineno)
                 found.body.insert(0, nodes.ExprStmt(count, lineno=found.lineno))
             case nodes.Concat():
-                parts = nodes.List(found.nodes, lineno=found.lineno)
+                parts: Any = nodes.List(found.nodes, lineno=found.lineno)
                 return _filtered(parts, _joined, found.lineno)
+            case nodes.Assign(target=nodes.NSRef()):
+                found.node = _filtered(found.node, _stored, found.lineno)
             case nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
                 return _filtered(found, _measured, found.lineno)
         return found  # type: ignore[no-any-return]
 
 
-def _filtered(value: nodes.Expr, function: Callable[..., Any], line: int) -> nodes.Filter:
+def _filtered(value: Any, function: Callable[..., Any], line: int) -> nodes.Filter:
     return nodes.Filter(value, function.__name__, [], [], None, None, lineno=line)
 
 
@@ -230,13 +243,23 @@ def _measured(value: Any) -> Any:
     return _meter().value(value)
 
 
+def _stored(value: Any) -> Any:
+    """What becomes part of a namespace."""
+    if isinstance(value, Namespace):
+        raise BoundsError(_HELD_NAMESPACE)
+    return value
+
+
+_OURS: Final = (_step, _joined, _measured, _stored)
+
+
 def _no_lipsum(*_: Any, **__: Any) -> str:
     raise BoundsError("it asks for filler text")
 
 
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that counts what it is given and what it gives."""
-    if hasattr(function, "is_bounded") or function in (_step, _joined, _measured):
+    if hasattr(function, "is_bounded") or function in _OURS:
         return function
 
     @wraps(function)

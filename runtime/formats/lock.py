@@ -8,9 +8,10 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_STANDARD_ERROR = 2
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems say that know no locks: there each goes on without."""
 
@@ -37,7 +38,8 @@ def held(path: Path, *, wait: bool) -> Iterator[int]:
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         yield fd
     finally:
-        path.unlink(missing_ok=True)  # before it is free: whoever waits for it sees that, and begins anew
+        with suppress(OSError):  # it then stays, and is nobody's
+            path.unlink()  # before it is free: whoever waits for it sees that, and begins anew
         os.close(fd)
 
 
@@ -50,9 +52,22 @@ def lock(fd: int, how: int) -> None:
             raise
 
 
+def descriptor(path: Path, flags: int) -> int:
+    """Open a file, never as number 0, 1 or 2: those are free where standard input is closed, and a child that inherits
+    the descriptor gets others in their place.
+    """
+    fd = os.open(path, flags, 0o600)
+    if fd > _STANDARD_ERROR:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD_ERROR + 1)
+    finally:
+        os.close(fd)
+
+
 def _locked(path: Path, wait: bool) -> int:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fd = descriptor(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:

@@ -3,7 +3,8 @@
     config.json                          transformers' configuration, with `transformers.js_config`
     generation_config.json, tokenizer.json, tokenizer_config.json, ...    the checkpoint's
     tokenizer.model, llm_metadata.pb     what a LiteRT-LM bundle holds too: SentencePiece model, LlmMetadata
-    genai_config.json                    Gemma 3: for onnxruntime-genai
+    genai_config.json                    Gemma 3: for onnxruntime-genai (0.18 knows no Gemma 3n)
+    preprocessor_config.json, processor_config.json, chat_template.jinja    with encoders: for AutoProcessor
     onnx/MODEL[_q4].onnx                 graphs; the suffix tells the precision
     onnx/MODEL[_q4].onnx_data[_1, ...]   weights
     digests.json                         of what is run: see onnx_digests.py
@@ -15,7 +16,8 @@ what runs: `embed_tokens` (input_ids -> inputs_embeds, per_layer_inputs) and `de
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
+from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import read_plain, read_plain_text
 from gemma_edge.runtime.formats.onnx_digests import Digests, OnnxDirectoryError
 
@@ -175,6 +178,19 @@ def read_graph(path: Path, digests: Digests) -> "onnx_ir.Model":
             )
     _check_sizes(path, model)
     return model
+
+
+@contextmanager
+def as_ours(path: Path) -> Iterator[None]:
+    """What a graph that is not as gemma-edge writes them leads its readers into is an OnnxDirectoryError."""
+    try:
+        yield
+    except GemmaEdgeError:
+        raise
+    except Exception as error:  # attributes, shapes, inputs that are not there, in code of ours and of onnx-ir
+        raise OnnxDirectoryError(
+            f"{path}: not as gemma-edge writes a graph ({type(error).__name__}); convert the checkpoint again"
+        ) from error
 
 
 def _check_sizes(path: Path, model: "onnx_ir.Model") -> None:

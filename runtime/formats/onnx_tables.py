@@ -1,15 +1,13 @@
 """Tables that a graph looks rows up in: which nodes read them, and how many bits a value has there.
 
-Integers are looked up as bytes, and each byte as the values that it holds: float32 [256, 8 / bits], less their zero
-point. That is Gather and plain arithmetic, which every device of transformers.js runs. GatherBlockQuantized, one node
-for all of it, has no kernel in its builds for browsers; gemma-edge wrote it once, and reads it still.
+Integers are looked up as bytes; of less than 8 bits, each byte is then looked up as the values that it holds, float32
+[256, 8 / bits]. That is Gather and plain arithmetic, which every device of transformers.js runs. GatherBlockQuantized,
+one node for all of it, has no kernel in its builds for browsers; gemma-edge wrote it once, and reads it still.
 """
 
 from collections.abc import Iterator
 
 import onnx_ir as ir
-
-_BYTES = 256
 
 
 def table_look_ups(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -24,14 +22,14 @@ def table_bits(look_up: ir.Node) -> int:
     """Bits of one value in the table that a node reads; 0 where values are floats."""
     if look_up.op_type == "GatherBlockQuantized":
         return look_up.attributes["bits"].as_int()
+    table = look_up.inputs[0]
+    if table is None or table.dtype != ir.DataType.UINT8:
+        return 0
     for cast in look_up.outputs[0].consumers():
         for node in cast.outputs[0].consumers():
-            of_a_byte = node.inputs[0]
-            if node.op_type == "Gather" and of_a_byte is not None and of_a_byte.const_value is not None:
-                rows, values = of_a_byte.const_value.shape.numpy()
-                if rows == _BYTES and values:
-                    return 8 // int(values)
-    return 0
+            if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[0].const_value is not None:
+                return 8 // int(node.inputs[0].const_value.shape.numpy()[1])
+    return 8
 
 
 def scales_of(look_up: ir.Node, graph: ir.Graph) -> ir.Value | None:

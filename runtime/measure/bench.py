@@ -10,16 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.profiles.paths import user_path
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.config import CPU, Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.engine_memory import EngineMemory
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens
 from gemma_edge.runtime.litert_lm_engine import check_cpu
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
+from gemma_edge.runtime.packing.child import python_command
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 EXECUTORS = ("litert", "litert-lm")
@@ -96,7 +100,11 @@ class Benchmark:
         settings = {name: value for name, value in asdict(self).items() if name not in ("backend", "executor")}
         cpu = litert_lm.Backend.CPU(thread_count=getattr(self.backend, "thread_count", None))
         try:
-            info = litert_lm.Benchmark(backend=cpu, **settings).run()
+            with ExitStack() as stack:
+                if self.cache_dir is not None and not self.cache_dir.startswith(":"):
+                    folder = stack.enter_context(cache_opened(user_path(self.cache_dir)))
+                    settings["cache_dir"] = str(folder.all_own())
+                info = litert_lm.Benchmark(backend=cpu, **settings).run()
         except RuntimeError as error:
             raise BenchmarkError(f"litert_lm: {error}; see its log on stderr for the cause") from error
         return BenchmarkInfo(**asdict(info))
@@ -115,15 +123,15 @@ class Measurement:
     total_bytes: int
 
 
-def measure(benchmark: Benchmark, python: str = sys.executable) -> Measurement:
+def measure(benchmark: Benchmark, python: str | None = None) -> Measurement:
     """One run in a new process. python: an interpreter, such as one that runs another version of this package.
 
-    Raises BenchmarkError with the process's own error.
+    Raises BenchmarkError with the process's own error; ChildError where there is no Python to start.
     """
     request = {**asdict(benchmark), "backend": {"thread_count": getattr(benchmark.backend, "thread_count", None)}}
     with (
         subprocess.Popen(
-            [python, "-m", "gemma_edge.runtime.measure.bench"],
+            python_command("gemma_edge.runtime.measure.bench", python=python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gemma_edge.profiles.costs import EMBEDDING_PART, PLE_PART, WEIGHTS_PART
 from gemma_edge.profiles.device import DeviceProfile
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.profiles.sizes import MIB, format_bytes
 
 LEAST_SPEED = 0.8  # of decode inside the cgroup, against decode without it (profiles/FORMAT.md, "One definition")
-_EMBEDDING, _WITH_EMBEDDING = "embedding rows", "decoder weights, embedding rows"
+_WITH_EMBEDDING = f"{WEIGHTS_PART}, {EMBEDDING_PART}"
 _ALL_MAPPED, _ALL_ANONYMOUS = "all mapped files", "all anonymous memory"
 _MAPPED = {  # part of the plan -> what is mapped for it, in a bundle or an ONNX directory
-    "decoder weights": ("tf_lite_prefill_decode", "weight_cache", "decoder_model_merged", "model"),
-    _EMBEDDING: ("tf_lite_embedder", "inputs_embeds"),
-    "PLE rows": ("tf_lite_per_layer_embedder", "per_layer_inputs"),
+    WEIGHTS_PART: ("tf_lite_prefill_decode", "weight_cache", "decoder_model_merged", "model"),
+    EMBEDDING_PART: ("tf_lite_embedder", "inputs_embeds"),
+    PLE_PART: ("tf_lite_per_layer_embedder", "per_layer_inputs"),
 }
 _TOKENIZER = "tokenizer"
 _FEW_BYTES = 16 * MIB
@@ -138,7 +139,7 @@ class BudgetReport:
             for name, sections in _MAPPED.items()
             if mapped.get(name) and not seen.keys().isdisjoint(sections)
         ]
-        inner_bytes = 0 if _EMBEDDING in (row.name for row in rows) else mapped.get(_EMBEDDING, 0)
+        inner_bytes = 0 if EMBEDDING_PART in (row.name for row in rows) else mapped.get(EMBEDDING_PART, 0)
         if rows and inner_bytes:  # Gemma 3's ONNX graph has its table among the weights
             rows[0] = PartRow(_WITH_EMBEDDING, rows[0].planned_bytes + inner_bytes, rows[0].measured_bytes)
         planned_bytes = self.plan.file_bytes - sum(row.planned_bytes for row in rows)

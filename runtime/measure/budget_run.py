@@ -25,6 +25,7 @@ from gemma_edge.runtime.measure.bench import Benchmark, BenchmarkError
 from gemma_edge.runtime.measure.budget_report import LEAST_SPEED, BudgetReport, Sample, Trace
 from gemma_edge.runtime.memory.cgroup import CgroupUnavailable, MemoryCgroup, evict_from_page_cache
 from gemma_edge.runtime.memory.reading import MemoryReading, PeakSampler, process_tree
+from gemma_edge.runtime.packing.child import python_command
 from gemma_edge.runtime.settings import default_threads
 
 
@@ -103,7 +104,7 @@ def _typical(traces: Sequence[Trace]) -> Trace | None:
 
 def trace(benchmark: Benchmark, cgroup: MemoryCgroup | None = None) -> Trace:
     """Run in a new process, inside `cgroup` if given, and watch its memory from here."""
-    command = [sys.executable, "-m", __name__]
+    command = python_command("gemma_edge.runtime.measure.budget_run")
     samples: list[Sample] = []
     started_s = time.monotonic()
 

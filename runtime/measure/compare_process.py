@@ -1,8 +1,11 @@
 """A model in a process of its own, for comparisons: its memory is its own."""
 
-import multiprocessing
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +18,22 @@ from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.measure.compare import ComparisonError, Cost, Logits
 from gemma_edge.runtime.memory.reading import read_memory
+from gemma_edge.runtime.packing.child import python_command
 
 
 class ModelProcess:
     """A bundle or an ONNX directory, behind `Comparable`. Raises ComparisonError with what the process says."""
 
     def __init__(self, path: str, threads: int | None, cache_dir: str | None) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would inherit this process's memory
         self._path = path
-        self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, path, threads, cache_dir), daemon=True)
-        self._process.start()
-        far_end.close()
+        self._pipe, far_end = Pipe()
+        with far_end:
+            command = python_command(
+                "gemma_edge.runtime.measure.compare_process",
+                str(far_end.fileno()),
+                json.dumps([path, threads, cache_dir]),
+            )
+            self._process = subprocess.Popen(command, pass_fds=(far_end.fileno(),), stdin=subprocess.DEVNULL)
         self._receive()  # loaded
 
     def tokenize(self, text: str) -> list[int]:
@@ -55,9 +62,9 @@ class ModelProcess:
         try:
             answer = self._pipe.recv()
         except EOFError:
-            self._process.join()
+            self._process.wait()
             raise ComparisonError(
-                f"{self._path}: its process ended with status {self._process.exitcode}; close other programs"
+                f"{self._path}: its process ended with status {self._process.returncode}; close other programs"
             ) from None
         if isinstance(answer, _Failure):
             raise ComparisonError(answer.message)
@@ -70,7 +77,7 @@ class ModelProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pipe.close()  # ends the loop of the process
-        self._process.join()
+        self._process.wait()
 
 
 class _Failure:
@@ -92,6 +99,12 @@ def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | No
         pipe.send(_Failure(str(error)))
     except Exception as error:  # a fault of ours or of a library: without its name, memory would be blamed
         pipe.send(_Failure(f"{path}: {type(error).__name__}: {error}"))
+
+
+def main() -> None:
+    """The process: its end of the pipe, and what to load, are its arguments."""
+    _, descriptor, request = sys.argv
+    _serve(Connection(int(descriptor)), *json.loads(request))
 
 
 class _Server:
@@ -136,3 +149,9 @@ class _Server:
         for token in token_ids:
             sequence.append([token])
             yield sequence.logits()
+
+
+if __name__ == "__main__":
+    from gemma_edge.runtime.measure import compare_process  # by its name: what is sent is known to both by that
+
+    compare_process.main()

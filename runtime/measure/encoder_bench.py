@@ -18,6 +18,7 @@ from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.encoders import Encoders
 from gemma_edge.runtime.media.mel import BANDS, frame_count
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
+from gemma_edge.runtime.packing.child import python_command
 
 _SECTIONS = {"vision": ModelType.VISION_ENCODER, "audio": ModelType.AUDIO_ENCODER}
 
@@ -52,7 +53,7 @@ def _measure(model: Model, name: str, threads: int, cache_dir: Path | None) -> E
     signatures = partitions_of(model, _SECTIONS[name], threads, cache_dir)
     divided = next(iter(signatures.values())) if signatures else None
     request = [str(model.path), name, str(threads), "" if cache_dir is None else str(cache_dir)]
-    command = [sys.executable, "-m", "gemma_edge.runtime.measure.encoder_bench", *request]
+    command = python_command("gemma_edge.runtime.measure.encoder_bench", *request)
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
         PeakSampler(lambda: process_tree(child.pid)) as sampler,

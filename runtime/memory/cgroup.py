@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from gemma_edge.profiles.errors import GemmaEdgeError
+from gemma_edge.runtime.memory.cgroup_limit import own_group
 
 _PREFIX = "gemma-edge-"
 _REMOVE_TRIES, _REMOVE_PAUSE_S = 50, 0.02  # a killed process leaves its cgroup a moment later
@@ -122,20 +123,15 @@ def evict_from_page_cache(path: Path) -> None:
 def _parent() -> tuple[Path, _Files]:
     """The directory to create our cgroup in. Raises CgroupUnavailable."""
     try:
-        mounts = Path("/proc/self/mounts").read_text()
-        own = Path("/proc/self/cgroup").read_text()
+        own = own_group()
     except OSError as error:
         raise CgroupUnavailable(_refusal(str(error))) from error
-    v1 = re.search(r"(?m)^\S+ (\S+) cgroup \S*\bmemory\b", mounts)
-    v1_own = re.search(r"(?m)^\d+:(?:\S+,)?memory(?:,\S+)?:(/.*)$", own)
-    if v1 and v1_own:
-        candidates, files = _v1_parents(Path(v1[1]), v1_own[1]), _V1
+    if own is None:
+        raise CgroupUnavailable(_refusal("no memory controller is mounted"))
+    if own.version == 1:
+        candidates, files = _v1_parents(own.mount, own.path), _V1
     else:
-        v2 = re.search(r"(?m)^\S+ (\S+) cgroup2 ", mounts)
-        v2_own = re.search(r"(?m)^0::(/.*)$", own)
-        if not (v2 and v2_own):
-            raise CgroupUnavailable(_refusal("no memory controller is mounted"))
-        candidates, files = v2_parents(Path(v2[1]), v2_own[1]), _V2
+        candidates, files = v2_parents(own.mount, own.path), _V2
     for parent in candidates:
         if os.access(parent, os.W_OK):
             return parent, files

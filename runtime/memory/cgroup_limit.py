@@ -7,6 +7,7 @@ process in danger is the charge without the files.
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 _UNLIMITED_BYTES = 1 << 60  # v1 says 2**63 rounded down to a page
 
@@ -28,21 +29,39 @@ class CgroupLimit:
         return max(0, int((self.path / self.usage_file).read_text()) - files)
 
 
+@dataclass(frozen=True)
+class OwnGroup:
+    """Where this process's memory group is. mount: of the controller. path: below it, as the kernel tells it; in a
+    container that may be the host's.
+    """
+
+    version: Literal[1, 2]
+    mount: Path
+    path: str
+
+
+def own_group(proc: Path = Path("/proc/self")) -> OwnGroup | None:
+    """None where no memory controller is mounted. Raises OSError: not Linux."""
+    mounts, own = (proc / "mounts").read_text(), (proc / "cgroup").read_text()
+    v1 = re.search(r"(?m)^\S+ (\S+) cgroup \S*\bmemory\b", mounts)
+    v1_own = re.search(r"(?m)^\d+:(?:\S+,)?memory(?:,\S+)?:(/.*)$", own)
+    if v1 and v1_own:
+        return OwnGroup(1, Path(v1[1]), v1_own[1])
+    v2 = re.search(r"(?m)^\S+ (\S+) cgroup2 ", mounts)
+    v2_own = re.search(r"(?m)^0::(/.*)$", own)
+    return OwnGroup(2, Path(v2[1]), v2_own[1]) if v2 and v2_own else None
+
+
 def own_limit(proc: Path = Path("/proc/self")) -> CgroupLimit | None:
     """The tightest limit of this process's memory cgroup and those above it; None where there is none to be seen."""
     try:
-        mounts, own = (proc / "mounts").read_text(), (proc / "cgroup").read_text()
+        own = own_group(proc)
     except OSError:
         return None
-    v1 = re.search(r"(?m)^\S+ (\S+) cgroup \S*\bmemory\b", mounts)
-    v1_own = re.search(r"(?m)^\d+:(?:\S+,)?memory(?:,\S+)?:(/.*)$", own)
-    v2 = re.search(r"(?m)^\S+ (\S+) cgroup2 ", mounts)
-    v2_own = re.search(r"(?m)^0::(/.*)$", own)
-    if v1 and v1_own:
-        return _tightest(Path(v1[1]), v1_own[1], "memory.limit_in_bytes", "memory.usage_in_bytes")
-    if v2 and v2_own:
-        return _tightest(Path(v2[1]), v2_own[1], "memory.max", "memory.current")
-    return None
+    if own is None:
+        return None
+    files = ("memory.limit_in_bytes", "memory.usage_in_bytes") if own.version == 1 else ("memory.max", "memory.current")
+    return _tightest(own.mount, own.path, *files)
 
 
 def _tightest(mount: Path, own: str, limit_file: str, usage_file: str) -> CgroupLimit | None:

@@ -13,7 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gemma_edge.profiles.errors import GemmaEdgeError
+
 _PROC = Path("/proc")
+
+
+class ProcMissingError(GemmaEdgeError):
+    """There is no /proc: a chroot, or a sandbox."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,11 @@ def _read(pid: int | None, name: str) -> str:
     try:
         return (_PROC / process / name).read_text()
     except FileNotFoundError as error:
+        if pid is None:
+            raise ProcMissingError(
+                f"{_PROC} is not mounted, where memory is read and LiteRT looks for the kernels of this CPU; mount it "
+                "(mount -t proc proc /proc)"
+            ) from error
         raise ProcessLookupError(f"no process {process}") from error
 
 

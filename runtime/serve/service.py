@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ClosedError, ContextOverflowError, ExecutorError
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.kv.scheduler import QueueFullError
 from gemma_edge.runtime.memory.reading import read_memory
 from gemma_edge.runtime.serve.admission import Admission
@@ -61,9 +62,13 @@ class Service:
         self._threads = ThreadPoolExecutor(1, "gemma-edge prompts")
         self._idle: asyncio.TimerHandle | None = None
         self._saving: asyncio.Future[None] | None = None
-        folder = None if settings.cache_dir is None else settings.cache_dir / "chats"
+        self._cache = ExitStack()
+        chats = None
+        if settings.cache_dir is not None:
+            folder = self._cache.enter_context(cache_opened(settings.cache_dir))
+            chats = folder.own("chats") or folder.anchor / "chats"
         engine.media.keep(rows_bytes)
-        engine.keep_chats(folder, settings.saved_bytes)
+        engine.keep_chats(chats, settings.saved_bytes)
 
     async def prepare(self, work: Callable[[Prompter], Value]) -> Value:
         """What takes a moment before a request can run, in a thread of its own. Raises RefusedError."""
@@ -214,6 +219,7 @@ class Service:
             with suppress(ClosedError):
                 await asyncio.get_running_loop().run_in_executor(None, self.engine.save_chats)
         self._threads.shutdown(wait=False)
+        self._cache.close()
 
     def _not_idle(self) -> None:
         if self._idle is not None:

@@ -44,7 +44,10 @@ def gemma_function_calling(
     calls = [functions[known("function", call.name, functions)].call(call.arguments) for call in reply.tool_calls]
     if calls:
         first, *others = calls
-        return CallReply(**first, further_calls=others) if others else CallReply(**first)
+        found = CallReply(function_name=first["function_name"], parameters=first["parameters"])
+        if others:
+            found["further_calls"] = others
+        return found
     text = str(reply)
     if engine.text_model.tool_syntax.fence_start in text:
         why = "cut off" if reply.finish_reason == "length" else "no call"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from gemma_edge.profiles.terminal import say
 from gemma_edge.runtime.cli import executor_option
 
 
@@ -46,5 +47,5 @@ def transcribe_main(
             else transcribe(engine, file, language)
         )
         for piece in pieces:
-            click.echo(piece, nl=False)
+            say(piece)
     click.echo()

@@ -58,7 +58,7 @@ def transcribe_and_translate(
 
 
 def translation_prompt(target_language: str, language: str | None = None) -> str:
-    """What `translate` asks with each window."""
+    """What `transcribe_and_translate` asks with each window."""
     source = language or "its original language"
     return (
         f"Transcribe the following speech segment in {source}, then translate it into {target_language}.\n"

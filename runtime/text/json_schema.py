@@ -2,8 +2,8 @@
 
 - Exactly rewritten: `true`, `propertyNames` that list or describe names, `uniqueItems` where there is at most one item.
 - Only a note: a `format` that nobody knows, as JSON Schema has it ("password", "binary", pydantic's "path").
-- Checked when the reply is complete, since no grammar says it: `uniqueItems`, overlapping branches of `oneOf`; with
-  `lenient` everything else that llguidance leaves out (`not`, `if`, `contains`, ...).
+- Checked when the reply is complete, since no grammar says it: `uniqueItems`, overlapping branches of `oneOf`, the
+  formats "regex" and "idn-email"; with `lenient` all else that llguidance leaves out (`not`, `if`, `contains`, ...).
 """
 
 import json
@@ -20,6 +20,7 @@ _SCHEMAS = (
 )  # fmt: skip
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+_CHECKED_FORMATS = ("regex", "idn-email")  # by jsonschema, whatever else is installed; llguidance does not know them
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")  # 2.0 is 2 to JSON
 
 
@@ -45,6 +46,8 @@ def prepared(schema: Any) -> tuple[Any, bool]:
         for key in _COUNTS:
             if isinstance(result.get(key), float) and result[key].is_integer():
                 result[key] = int(result[key])
+        if result.get("format") in _CHECKED_FORMATS:
+            left_out.append(result.pop("format"))
         _note_format(result)
         _name_properties(result)
         if "uniqueItems" in result:
@@ -99,7 +102,8 @@ def checker(schema: Any) -> Callable[[str], str | None]:
     """A check of a complete reply: what is wrong with it, or None."""
     import jsonschema
 
-    validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)(schema)
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    validator = kind(schema, format_checker=jsonschema.FormatChecker(_CHECKED_FORMATS))
 
     def check(text: str) -> str | None:
         error = jsonschema.exceptions.best_match(validator.iter_errors(json.loads(text)))

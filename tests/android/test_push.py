@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gemma_edge.runtime.android import adb
 from gemma_edge.runtime.android.adb import AdbError, Device, Phone, choose_phone, find_adb
 from gemma_edge.runtime.android.push import FOLDER, LocalBundle, Pushed, PushError, push
 
@@ -333,3 +334,71 @@ def test_the_command(phone_folder: Path, bundle: Path) -> None:
 def test_the_command_is_registered(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["gemma_edge.commands"]["android"] == "gemma_edge.runtime.android.cli:android_main"
+
+
+# ---------------------------------------------------------------- an adb that does not answer, or not as adb does
+
+
+def test_devices_are_never_listed(phone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "ANSWER_S", 0.3)
+    find_adb().write_text("#!/bin/sh\nexec sleep 60\n")
+    assert phone_folder
+    with pytest.raises(AdbError, match=r"adb: `adb devices`: nothing in 0.3 s, expected an answer; restart adb with"):
+        choose_phone(find_adb(), None)
+
+
+@pytest.mark.parametrize("fault", ["exec sleep 60", "cat > /dev/null; exec sleep 60", "exec sleep 60 > /dev/null 2>&1"])
+def test_a_phone_that_falls_silent(
+    phone_folder: Path, phone: Phone, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Before it takes all that is sent, and after."""
+    monkeypatch.setattr(adb, "ANSWER_S", 0.3)
+    (phone_folder / "fault").write_text(fault)
+    with pytest.raises(AdbError, match=r"adb: 0A1B2C \(Pixel_7\), `cat`: nothing in 0.3 s, expected an answer"):
+        phone.shell("cat", [BYTES])
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_phone_that_never_stops(
+    phone_folder: Path, phone: Phone, monkeypatch: pytest.MonkeyPatch, stream: int
+) -> None:
+    monkeypatch.setattr(adb, "_MOST_OUTPUT", 1 << 20)
+    (phone_folder / "fault").write_text(f"exec yes >&{stream}")
+    with pytest.raises(AdbError, match=r"`ls`: endless output, expected an answer; restart adb with"):
+        phone.shell("ls")
+
+
+def test_an_adb_that_cannot_be_run(phone_folder: Path) -> None:
+    find_adb().write_bytes(b"\x7fELF of another machine")
+    assert phone_folder
+    with pytest.raises(AdbError, match=r"adb cannot be run \(Exec format error\); install the platform tools again"):
+        choose_phone(find_adb(), None)
+
+
+NONSENSE = ["", "\\n\\n", "-5", "12 apples", "9999999999999999999", "\\377\\376", "a b c d e f"]
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_answers_that_make_no_sense(phone_folder: Path, phone: Phone, answer: str) -> None:
+    (phone_folder / "fault").write_text(f"printf '{answer}'; exit 0")
+    with pytest.raises(AdbError, match=r"`stat -c %s x` gave '.*', expected a number of bytes; restart adb"):
+        phone.size_bytes("x")
+    with pytest.raises(AdbError, match=r"`df -kP x` gave '.*', expected a table of file systems; restart adb"):
+        phone.free_bytes("x")
+    with pytest.raises(AdbError, match=r"`sha256sum x` gave '.*', expected 64 hexadecimal digits; restart adb"):
+        phone.sha256("x")
+
+
+@pytest.mark.parametrize("report", ["[]", '{"output": {"bytes": 1e999, "sha256": 1}}', "[" * 100_000, "null"])
+def test_reports_that_make_no_sense(bundle: Path, report: str) -> None:
+    bundle.with_name(bundle.name + ".json").write_text(report)
+    with pytest.raises(PushError, match=r"not a report of a conversion \(.*\); convert again"):
+        LocalBundle.open(bundle, silent)
+
+
+def test_a_report_that_is_a_pipe(bundle: Path) -> None:
+    report = bundle.with_name(bundle.name + ".json")
+    report.unlink()
+    os.mkfifo(report)
+    with pytest.raises(PushError, match=r"cannot be read \(a pipe, expected a file\); copy it again"):
+        LocalBundle.open(bundle, silent)

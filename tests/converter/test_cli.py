@@ -182,8 +182,7 @@ def test_a_checkpoint_of_another_shape(tiny_gemma3: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     assert error_of("plan", *SMALL, "--checkpoint", missing) == (
-        f"{missing}: neither a directory nor a repository org/name[@revision][:FILE.gguf], nor a GGUF file; "
-        "correct the path"
+        f"{missing}: no such directory or file: {tmp_path} has no nowhere, it is empty; correct the path"
     )
     assert error_of("plan", *SMALL, "--checkpoint", tmp_path) == (
         f"{tmp_path}: no config.json; expected a checkpoint in Hugging Face format"

@@ -48,7 +48,7 @@ def towers_bundle(tmp_path_factory: pytest.TempPathFactory, timm: None) -> Path:
     from tools.tiny_towers import write_tiny_towers
 
     folder = tmp_path_factory.mktemp("towers")
-    bundle = folder / "towers.litertlm"
-    checkpoint = write_tiny_towers(folder / "checkpoint")
+    bundle, checkpoint = folder / "towers.litertlm", folder / "checkpoint"
+    write_tiny_towers(checkpoint)
     convert("custom-fp32", checkpoint, bundle, prefill=(8, 32), context=512, modalities=("text", "vision", "audio"))
     return bundle

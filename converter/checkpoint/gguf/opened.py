@@ -6,11 +6,10 @@ temporary directory for as long as the checkpoint is in use.
 """
 
 import json
-import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_template, der
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, require_gguf
 from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
+from gemma_edge.converter.checkpoint.scratch import Scratch
 from gemma_edge.converter.printing import listed
 
 _KINDS: Final[Mapping[str, str]] = {
@@ -88,8 +88,9 @@ def open_gguf(path: Path) -> OpenedGguf:
     }
     if template is not None:
         contents["chat_template.jinja"] = template.encode()
-    origin = Origin(tuple(file.path for file in model.files), _side_files(model.path, contents), _facts(model))
-    weakref.finalize(origin, shutil.rmtree, origin.side_path.parent, ignore_errors=True)
+    directory, remove = _side_files(model.path, contents)
+    origin = Origin(tuple(file.path for file in model.files), directory, _facts(model))
+    weakref.finalize(origin, remove)
     return OpenedGguf(model.path, MappingProxyType(config), MappingProxyType(dict(model.tensors)), PREFIX, origin)
 
 
@@ -148,23 +149,20 @@ def _split_keys(number: int, count: int) -> tuple[tuple[str, int], ...]:
     return ("split.no", number), ("split.count", count)
 
 
-def _side_files(path: Path, contents: Mapping[str, bytes]) -> Path:
-    """A temporary directory of the GGUF's name with these files in it."""
-    base = None
+def _side_files(path: Path, contents: Mapping[str, bytes]) -> tuple[Path, Callable[[], object]]:
+    """A temporary directory of the GGUF's name with these files in it, and what removes it."""
     try:
-        base = tempfile.mkdtemp(prefix="gemma-edge-")
-        directory = Path(base) / path.name
+        scratch = Scratch()
+        directory = scratch.path / path.name
         directory.mkdir()
         for name, content in contents.items():
             (directory / name).write_bytes(content)
     except OSError as error:
-        if base is not None:
-            shutil.rmtree(base, ignore_errors=True)
         raise CheckpointError(
             f"{tempfile.gettempdir()}: cannot hold the tokenizer of {path.name} ({error.strerror}); free 40 MB, "
             "or set TMPDIR"
         ) from error
-    return directory
+    return directory, scratch.remove
 
 
 def _facts(model: _Model) -> dict[str, Any]:

@@ -20,9 +20,9 @@ def spare_cores(cores: int, taken: int) -> Iterator[None]:
     if threads is None:
         yield
         return
-    before = threads.count()
-    threads.set_count(min(before, max(1, cores - taken)))
+    before = threads.get()
+    threads.set(min(before, max(1, cores - taken)))
     try:
         yield
     finally:
-        threads.set_count(before)
+        threads.set(before)

@@ -10,7 +10,7 @@ import keyword
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntaxError
@@ -38,10 +38,11 @@ _DASH, _KEYWORD = "__dash__", "__keyword__"
 
 def python_calls(text: str) -> list[Call]:
     """The calls in a text, in order. Raises ToolSyntaxError: something else, or no call."""
-    calls = _from_json(text)
+    calls = json_calls(text)
     if calls is None:
         try:
-            calls = [call for statement in _tree(text).body for call in _in_statement(statement)]
+            body = _tree(text).body
+            calls = [call for statement in body for call in _in_statement(statement, _results(body))]
         except RecursionError:
             raise ToolSyntaxError("it is nested too deep") from None
     if not calls:
@@ -49,8 +50,11 @@ def python_calls(text: str) -> list[Call]:
     return calls
 
 
-def _from_json(text: str) -> list[Call] | None:
-    """Calls written in JSON, {"name": ..., "arguments": ...} or a list of those; None where it is no JSON."""
+def json_calls(text: str) -> list[Call] | None:
+    """Calls written in JSON, {"name": ..., "arguments": ...} or a list of those; None where it is no JSON.
+
+    Raises ToolSyntaxError: JSON that is no call.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -99,11 +103,30 @@ def _name(text: str) -> str:
     return text.replace(_DASH, "-").removeprefix(_KEYWORD)
 
 
-def _in_statement(statement: ast.stmt) -> Iterator[Call]:
+def _results(body: Sequence[ast.stmt]) -> frozenset[str]:
+    """The names that results of calls are given, as in `r = f()`; to look at one of them is to look at nothing here."""
+    given = (s for s in body if isinstance(s, ast.Assign | ast.AnnAssign) and isinstance(s.value, ast.Call | ast.Await))
+    targets = (target for s in given for target in (s.targets if isinstance(s, ast.Assign) else [s.target]))
+    return frozenset(target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _in_statement(statement: ast.stmt, results: frozenset[str]) -> Iterator[Call]:
+    if isinstance(statement, ast.Expr) and _looks_at(statement.value, results):
+        return
     if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return) and statement.value is not None:
         yield from _in_expression(statement.value)
     elif not isinstance(statement, ast.Pass | ast.Import | ast.ImportFrom):
         raise ToolSyntaxError(f"line {statement.lineno}: only calls are run here, no {type(statement).__name__}")
+
+
+def _looks_at(node: ast.expr, results: frozenset[str]) -> bool:
+    """Whether this is `r` or `print(r)`, or `print("It is", r)`, of a result that no call is given."""
+    match node:
+        case ast.Name(id=name):
+            return name in results
+        case ast.Call(func=ast.Name(id="print"), args=[_, *_] as args):
+            return all(isinstance(item, ast.Constant) or _looks_at(item, results) for item in args)
+    return False
 
 
 def _in_expression(node: ast.expr) -> Iterator[Call]:

@@ -7,10 +7,12 @@ import enum
 import json
 import math
 from collections import deque
-from collections.abc import KeysView, Mapping, Set, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Set, ValuesView
+from itertools import islice
 from typing import Any
 
 _MOST_LEVELS = 100  # a result that contains itself would have no end
+_MOST_ITEMS = 1000
 
 
 def json_result(result: Any, _level: int = 0) -> Any:
@@ -34,10 +36,13 @@ def json_result(result: Any, _level: int = 0) -> Any:
             return result if math.isfinite(result) else str(result)
         case Mapping():
             return {_key(key): within(value) for key, value in result.items()}
-        case Set() if not isinstance(result, KeysView):
+        case Set() if not isinstance(result, KeysView | ItemsView):
             return [within(value) for value in sorted(result, key=lambda value: (type(value).__name__, str(value)))]
-        case list() | tuple() | deque() | KeysView() | ValuesView():
+        case list() | tuple() | deque() | range() | KeysView() | ValuesView() | ItemsView():
             return [within(value) for value in result]
+        case Iterator():  # a generator, which may have no end
+            first = [within(value) for value in islice(result, _MOST_ITEMS)]
+            return [*first, *(f"more than {_MOST_ITEMS} results" for _ in islice(result, 1))]
         case bytes() | bytearray():
             return _text(bytes(result))
         case datetime.date() | datetime.time():  # a datetime is a date

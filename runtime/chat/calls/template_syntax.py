@@ -4,29 +4,27 @@ Such a template gets declarations, calls and results as JSON; only a reply is pa
 which notation it is in, the bundle says (LiteRT-LM's function_gemma_data_processor and parser_utils at 0.18.1).
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from litert_lm_builder.runtime.proto.llm_model_type_pb2 import FunctionGemma
-
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
-from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
+from gemma_edge.runtime.chat.calls.python_calls import json_calls, python_calls
 from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
+from gemma_edge.runtime.formats.tool_calls import CallFences
 
 
-def template_syntax(model: FunctionGemma) -> ToolSyntax:
-    """The syntax of a bundle whose template writes tools by itself."""
-    parsers: dict[str, Callable[[str], Sequence[Call]]] = {"json": _parse, "python": PYTHON_SYNTAX.parse}
+def template_syntax(calls: CallFences) -> ToolSyntax:
+    """The syntax of a bundle whose template writes tools by itself; FunctionGemma's fences where it knows none."""
+    parsers: dict[str, Callable[[str], Sequence[Call]]] = {"json": _parse, "python": python_calls}
     usual = FUNCTION_GEMMA_SYNTAX
     return ToolSyntax(
-        model.code_fence_start or usual.fence_start,
-        model.code_fence_end or usual.fence_end,
+        calls.start or usual.fence_start,
+        calls.end or usual.fence_end,
         usual.is_quotable,
         _as_it_is,
         _as_it_is,
         _as_it_is,
-        parsers.get(model.syntax_type, usual.parse),
+        parsers.get(calls.notation, usual.parse),
         shows_json=True,
     )
 
@@ -36,15 +34,13 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _parse(text: str) -> list[Call]:
-    """Calls as {"name": ..., "arguments": {...}}, one or a list of them."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ToolSyntaxError(f"not JSON: {error}") from error
-    calls = []
-    for entry in found if isinstance(found, list) else [found]:
-        arguments = entry.get("arguments", entry.get("args", {})) if isinstance(entry, Mapping) else None
-        if not isinstance(arguments, Mapping) or not isinstance(entry.get("name"), str):
-            raise ToolSyntaxError(f"{str(entry)[:40]!r} is no call: an object with name and arguments is expected")
-        calls.append(Call(entry["name"], arguments))
+    """Calls as {"name": ..., "arguments": {...}}, one or a list of them; in Python's spelling, too, as models slip."""
+    calls = json_calls(text)
+    if calls is None:
+        try:
+            return python_calls(text)
+        except ToolSyntaxError as error:
+            raise ToolSyntaxError(f"no call in JSON, with a name and arguments: {error}") from error
+    if not calls:
+        raise ToolSyntaxError("there is no call in it")
     return calls

@@ -18,6 +18,7 @@ from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_e
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
+from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
@@ -100,17 +101,13 @@ class BundlePlan:
         return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights, slots)
 
     def _is_ring(self, name: str) -> bool:
-        return _slots(name, self.cache_shapes[name]) < self.context_tokens
+        return slots_of(name, self.cache_shapes[name]) < self.context_tokens
 
     def _cache_bytes(self, name: str, context_tokens: int | None = None) -> int:
         """All of a cache, or what a shorter context writes of it."""
         shape = self.cache_shapes[name]
-        slots = _slots(name, shape)
+        slots = slots_of(name, shape)
         return prod(shape) // slots * min(slots, context_tokens or slots) * self.cache_value_bytes
-
-
-def _slots(name: str, shape: Shape) -> int:
-    return shape[2] if name.startswith("kv_cache_k") else shape[3]
 
 
 def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
@@ -143,12 +140,12 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
     inputs = {name: shape_of(tensor) for name, tensor in tensors.items()}
     caches = {name: shape for name, shape in inputs.items() if name.startswith("kv_cache_")}
     is_half = any(tensors[name].Type() == schema.TensorType.FLOAT16 for name in caches)
-    context_tokens = max(_slots(name, shape) for name, shape in caches.items())
+    context_tokens = max(slots_of(name, shape) for name, shape in caches.items())
     width = inputs["embeddings"][-1]
     ple_values = prod(inputs["per_layer_embeddings"][2:]) if "per_layer_embeddings" in inputs else 0
     shapes = set(_computed_shapes(graph))
     kv_heads = next(iter(caches.values()))[1]
-    score_lengths = {_slots(name, shape) + prefill_tokens for name, shape in caches.items()}
+    score_lengths = {slots_of(name, shape) + prefill_tokens for name, shape in caches.items()}
     # Attention scores are [1, K, H/K * T, S+T].
     heads = max(
         kv_heads * shape[2] // prefill_tokens
@@ -167,7 +164,7 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
         ffn_width,
         altup_inputs,
         ple_values,
-        kv_values=sum(prod(shape) // _slots(name, shape) for name, shape in caches.items()),
+        kv_values=sum(prod(shape) // slots_of(name, shape) for name, shape in caches.items()),
     )
     return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, tuple(prefills), activations
 

@@ -9,6 +9,7 @@ the functions are not versioned, so the wheel's version is checked before the li
 import ctypes
 import importlib.metadata
 import importlib.util
+import json
 import math
 import mmap
 import os
@@ -216,7 +217,8 @@ class CompiledSection:
         # Payloads are TOML (litert/c/options/litert_{cpu,runtime}_options.cc), read when the model is compiled.
         cpu = f"num_threads = {threads}\n"
         if weight_cache is not None:
-            cpu += f'weight_cache_file_path = "{weight_cache}"\n'
+            quoted = json.dumps(str(weight_cache), ensure_ascii=False)  # TOML escapes as JSON does
+            cpu += f"weight_cache_file_path = {quoted}\n"
         options = self._lib.get("LiteRtCreateOptions")
         self._lib.call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
         payloads = {b"xnnpack": cpu} | ({b"runtime_options_string": "enable_profiling = true\n"} if profiling else {})

@@ -8,10 +8,11 @@ import onnx_ir
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import OnnxDirectoryError
-from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory, as_ours
+from gemma_edge.runtime.packing.folder import CacheFolder
 
 
-def data_sha256(directory: OnnxDirectory, path: Path, notes: Path | None) -> str:
+def data_sha256(directory: OnnxDirectory, path: Path, notes: CacheFolder | Path | None) -> str:
     """The hex SHA-256 of a weight file; `notes` as `section_sha256` takes it.
 
     Raises OnnxDirectoryError where the directory records another one, or the file cannot be read.
@@ -35,8 +36,10 @@ def with_real_files(graph: onnx_ir.Model, folder: Path) -> tuple[bytes, str]:
     """A graph for ONNX Runtime, and the folder its weights lie in. folder: where they are listed.
 
     There they may be links, as in the hub's cache, whose targets lie elsewhere; ONNX Runtime refuses those.
+    Raises OnnxDirectoryError for a graph that cannot be written.
     """
-    model = onnx_ir.to_proto(graph)
+    with as_ours(folder / f"{graph.graph.name}.onnx"):
+        model = onnx_ir.to_proto(graph)
     locations = [item for tensor in model.graph.initializer for item in tensor.external_data if item.key == "location"]
     real = {item.value: (folder / item.value).resolve() for item in locations}
     root = os.path.commonpath([path.parent for path in real.values()]) if real else str(folder.resolve())

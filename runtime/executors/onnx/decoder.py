@@ -7,7 +7,6 @@ slot then costs no more than its caches.
 import hashlib
 import logging
 import math
-import shutil
 from functools import cached_property
 from pathlib import Path
 
@@ -23,14 +22,15 @@ from gemma_edge.runtime.executors.base import (
     MappedRanges,
 )
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
+from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
-from gemma_edge.runtime.executors.onnx.packed import content_key, packed_graph
+from gemma_edge.runtime.executors.onnx.packed import content_key, packed_in
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
-from gemma_edge.runtime.executors.onnx.slot import ROW_INPUTS, OnnxSlot, Shared
+from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON, ROW_INPUTS, OnnxSlot, Shared
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import DIGESTS
-from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import EMBEDDER, OnnxDirectory, as_ours
 
 _log = logging.getLogger(__name__)
 _PLAIN_INPUTS = {"input_ids", "attention_mask", "position_ids", *ROW_INPUTS}
@@ -45,7 +45,7 @@ class OnnxDecoder:
         cache_dir: where packed weights are kept; None packs into memory at every start (E2B: 1.9 GB).
 
     Raises OnnxDirectoryError without metadata, which says how long a context it was converted for, and for weights that
-    are not those that were converted.
+    are not those that were converted, BundleMismatchError for a graph of others.
     """
 
     def __init__(self, directory: OnnxDirectory, threads: int, cache_dir: Path | None) -> None:
@@ -54,13 +54,14 @@ class OnnxDecoder:
         self._context_tokens = int(directory.metadata().max_num_tokens)
         path = directory.graph_path(directory.decoder)
         graph = directory.graphs[directory.decoder]
-        in_place(graph)
-        self._kept = caches(graph)
+        with as_ours(path):
+            in_place(graph)
+            self._kept = caches(graph)
         if cache_dir is None:
-            packed = None
             check_data(directory, graph, None)
+            session, self._weight_cache = _load(path, graph, None, threads), None
         else:
-            packed = packed_graph(directory, cache_dir, threads)
+            session, self._weight_cache = _load_packed(directory, cache_dir, threads)
         if directory.is_split:
             check_data(directory, directory.graphs[EMBEDDER], cache_dir)
         if directory.digests.recorded is None:
@@ -69,37 +70,30 @@ class OnnxDecoder:
                 directory.path,
                 DIGESTS,
             )
-        try:
-            session = _load(path, graph, packed, threads)
-        except ExecutorError:
-            if cache_dir is None or packed is None:
-                raise
-            shutil.rmtree(packed.parent)  # damaged: packed again, once, as for LiteRT
-            packed = packed_graph(directory, cache_dir, threads)
-            session = _load(path, graph, packed, threads)
-        self._weight_cache = None if packed is None else packed.with_name(f"{packed.name}_data")
-        inputs = {node.name: node for node in session.get_inputs()}
-        tables = {
-            name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
-            for name in ROW_INPUTS
-            if name in inputs
-        }
-        unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
-        if unknown:
-            raise BundleMismatchError(
-                f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
-                "past_key_values.*; convert the checkpoint with gemma-edge"
+        with as_ours(path):
+            inputs = {node.name: node for node in session.get_inputs()}
+            tables = {
+                name: OnnxTable(directory.graph_path(EMBEDDER), directory.graphs[EMBEDDER], name)
+                for name in ROW_INPUTS
+                if name in inputs
+            }
+            unknown = inputs.keys() - {cache.name for cache in self._kept} - _PLAIN_INPUTS
+            if unknown:
+                raise BundleMismatchError(
+                    f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
+                    "past_key_values.*; convert the checkpoint with gemma-edge"
+                )
+            [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
+            self._rows = {name: table.stored for name, table in tables.items()}
+            self._shared = Shared(
+                session,
+                tables,
+                {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
+                np.zeros((1, PREFILL_TOKENS), np.int64),
+                np.zeros((1, 1, self._vocab_size), np.float32),
+                () if self._weight_cache is None else self._weights,
+                path,
             )
-        [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
-        self._rows = {name: table.stored for name, table in tables.items()}
-        self._shared = Shared(
-            session,
-            tables,
-            {name: np.zeros((1, PREFILL_TOKENS, *inputs[name].shape[2:]), np.float32) for name in tables},
-            np.zeros((1, PREFILL_TOKENS), np.int64),
-            np.zeros((1, 1, self._vocab_size), np.float32),
-            () if self._weight_cache is None else self._weights,
-        )
 
     @property
     def context_tokens(self) -> int:
@@ -163,6 +157,22 @@ def _nbytes(cache: Cache, context_tokens: int) -> int:
     return math.prod(shape) // shape[2] * min(shape[2], context_tokens) * np.dtype(np.float32).itemsize
 
 
+def _load_packed(directory: OnnxDirectory, cache_dir: Path, threads: int) -> tuple[onnxruntime.InferenceSession, Path]:
+    """A session, and the file of packed weights that it maps."""
+    graph_path = directory.graph_path(directory.decoder)
+    with cache_opened(cache_dir) as folder:
+        for is_last in (False, True):
+            packed = packed_in(folder, directory, threads)
+            try:
+                session = _load(graph_path, directory.graphs[directory.decoder], packed, threads)
+                break
+            except ExecutorError:
+                if is_last:
+                    raise
+                folder.remove(packed.parent.name)  # damaged: packed again, once, as for LiteRT
+        return session, folder.path / packed.parent.name / f"{packed.name}_data"
+
+
 def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -> onnxruntime.InferenceSession:
     """The graph as it was packed; without that, as it is in memory with the weights beside `path`."""
     options = onnxruntime.SessionOptions()
@@ -180,5 +190,5 @@ def _load(path: Path, graph: onnx_ir.Model, packed: Path | None, threads: int) -
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise ExecutorError(f"{path}: ONNX Runtime cannot load it ({reason}); convert the checkpoint again") from error

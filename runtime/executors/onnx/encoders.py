@@ -14,6 +14,7 @@ import onnxruntime
 
 from gemma_edge.runtime.executors.base import BundleMismatchError, ExecutorError
 from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
+from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON
 from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, VISION_ENCODER, OnnxDirectory
 from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
 
@@ -103,7 +104,7 @@ class OnnxEncoders:
         try:
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's classes share no base
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
             raise ExecutorError(
                 f"{path}: ONNX Runtime cannot load it ({reason}); convert the checkpoint again"
             ) from error

@@ -19,7 +19,7 @@ from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable, tables_within
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
-from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, CONFIG, EMBEDDER, VISION_ENCODER, OnnxDirectory
+from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, CONFIG, EMBEDDER, VISION_ENCODER, OnnxDirectory, as_ours
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
@@ -43,19 +43,20 @@ class OnnxPlan:
         Raises OnnxDirectoryError without metadata, BundleMismatchError where graphs or configuration are not ours.
         """
         decoder = directory.graphs[directory.decoder]
-        in_place(decoder)
-        kept = tuple(caches(decoder))
-        rows_bytes = dict(_rows_bytes(directory))
-        inner_bytes = 0 if directory.is_split else rows_bytes["inputs_embeds"]
-        return cls(
-            _stored_bytes(decoder) - inner_bytes,
-            _scales(decoder),
-            rows_bytes["inputs_embeds"],
-            rows_bytes.get("per_layer_inputs", 0),
-            kept,
-            _activations(directory, kept),
-            tuple(_encoders(directory)),
-        )
+        with as_ours(directory.graph_path(directory.decoder)):
+            in_place(decoder)
+            kept = tuple(caches(decoder))
+            rows_bytes = dict(_rows_bytes(directory))
+            inner_bytes = 0 if directory.is_split else rows_bytes["inputs_embeds"]
+            return cls(
+                _stored_bytes(decoder) - inner_bytes,
+                _scales(decoder),
+                rows_bytes["inputs_embeds"],
+                rows_bytes.get("per_layer_inputs", 0),
+                kept,
+                _activations(directory, kept),
+                tuple(_encoders(directory)),
+            )
 
     @property
     def context_tokens(self) -> int:

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from gemma_edge.runtime.executors.base import BundleMismatchError
+
 PREFILL_TOKENS = 128
 """Rows of one call at most: more cost activation memory and gain little."""
+
+_LARGEST_SIZE = 4096  # of heads, and of their number: memory is set aside for what a graph says
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,21 @@ def in_place(model: ir.Model) -> None:
 
 
 def caches(model: ir.Model) -> list[Cache]:
-    """What a graph changed by `in_place` keeps."""
+    """What a graph changed by `in_place` keeps. Raises BundleMismatchError for caches that are not as we write them."""
     found = []
     for node in _attentions(model):
         if len(node.outputs) == 1:
             continue
         window = node.attributes["local_window_size"].as_int() if "sliding_window_cache" in node.attributes else None
         for value in node.inputs[3:5]:
-            assert value is not None
-            assert value.shape is not None
-            _, kv_heads, _, head_size = value.shape
-            assert isinstance(kv_heads, int)
-            assert isinstance(head_size, int)
+            shape = () if value is None or value.shape is None else tuple(value.shape)
+            sizes = [size for size in shape[1::2] if isinstance(size, int) and 0 < size <= _LARGEST_SIZE]
+            if value is None or len(shape) != 4 or len(sizes) != 2:
+                raise BundleMismatchError(
+                    f"graph {model.graph.name}: an attention's cache has the shape {list(map(str, shape))}, expected "
+                    "[batch, heads, tokens, size]; convert the checkpoint with gemma-edge"
+                )
+            kv_heads, head_size = sizes
             found.append(Cache(str(value.name), kv_heads, head_size, window))
     return found
 

@@ -9,7 +9,6 @@ and by the content it was made from; packing runs in a subprocess, whose memory 
 import json
 import os
 import shutil
-import subprocess
 import sys
 from hashlib import sha256
 from importlib.metadata import version
@@ -21,11 +20,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession as _Session
 
-from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cpu_key, exclusive
+from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cache_opened, cpu_key
 from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
 from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
+from gemma_edge.runtime.packing.child import refuse_to_pack_again, run_child
+from gemma_edge.runtime.packing.folder import CacheFolder
 
 GRAPH = "decoder.onnx"
 _SIZES = "sizes.json"
@@ -40,21 +41,26 @@ def packed_graph(directory: OnnxDirectory, cache_dir: Path, threads: int) -> Pat
 
     A folder that is not as it was left is made again. Raises WeightCacheError, and OnnxDirectoryError as content_key.
     """
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = cache_dir / f"{content_key(directory, cache_dir)}.{version('onnxruntime')}.{cpu_key()}.onnx"
-        if not _is_whole(folder):
-            with exclusive(folder.with_suffix(".lock")):
-                if not _is_whole(folder):
-                    _build(directory, folder, threads)
-    except OSError as error:
-        raise WeightCacheError(
-            f"cannot write the weight cache in {cache_dir} ({error}); choose another cache_dir"
-        ) from error
-    return folder / GRAPH
+    with cache_opened(cache_dir) as folder:
+        packed = packed_in(folder, directory, threads)
+        return folder.path / packed.parent.name / packed.name
 
 
-def content_key(directory: OnnxDirectory, notes: Path | None) -> str:
+def packed_in(folder: CacheFolder, directory: OnnxDirectory, threads: int) -> Path:
+    """Where the packed graph can be read while the folder is open. Raises as packed_graph does."""
+    name = f"{content_key(directory, folder)}.{version('onnxruntime')}.{cpu_key()}.onnx"
+    locking = f"{name.removesuffix('.onnx')}.lock"
+    if _is_whole(folder, name):
+        folder.tidy(locking)
+        return folder.anchor / name / GRAPH
+    refuse_to_pack_again()
+    with folder.locked(locking) as lock:
+        if not _is_whole(folder, name):
+            _build(directory, folder, name, threads, lock)
+    return folder.anchor / name / GRAPH
+
+
+def content_key(directory: OnnxDirectory, notes: CacheFolder | Path | None) -> str:
     """The hex SHA-256 of the decoder, graph and weights; `notes` as `section_sha256` takes it.
 
     Raises OnnxDirectoryError where weights are not those that the directory records.
@@ -65,42 +71,43 @@ def content_key(directory: OnnxDirectory, notes: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: CacheFolder, name: str) -> bool:
     """Whether every file has the size that it was left with."""
+    if (place := folder.own(name)) is None:
+        return False
     try:
-        sizes = json.loads((folder / _SIZES).read_text())
-        return all((folder / name).stat().st_size == nbytes for name, nbytes in sizes.items())
+        sizes = json.loads((place / _SIZES).read_text())
+        return all((place / name).stat().st_size == nbytes for name, nbytes in sizes.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def _build(directory: OnnxDirectory, folder: Path, threads: int) -> None:
+def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: int, lock: int) -> None:
     needed = round(_GROWTH * sum(path.stat().st_size for path in directory.decoder_data))
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(folder.anchor).free
     if free < needed:
         raise WeightCacheError(
-            f"the weight cache needs about {needed >> 20} MiB in {folder.parent}, {free >> 20} MiB are free; "
+            f"the weight cache needs about {needed >> 20} MiB in {folder.path}, {free >> 20} MiB are free; "
             "free some space or choose another cache_dir"
         )
-    partial = folder.with_suffix(".partial")
-    for old in (folder, partial):  # under the lock: what is left belongs to a builder that died
-        shutil.rmtree(old, ignore_errors=True)
+    partial = folder.anchor / f"{name.removesuffix('.onnx')}.partial"
+    for old in (name, partial.name):  # under the lock: what is left belongs to a builder that died
+        folder.remove(old)
     partial.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "gemma_edge.runtime.executors.onnx.packed",
-        str(directory.path),
-        str(partial / GRAPH),
-        str(threads),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        shutil.rmtree(partial, ignore_errors=True)
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        remedy = "close other programs, it was killed" if done.returncode < 0 else "convert the checkpoint again"
+    source = str(directory.path.absolute())
+    status, errors = run_child(
+        __name__,
+        [source, f"{partial.name}/{GRAPH}", str(threads)],
+        lambda: _pack(source, str(partial / GRAPH), str(threads)),
+        folder=folder.anchor,
+        lock=lock,
+    )
+    if status:
+        folder.remove(partial.name)
+        lines = errors.strip().splitlines() or ["no message"]
+        remedy = "close other programs, it was killed" if status < 0 else "convert the checkpoint again"
         raise WeightCacheError(
-            f"packing the weights of {directory.path} failed with status {done.returncode} ({lines[-1]}); {remedy}"
+            f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {remedy}"
         )
     graph = directory.graph_path(directory.decoder)
     names = [path.relative_to(directory.path).as_posix() for path in (graph, *directory.decoder_data)]
@@ -112,11 +119,10 @@ def _build(directory: OnnxDirectory, folder: Path, threads: int) -> None:
             os.fsync(file.fileno())
         sizes[path.name] = path.stat().st_size
     (partial / _SIZES).write_text(json.dumps(sizes))
-    partial.replace(folder)
+    folder.put(partial.name, name)
 
 
-def _main(arguments: list[str]) -> None:
-    path, out, threads = arguments
+def _pack(path: str, out: str, threads: str) -> None:
     directory = OnnxDirectory.open(Path(path))
     model = directory.graphs[directory.decoder]
     in_place(model)
@@ -145,7 +151,7 @@ def _main(arguments: list[str]) -> None:
     options.log_severity_level = 3
     found = _Session(out, options, providers=["CPUExecutionProvider"]).run(["logits"], feeds)[0]
     if not np.allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max()):
-        sys.exit("the packed weights give other logits")
+        raise WeightCacheError("the packed weights give other logits")
 
 
 def _one_token(session: onnxruntime.InferenceSession, kept: list[Cache]) -> dict[str, NDArray[Any]]:
@@ -162,4 +168,4 @@ def _one_token(session: onnxruntime.InferenceSession, kept: list[Cache]) -> dict
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _pack(*sys.argv[1:])

@@ -18,7 +18,7 @@ from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits, table_look_ups
 
-_VIEWS = ("Reshape", "Cast", "MatMul", "Mul")  # between a look-up and its output, first input to output
+_VIEWS = ("Reshape", "Cast", "MatMul", "Mul", "Sub")  # between a look-up and its output, first input to output
 # Both values of an int4 byte, low nibble first, less the zero point 8, as two int8 in one uint16.
 _NIBBLES = np.array([[(byte & 15) - 8, (byte >> 4) - 8] for byte in range(256)], np.int8)
 _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)

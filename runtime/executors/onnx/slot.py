@@ -5,13 +5,14 @@ rewinding is forgetting, as far as sliding layers have the rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.executors.base import ClosedError, Logits, SlotState, Snapshot
+from gemma_edge.runtime.executors.base import ClosedError, ExecutorError, Logits, SlotState, Snapshot
 from gemma_edge.runtime.executors.checks import check_restore, check_rewind, check_state, check_tokens
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
@@ -19,6 +20,8 @@ from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.media.soft_tokens import place_soft_rows
 from gemma_edge.runtime.memory.pressure import read_single_pages
 
+LONGEST_REASON = 300
+"""Characters of what ONNX Runtime says that a message repeats."""
 ROW_INPUTS = ("inputs_embeds", "per_layer_inputs")
 
 
@@ -32,6 +35,7 @@ class Shared:
         ids: int64 [1, PREFILL_TOKENS].
         logits: float32 [1, 1, V].
         packed: mapped files of weights that the first run reads in large pieces, and later runs page by page.
+        path: of the graph, for messages.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Shared:
         ids: NDArray[np.int64],
         logits: NDArray[np.float32],
         packed: Sequence[FileRange],
+        path: Path,
     ) -> None:
         self.session: onnxruntime.InferenceSession | None = session
         self.tables = tables
@@ -49,11 +54,18 @@ class Shared:
         self.ids = ids
         self.logits = logits
         self._packed: Sequence[FileRange] = packed
+        self._path = path
 
     def run(self, binding: Any) -> None:
-        """One run of the model."""
+        """One run of the model. Raises ExecutorError where ONNX Runtime cannot."""
         assert self.session is not None
-        self.session.run_with_iobinding(binding)
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's classes share no base
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
+            raise ExecutorError(
+                f"{self._path}: ONNX Runtime cannot run it ({reason}); convert the checkpoint again"
+            ) from error
         if self._packed:
             read_single_pages(self._packed)
             self._packed = ()

@@ -82,8 +82,11 @@ def _command(item: pytest.Item) -> list[str]:
     plugins = [word for name in config.getoption("plugins") or () for word in ("-p", name)]
     overrides = [word for name in config.getoption("override_ini") or () for word in ("-o", name)]
     file = ["-c", str(config.inipath)] if config.inipath else []
+    # As this process found its tests: with `python -m pytest` in the folder where one stands, too.
+    is_here = any(Path(entry).resolve() == config.invocation_params.dir for entry in sys.path if Path(entry).is_dir())
+    python = [sys.executable] if is_here else [sys.executable, "-P"]
     return [
-        sys.executable, "-m", "pytest", *file, f"--rootdir={config.rootpath}", *plugins, *overrides, "-o", "addopts=",
+        *python, "-m", "pytest", *file, f"--rootdir={config.rootpath}", *plugins, *overrides, "-o", "addopts=",
         f"--import-mode={config.getoption('importmode')}", "-p", "no:cacheprovider", "-q", test,
     ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from gemma_edge.converter.plan.target import Target, TargetError, calibration_te
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.tokenizer.windows import TextError
 from gemma_edge.runtime.formats.atomic import OutputError
+from tests.converter.checkpoint.adapters import write_adapter
 
 SMALL: dict[str, Any] = {"context": 256, "prefill": (16,)}
 
@@ -59,6 +60,17 @@ def test_other_formats_take_calibrated_weights_too(tiny_gemma3: Path, text: Path
     ]
     assert reports[0].values["output"]["sha256"] != reports[1].values["output"]["sha256"]
     assert reports[0].values["output"]["bytes"] == reports[1].values["output"]["bytes"]
+
+
+@pytest.mark.parametrize("container", ["litertlm", "onnx"])
+def test_a_merged_adapter_is_calibrated_too(tiny_gemma3: Path, text: Path, container: str, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", tiny_gemma3)
+    options = {"lora": adapter, "format": container, **SMALL}
+    plain = convert("custom-int4", tiny_gemma3, tmp_path / "plain", **options).values
+    both = convert("custom-int4", tiny_gemma3, tmp_path / "both", calibrate=text, **options).values
+    assert both["source"]["lora"] == plain["source"]["lora"]
+    assert both["calibration"]["text"] == "calibration.txt"
+    assert 0 < both["quality"]["kl"] < plain["quality"]["kl"]
 
 
 def test_a_text_that_cannot_be_read_is_named(tiny_gemma3: Path, tmp_path: Path) -> None:

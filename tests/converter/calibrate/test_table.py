@@ -1,5 +1,6 @@
 """Per-layer embeddings rounded for what the layers do with them."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,8 +77,9 @@ def test_gates_are_found_on_either_side_of_a_product(
     watched: tuple[Checkpoint, StreamingModel, GateMoments],
 ) -> None:
     _, model, moments = watched
-    swapped = [
+    swapped = copy(model.graph)
+    swapped.ops = [
         replace(op, a=op.b, b=op.a) if isinstance(op, Binary) and op.name == "mul" else op for op in model.graph.ops
     ]
-    found = GateMoments.of(replace(model.graph, ops=swapped))
+    found = GateMoments.of(swapped)
     assert [(gate.layer, gate.gate) for gate in found.gates] == [(gate.layer, gate.gate) for gate in moments.gates]

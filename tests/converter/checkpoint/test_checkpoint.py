@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, CheckpointError, read_json_object
 from gemma_edge.converter.checkpoint.safetensors_file import read_header
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.converter.tensors import Role, TensorSpec
 from tests.converter.checkpoint.checkpoint_files import (
     EMBEDDING,
@@ -27,7 +28,6 @@ from tests.converter.checkpoint.checkpoint_files import (
     two_tensors,
     write_raw,
 )
-from tools.shards import Header, write_shards
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

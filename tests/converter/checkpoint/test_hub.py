@@ -71,7 +71,7 @@ def test_a_file_is_refused() -> None:
         resolve_checkpoint(str(FIXTURE / "model.safetensors"), "1b")
 
 
-@pytest.mark.parametrize("text", ["./missing", "/no/such/dir", "gemma", "a/b/c", "org/name@", "org/na me", ""])
+@pytest.mark.parametrize("text", ["gemma", "org/name@", "org/na me", ""])
 def test_neither_directory_nor_repository(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if text == "":  # Path("") is the current directory
@@ -167,7 +167,7 @@ def test_a_gguf_file_or_a_directory_of_one(tmp_path: Path) -> None:
         resolve_checkpoint(str(tmp_path), "custom")
 
 
-@pytest.mark.parametrize("text", ["missing/model.gguf", "model.gguf", "org/name:weights.bin", "org/name:*.gguf"])
+@pytest.mark.parametrize("text", ["org/name:weights.bin", "org/name:*.gguf", "org:model.gguf"])
 def test_what_only_looks_like_a_gguf(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -253,3 +253,75 @@ def test_name_the_hub_does_not_allow(tmp_path: Path) -> None:
     kind, message = resolve("http://127.0.0.1:9", tmp_path, "org/name--x")
     assert kind == "error"
     assert message.startswith("org/name--x: download failed (")
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory: checkpoints/{e2b-it,e4b-it,notes.txt}, and nobody's hub."""
+    for name in ("e2b-it", "e4b-it"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("gemma_edge.converter.checkpoint.hub._download", lambda *_: pytest.fail("asked the hub"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "checkpoints/e2b",
+            "checkpoints has no e2b, but e2b-it; correct the path, or write checkpoints/e2b@main ",
+        ),
+        ("checkpoints/E2B-IT", "checkpoints has no E2B-IT, but e2b-it, e4b-it; "),
+        ("./checkpoint/e2b-it", "the current directory has no checkpoint, but checkpoints; correct the path"),
+        ("checkpoint/e2b-it/", "the current directory has no checkpoint, but checkpoints; correct the path"),
+        ("checkpoints/zzz", "checkpoints has no zzz, it holds e2b-it, e4b-it, notes.txt; correct the path, or"),
+        ("empty/e2b", "empty has no e2b, it is empty; correct the path, or write empty/e2b@main for the repository"),
+        ("a/b/c", "the current directory has no a, it holds checkpoints, empty; correct the path"),
+        ("~/checkpoints/e4b", "{home}/checkpoints has no e4b, but e4b-it; correct the path"),
+        ("{home}/checkpoints/e2b_it/model", "{home}/checkpoints has no e2b_it, but e2b-it, e4b-it; correct the path"),
+        ("missing/model.gguf", "the current directory has no missing, it holds checkpoints, empty; correct the path"),
+        ("model.safetensors", "the current directory has no model.safetensors, it holds checkpoints, empty; correct"),
+        ("/no/such/dir", "/ has no no, "),
+    ],
+)
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(text: str, found: str, shelf: Path) -> None:
+    text, found = text.format(home=shelf), found.format(home=shelf)
+    with pytest.raises(HubError) as caught:
+        resolve_checkpoint(text, "custom")
+    assert str(caught.value).startswith(f"{text}: no such directory or file: {found}")
+
+
+@pytest.mark.parametrize("text", ["google/gemma-3n-E2B-it", "checkpoints/e2b@main", "checkpoints/e2b:model.gguf"])
+def test_what_is_a_repository_is_looked_for_there(text: str, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(repository: str, *_: object) -> Path:
+        asked.append(repository)
+        (shelf / "snapshot").mkdir()
+        (shelf / "snapshot" / "model.safetensors").touch()
+        (shelf / "snapshot" / "model.gguf").touch()
+        return shelf / "snapshot"
+
+    monkeypatch.setattr("gemma_edge.converter.checkpoint.hub._download", download)
+    resolve_checkpoint(text, "custom")
+    assert asked == [text.partition("@")[0].partition(":")[0]]
+
+
+def test_no_home_folder_to_download_to(tmp_path: Path) -> None:
+    """huggingface_hub would make a folder that is called ~ in the current one."""
+    script = f"import os, pwd\nos.chdir({str(tmp_path)!r})\n"
+    script += "def nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n" + SCRIPT
+    kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME") and not k.startswith("HF_")}
+    run = subprocess.run(
+        [sys.executable, "-c", script, "google/gemma-3-1b-it", "1b"],
+        env=kept, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.startswith(
+        "error google/gemma-3-1b-it: there is no home folder to download it to, HOME is not set and no account says; "
+        "set HF_HOME, or pass"
+    )
+    assert not list(tmp_path.iterdir())

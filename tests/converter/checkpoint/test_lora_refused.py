@@ -283,3 +283,44 @@ def test_the_settings_of_this_file_are_right(adapter: Path, tiny_gemma3: Path) -
     config = LoraConfig.load(adapter / "adapter_config.json")
     assert (config.rank, config.alpha, config.scale_of(Q0)) == (4, 8.0, 2.0)
     assert len(merged(Checkpoint.open(tiny_gemma3), adapter).changes) == 2 * 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": "(.*_?)*(.*_?)*!"},
+        {"target_modules": ".*_proj", "exclude_modules": "((((m?o?)*)*)*)*!"},
+        {"rank_pattern": {"(\\w*\\.?)*!": 4}},
+        {"alpha_pattern": {"(m|o|mo|.)+!": 16.0}},
+    ],
+)
+def test_expressions_that_go_back_for_ever(adapter: Path, tiny_gemma3: Path, changes: dict[str, Any]) -> None:
+    """Read in bounded time, and matched as PEFT's would be in the end: no module is named by them."""
+    settings(adapter, **changes)
+    if "target_modules" in changes and "exclude_modules" not in changes:
+        assert "target_modules in adapter_config.json does not name it" in refusal(tiny_gemma3, adapter)
+    else:
+        config = LoraConfig.load(adapter / "adapter_config.json")
+        assert config.is_target(UP0)
+        assert (config.rank_of(UP0), config.alpha_of(UP0)) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"target_modules": r"(q)_proj\1"},
+            "target_modules is '(q)_proj\\\\1', expected a regular expression (groupref",
+        ),
+        ({"target_modules": "x" * 5000}, "expected a regular expression (5000 characters, at most 4096 are read)"),
+        (
+            {"rank_pattern": {f"m{i}": 4 for i in range(10_001)}},
+            "rank_pattern is 'a list of 10001', expected at most 10000",
+        ),
+    ],
+)
+def test_expressions_that_are_not_read(
+    adapter: Path, tiny_gemma3: Path, changes: dict[str, Any], expected: str
+) -> None:
+    settings(adapter, **changes)
+    assert expected in refusal(tiny_gemma3, adapter)

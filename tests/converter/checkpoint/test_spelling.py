@@ -1,6 +1,7 @@
 """State dicts as wrappers, other classes and other tools save them; transformers' loading is what is right."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,15 @@ def plain(tiny_gemma3: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
         prefixed("base_model.model."),
         prefixed("module._orig_mod."),
         prefixed("_orig_mod.module.", "model."),
+        prefixed("_fsdp_wrapped_module."),
+        prefixed("_forward_module.module."),
+        prefixed("model."),
+        lambda tensors: prefixed("pretrained_model.")(tensors) | {"v_head.summary.weight": torch.ones(1, 128)},
+        lambda tensors: {name.replace(".self_attn.", ".self_attn._orig_mod."): t for name, t in tensors.items()},
+        lambda tensors: {
+            re.sub(r"layers\.(\d+)\.", r"layers.\1._fsdp_wrapped_module._checkpoint_wrapped_module.", name): tensor
+            for name, tensor in prefixed("_fsdp_wrapped_module.")(tensors).items()
+        },
         lambda tensors: tensors | {HEAD: tensors[EMBEDDING].float()},
         lambda tensors: tensors | {HEAD: tensors[EMBEDDING].clone()},
         lambda tensors: {HEAD if name == EMBEDDING else name: tensor for name, tensor in tensors.items()},

@@ -38,17 +38,16 @@ def fill(
     parsed = {name: Encoding.parse(text) for name, text in encodings.items()}
     file = emit("test", list(graphs), parsed, layout)
     content = np.zeros(file.lay_out(), np.uint8)
+
+    def write(data: NDArray[Any], offset: int) -> None:
+        found = np.frombuffer(np.ascontiguousarray(data), np.uint8)
+        content[offset : offset + found.size] = found
+
     stored = {}
     for name, placed in file.weights.items():
         rows = quantize_rows(weights[name], parsed[name])
-        data = rows.data.reshape(-1)
-        content[placed.data_offset : placed.data_offset + data.size] = data
-        if rows.scales is not None and parsed[name].block:
-            scales = rows.scales.reshape(-1).view(np.uint8)
-            content[placed.scale_offset : placed.scale_offset + scales.size] = scales
-        elif rows.scales is not None:
-            placed.row_scales[:] = rows.scales
-        stored[name] = parsed[name].dequantize(data, rows.scales, weights[name].shape)
+        placed.put(0, rows, write)
+        stored[name] = parsed[name].dequantize(rows.data, rows.scales, weights[name].shape)
     root = np.frombuffer(file.root(), np.uint8)
     content[: root.size] = root
     return Filled(file, content.tobytes(), stored)

@@ -57,6 +57,14 @@ def test_numbers_beyond_float32(value: float) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-39, 9e-31])
+def test_numbers_whose_reciprocals_are_beyond_float32(value: float) -> None:
+    assert Fields({"x": 1e-30}).number("x", 1.0) == 1e-30
+    assert message(lambda: Fields({"x": value}).number("x", 1.0)) == (
+        f"config.json: x is {value!r}, expected at least 1e-30; fix the checkpoint"
+    )
+
+
 def test_an_absent_key_without_a_default_is_refused() -> None:
     assert message(lambda: Fields({}).positive("n")).startswith("config.json: n is None, expected a positive integer")
 

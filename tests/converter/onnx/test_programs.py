@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnxruntime_genai
 import pytest
 import soundfile
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.converter.onnx.programs import (
@@ -92,18 +94,41 @@ def _as_json(inputs: Mapping[str, Any]) -> str:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
-def test_onnxruntime_genai_gives_our_tokens(converted: ConvertedFixture, val_bin: Path, precision: str) -> None:
-    directory = converted("gemma3", precision)
-    prompt = np.fromfile(val_bin, np.uint16)[:80].astype(np.int32)
-    model = onnxruntime_genai.Model(str(directory))
+def greedy(model: onnxruntime_genai.Model, prompts: NDArray[np.int32]) -> list[list[int]]:
+    """onnxruntime-genai's replies to a batch."""
     parameters = onnxruntime_genai.GeneratorParams(model)
-    length = len(prompt) + NEW_TOKENS
-    parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
+    length = prompts.shape[1] + NEW_TOKENS
+    options = {"max_length": length, "min_length": length, "do_sample": False, "batch_size": len(prompts)}
+    parameters.set_search_options(**options)
     generator = onnxruntime_genai.Generator(model, parameters)
-    generator.append_tokens(prompt)
+    generator.append_tokens(prompts)
     found = []
     for _ in range(NEW_TOKENS):
         generator.generate_next_token()
-        found.append(int(generator.get_next_tokens()[0]))
+        found.append([int(token) for token in generator.get_next_tokens()])
+    return [list(reply) for reply in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_onnxruntime_genai_gives_our_tokens(converted: ConvertedFixture, val_bin: Path, precision: str) -> None:
+    """Of one prompt, and of two of unequal length at once, which it pads on the right."""
+    directory = converted("gemma3", precision)
+    prompt = np.fromfile(val_bin, np.uint16)[:80].astype(np.int32)
+    model = onnxruntime_genai.Model(str(directory))
+    [found] = greedy(model, prompt[None])
     check_same_reply(found, directory, prompt.tolist(), precision)
+    short = prompt[:9]
+    both = greedy(model, np.stack([prompt, np.pad(short, (0, len(prompt) - len(short)))]))
+    for reply, ids in zip(both, (prompt, short), strict=True):
+        check_same_reply(reply, directory, ids.tolist(), precision)
+
+
+def test_onnxruntime_genai_knows_no_gemma3n(converted: ConvertedFixture, tmp_path: Path) -> None:
+    """So there is no genai_config.json; its "gemma4" has tables of a graph of their own, but wants encoders."""
+    copy = Path(shutil.copytree(converted("gemma3n", "int4"), tmp_path / "model"))
+    assert not (copy / "genai_config.json").exists()
+    config = json.loads((converted("gemma3", "int4") / "genai_config.json").read_text())
+    config["model"]["type"] = "gemma3n"
+    (copy / "genai_config.json").write_text(json.dumps(config))
+    with pytest.raises(RuntimeError, match=r"Unsupported model_type in config\.json: gemma3n$"):
+        onnxruntime_genai.Model(str(copy))

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from tests.converter.tokenizer import chat_templates_with_memory
+
 _OPEN: Final = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 _GEMMA_TURNS: Final = (
     "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
@@ -267,4 +269,5 @@ TEMPLATES: Final[dict[str, str | dict[str, str]]] = {
         "{{ '<start_of_turn>' + m.role + '\\n' + m.content + '<end_of_turn>\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
     ),
+    **chat_templates_with_memory.TEMPLATES,
 }  # fmt: skip

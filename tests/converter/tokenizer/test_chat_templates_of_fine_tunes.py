@@ -151,16 +151,26 @@ def put(checkpoint: Path, template: str | dict[str, str]) -> None:
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def expected_ids(tokenizer: Any, talk: Sequence[Message], tools: list[Message] | None) -> list[int] | None:
-    """transformers' ids; None where the template refuses. A call without words has no content, or "", or None."""
+def with_content(tokenizer: Any, talk: Sequence[Message], tools: list[Message] | None) -> list[Message] | None:
+    """The talk as transformers takes it, None where the template refuses. A call without words has no content, or "",
+    or None.
+    """
     for missing in ({}, {"content": ""}, {"content": None}):
         told = [message if "content" in message else {**message, **missing} for message in talk]
         try:
-            found = tokenizer.apply_chat_template(told, tools=tools, add_generation_prompt=True)
+            tokenizer.apply_chat_template(told, tools=tools, add_generation_prompt=True)
         except Exception:  # a template is a program
             continue
-        return list(found["input_ids"])
+        return told
     return None
+
+
+def expected_ids(tokenizer: Any, talk: Sequence[Message], tools: list[Message] | None) -> list[int] | None:
+    """transformers' ids; None where the template refuses."""
+    told = with_content(tokenizer, talk, tools)
+    if told is None:
+        return None
+    return list(tokenizer.apply_chat_template(told, tools=tools, add_generation_prompt=True)["input_ids"])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

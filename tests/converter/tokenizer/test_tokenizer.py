@@ -144,8 +144,15 @@ def test_no_tokenizer_at_all(tmp_path: Path) -> None:
         sentencepiece_model(tmp_path, TINY_TOKENS)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_a_pointer_in_place_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(TokenizerError, match=rf"{name}: a Git LFS pointer, expected .*; run `git lfs pull`"):
+        sentencepiece_model(tmp_path, TINY_TOKENS)
+
+
 def test_an_unreadable_model(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "tokenizer.model").write_bytes(b"version 1 of something else")
     with pytest.raises(TokenizerError, match=r"tokenizer\.model: not a SentencePiece model; download the file again"):
         sentencepiece_model(tmp_path, TINY_TOKENS)
 

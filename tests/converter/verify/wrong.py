@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.verify.show.report import VerifyReport
 from gemma_edge.converter.verify.verify import verify
-from tools.shards import Header, write_shards
 
 Tensors = dict[str, NDArray[np.float32]]
 

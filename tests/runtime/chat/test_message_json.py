@@ -166,6 +166,18 @@ def test_roles_of_other_clients(given: str, role: str) -> None:
             "a message has the role ['user'], expected system, user, assistant or tool; say who speaks",
         ),
         ({"role": "user"}, "a message of the role user has no content; give it text or parts"),
+        (
+            {"role": "user", "content": "x", "images": ["aGk="]},
+            "a message has 'images' beside its content; put it among the parts of content",
+        ),
+        (
+            {"role": "user", "parts": [{"text": "x"}]},
+            "a message has 'parts' beside its content; put it among the parts of content",
+        ),
+        (
+            {"role": "assistant", "content": "x", "audio": {"id": "a"}},
+            "a message has 'audio' beside its content; put it among the parts of content",
+        ),
         ({"role": "tool", "content": None}, "a message of the role tool has no content; give it text or parts"),
         (
             {"role": "system", "content": [{"type": "image", "path": "/a"}]},

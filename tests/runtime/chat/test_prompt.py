@@ -142,6 +142,23 @@ def test_quotes_and_new_lines_are_escaped_where_litert_lm_lets_text_out(engine: 
     assert shown[0] == ([r'"x\"y\\z\n"', r'{"\"k\"": "a\n```"}'] if is_python else shown[1])
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_thinking_wins_over_the_context(engine: Engine, google: Any, wanted: bool) -> None:
+    import litert_lm
+
+    options: dict[str, Any] = {
+        "chat_template": "{{ enable_thinking }}",
+        "extra_context": {"enable_thinking": not wanted},
+    }
+    theirs_wanted = litert_lm.ThinkingConfig(enable_thinking=wanted)
+    with (
+        google.create_conversation(thinking_config=theirs_wanted, **options) as theirs,
+        engine.create_conversation(thinking_config=ThinkingConfig(wanted), **options) as ours,
+    ):
+        shown = ours.render_message_to_string("hi")
+        assert shown == theirs.render_message_to_string("hi") == str(wanted).lower()
+
+
 def test_thinking_and_message_objects(engine: Engine, google: Any) -> None:
     import litert_lm
 

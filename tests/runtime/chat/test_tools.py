@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import functools
+import itertools
 import logging
 import pathlib
 import uuid
@@ -172,6 +173,11 @@ CIRCLE.append(CIRCLE)
         (Model(at=datetime.date(2026, 1, 2)), {"at": "2026-01-02"}),
         ([Colour.RED, {Colour.RED: 1, (1, 2): 2}], ["r", {"Colour.RED": 1, "(1, 2)": 2}]),
         (float("nan"), "nan"),
+        (range(3), [0, 1, 2]),
+        ((number * 2 for number in (1, 2)), [2, 4]),
+        (zip("ab", (1, 2), strict=True), [["a", 1], ["b", 2]]),
+        ({"b": 1, "a": 2}.items(), [["b", 1], ["a", 2]]),
+        (itertools.count(), [*range(1000), "more than 1000 results"]),
         ({"x": float("inf")}, {"x": "inf"}),
         (b"text", "text"),
         (b"\xff\x00", "/wA="),

@@ -24,7 +24,7 @@ DOUBLED = (
         ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "takes more than 201,000"),
         ("{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(99) }}", "201,000 steps"),
         ("{% for i in range(99999) %}" + "y" * 9999 + "{% endfor %}", "more than 134,217,728 characters"),
-        ("{% for a in [1, 2] recursive %}{% if loop.depth < 99 %}{{ loop([1, 2]) }}{% endif %}{% endfor %}", "steps"),
+        ("{% for a in [1, 2] recursive %}{% if loop.depth < 24 %}{{ loop([1, 2]) }}{% endif %}{% endfor %}", "steps"),
         ("{{ 'ab' * 10**9 }}", "a text or list of 2,000,000,000"),
         ("{{ 10**8 * [0] }}", "a text or list of 100,000,000"),
         ("{{ 7 ** (10**7) }}", "more than a thousand digits"),
@@ -49,6 +49,9 @@ DOUBLED = (
         ("{{ (['a' * 99999] * 9999) | join }}", "more than 8,388,608 characters"),
         ("{{ '%s' * 99 % (('a' * 999999,) * 99) }}", "a text or list of|more than"),
         ("{{ lipsum(9) }}", "filler text"),
+        ("{% set a = namespace() %}{% set a.b = a %}{{ a }}", "namespace"),
+        ("{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}{{ b }}", "namespace"),
+        (DOUBLED.format(first="0", twice="[ns.x]").replace("60", "600"), "lists in lists, 101 deep"),
     ],
 )  # fmt: skip
 def test_what_has_no_end_is_refused(source: str, reason: str) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.chats import conversation_of
 from gemma_edge.runtime.services.errors import ServiceError
+from gemma_edge.runtime.services.functions import Functions
 from gemma_edge.runtime.services.prompts import (
     culturally_aware_prompt,
     cultures,
@@ -40,7 +41,7 @@ def schedule_meeting(title: str, minutes: int = 30) -> str:
     return f"{title}, {minutes} min"
 
 
-FUNCTIONS = [WEATHER, schedule_meeting]
+FUNCTIONS: Functions = [WEATHER, schedule_meeting]
 
 
 def rendered(engine: Engine, messages: list[Any]) -> str:

@@ -3,10 +3,11 @@
 import ast
 import asyncio
 import inspect
+import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from gemma_edge.converter.cli import convert_main, main
-from tests.converter.checkpoint.adapters import write_adapter
+from tests.converter.checkpoint.test_lora import ADAPTERS, train
 
 SYSTEMS = 19
 TEXT = (Path(__file__).resolve().parents[3] / "runtime" / "SERVICES.md").read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ def names(
     shutil.copy(picture, folder / "photo.jpg")
     shutil.copy(recording, folder / "meeting.wav")
     shutil.copytree(tiny_gemma3, folder / "gemma-3n")
-    write_adapter(folder / "gemma-custom-model", tiny_gemma3)
+    train(tiny_gemma3, folder / "gemma-custom-model", ADAPTERS["the documents' fine-tune"])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -64,6 +65,26 @@ def test_all_of_them_are_there() -> None:
     assert {number for number, _ in LINES} == set(range(1, SYSTEMS + 1))
 
 
+# Of some lines, what has to be true of what they give. Replies are a random model's.
+IS_RIGHT: dict[int, Callable[[Any], bool]] = {
+    2: lambda reply: isinstance(reply, str),
+    6: lambda reply: set(reply) in ({"response"}, {"function_name", "parameters"}),
+    9: lambda output: "merged: gemma-custom-model, rank 16, alpha 32, into" in output,
+    12: lambda timed: timed["tokens_generated"] > 0,
+    16: lambda figure: figure > 0,
+}
+
+
 @pytest.mark.parametrize(("number", "line"), LINES, ids=[f"{number}: {line[:40]}" for number, line in LINES])
-def test_the_line_runs(number: int, line: str, names: dict[str, Any]) -> None:  # noqa: ARG001  tells which system
-    assert run(line, names) is not None
+def test_the_line_runs(number: int, line: str, names: dict[str, Any]) -> None:
+    found = run(line, names)
+    assert IS_RIGHT.get(number, lambda _: True)(found)
+
+
+def test_what_the_services_say(names: dict[str, Any]) -> None:
+    """More than that they run."""
+    assert run("await service.health_check()", names)["status"] == "healthy"
+    assert run("secure.secure_generate(chat, 'alice')", names)["success"]
+    assert run("secure.get_usage_statistics('alice')", names)["requests_last_hour"] >= 1
+    assert run("monitoring.measure_performance(chat)", names).success
+    assert json.loads(Path("metrics.json").read_text())["model_name"] == "e2b.litertlm"

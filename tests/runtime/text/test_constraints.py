@@ -140,6 +140,8 @@ INTEGER = {"type": "integer"}
         ({"properties": {"format": {"const": "path"}}, "required": ["format"]}, ['{"format": "path"}'], ["{}"]),
         ({"type": "string", "format": "ipv4"}, ['"127.0.0.1"'], ['"localhost"']),  # one that says something
         ({"items": {"anyOf": [{"type": "string", "format": "email-ish"}]}}, ['["x"]'], ["[1]"]),
+        ({"type": "string", "format": "regex"}, ['"a+"', '"x"'], ['"*"', '"("']),  # checked when it is complete
+        ({"properties": {"to": {"format": "idn-email"}}}, ['{"to": "a@b"}', '{"to": 1}'], ['{"to": "ab"}']),
         ({"type": "array", "items": INTEGER, "uniqueItems": True}, ["[1, 2]", "[]"], ["[1, 1]"]),
         ({"type": "array", "items": INTEGER, "uniqueItems": True, "maxItems": 1}, ["[1]"], ["[1, 1]"]),
         ({"type": "array", "items": INTEGER, "uniqueItems": False}, ["[1, 1]"], ['["x"]']),

@@ -96,7 +96,7 @@ def test_a_full_disk_is_told_and_not_met_in_mapped_memory(tmp_path: Path, monkey
 def test_numpy_multiplies_on_the_cores_that_are_left() -> None:
     threads = blas.blas_threads()
     assert threads is not None
-    count = threads.count
+    count = threads.get
     before = count()
     with spare_cores(64, 64):
         assert count() == 1

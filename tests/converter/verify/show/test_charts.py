@@ -2,9 +2,11 @@
 
 import math
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ from matplotlib.text import Text
 from gemma_edge.converter.verify.show.charts import histogram, lines, svg_url
 
 SIX = {f"encoding {n}": {layer: float(n + layer) for layer in range(35)} for n in range(6)}
-FIGURES = {
+FIGURES: Mapping[str, Callable[[], Figure | None]] = {
     "histogram": lambda: histogram({"int4": (1e-9, 3e-3, 2.0), "a bundle of a longer name": (5.0,)}, 1e-6, "nats"),
     "one value": lambda: histogram({"int4": (0.0,)}, 1e-6, "nats"),
     "layers": lambda: lines(SIX, "dB"),
@@ -33,7 +35,7 @@ def texts(figure: Figure) -> Iterator[Text]:
 def test_every_label_is_inside_the_picture(name: str) -> None:
     figure = FIGURES[name]()
     assert figure is not None
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     shown = {axis: axis.get_view_interval() for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis)}
     beyond = {
@@ -52,7 +54,8 @@ def test_every_label_is_inside_the_picture(name: str) -> None:
 
 def test_every_value_is_counted() -> None:
     figure = histogram({"a": (0.0, 1e-9, 1e-6, 2e-6, 1.0), "b": (1e-2,)}, 1e-6, "nats")
-    counts = [patch.get_data().values for patch in figure.axes[0].patches]
+    patches: Sequence[Any] = figure.axes[0].patches
+    counts = [patch.get_data().values for patch in patches]
     assert [sum(series) for series in counts] == [5, 1]
     assert counts[0][0] == 4  # 2e-6 is in the same third of a power of ten
     assert counts[0][-1] == 1
@@ -71,7 +74,7 @@ def test_infinity_is_left_out() -> None:
     figure = lines({"exact": {0: math.inf}, "other": {0: 3.0, 1: math.inf}}, "dB")
     assert figure is not None
     [line] = figure.axes[0].lines
-    assert list(line.get_xdata()) == [0]
+    assert np.asarray(line.get_xdata()).tolist() == [0]
 
 
 def test_the_picture_is_one_svg() -> None:

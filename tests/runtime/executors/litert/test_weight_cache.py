@@ -10,9 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.executors.base import BundleMismatchError, Logits
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-from gemma_edge.runtime.executors.litert.weight_cache import UseCheck, WeightCacheError, default_cache_dir, weight_cache
+from gemma_edge.runtime.executors.litert.weight_cache import (
+    UseCheck,
+    WeightCacheError,
+    compile_section,
+    default_cache_dir,
+    weight_cache,
+)
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
 from tests.slots import litert_slot
@@ -67,11 +73,10 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     command[2] += (
         "import os\nfrom pathlib import Path\n"
         "from gemma_edge.runtime.formats.file_range import FileRange\n"
-        "run = w.subprocess.run\n"
-        "def die(command, **options):\n"
-        "    Path(command[-1]).write_bytes(b'half a cache')\n"
+        "def die(_module, arguments, _here, _limit_s, folder, lock):\n"
+        "    (folder / arguments[-1]).write_bytes(b'half a cache')\n"
         "    os.kill(os.getpid(), 9)\n"
-        "w.subprocess.run = die\n"
+        "w.run_child = die\n"
         f"place = FileRange(Path({str(place.path)!r}), {place.offset}, {place.nbytes})\n"
         f"w.weight_cache(place, Path({str(tmp_path)!r}), 1)"
     )
@@ -79,7 +84,7 @@ def test_a_builder_that_was_killed_leaves_nothing_in_the_way(sections: DecoderSe
     assert cache.with_suffix(".partial").read_bytes() == b"half a cache"
     assert not cache.exists()
     np.testing.assert_array_equal(first_logits(sections, tmp_path), plain)
-    assert not cache.with_suffix(".partial").exists()
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.lock"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "zeroed", "empty"])
@@ -125,13 +130,82 @@ def test_a_cache_directory_that_cannot_be_made(decoder: FileRange, tmp_path: Pat
 
 def test_a_section_that_cannot_be_packed(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"no model" * 1000)
+    with pytest.raises(
+        BundleMismatchError, match=r"junk: the model at byte 0 is damaged: begins with .*; copy the file"
+    ):
+        weight_cache(FileRange(tmp_path / "junk", 0, 8000), tmp_path, 1)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_section_that_litert_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever gets past the check."""
+    monkeypatch.setattr("gemma_edge.runtime.executors.litert.weight_cache.check_section", lambda _: None)
+    (tmp_path / "junk").write_bytes(b"no model" * 1000)
     with pytest.raises(WeightCacheError, match=r"packing the weights of .*junk failed with status 1 .*; convert"):
         weight_cache(FileRange(tmp_path / "junk", 0, 8000), tmp_path, 1)
     assert not list(tmp_path.glob("*.partial"))
 
 
+def stand_in(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that does not do what it should."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "python").chmod(0o755)
+
+
+def test_a_builder_that_writes_nothing(decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in("exit 0", tmp_path, monkeypatch)
+    with pytest.raises(WeightCacheError, match=r"packing the weights of .* wrote no cache to .*; choose another cache"):
+        weight_cache(decoder, tmp_path, 1)
+
+
+def test_a_builder_that_hangs(decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemma_edge.runtime.executors.litert.weight_cache._LEAST_S", -decoder.nbytes / (1 << 20) + 0.2)
+    stand_in("exec sleep 60", tmp_path, monkeypatch)
+    with pytest.raises(WeightCacheError, match=r"packing the weights of .* took more than 0 s; the file is damaged"):
+        weight_cache(decoder, tmp_path, 1)
+
+
+def test_without_a_cache_a_first_load_crashes_in_a_child(
+    decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    with monkeypatch.context() as patch:
+        stand_in("kill -11 $$", tmp_path, patch)
+        for _ in range(2):  # nothing is remembered of a crash
+            with pytest.raises(WeightCacheError, match=r"failed with status -11 .*LiteRT crashed on it"):
+                compile_section(decoder, 1, None, notes)
+        assert not list(notes.iterdir())
+    compile_section(decoder, 1, None, notes)[0].close()
+    [note] = notes.iterdir()
+    assert note.suffix == ".loaded"
+    stand_in("kill -11 $$", tmp_path, monkeypatch)
+    compile_section(decoder, 1, None, notes)[0].close()  # was loaded before: no child
+
+
+def test_without_a_cache_or_a_home(decoder: FileRange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be noted, each start tries."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
+    compile_section(decoder, 1, None)[0].close()
+
+
+def test_a_crash_where_the_processor_is_not_known(
+    decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemma_edge.runtime.executors.litert.weight_cache._CPU_FILES", (tmp_path / "cpuinfo",))
+    stand_in("kill -11 $$", tmp_path, monkeypatch)
+    with pytest.raises(WeightCacheError, match=r"LiteRT crashed, and .*cpuinfo cannot be read: make it readable"):
+        weight_cache(decoder, tmp_path, 1)
+
+
 @pytest.mark.parametrize(
-    ("signal", "remedy"), [(9, "close other programs"), (11, "LiteRT crashed, check that this machine's /proc/cpuinfo")]
+    ("signal", "remedy"),
+    [
+        (9, "close other programs"),
+        (11, "LiteRT crashed on it: the file is damaged, copy it again"),
+        (6, "LiteRT crashed on it: the file is damaged, copy it again"),
+    ],
 )
 def test_a_builder_that_is_killed(
     decoder: FileRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: int, remedy: str

@@ -13,6 +13,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.executors.litert import section_hash
 from gemma_edge.runtime.executors.onnx.data import check_data, data_sha256
 from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_digests import OnnxDirectoryError
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
@@ -69,7 +70,12 @@ def test_weights_are_read_through_once(directory: Path, tmp_path: Path, monkeypa
     notes.mkdir()
     read: list[Path] = []
     whole = section_hash._sha256
-    monkeypatch.setattr(section_hash, "_sha256", lambda section: read.append(section.path) or whole(section))
+
+    def watched(section: FileRange) -> str:
+        read.append(section.path)
+        return whole(section)
+
+    monkeypatch.setattr(section_hash, "_sha256", watched)
     monkeypatch.setattr(section_hash, "_RACY_NS", 0)
     graph = opened.graphs[opened.decoder]
     for _ in range(3):

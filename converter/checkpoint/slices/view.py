@@ -68,22 +68,22 @@ class SlicedCheckpoint(Checkpoint):
 
     def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
         """As Checkpoint.match; what the slice leaves out has to be right as well."""
-        ignored = tuple(ignored)
-        text = self.whole.text_config
-        own = Model.from_json(text)
-        towers = [spec for spec in specs if spec.source not in self.cuts]
-        self.whole.match([*own.tensors.values(), *towers], (*ignored, *own.config.unused_tensors()))
+        specs, ignored = list(specs), tuple(ignored)
+        model = Model.from_json(self.whole.text_config)
+        uncut = [spec for spec in specs if spec.source not in self.cuts]
+        self.whole.match([*model.tensors.values(), *uncut], (*ignored, *model.config.unused_tensors()))
         return super().match(specs, ignored)
 
     def read(self, source: str) -> Float32:
         """As Checkpoint.read."""
         if (cut := self.cuts.get(source)) is None:
             return self.whole.read(source)
-        values = self.whole.read(cut.source)
-        for axis, spans in enumerate((cut.rows, cut.columns)):
-            if spans is not None:
-                values = np.concatenate([values.take(range(*span), axis) for span in spans], axis)
-        return np.ascontiguousarray(values)
+        if cut.rows is None and cut.columns is None:
+            return self.whole.read(cut.source)
+        values = np.empty(self._require(source).shape, np.float32)
+        for first, rows in self.rows(source):
+            values[first : first + len(rows)] = rows
+        return values
 
     def rows(
         self, source: str, chunk_bytes: int = 8 << 20, start: int = 0, stop: int | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gemma_edge.runtime.formats.atomic import atomic_file, require_space
 
-_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 def write_shards(

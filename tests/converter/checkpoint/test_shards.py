@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tools.shards import Header, write_shards
+from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 
 TENSORS = {f"t{i}": Header("F32", (i + 1, 8)) for i in range(20)}  # 6720 bytes
 
