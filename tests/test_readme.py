@@ -20,6 +20,7 @@ DOCUMENTS = (
     "runtime/BUDGETS.md",
     "runtime/DEPLOY.md",
     "runtime/MEDIA.md",
+    "runtime/SERVE.md",
     "runtime/SERVICES.md",
 )
 

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,12 @@ from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.penalties import Penalties, RepetitionPenaltyConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_PATTERNS = {"pattern", "patternProperties"}
+_CHECKED_AT_THE_END = {
+    "contains", "dependencies", "dependentSchemas", "if", "not", "oneOf", "propertyNames", "unevaluatedItems",
+    "unevaluatedProperties", "uniqueItems",
+}  # fmt: skip
 # llguidance's: a call is no text to be read, and blanks in it are only tokens.
 _COMPACT = {"x-guidance": {"whitespace_flexible": False, "whitespace_pattern": None}}
 
@@ -184,24 +190,27 @@ def _format(request: Mapping[str, Any]) -> ResponseFormat | None:
 
 
 def _json_format(schema: Mapping[str, Any], param: str, *, lenient: bool) -> ResponseFormat:
-    text = json.dumps(schema)
-    if _has_far_reference(schema):
+    parts = [part for part in _parts(schema) if isinstance(part, Mapping)]
+    references = [part[key] for part in parts for key in _REFERENCES if isinstance(part.get(key), str)]
+    if any(not reference.startswith("#") for reference in references):
         raise _refused(param, f'{param}: a "$ref" points outside of the schema; only "#..." is followed')
+    words = {key for part in parts for key in part}
+    checked = sorted(_CHECKED_AT_THE_END & words)
+    if checked and _PATTERNS & words:  # by Python's expressions, some of which take for ever
+        raise _refused(param, f"{param}: patterns cannot be checked together with {checked[0]}; leave one out")
     try:
-        return ResponseFormat.json(text, lenient=lenient)
+        return ResponseFormat.json(json.dumps(schema), lenient=lenient)
     except GemmaEdgeError as error:
         raise _refused(param, f"{param}: {error}") from error
 
 
-def _has_far_reference(schema: Any) -> bool:
+def _parts(schema: Any) -> Iterator[Any]:
+    """A schema and everything in it."""
     waiting = [schema]
     while waiting:
         part = waiting.pop()
+        yield part
         if isinstance(part, Mapping):
-            for key in ("$ref", "$dynamicRef", "$recursiveRef"):
-                if isinstance(part.get(key), str) and not part[key].startswith("#"):
-                    return True
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return False

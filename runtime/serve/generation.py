@@ -14,7 +14,7 @@ from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.exchange import Exchange
 from gemma_edge.runtime.serve.hooks import Guard
 from gemma_edge.runtime.serve.prompts import Prepared
-from gemma_edge.runtime.serve.service import Record, Service
+from gemma_edge.runtime.serve.service import Record, Service, check_model
 
 _CHAT = Checker(schemas.CHAT_REQUEST)
 _COMPLETION = Checker(schemas.COMPLETION_REQUEST)
@@ -23,7 +23,7 @@ _COMPLETION = Checker(schemas.COMPLETION_REQUEST)
 async def chat(service: Service, exchange: Exchange, record: Record) -> None:
     """Answers /v1/chat/completions."""
     request = _CHAT.checked(parsed(await exchange.body(), service.settings.json_depth))
-    _check_model(request, service)
+    check_model(request, service.settings)
     ask = read_ask(request, service.engine.text_model, service.settings.max_output_tokens)
     model, tokenizer = service.settings.model_id, service.engine.text_model.tokenizer
     answer = ChatAnswer(model, tokenizer, ask.choices, has_scores=ask.best is not None)
@@ -42,7 +42,7 @@ async def chat(service: Service, exchange: Exchange, record: Record) -> None:
 async def completion(service: Service, exchange: Exchange, record: Record) -> None:
     """Answers /v1/completions."""
     request = _COMPLETION.checked(parsed(await exchange.body(), service.settings.json_depth))
-    _check_model(request, service)
+    check_model(request, service.settings)
     ask = read_ask(request, service.engine.text_model, service.settings.max_output_tokens)
     prompts = _prompts(request["prompt"])
     model, tokenizer = service.settings.model_id, service.engine.text_model.tokenizer
@@ -60,14 +60,6 @@ async def completion(service: Service, exchange: Exchange, record: Record) -> No
             made = await service.prepare(lambda prompter: [prompter.text(text) for text in cleaned])
         record.prompt_text = "\n".join(cleaned)
     await _answer(service, exchange, record, ask, made, answer, {})
-
-
-def _check_model(request: dict[str, Any], service: Service) -> None:
-    """A client that names no model means the one there is."""
-    wanted, found = request.get("model"), service.settings.model_id
-    if wanted not in (None, found):
-        message = f"there is no model {wanted[:60]!r}, this server has {found}; GET /v1/models lists it"
-        raise RefusedError(404, Code.MODEL_NOT_FOUND, message, param="model")
 
 
 def _check_scores(ask: Ask, guard: Guard) -> None:

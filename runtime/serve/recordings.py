@@ -18,7 +18,7 @@ from gemma_edge.runtime.serve.ask import Ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.events import Kind
 from gemma_edge.runtime.serve.exchange import Exchange
-from gemma_edge.runtime.serve.service import Record, Service
+from gemma_edge.runtime.serve.service import Record, Service, check_model
 from gemma_edge.runtime.tasks.media import transcription_prompt, translation_prompt
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import SamplerConfig
@@ -73,6 +73,7 @@ async def _form(service: Service, exchange: Exchange, kind: Kind) -> dict[str, A
     parser = MultiPartParser(
         Headers({"content-type": content_type}), _once(body), max_files=1, max_fields=_FIELDS, max_part_size=1 << 16
     )
+    parser.spool_max_size = len(body)  # no file: it is in memory already
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError, KeyError, ValueError) as error:
@@ -101,10 +102,7 @@ async def _checked(form: FormData, service: Service, kind: Kind) -> dict[str, An
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         raise RefusedError(422, Code.VALIDATION_ERROR, "file is text, expected a recording as a file", param="file")
-    wanted, found = checked.get("model"), service.settings.model_id
-    if wanted not in (None, found):
-        message = f"there is no model {wanted[:60]!r}, this server has {found}; GET /v1/models lists it"
-        raise RefusedError(404, Code.MODEL_NOT_FOUND, message, param="model")
+    check_model(checked, service.settings)
     data = await upload.read()
     if len(data) > service.settings.media_bytes:
         message = f"the recording has {len(data)} bytes, at most {service.settings.media_bytes} are read"

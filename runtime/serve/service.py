@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.profiles.errors import GemmaEdgeError
@@ -233,6 +233,14 @@ class Service:
 
     def _save(self) -> None:
         self._saving = asyncio.get_running_loop().run_in_executor(None, self.engine.save_chats)
+
+
+def check_model(request: Mapping[str, Any], settings: Settings) -> None:
+    """Raises RefusedError: it names another model. A client that names none means the one there is."""
+    wanted, found = request.get("model"), settings.model_id
+    if wanted not in (None, found):
+        message = f"there is no model {wanted[:60]!r}, this server has {found}; GET /v1/models lists it"
+        raise RefusedError(404, Code.MODEL_NOT_FOUND, message, param="model")
 
 
 def refused(error: GemmaEdgeError) -> RefusedError:

@@ -25,6 +25,7 @@ from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.packing.folder import own_folder, place_of
+from gemma_edge.runtime.serve.monitor.monitor import Monitor
 from gemma_edge.runtime.serve.service import Service
 from gemma_edge.runtime.serve.settings import Settings
 from tests.slots import litert_slot
@@ -352,4 +353,4 @@ def test_chats_of_a_server(place: Path, tiny_bundle: TinyBundle, monkeypatch: py
 
 
 async def opened_and_closed(engine: Engine, settings: Settings) -> None:
-    await Service(engine, settings, None, None).close()
+    await Service(engine, settings, None, Monitor("m")).close()

@@ -297,6 +297,29 @@ def test_a_refusal_says_what_is_wrong(
     assert message in error["message"]
 
 
+def test_more_refusals(client: httpx.Client) -> None:
+    slow = {"type": "array", "items": {"type": "string", "pattern": "(a+)+b"}, "uniqueItems": True}
+    described = {"type": "json_schema", "json_schema": {"name": "A", "schema": slow}}
+    status, error = refusal(client, response_format=described)
+    assert status == 400
+    assert "patterns cannot be checked together with uniqueItems" in error["message"]
+    schemas = [{"type": "object", "$defs": {"A": {"type": kind}}} for kind in ("string", "integer")]
+    functions = [{"name": name, "parameters": schema} for name, schema in zip("fg", schemas, strict=True)]
+    tools = [{"type": "function", "function": function} for function in functions]
+    status, error = refusal(client, tools=tools, tool_choice="required")
+    assert (status, error["param"]) == (400, "tools")
+    assert "two tools have another schema in $defs/A" in error["message"]
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    status, error = refusal(client, messages=[USER, {"role": "tool", "name": "f", "content": [picture]}])
+    assert status == 422
+    assert "a tool's answer has a part that is no text" in error["message"]
+    status, error = refusal(client, "/v1/completions", prompt=[1 << 20])
+    assert (status, error["code"]) == (422, "VALIDATION_ERROR")
+    assert "prompt has the token 1048576, the model has 0 to 2047" in error["message"]
+    status, error = refusal(client, "/v1/completions", prompt="word " * 600)
+    assert (status, error["code"]) == (400, "context_length_exceeded")
+
+
 @pytest.mark.parametrize(
     ("part", "status", "message"),
     [
