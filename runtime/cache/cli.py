@@ -128,7 +128,8 @@ def _print(found: "list[Entry]") -> None:
     from gemma_edge.profiles.sizes import format_bytes
 
     for entry in found:
-        bundle = "-" if entry.bundle is None else str(entry.bundle)
+        path = "-" if entry.bundle is None else str(entry.bundle)
+        bundle = path if path.isprintable() else repr(path)  # nothing in a name steers the terminal
         state = f" ({entry.state.value})" if entry.state.value else ""
         used = time.strftime("%Y-%m-%d", time.localtime(entry.used_at))
         click.echo(

@@ -45,6 +45,7 @@ class State(StrEnum):
     UNKNOWN = "not known"
 
 
+_MOST_SECTIONS = 12  # of a bundle
 CHATS = "chats"  # a folder of a folder for each model
 _SHA, _VERSION, _CPU = r"[0-9a-f]{64}", r"[^/]+", r"\w+-[0-9a-f]{8}"
 _NAMES = {
@@ -151,33 +152,37 @@ def _note(path: Path) -> _Note | None:
     if not _NAMES[Kind.DIGEST].fullmatch(path.name):
         return None
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            content = json.load(file)
+        content = _json(path)
         note = _Note(tuple(content["identity"]), str(content["sha256"]))
         return note if len(note.identity) == 8 and isinstance(note.identity[0], str) else None
     return None
 
 
+def _json(path: Path) -> Any:
+    """Of a file and of nothing else: no link is followed, no pipe waited for. Raises OSError, ValueError."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as file:
+        return json.load(file)
+
+
 def _bundles_by_digest(notes: Iterable[_Note]) -> Mapping[str, tuple[Path, State]]:
     """Of each digest in a name, a section's or a model's: the bundle, preferably one that is still there."""
     found: dict[str, tuple[Path, State]] = {}
-    of_file: dict[Path, list[str]] = {}
+    of_bundle: dict[tuple[Any, ...], list[_Note]] = {}
     for note in notes:
         if found.get(note.sha256, (None, None))[1] is not State.THERE:
             found[note.sha256] = (note.path, note.state)
-        of_file.setdefault(note.path, []).append(note.sha256)
-    for path, digests in of_file.items():
-        state = found[digests[0]][1]
+        of_bundle.setdefault(note.identity[:6], []).append(note)
+    for same in of_bundle.values():
+        digests = [note.sha256 for note in same[:_MOST_SECTIONS]]
         for some in (*permutations(digests, 2), *permutations(digests, 3)):  # of a decoder and its tables, in order
-            found.setdefault(hashlib.sha256("".join(some).encode()).hexdigest()[:32], (path, state))
+            found.setdefault(hashlib.sha256("".join(some).encode()).hexdigest()[:32], (same[0].path, same[0].state))
     return found
 
 
 def _origin(folder: Path) -> tuple[Path | None, State]:
     """Of a packed graph: the directory that it says it was made from."""
     try:
-        origin = json.loads((folder / ORIGIN).read_bytes())
+        origin = _json(folder / ORIGIN)
         directory, files = Path(origin["path"]), dict(origin["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, State.UNKNOWN

@@ -80,7 +80,8 @@ class SecureService:
     def secure_generate(self, messages: Sequence[Json], user_id: str, max_tokens: int = 512) -> SecureReply | Refused:
         """The reply to a list of messages, or why there is none; raises nothing that a request can cause.
 
-        Every request counts for its user, refused ones too. What the policy filters in a reply never leaves.
+        Every request counts for its user, refused ones too. What the policy filters in a reply never leaves. Control
+        tokens that a message writes out stay text, and no file is opened for one.
         """
         started = time.perf_counter()
         try:
@@ -111,7 +112,7 @@ class SecureService:
 
     def _reply(self, caller: Caller, request_id: str, messages: Sequence[Json], max_tokens: int) -> tuple[str, int]:
         with self._lock:
-            self._guard.admit(caller, request_id, max(max_tokens, 0) if isinstance(max_tokens, int) else 0)
+            self._guard.admit(caller, request_id, max_tokens if _is_length(max_tokens) else 0)
         used = 0
         try:
             cleaned, config = self._checked(caller, request_id, messages, max_tokens)
@@ -135,7 +136,7 @@ class SecureService:
     def _checked(
         self, caller: Caller, request_id: str, messages: Sequence[Json], max_tokens: int
     ) -> tuple[Sequence[Json], GenerationConfig]:
-        if not isinstance(max_tokens, int) or not 1 <= max_tokens <= MOST_TOKENS:
+        if not _is_length(max_tokens):
             raise _invalid(f"max_tokens is {max_tokens!r}, expected 1 to {MOST_TOKENS}; ask for another length")
         if not isinstance(messages, list | tuple):
             raise _invalid(f"messages is {type(messages).__name__}, expected a list; put the messages in one")
@@ -148,6 +149,8 @@ class SecureService:
             standard = [sendable_message(message) for message in messages]
         except MessageError as error:
             raise _invalid(str(error)) from error
+        if any("path" in part for message in standard for part in _parts(message)):
+            raise _invalid("a part of a message names a file of this machine, expected its bytes; send a data: URL")
         with self._lock:
             return self._guard.check_input(caller, request_id, standard), GenerationConfig(max_tokens=max_tokens)
 
@@ -156,9 +159,18 @@ def _conversation(
     engine: Engine, messages: Sequence[Json], config: GenerationConfig
 ) -> tuple[Conversation, Json | Message]:
     try:
-        return conversation_of(engine, messages, config)
+        return conversation_of(engine, messages, config, sanitize_control_tokens=True)
     except (ServiceError, MessageError) as error:
         raise _invalid(str(error)) from error
+
+
+def _parts(message: Json) -> Sequence[Json]:
+    content = message.get("content")
+    return content if isinstance(content, list) else ()
+
+
+def _is_length(max_tokens: object) -> bool:
+    return isinstance(max_tokens, int) and 1 <= max_tokens <= MOST_TOKENS
 
 
 def _invalid(message: str) -> RefusedError:

@@ -29,7 +29,7 @@ class Deployment:
     api_key_file, policy_file: of a unit, which hands them over as credentials; only root needs to read them.
     options: more options of `gemma-edge serve`.
 
-    Raises DeployError: a path that is not absolute, or has a line break. ProfileError.
+    Raises DeployError: a path that is not absolute or has a line break, or no port. ProfileError.
     """
 
     bundle: Path
@@ -46,6 +46,8 @@ class Deployment:
         for path in (self.bundle, self.program, self.api_key_file, self.policy_file):
             if path is not None and (not path.is_absolute() or not str(path).isprintable()):
                 raise DeployError(f"{str(path)!r} goes into a service's file, expected an absolute path; write it out")
+        if self.port == 0:
+            raise DeployError("port is 0, expected one by which others find the service; choose it")
 
     def unit(self) -> str:
         """A unit for /etc/systemd/system. Raises DeployError: a file where a service cannot see it."""

@@ -56,12 +56,8 @@ class Notifier:
         """The service is alive. sd_watchdog_enabled(3) advises to say so at half of `watchdog_s`."""
         self._send("WATCHDOG=1")
 
-    def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
-        self._send(f"STATUS={' '.join(text.split())}")
-
     def _send(self, text: str) -> None:
-        """Raises NotifyError: nobody has opened the socket."""
+        """Raises NotifyError: nobody has opened the socket, or reads from it."""
         if self.address is None:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address

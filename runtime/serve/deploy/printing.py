@@ -64,7 +64,12 @@ def _others(context: click.Context) -> tuple[str, ...]:
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        value = context.params[name]
-        if isinstance(parameter, click.Option) and given and value is not None and name not in _OWN:
-            words += [parameter.opts[0]] if parameter.is_flag else [parameter.opts[0], str(value)]
+        if not isinstance(parameter, click.Option) or not given or name in _OWN:
+            continue
+        value, option = context.params[name], parameter.opts[0]
+        if parameter.is_flag:
+            words.append(option)
+        elif value is not None:  # None is what it would be without the option
+            for each in value if parameter.multiple else (value,):
+                words += [option, str(each)]
     return tuple(words)

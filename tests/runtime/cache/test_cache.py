@@ -243,6 +243,14 @@ def test_notes_that_say_nothing_are_listed_without_a_bundle(cache: Path) -> None
     ] * 3
 
 
+def test_a_name_does_not_steer_the_terminal(cache: Path) -> None:
+    note = {"identity": ["/srv/\x1b[2Jevil", 1, 2, 3, 4, 5, 6, 7], "sha256": "0" * 64}
+    (cache / f"{'a' * 32}.json").write_text(json.dumps(note))
+    listed = run("cache", "list", "--cache-dir", cache).stdout
+    assert "'/srv/\\x1b[2Jevil' (gone)" in listed
+    assert "\x1b" not in listed
+
+
 def test_no_folder_is_an_empty_cache(tmp_path: Path) -> None:
     assert run("cache", "list", "--cache-dir", tmp_path / "none").stdout == f"0 entries, 0 B in {tmp_path / 'none'}\n"
     assert run("cache", "prune", "--gone", "--cache-dir", tmp_path / "none").exit_code == 0

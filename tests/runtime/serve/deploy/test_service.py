@@ -67,12 +67,20 @@ def test_the_container_file_of_a_command_line() -> None:
     assert printed.stdout == Deployment(Path("/srv/e2b.litertlm"), "phone-2gb").container()
 
 
+def test_options_that_are_repeated_are_all_there() -> None:
+    given = ("--cors-origin", "https://a.org", "--cors-origin", "https://b.org", "--alert", "max_response_s=5")
+    printed = serve("--profile", "phone-2gb", *given, "--print-container")
+    assert printed.stdout == Deployment(Path("/srv/e2b.litertlm"), "phone-2gb", options=given).container()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--print-unit"], "say for which device: --profile"),
         (["--print-unit", "--profile", "phone-2gb", "--cache-dir", "x"], "a service keeps its cache in /var/cache/gem"),
         (["--print-container", "--profile", "toaster"], '"toaster"'),
+        (["--print-unit", "--profile", "phone-2gb", "--port", "0"], "port is 0, expected one by which others find"),
+        (["--print-unit", "--profile", "phone-2gb", "--new-key", "x"], "a key is made by a command of its own"),
         (
             ["--print-container", "--profile", "phone-2gb", "--policy", "p.toml"],
             "a container gets a profile of its own",
