@@ -17,6 +17,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "android_demo/README.md",
     "converter/QUALITY.md",
+    "converter/SLICES.md",
     "runtime/BUDGETS.md",
     "runtime/DEPLOY.md",
     "runtime/MEDIA.md",

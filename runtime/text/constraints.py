@@ -97,11 +97,8 @@ class Constraint:
         """New logits [V] with -inf where a token may not follow; once the format is complete, only stop tokens do."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        allowed = np.unpackbits(mask, bitorder="little")[: len(logits)]
-        result = np.full_like(logits, -np.inf)
-        keep = np.flatnonzero(allowed)
-        result[keep] = logits[keep]
-        return result
+        allowed = np.unpackbits(mask, bitorder="little")[: len(logits)].view(np.bool_)
+        return np.where(allowed, logits, np.float32(-np.inf))
 
     def accept(self, token_id: int) -> None:
         """Moves past a token that the mask allowed."""

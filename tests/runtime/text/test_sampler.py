@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, banned, log_probability
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, _best, banned, log_probability
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05], np.float32))  # [V], V = 5
 
@@ -92,3 +92,24 @@ def test_the_bundles_own_settings() -> None:
     assert SamplerConfig.of_bundle(top_k) == SamplerConfig(top_k=4, top_p=1.0, temperature=1.0, seed=0)
     for parameters in (SamplerParameters(), SamplerParameters(type=SamplerParameters.GREEDY, k=9)):
         assert SamplerConfig.of_bundle(parameters) == SamplerConfig(top_k=1)
+
+
+@pytest.mark.parametrize("size", [5, 512, 513, 2048, 262_145])
+@pytest.mark.parametrize("kind", ["spread", "equals", "mostly forbidden", "three left", "all equal", "in one place"])
+def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
+    random = np.random.default_rng(size)
+    logits = random.normal(scale=5, size=size).astype(np.float32)
+    match kind:
+        case "equals":
+            logits = np.round(logits)
+        case "mostly forbidden":
+            logits[random.random(size) < 0.99] = -np.inf
+        case "three left":
+            logits[3:] = -np.inf
+        case "all equal":
+            logits[:] = 0
+        case "in one place":
+            logits[:600] += 30
+    whole = np.lexsort((np.arange(size), -logits))
+    for k in (1, 2, 40, 64, 1000, 1024):
+        assert np.array_equal(_best(logits, min(k, size)), whole[:k])
