@@ -265,7 +265,7 @@ def test_an_alert_is_sent_where_it_was_asked_for(engine: Engine) -> None:
     assert (alert["model_name"], alert["type"], alert["severity"]) == (MODEL, "performance", "medium")
     assert health["status"] == "degraded"
     assert alert["message"] in health["reasons"]
-    assert [each["message"] for each in alerts] == [alert["message"]]
+    assert alert["message"] in [each["message"] for each in alerts]
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
