@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
@@ -186,13 +187,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
     assert peak_kib * 1024 < 150_000_000
 
 
-def test_command_line_writes_shards_an_index_and_says_how_fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_writes_shards_an_index_and_says_how_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "SIZES", {"e2b": small("e2b")})
-    monkeypatch.setattr("sys.argv", ["synthetic", "e2b", str(tmp_path), "--shards", "2"])
-    synthetic.main()
-    printed = capsys.readouterr().out
+    printed = CliRunner().invoke(synthetic.main, ["e2b", str(tmp_path), "--shards", "2"]).stdout
     assert "GiB in" in printed
     assert "MiB/s" in printed
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from safetensors import safe_open
 
 from tools.tiny import TINY, build, main, write_tiny
@@ -110,7 +111,6 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
     assert files[0] == files[1] != files[2]
 
 
-def test_command_line_writes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["tiny.py", "gemma3-pattern", str(tmp_path / "out"), "--seed", "3"])
-    main()
+def test_command_line_writes_a_checkpoint(tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, ["gemma3-pattern", str(tmp_path / "out"), "--seed", "3"]).exit_code == 0
     assert (tmp_path / "out" / "model.safetensors").stat().st_size > 1_000_000

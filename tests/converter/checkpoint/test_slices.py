@@ -8,6 +8,7 @@ from typing import Any
 import litert_lm
 import numpy as np
 import pytest
+import sentencepiece
 import transformers
 from click.testing import CliRunner
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, Slice
 from gemma_edge.converter.progress import silent
 from gemma_edge.converter.verify.verify import verify
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
-from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.formats.litertlm import Bundle, SectionKind
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.converter.checkpoint.adapters import write_adapter
 from tests.oracles import Oracle
@@ -144,16 +145,30 @@ def test_a_slice_computes_what_transformers_does(name: str, whole: Path, tmp_pat
         slot.prefill(ids[:-8])
         expected.check(np.stack([slot.decode(token).copy() for token in ids[-8:]]), TOLERANCE)
         slot.close()
+    check_litert_lm(tmp_path / "x.litertlm", Oracle(model))
 
 
-def test_litert_lm_runs_a_slice(whole: Path, tmp_path: Path) -> None:
-    convert("custom-int8", whole, tmp_path / "x.litertlm", slice="e1.96", measure=False, **OPTIONS)
+def check_litert_lm(bundle: Path, oracle: Oracle) -> None:
+    """Its greedy text, of tokens that text tells apart."""
+    model = Bundle.open(bundle)
+    pieces = sentencepiece.SentencePieceProcessor(
+        model_proto=model.read(model.section(SectionKind.SENTENCEPIECE_TOKENIZER))
+    )
+    silent = [i for i in range(pieces.vocab_size()) if pieces.is_control(i) or pieces.is_byte(i) or pieces.is_unused(i)]
+    suppressed = sorted({*silent, *range(110), *range(pieces.vocab_size(), 2112)})
     with (
-        litert_lm.Engine(str(tmp_path / "x.litertlm"), cache_dir=":nocache") as engine,
-        engine.create_session() as session,
+        litert_lm.Engine(str(bundle), litert_lm.Backend.CPU(thread_count=2), cache_dir=":nocache") as engine,
+        engine.create_conversation(sampler_config=litert_lm.SamplerConfig(top_k=1)) as conversation,
     ):
-        session.run_prefill(["once upon a time"])
-        assert session.run_decode().texts
+        ids = [pieces.bos_id(), *engine.tokenize(conversation.render_message_to_string("And God said"))]
+        said = conversation.send_message(
+            "And God said", max_output_tokens=16, suppress_tokens_config=litert_lm.SuppressTokensConfig(suppressed)
+        )
+    text = "".join(part["text"] for part in said["content"])
+    reply = oracle.greedy(ids, 16, suppressed)
+    settled = oracle.expected([*ids, *reply[:-1]]).last(16).settled(reply, TOLERANCE, suppressed)
+    assert settled
+    assert text.startswith(pieces.decode(reply[:settled]))
 
 
 def test_a_slice_cut_while_converting_is_the_slice_written_before(whole: Path, tmp_path: Path) -> None:
