@@ -21,7 +21,7 @@ from gemma_edge.converter.quality.refusal import refuse_loss
 from gemma_edge.converter.quantize.stream import Quantizer
 from gemma_edge.converter.report import Report, Source, make_report
 from gemma_edge.profiles.paths import user_path
-from gemma_edge.runtime.formats.atomic import atomic_file, output_lock, require_directory, require_space
+from gemma_edge.runtime.formats.atomic import atomic_file, disk_errors_of, output_lock, require_directory, require_space
 
 
 def convert(
@@ -59,6 +59,7 @@ def convert(
         output_lock(out),
         output_of(request.format).opened(out) as output,
         atomic_file(report_path(out)) as report_file,
+        disk_errors_of(out),
     ):
         source, plan = plan_for(request, checkpoint, stage)
         check_calibration(plan)

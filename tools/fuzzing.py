@@ -78,16 +78,19 @@ def attempt(work: Callable[[], None], limit_s: float, spare_bytes: int = SPARE_B
     `work` raises what the product raises, LitterError, or WrongError. A case that hangs is killed with all that it
     started.
     """
-    before = _resident_bytes()
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as at_start:
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
+            at_start.write(str(_resident_bytes()).encode())  # less than the parent's: mapped files count when touched
+            at_start.flush()
             _case(work, log.fileno(), limit_s)
         status, usage = _waited(pid, started + limit_s)
         seconds = time.monotonic() - started
         log.seek(0)
         said = log.read().decode(errors="replace").strip()
+        at_start.seek(0)
+        before = int(at_start.read() or 0)
     peak_bytes = usage.ru_maxrss * 1024 - before
     if status is None:
         verdict = Verdict.HANG

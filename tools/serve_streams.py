@@ -3,7 +3,6 @@
 python -m tools.serve_streams BUNDLE [--streams 4] [--tokens 64] [--rounds 5] [--options '--threads 2']
 """
 
-import argparse
 import asyncio
 import json
 import shlex
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 
 from tools.serving import serving
@@ -38,23 +38,23 @@ async def _rate(url: str, streams: int, tokens: int) -> float:
         return sum(counts) / (time.monotonic() - started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--options", type=shlex.split, default=[], help="of gemma-edge serve, as one word")
-    asked = parser.parse_args()
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--streams", default=4, show_default=True)
+@click.option("--tokens", default=64, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--options", default="", help="Of gemma-edge serve, as one word.")
+def main(bundle: Path, streams: int, tokens: int, rounds: int, options: str) -> None:
+    """Print the rates of one stream and of several at once, and their ratio."""
     one, several = [], []
-    with serving(asked.bundle, *asked.options) as server:
-        asyncio.run(_rate(server.url, asked.streams, 4))
-        for _ in range(asked.rounds):  # in turns: what else runs here meets both
-            one.append(asyncio.run(_rate(server.url, 1, asked.tokens)))
-            several.append(asyncio.run(_rate(server.url, asked.streams, asked.tokens)))
+    with serving(bundle, *shlex.split(options)) as server:
+        asyncio.run(_rate(server.url, streams, 4))
+        for _ in range(rounds):  # in turns: what else runs here meets both
+            one.append(asyncio.run(_rate(server.url, 1, tokens)))
+            several.append(asyncio.run(_rate(server.url, streams, tokens)))
     ratio = statistics.median(b / a for a, b in zip(one, several, strict=True))
-    rates = f"1 stream {statistics.median(one):.1f} tok/s, {asked.streams} streams {statistics.median(several):.1f}"
-    print(f"{rates}: {ratio:.2f}")
+    rates = f"1 stream {statistics.median(one):.1f} tok/s, {streams} streams {statistics.median(several):.1f}"
+    click.echo(f"{rates}: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -119,6 +119,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     _sync_directory(target.parent)
 
 
+@contextmanager
+def disk_errors_of(path: Path) -> Iterator[None]:
+    """What a disk refuses within the block is said of `path`, whatever other outputs are open around it.
+
+    Raises OutputError as atomic_file does.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = _disk_message(path, _resolved(path), error)
+        if message is not None:
+            raise OutputError(message) from error
+        raise
+
+
 def require_space(path: Path, needed_bytes: int) -> None:
     """Raises OutputError unless the disk of the output `path` has that much room left."""
     free_bytes = shutil.disk_usage(Path(path).resolve().parent).free

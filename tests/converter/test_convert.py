@@ -329,7 +329,7 @@ def test_a_run_killed_half_way_leaves_no_bundle_and_the_next_one_tidies_up(tiny_
     partials = sorted(
         path.name.removesuffix(".partial").rstrip(digits) for path in tmp_path.iterdir()
     )  # it was in the middle of writing
-    assert partials == [".model.litertlm.", ".model.litertlm.json."]
+    assert partials == [".model.litertlm.", ".model.litertlm.json.", ".model.litertlm.lock"]
     report = convert("custom-int4", tiny_gemma3n, out, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.litertlm", "model.litertlm.json"]
     assert sha256(out) == report.values["output"]["sha256"]
@@ -377,5 +377,6 @@ def test_a_disk_that_fills_up_half_way(tiny_gemma3n: Path, tmp_path: Path) -> No
 def test_a_directory_that_cannot_be_written(tiny_gemma3n: Path, tmp_path: Path) -> None:
     refused = run("", tiny_gemma3n, tmp_path / "model.litertlm", mount="ro")
     assert refused.stderr == (
-        f"{tmp_path}/model.litertlm.json: cannot write (Read-only file system); choose a directory you may write to\n"
+        f"{tmp_path}/model.litertlm: cannot write (Read-only file system, .model.litertlm.lock); choose a directory "
+        "you may write to\n"
     )

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.family import Model
@@ -14,20 +14,18 @@ from tools import gguf_oracle, gguf_real, gguf_writer
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-def test_a_written_file_is_compared_with_a_directory_of_its_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_written_file_is_compared_with_a_directory_of_its_values(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "model.gguf"
     shutil.copytree(FIXTURES / "tiny-gemma3", source)
     (source / "tokenizer.model").unlink()
-    monkeypatch.setattr(sys, "argv", ["", str(source), str(path), "--type", "Q8_0", "--embedding-type", "F16"])
-    gguf_writer.main()
+    written = CliRunner().invoke(
+        gguf_writer.main, [str(source), str(path), "--type", "Q8_0", "--embedding-type", "F16"]
+    )
+    assert written.exit_code == 0, written.output
     arguments = [str(path), str(source), str(tmp_path / "work"), "--target", "custom-int8", "--texts", "300"]
-    monkeypatch.setattr(sys, "argv", ["", *arguments])
-    with pytest.raises(SystemExit) as done:
-        gguf_real.main()
-    values = json.loads(capsys.readouterr().out)
-    assert done.value.code == 0
+    done = CliRunner().invoke(gguf_real.main, arguments)
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
     assert values["different_bytes"] == {}
     assert values["tokenizer"]["texts"] == 300
     assert values["tokenizer"]["scripts"] >= 60

@@ -13,12 +13,18 @@ from transformers import AutoProcessor
 from gemma_edge.converter.calibrate.planning import lay_out, plan_for
 from gemma_edge.converter.onnx.bundle import OnnxBundle
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.tokenizer.chat_template import gemma_template
 from tests.media_files import photograph
 from tools.tiny_towers import IMAGE_PIXELS, write_tiny_towers
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}, {"type": "audio"}, {"type": "text", "text": "What?"}]}]
 RATE_HZ = 16_000
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for item in message.content %}"
+    "{% if item.type == 'image' %}<image_soft_token>{% elif item.type == 'audio' %}<audio_soft_token>"
+    "{% else %}{{ item.text }}{% endif %}{% endfor %}{% endif %}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def without_names_of_tokens(checkpoint: Path) -> None:
 def with_two_templates(checkpoint: Path) -> None:
     path = checkpoint / "tokenizer_config.json"
     values = json.loads(path.read_text())
-    named = [{"name": name, "template": gemma_template()} for name in ("rag", "default")]
+    named = [{"name": name, "template": TEMPLATE} for name in ("rag", "default")]
     path.write_text(json.dumps(values | {"chat_template": named}))
 
 

@@ -99,6 +99,7 @@ def test_weights_without_a_cache_are_anonymous(directory: Path) -> None:
 def test_a_graph_that_is_no_decoder(directory: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(directory, tmp_path / "copy"))
     path = OnnxDirectory.open(copy).graph_path("decoder_model_merged")
+    (copy / "digests.json").unlink()
     ir.save(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 21}), ir_version=10), path)
     with pytest.raises(BundleMismatchError) as caught:
         plan_of(OnnxDirectory.open(copy))
