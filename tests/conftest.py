@@ -1,7 +1,8 @@
 """Paths of the fixtures, and the rule for tests whose tool is missing."""
 
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,3 +95,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _fail_a_skip(report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """set_min_log_severity, which programs call, is for the whole process: not for the tests that follow."""
+    logger = logging.getLogger("gemma_edge")
+    before = logger.level
+    yield
+    logger.setLevel(before)

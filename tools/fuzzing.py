@@ -100,7 +100,8 @@ def attempt(work: Callable[[], None], limit_s: float, spare_bytes: int = SPARE_B
         verdict = _BY_STATUS.get(os.WEXITSTATUS(status), Verdict.CRASH)
     if verdict in RIGHT and peak_bytes > spare_bytes:
         verdict = Verdict.MEMORY
-    return Outcome(verdict, said[-4000:], seconds, peak_bytes)
+    shown = said if len(said) <= 4000 else f"{said[:500]} ... {said[-3500:]}"
+    return Outcome(verdict, shown, seconds, peak_bytes)
 
 
 def _case(work: Callable[[], None], log: int, limit_s: float) -> None:

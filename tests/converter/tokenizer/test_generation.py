@@ -203,5 +203,5 @@ def test_an_added_end_of_the_tokenizer_ends_replies(tiny_gemma3: Path, tmp_path:
 @pytest.mark.parametrize("value", [0, -1.5])
 def test_a_penalty_that_is_none_is_refused(value: float, checkpoint: Path) -> None:
     write(checkpoint / "generation_config.json", repetition_penalty=value)
-    with pytest.raises(MetadataError, match=f"repetition_penalty is {float(value)}, expected more than 0; correct it"):
+    with pytest.raises(MetadataError, match=f"repetition_penalty is {value:g}, expected more than 0; correct it"):
         repetition_penalty(checkpoint)
