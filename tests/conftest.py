@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,9 +98,6 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 @pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
+def _log_level() -> None:
     """set_min_log_severity, which programs call, is for the whole process: not for the tests that follow."""
-    logger = logging.getLogger("gemma_edge")
-    before = logger.level
-    yield
-    logger.setLevel(before)
+    logging.getLogger("gemma_edge").setLevel(logging.NOTSET)
