@@ -24,8 +24,8 @@ class Format:
     int4 matrix gets, the first that divides it; none where one scale is for a whole row. every_block: columns of one
     scale in all matrices of integers, tables included; 0 where that is not so. one_table: a head that is tied to the
     embedding is the same bytes. turns: whoever runs it turns inputs, see formats/hadamard.py. balances: norms of any
-    values are stored without loss. encoders: it holds those of images and audio. suffix: what names of files end with,
-    by which `--out` is known; none of directories.
+    values are stored without loss. encoders: it holds those of images and audio. runs: our runtime runs it.
+    suffix: what names of files end with, by which `--out` is known; none of directories.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Format:
     turns: bool = True
     balances: bool = True
     encoders: bool = True
+    runs: bool = True
     suffix: str = ""
 
     def recipe(self, recipe: Recipe, is_tied: bool) -> Recipe:
@@ -69,7 +70,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         Format("onnx", "onnx", (KVType.FP32,), any_prefill=True, rings=False, int4_blocks=ONNX_INT4_BLOCKS),
         Format(
             "gguf", "gguf", tuple(KVType), any_prefill=True, every_block=32, one_table=True, turns=False,
-            encoders=False, suffix=".gguf",
+            encoders=False, runs=False, suffix=".gguf",
         ),
     )
 }  # fmt: skip

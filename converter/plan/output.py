@@ -102,13 +102,18 @@ def output_of(format: Format) -> Output:  # noqa: A002  what it is
     return cast(Output, import_module(f"gemma_edge.converter.{format.room}.format"))
 
 
-def reader_of(path: Path) -> Output:
-    """For what lies there; the first format where none knows it, which then says so.
+def format_at(path: Path) -> Format:
+    """Of what lies there; the first format where none knows it, which then says so.
 
     The last that says it may be its own is asked: litert takes any file, what is listed behind it looks closer.
     """
-    outputs = [output_of(known) for known in reversed(FORMATS.values())]
-    return next((output for output in outputs if output.reads(path)), outputs[-1])
+    first, *others = FORMATS.values()
+    return next((known for known in reversed(others) if output_of(known).reads(path)), first)
+
+
+def reader_of(path: Path) -> Output:
+    """For what lies there, see format_at."""
+    return output_of(format_at(path))
 
 
 def digest_and_sync(output: Any) -> str:

@@ -187,6 +187,7 @@ def test_q4_0_is_int4_in_another_order(tmp_path: Path) -> None:
     name = "layers.1.mlp.up_proj.weight"
     rows = Checkpoint.open(FIXTURES / "tiny-gemma3").read(name)
     expected = Storage(Encoding("int", 4, BLOCK)).store(rows)
+    assert expected.scales is not None
     [tensor] = [t for t in gguf.GGUFReader(path).tensors if t.name == "blk.1.ffn_up.weight"]
     blocks = np.asarray(tensor.data, np.uint8).reshape(-1, 18)
     np.testing.assert_array_equal(blocks[:, :2].copy().view(np.float16)[:, 0], np.ravel(expected.scales))
