@@ -21,6 +21,10 @@ from gemma_edge.converter.plan.cache_layout import CacheLayout
 
 HIDDEN = -1e9  # added to a score that must not count; exp of it is 0 in float32
 
+# XNNPACK copies the second operand of a product into an order of its own at every run. With few queries that copy would
+# cost more than the product: the cache is then the first operand, and the queries are what is copied.
+FEW_QUERIES = 32
+
 
 class Positions:
     """What one signature derives from input_pos, each part built when first asked for."""
@@ -184,10 +188,24 @@ def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None,
     slots = old_k.shape[2]
 
     q = sub.reshape(sub.transpose(q, (0, 2, 1, 3)), (1, kv_heads, group * t, size))
-    scores = sub.concat([sub.batch_matmul(q, old_k, True), sub.batch_matmul(q, cache.new_k, True)], -1)
+    scores = sub.concat([_scores(sub, q, old_k), _scores(sub, q, cache.new_k)], -1)
     weights = sub.softmax(sub.add(scores, positions.mask(window, group)))  # [1, K, G*T, S + T]
     y = sub.add(
-        sub.batch_matmul(sub.slice(weights, 3, 0, slots), old_v, True),
-        sub.batch_matmul(sub.slice(weights, 3, slots, t), cache.new_v, True),
+        _weighted(sub, sub.slice(weights, 3, 0, slots), old_v),
+        _weighted(sub, sub.slice(weights, 3, slots, t), cache.new_v),
     )  # [1, K, G*T, E]
     return sub.transpose(sub.reshape(y, (1, heads, t, size)), (0, 2, 1, 3))
+
+
+def _scores(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:
+    """q [1, K, N, E] with keys [1, K, S, E] -> [1, K, N, S]."""
+    if q.shape[2] <= FEW_QUERIES:
+        return sub.transpose(sub.batch_matmul(keys, q, True), (0, 1, 3, 2))
+    return sub.batch_matmul(q, keys, True)
+
+
+def _weighted(sub: Subgraph, weights: Tensor, values: Tensor) -> Tensor:
+    """The sum of values [1, K, E, S] by weights [1, K, N, S] -> [1, K, N, E]."""
+    if weights.shape[2] <= FEW_QUERIES:
+        return sub.transpose(sub.batch_matmul(values, weights, True), (0, 1, 3, 2))
+    return sub.batch_matmul(weights, values, True)
