@@ -5,8 +5,8 @@
 
 Greedy text in F16: every token must be one and the same, but where two are as good as each other (margin). With --int4
 also KL(checkpoint || ours) and KL(checkpoint || llama.cpp) of the same Q4_0 codes over the built-in text of `verify`,
-both with the rounding of inputs that their kernels do. llama.cpp is asked for float32 keys and values. Prints JSON; exits
-with 1 where a token differs.
+both with the rounding of inputs that their kernels do. llama.cpp is asked for float32 keys and values. Prints JSON;
+exits with 1 where a token differs.
 """
 
 import json

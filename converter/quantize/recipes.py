@@ -43,16 +43,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gemma_edge.converter.quantize import qat_grid
 from gemma_edge.converter.quantize.qat_grid import Grid
-from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.quantize.quantize import Search
+from gemma_edge.converter.quantize.storage import ENCODER_ROLES, Floor, Placement, RecipeError, Storage
 from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
-from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
+
+__all__ = ["ENCODER_ROLES", "NAMES", "OTHER_NAMES", "Floor", "Placement", "Recipe", "RecipeError", "Storage"]
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 """The recipes that the precision part of a target ("e2b-int4") may name."""
@@ -60,64 +59,9 @@ NAMES = ("fp32", "fp16", "int8", "int4")
 OTHER_NAMES = ("int4-fast", "bf16")
 """Recipes that come with the package as well: `--recipe int4-fast`. bf16: for formats of other runtimes."""
 
-ENCODER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
-"""What only checkpoints with encoders of images or audio have; a recipe for text need not name them."""
-
 _FP32 = Encoding("float", 32)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-class RecipeError(GemmaEdgeError):
-    """A recipe that does not exist, cannot be read, or asks for what no bundle can hold."""
-
-
-class Placement(StrEnum):
-    """Where a tensor lives on the device."""
-
-    RESIDENT = "resident"  # in the decoder's section: read for every token
-    OFFLOADED = "offloaded"  # in a mapped section of its own: only touched pages count
-    ON_DEMAND = "on demand"  # in an encoder's section: loaded for an image or a clip, then released
-
-    @classmethod
-    def of(cls, role: Role) -> "Placement":
-        """Tables that are read row by row are offloaded."""
-        if role in ENCODER_ROLES:
-            return cls.ON_DEMAND
-        return cls.OFFLOADED if role in (Role.EMBEDDING, Role.PLE) else cls.RESIDENT
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The decision for one tensor. grid: its integers are those it was trained with, where it has any."""
-
-    encoding: Encoding
-    search: Search = Search.MSE
-    grid: Grid | None = None
-
-    def store(self, rows: NDArray[np.float32]) -> Quantized:
-        """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
-        if self.grid is not None:
-            return qat_grid.keep_grid(rows, self.grid, self.search)
-        return quantize_rows(rows, self.encoding, self.search)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The smallest matrix worth quantizing: one with fewer values, or ragged columns, stays fp32.
-
-    values: at least this many. columns_multiple_of: kernels read integers in groups of this many columns.
-    """
-
-    values: int = 0
-    columns_multiple_of: int = 1
-
-    def admits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of `shape` may be quantized. Only matrices may."""
-        if len(shape) != 2:
-            return False
-        rows, columns = shape
-        return rows * columns >= self.values and columns % self.columns_multiple_of == 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +77,7 @@ class Recipe:
 
     name: str
     roles: Mapping[Role, Storage]
-    floor: Floor = Floor()
+    floor: Floor = field(default_factory=Floor)
     int4_blocks: tuple[int, ...] = ()
     tensors: Mapping[str, Storage] = field(default_factory=dict)
     negative_scales: bool = False
