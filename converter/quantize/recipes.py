@@ -36,7 +36,7 @@ embeddings in int4 has a scale for each layer's part of it, where that is as wid
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
@@ -60,6 +60,7 @@ OTHER_NAMES = ("int4-fast", "bf16")
 """Recipes that come with the package as well: `--recipe int4-fast`. bf16: for formats of other runtimes."""
 
 _FP32 = Encoding("float", 32)
+_BF16 = Encoding("float", 16, brain=True)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -69,7 +70,7 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
-    every_block: see `in_blocks`.
+    every_block: see `in_blocks`. int8_blocks: see `packing`.
     shares: of roles that are int8 where they hold a smaller part of a model's values, see `for_shares`.
     hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
@@ -85,6 +86,7 @@ class Recipe:
     balance: bool = False
     shares: Mapping[Role, float] = field(default_factory=dict)
     every_block: int = 0
+    int8_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *ENCODER_ROLES)]
@@ -154,6 +156,16 @@ class Recipe:
     def in_blocks(self, block: int) -> Self:
         """This recipe with a scale for every `block` columns of all matrices of integers, tables included."""
         return replace(self, every_block=block, int4_blocks=(), negative_scales=True)
+
+    def packing(self, roles: Collection[Role], int8_blocks: tuple[int, ...]) -> Self:
+        """This recipe with bfloat16 for matrices of other roles, and an int8 scale for the first of these columns that
+        split a row; for all of it where none does.
+        """
+        plain = {
+            role: replace(storage, encoding=_BF16) for role, storage in self.roles.items() if role is not Role.NORM
+        }
+        kept = {role: self.roles[role] for role in roles}
+        return replace(self, roles={**self.roles, **plain, **kept}, int8_blocks=int8_blocks)
 
     def with_one_table(self) -> Self:
         """This recipe for a head and an embedding that are the same bytes: both get what has more bits of the two."""
@@ -229,6 +241,9 @@ class Recipe:
                 )
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
+        if storage.encoding == _INT8:
+            block = next((block for block in self.int8_blocks if spec.shape[1] % block == 0), 0)
+            storage = replace(storage, encoding=Encoding("int", 8, block))
         return self._checked(spec, storage)
 
     def _in_blocks(self, spec: TensorSpec, storage: Storage) -> Storage:
