@@ -61,12 +61,18 @@ class Weights:
     copied: Mapping[str, TensorInfo]
 
     @property
+    def parts(self) -> dict[str, dict[str, Header]]:
+        """What lies together: of each tensor, by its name in the model, all that is stored of it, by name."""
+        own = {
+            self.names[name]: headers(self.names[name], spec.shape, self.storages[name].encoding)
+            for name, spec in self.specs.items()
+        }
+        return own | {name: {name: Header(tensor.dtype, tensor.shape)} for name, tensor in self.copied.items()}
+
+    @property
     def headers(self) -> dict[str, Header]:
         """Of every stored tensor by its name in the file, in the order of the file."""
-        found: dict[str, Header] = {}
-        for name, spec in self.specs.items():
-            found |= headers(self.names[name], spec.shape, self.storages[name].encoding)
-        return found | {name: Header(tensor.dtype, tensor.shape) for name, tensor in self.copied.items()}
+        return {key: header for stored in self.parts.values() for key, header in stored.items()}
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,14 @@ class CompressedBundle:
         """
         weights = _weights(plan, source)
         config = dict(source.config) | {"quantization_config": _configuration(plan, weights)}
-        stored = weights.headers
-        total = sum(header.nbytes for header in stored.values())
-        groups = split(stored, max(1, -(-total // shard_bytes)))
-        shards = [(shard_name(i, len(groups)), tuple(names)) for i, names in enumerate(groups, 1)]
+        parts, stored = weights.parts, weights.headers
+        sizes = {name: sum(header.nbytes for header in part.values()) for name, part in parts.items()}
+        total = sum(sizes.values())
+        groups = split(sizes, max(1, -(-total // shard_bytes)))
+        shards = [
+            (shard_name(i, len(groups)), tuple(key for name in names for key in parts[name]))
+            for i, names in enumerate(groups, 1)
+        ]
         files = [PlannedFile(name, _nbytes({key: stored[key] for key in keys}), None) for name, keys in shards]
         if len(shards) > 1:
             index = index_json(total, {key: name for name, keys in shards for key in keys})
@@ -140,7 +150,7 @@ class CompressedBundle:
                 shutil.copyfile(planned.content, directory / planned.name)
             elif planned.content is not None:
                 (directory / planned.name).write_bytes(planned.content)
-        return errors
+        return {name: error for name, error in errors.items() if name in self.plan.storages}
 
     def _placed(self, places: Mapping[str, int]) -> Iterator[PlacedWeight]:
         """Those weights whose values lie in this shard; a scale lies beside its values."""

@@ -71,6 +71,7 @@ class Recipe:
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
     every_block: see `in_blocks`. int8_blocks: see `packing`.
+    unfolded: whether tables are stored without what their rows are multiplied by.
     shares: of roles that are int8 where they hold a smaller part of a model's values, see `for_shares`.
     hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
@@ -87,6 +88,7 @@ class Recipe:
     shares: Mapping[Role, float] = field(default_factory=dict)
     every_block: int = 0
     int8_blocks: tuple[int, ...] = ()
+    unfolded: bool = False
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *ENCODER_ROLES)]
@@ -213,6 +215,13 @@ class Recipe:
         )
 
     def storage(self, spec: TensorSpec) -> Storage:
+        """The decision for `spec`, see `_decided`."""
+        storage = self._decided(spec)
+        if self.unfolded and Placement.of(spec.role) is Placement.OFFLOADED:
+            return replace(storage, factor=spec.fold.mul)
+        return storage
+
+    def _decided(self, spec: TensorSpec) -> Storage:
         """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
 
         What shall be int4 and was trained on a grid of int4 blocks keeps these blocks; tables that are read by row

@@ -38,17 +38,28 @@ class Placement(StrEnum):
 
 @dataclass(frozen=True)
 class Storage:
-    """The decision for one tensor. grid: its integers are those it was trained with, where it has any."""
+    """The decision for one tensor. grid: its integers are those it was trained with, where it has any.
+
+    factor: what whoever reads it multiplies by; other factors are folded into what is stored.
+    """
 
     encoding: Encoding
     search: Search = Search.MSE
     grid: Grid | None = None
+    factor: float = 1.0
 
     def store(self, rows: NDArray[np.float32]) -> Quantized:
         """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
         if self.grid is not None:
             return qat_grid.keep_grid(rows, self.grid, self.search)
         return quantize_rows(rows, self.encoding, self.search)
+
+    def restored(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is read of `rows`, each value for itself; in both the factor is in."""
+        unfolded = rows if self.factor == 1.0 else rows / np.float32(self.factor)
+        stored = self.store(unfolded)
+        found = self.encoding.dequantize(stored.data, stored.scales, rows.shape)
+        return found if self.factor == 1.0 else found * np.float32(self.factor)
 
 
 @dataclass(frozen=True)

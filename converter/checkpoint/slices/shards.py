@@ -38,7 +38,7 @@ def write_shards(
     Returns the files. Each appears under its name when it is complete, the index last: what was interrupted has no
     index, and is refused as a checkpoint.
     """
-    groups = split(tensors, shards)
+    groups = split({name: stored.nbytes for name, stored in tensors.items()}, shards)
     if len(groups) == 1:
         path = directory / "model.safetensors"
         _write_file(path, tensors, values)
@@ -62,14 +62,14 @@ def index_json(total: int, files: Mapping[str, str]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(files)}, indent=2).encode() + b"\n"
 
 
-def split(tensors: Mapping[str, Header], shards: int) -> list[list[str]]:
-    """Consecutive names, cut where the running total passes each multiple of total / shards."""
-    total_bytes = sum(stored.nbytes for stored in tensors.values())
+def split(sizes: Mapping[str, int], shards: int) -> list[list[str]]:
+    """Consecutive names, cut where the running total passes each multiple of total / shards. sizes: bytes by name."""
+    total_bytes = sum(sizes.values())
     groups: dict[int, list[str]] = {}
     begin = 0
-    for name, stored in tensors.items():
+    for name, nbytes in sizes.items():
         groups.setdefault(begin * shards // total_bytes, []).append(name)
-        begin += stored.nbytes
+        begin += nbytes
     return list(groups.values())
 
 
