@@ -28,16 +28,23 @@ from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
+from gemma_edge.profiles.signatures import Call, calls
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """One signature for a decode step and one for each length of a prefill chunk."""
-    decode = model.decoder("decode", tokens=1, with_logits=True)
-    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and spans of it."""
+    spans = target.spans_for(model)
+    decoders = [_decoder(model, call) for call in calls(target.prefill_tokens, spans)]
     encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
-    return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+    return {DECODER: decoders} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+
+
+def _decoder(model: Model, call: Call) -> Graph:
+    graph = model.decoder(call.name, call.rows, call.has_logits)
+    graph.past = call.past
+    return graph
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
@@ -62,7 +69,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
         kv_is_half=layout.half,
-        prefill_tokens=target.prefill_tokens,
+        calls=tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
