@@ -152,7 +152,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--format",
-            metavar="[litertlm|onnx|gguf]",
+            metavar="[litertlm|onnx|gguf|compressed-tensors]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(

@@ -110,7 +110,7 @@ def test_spans_beyond_the_context_are_left_out() -> None:
     ("choice", "message"),
     [
         ({"kv": "fp8"}, "kv 'fp8': expected fp32 or fp16; use one of them"),
-        ({"format": "ggml"}, "format 'ggml': expected litertlm, onnx or gguf; use one of them"),
+        ({"format": "ggml"}, "format 'ggml': expected litertlm, onnx, gguf or compressed-tensors; use one of them"),
     ],
 )
 def test_choices_that_do_not_exist(choice: dict[str, Any], message: str) -> None:
