@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gemma_edge.converter.models.blocks import AttentionLayer, Heads
+from gemma_edge.converter.models.blocks import AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class Config(Protocol):
     @property
     def width(self) -> int:
         """D."""
-
-    @property
-    def heads(self) -> Heads:
-        """Of every layer."""
 
     @property
     def max_context_tokens(self) -> int:

@@ -48,6 +48,7 @@ def tokenizer_config(checkpoint: Path) -> Json:
 def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes, template: BundleTemplate) -> Json:
     """genai_config.json of a family that it knows (onnxruntime-genai 0.18, src/config.h)."""
     config = plan.model.config
+    heads = config.attention[0].heads  # a family that it knows has but one kind
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     sampler = sampler_defaults(checkpoint)
     inputs = ("input_ids", "attention_mask", "position_ids")
@@ -64,10 +65,10 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
             "decoder": {
                 "filename": f"{GRAPHS}/{graph_file}",
                 "session_options": {"provider_options": []},
-                "head_size": config.heads.size,
+                "head_size": heads.size,
                 "hidden_size": config.width,
-                "num_attention_heads": config.heads.query,
-                "num_key_value_heads": config.heads.kv,
+                "num_attention_heads": heads.query,
+                "num_key_value_heads": heads.kv,
                 "num_hidden_layers": len(config.attention),
                 "inputs": {name: name for name in inputs} | caches,
                 "outputs": {"logits": "logits"} | presents,
