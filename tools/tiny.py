@@ -88,7 +88,7 @@ def _gemma4(**changes: Any) -> dict[str, Any]:
         "model_type": "gemma4_text", "vocab_size": 2048, "vocab_size_per_layer_input": 2048, "hidden_size": 96,
         "hidden_size_per_layer_input": 32, "intermediate_size": 192, "num_hidden_layers": 6, "num_attention_heads": 4,
         "num_key_value_heads": 1, "head_dim": 32, "global_head_dim": 64, "num_kv_shared_layers": 2,
-        "use_double_wide_mlp": True, "sliding_window": 16, "max_position_embeddings": 512,
+        "use_double_wide_mlp": True, "sliding_window": 16, "max_position_embeddings": 2048,
         "layer_types": [S, S, F, S, S, F], "tie_word_embeddings": True, "final_logit_softcapping": 30.0,
     } | changes  # fmt: skip
 

@@ -22,6 +22,7 @@ NAMES: Final = Names(
     onnx_architecture="Gemma4ForConditionalGeneration",
     onnx_model_type="gemma4",
     onnx_text_type="gemma4_text",
+    template="gemma4",
 )
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")

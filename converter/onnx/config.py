@@ -35,14 +35,14 @@ def model_config(checkpoint: Path, names: Names, dtype: str, data_files: Mapping
     return {**config, **named, "text_config": text, "transformers.js_config": settings}
 
 
-def tokenizer_config(checkpoint: Path) -> Json:
+def tokenizer_config(checkpoint: Path, names: Names) -> Json:
     """tokenizer_config.json with the chat template inside, where transformers.js looks for it.
 
-    The checkpoint's own template, else ours.
+    The checkpoint's own template, else ours for the family.
     """
     path = checkpoint / "tokenizer_config.json"
     config = read_json_object(path) if path.exists() else {}
-    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": onnx_template(checkpoint)}
+    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": onnx_template(checkpoint, names.template)}
 
 
 def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes, template: BundleTemplate) -> Json:
