@@ -32,7 +32,7 @@ from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
-from gemma_edge.runtime.memory.pressure import relieve
+from gemma_edge.runtime.memory.pressure import relieve, trim_heap
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
 from gemma_edge.runtime.settings import choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
@@ -114,6 +114,7 @@ class Engine:
             max_num_images=max_num_images,
             keep_loaded=settings.profile is None,
         )
+        trim_heap()
         try:
             self._check_memory()
         except BaseException:

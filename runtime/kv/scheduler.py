@@ -1,11 +1,11 @@
 """One thread that owns the native model, and what it works on: a step for each live task, in turns.
 
 A task is a generator that runs the model at most once between two `yield`s, so that a long prompt does not stop the
-replies that are being written beside it. What a task puts out waits in a queue of its own until it is read: a reader
-that is slow, or looks at nothing for a while, holds up nobody.
+replies that are being written beside it. Of the prompts that are being read, the one with the least left goes first: a
+short one waits for one call of a long one, not for one before each of its own. What a task puts out waits in a queue of
+its own until it is read: a reader that is slow, or looks at nothing for a while, holds up nobody.
 """
 
-import asyncio
 import threading
 import weakref
 from collections import deque
@@ -13,15 +13,20 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from gemma_edge.runtime.executors.base import ClosedError, ExecutorError
+
+if TYPE_CHECKING:
+    import asyncio
 
 Item = TypeVar("Item")
 
 Steps = Generator[None, None, None]
 
 WAITING_TASKS = 64
+MOST_PASSED = 8
+"""Rounds that a long prompt is passed over by shorter ones; then it has its step."""
 
 
 class CancelledError(Exception):
@@ -45,7 +50,8 @@ class _End:
 class Work(Generic[Item]):
     """What worker and reader of a task share. The worker must not know the reader: a reader that is gone cancels.
 
-    A task's generator calls `put` and `check`.
+    A task's generator calls `put` and `check`, and keeps `ahead`: tokens of its prompt that have to run yet. Until its
+    first step it counts as short.
     """
 
     def __init__(self) -> None:
@@ -55,6 +61,8 @@ class Work(Generic[Item]):
         self.has_failed = False
         self.wake: Callable[[], None] | None = None
         self.steps: Steps | None = None
+        self.ahead = 1
+        self.passed = 0
 
     def cancel(self) -> None:
         """As `Task.cancel`."""
@@ -67,7 +75,8 @@ class Work(Generic[Item]):
             raise CancelledError
 
     def put(self, item: Item | _End) -> None:
-        """Put out an item."""
+        """Put out an item. Whoever has begun to has its step in every round."""
+        self.ahead = 0
         self.output.put(item)
         wake = self.wake  # after the item, which a reader looks for after it has set this
         if wake is not None:
@@ -149,6 +158,8 @@ class Task(Generic[Item]):
 
     async def _arrival(self) -> None:
         """Until there is something to read. Cancelled meanwhile, it goes on once the model has stopped."""
+        import asyncio
+
         try:
             await self._next_put()
         except asyncio.CancelledError:
@@ -162,6 +173,8 @@ class Task(Generic[Item]):
             raise
 
     async def _next_put(self) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
         self._work.wake = partial(_tell, loop, arrived)
@@ -181,7 +194,7 @@ class Task(Generic[Item]):
         return [] if self._work.is_cancelled or self._work.has_failed else [item]
 
 
-def _tell(loop: asyncio.AbstractEventLoop, arrived: "asyncio.Future[None]") -> None:
+def _tell(loop: "asyncio.AbstractEventLoop", arrived: "asyncio.Future[None]") -> None:
     with suppress(RuntimeError):  # the loop is closed: nobody waits
         loop.call_soon_threadsafe(lambda: None if arrived.done() else arrived.set_result(None))
 
@@ -253,13 +266,23 @@ def _run(desk: _Desk) -> None:
                     return
                 live.append(work)
                 del work
+        least = min((work.ahead for work in live if work.ahead), default=0)
         for _ in range(len(live)):
-            if live[0].step():
+            if not _is_due(live[0], least) or live[0].step():
                 live.rotate(-1)
             else:
                 live.popleft()
                 with desk.lock:
                     desk.tasks -= 1
+
+
+def _is_due(work: Work[Any], least: int) -> bool:
+    """In this round. least: tokens that the shortest prompt has ahead."""
+    if work.ahead > least and work.passed < MOST_PASSED and not work.is_cancelled:
+        work.passed += 1
+        return False
+    work.passed = 0
+    return True
 
 
 def _end_all(live: deque[Work[Any]], desk: _Desk) -> None:

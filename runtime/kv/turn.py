@@ -72,14 +72,16 @@ class Job:
     def lend(self, wanted: Sequence[int]) -> Generator[None, None, Lease]:
         """A slot with the longest prefix of `wanted`; waits while every slot is lent. Whoever gets it releases it."""
         while (lease := self.pool.lend(self.owner, wanted, is_passing=self.is_passing)) is None:
+            self.work.ahead = 0  # it holds up nobody
             yield
         return lease
 
     def bring(self, lease: Lease, wanted: Sequence[int]) -> Steps:
         """Run what the slot does not hold of these tokens, one call into the model at a time."""
-        position = lease.bring(wanted)
-        for _ in lease.slot.chunks(wanted[position:]):
+        held = lease.bring(wanted)
+        for position in lease.slot.chunks(wanted[held:]):
             self.check()
+            self.work.ahead = len(wanted) - position + 1
             yield
 
 

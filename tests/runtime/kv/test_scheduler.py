@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gemma_edge.runtime.executors.base import ClosedError
-from gemma_edge.runtime.kv.scheduler import CancelledError, QueueFullError, Scheduler, Steps, Task, Work
+from gemma_edge.runtime.kv.scheduler import (
+    MOST_PASSED,
+    CancelledError,
+    QueueFullError,
+    Scheduler,
+    Steps,
+    Task,
+    Work,
+)
 
 
 @pytest.fixture
@@ -66,6 +74,56 @@ def test_a_step_for_each_in_turns(scheduler: Scheduler) -> None:
     assert [list(task) for task in tasks] == [[0, 1, 2, 3]] * 3
     assert "".join(seen) == "abc" * 4
     assert list(holding) == [1, 2]
+
+
+def reading(calls: int, seen: list[str], name: str, tokens: int = 2) -> Callable[[Work[int]], Steps]:
+    """A prompt of so many calls into the model, then a reply."""
+
+    def steps(work: Work[int]) -> Steps:
+        for left in range(calls, 0, -1):
+            work.ahead = left
+            yield
+            seen.append(name)
+        for number in range(tokens):
+            seen.append(name.upper())
+            work.put(number)
+            yield
+
+    return steps
+
+
+def submitted_at_once(scheduler: Scheduler, *all_steps: Callable[[Work[int]], Steps]) -> None:
+    """Waits for all of them."""
+    first = Long()
+    holding = scheduler.submit(first)
+    assert first.begun.wait(timeout=10)
+    tasks = [scheduler.submit(steps) for steps in all_steps]
+    first.release.set()
+    for task in tasks:
+        list(task)
+    list(holding)
+
+
+def test_of_two_prompts_the_shorter_goes_first(scheduler: Scheduler) -> None:
+    seen: list[str] = []
+    submitted_at_once(scheduler, reading(6, seen, "l"), reading(3, seen, "s"))
+    assert "".join(seen) == "sssSlSlllllLL"  # once it writes, they take turns
+
+
+def test_a_prompt_beside_a_reply_takes_turns_with_it(scheduler: Scheduler) -> None:
+    seen: list[str] = []
+    submitted_at_once(scheduler, reading(4, seen, "p"), counting(6, seen, "r"))
+    assert "".join(seen).replace("P", "") == "rprprprpr" + "r"
+
+
+def test_a_long_prompt_is_passed_over_so_often_and_no_more(scheduler: Scheduler) -> None:
+    seen: list[str] = []
+    submitted_at_once(scheduler, reading(40, seen, "l", 1), *[reading(12, seen, name, 1) for name in "abc"])
+    order = "".join(seen)
+    first = order.index("A")
+    assert order[:first].count("l") >= 1
+    longest = max(map(len, "".join(c if c == "l" else "." for c in order[: order.rindex("C")]).split("l")))
+    assert longest <= 3 * MOST_PASSED + 6  # three that are as short have their steps in each of those rounds
 
 
 def test_an_error_is_raised_where_the_task_is_read_and_drops_what_was_not(scheduler: Scheduler) -> None:

@@ -1,6 +1,8 @@
 """Mapped pages leave the process when asked to, and nothing else does."""
 
 import mmap
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +12,12 @@ import pytest
 
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime.formats.file_range import FileRange
-from gemma_edge.runtime.memory.pressure import drop_from_page_cache, read_single_pages, release_pages, relieve
+from gemma_edge.runtime.memory.pressure import (
+    drop_from_page_cache,
+    read_single_pages,
+    release_pages,
+    relieve,
+)
 from gemma_edge.runtime.memory.reading import file_mappings
 
 SIZE_BYTES = 8 * MIB
@@ -87,3 +94,20 @@ def test_a_missing_page_is_read_alone(file: Path) -> None:
         assert ["rr" in found for found in flags(file)] == [False]  # rr: random reads are expected
         read_single_pages([FileRange(file, 0, SIZE_BYTES)])
         assert ["rr" in found for found in flags(file)] == [True]
+
+
+FREED = """
+from gemma_edge.runtime.memory.pressure import trim_heap
+from gemma_edge.runtime.memory.reading import read_memory
+parts = [bytearray(3000) for _ in range(20_000)]
+kept = bytearray(3000)  # above all of them: without it the heap would shrink by itself
+del parts
+before = read_memory().anon_bytes
+trim_heap()
+print((before - read_memory().anon_bytes) >> 20)
+"""
+
+
+def test_the_heap_is_trimmed() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 40  # of 57 MiB

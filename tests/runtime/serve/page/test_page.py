@@ -16,6 +16,7 @@ from gemma_edge.runtime.serve.guard.keys import KeyFile, new_key
 from gemma_edge.runtime.serve.guard.policy import Policy
 from gemma_edge.runtime.serve.monitor.monitor import Monitor
 from gemma_edge.runtime.serve.page.page import page as packed_page
+from tests.runtime.budget_files import write_profile
 from tests.runtime.serve.running import MODEL, Running, running
 
 CHROMIUM = shutil.which("chromium")
@@ -30,9 +31,10 @@ ANSWERS = re.compile("^(healthy|degraded)$")  # there, a token may take too long
 
 
 @pytest.fixture(scope="module")
-def engine(serve_model: Path, serve_cache: Path) -> Iterator[Engine]:
-    """With a budget, so that the page has one to show."""
-    with Engine(str(serve_model), cache_dir=str(serve_cache), slots=4, profile="phone-2gb") as engine:
+def engine(serve_model: Path, serve_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """With a budget, so that the page has one to show: a large one, as this process has run other tests."""
+    roomy = write_profile(tmp_path_factory.mktemp("profile"), 8 << 30)
+    with Engine(str(serve_model), cache_dir=str(serve_cache), slots=4, profile=roomy) as engine:
         yield engine
 
 
@@ -74,8 +76,8 @@ def watched(engine: Engine) -> Iterator[Running]:
         yield found
 
 
-def _ask(page: Page, text: str) -> str:
-    """The reply, once it has ended. As it is written, its lengths are noted on the page."""
+def _ask(page: Page, text: str, *, fails: bool = False) -> str:
+    """The reply, once it has ended, well or not. As it is written, its lengths are noted on the page."""
     page.evaluate(
         """() => {
             window.lengths = [];
@@ -90,7 +92,9 @@ def _ask(page: Page, text: str) -> str:
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
     expect(ended).to_have_count(before + 1)
-    return page.locator(".turn.assistant p").last.text_content() or ""
+    text = page.locator(".turn.assistant p").last.text_content() or ""
+    assert ("failed" in (page.locator(".turn.assistant").last.get_attribute("class") or "")) == fails, text
+    return text
 
 
 def test_a_reply_streams_and_figures_live(seen: Seen, watched: Running, repository: Path) -> None:
@@ -211,7 +215,7 @@ def test_with_a_key_typed_in_it_works(seen: Seen, engine: Engine, tmp_path: Path
         page.get_by_label("Most tokens").fill("8")
         assert _ask(page, QUESTION)
         assert seen.complaints == []
-        _ask(page, "you blockhead")
+        _ask(page, "you blockhead", fails=True)
         expect(page.locator(".turn.failed p")).to_have_text(
             "the prompt has what the content policy refuses (rude); rephrase it"
         )
