@@ -59,8 +59,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
     weights_bytes = resident(by_role)
-    heads = model.model.config.heads
-    caches = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
+    caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
         weights_bytes=weights_bytes,

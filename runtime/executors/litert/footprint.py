@@ -147,9 +147,9 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
         if len(shape) == 4 and shape[1] == kv_heads and shape[3] in score_lengths
     )
     ffn_width = max(shape[2] for shape in shapes if len(shape) == 3 and shape[:2] == (1, prefill_tokens))
-    # AltUp's state is [1, T, A, D]; Gemma 3 has neither AltUp nor per-layer embeddings.
+    # AltUp's state is [1, T, A, D]; Gemma 3 and 4 have none.
     states = [shape[2] for shape in shapes if len(shape) == 4 and shape[1] == prefill_tokens and shape[3] == width]
-    altup_inputs = max(states) if ple_values else 1
+    altup_inputs = max(states, default=1) if ple_values else 1
     activations = ActivationShape(
         context_tokens,
         heads,

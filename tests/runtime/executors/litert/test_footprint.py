@@ -24,7 +24,7 @@ def planned(checkpoint: Path, precision: str) -> Footprint:
 
 
 @pytest.mark.parametrize("precision", ["int4", "fp32"])
-@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n", "gemma4"])
 def test_the_bundle_says_what_the_plan_said(
     tiny_bundle: TinyBundle, family: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
