@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,18 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str, start_s: float = 120) -> Iterator[Server]:
-    """Started on a free port, and stopped as a service is: by SIGTERM. Raises RuntimeError: it does not start."""
+def serving(
+    bundle: Path, *options: str, start_s: float = 120, within: Callable[[Sequence[str]], list[str]] = list
+) -> Iterator[Server]:
+    """Started on a free port, and stopped as a service is: by SIGTERM. Raises RuntimeError: it does not start.
+
+    within: what makes of a command the one to run, as `MemoryCgroup.command`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "-m", "gemma_edge.converter", "serve", str(bundle), "--port", "0", *options]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(within(command), stdout=output, stderr=output)
         try:
             yield Server(_address(process, log, start_s), process, log)
         finally:

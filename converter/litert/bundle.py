@@ -67,7 +67,7 @@ class LitertBundle:
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
         model = plan.model
-        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio))
+        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio), model.names.template)
         tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
         _give_back_memory()
         metadata = llm_metadata(
@@ -107,6 +107,10 @@ class LitertBundle:
     def notes(self) -> Sequence[str]:
         """None: what LiteRT-LM would render otherwise is refused."""
         return ()
+
+    def beside(self, out: Path) -> Mapping[Path, bytes]:  # noqa: ARG002  as other formats have it
+        """Nothing."""
+        return {}
 
     def write(
         self,

@@ -23,24 +23,34 @@ from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout,
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
+from gemma_edge.profiles.signatures import Call, calls
 from gemma_edge.runtime.formats.atomic import atomic_file
+from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """One signature for a decode step and one for each length of a prefill chunk."""
-    decode = model.decoder("decode", tokens=1, with_logits=True)
-    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and spans of it."""
+    spans = target.spans_for(model)
+    decoders = [_decoder(model, call) for call in calls(target.prefill_tokens, spans)]
     encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
-    return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+    return {DECODER: decoders} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+
+
+def _decoder(model: Model, call: Call) -> Graph:
+    graph = model.decoder(call.name, call.rows, call.has_logits)
+    graph.past = call.past
+    return graph
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
-    """See plan/door.py."""
+    """See plan/door.py. Raises EncodingError for what LiteRT has no kernel for."""
+    if storage.encoding.is_foreign:
+        raise EncodingError(f"LiteRT has no kernel for {storage.encoding.name}; use int8 or fp16")
     return storage.encoding.nbytes(spec.shape)
 
 
@@ -49,8 +59,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
     weights_bytes = resident(by_role)
-    heads = model.model.config.heads
-    caches = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
+    caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
         weights_bytes=weights_bytes,
@@ -59,7 +68,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
         kv_is_half=layout.half,
-        prefill_tokens=target.prefill_tokens,
+        calls=tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
@@ -99,7 +108,7 @@ def inspect(path: Path) -> dict[str, Any]:
     return inspect_bundle(path)
 
 
-def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[StoredRows]]:
     """See plan/output.py. Raises BundleError."""
     from gemma_edge.converter.litert import stored
 

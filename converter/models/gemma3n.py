@@ -44,7 +44,6 @@ class Config:
     width: int  # D
     ffn_widths: tuple[int, ...]  # per layer
     sparsity: tuple[float, ...]  # per layer, share of gate activations cut to zero
-    heads: Heads
     eps: float
     softcap: float | None
     tied_head: bool
@@ -63,12 +62,7 @@ class Config:
                 f"config.json: activation_sparsity_pattern is {self.sparsity}, expected shares in [0, 1); "
                 "fix the checkpoint"
             )
-        owned = {layer.window for layer in self.attention[: self.kv_layers]}
-        if {layer.window for layer in self.attention} - owned:
-            raise ConfigError(
-                f"config.json: the first {self.kv_layers} layers own KV but not of every kind in layer_types; "
-                "lower num_kv_shared_layers or fix layer_types"
-            )
+        blocks.check_owners(self.attention, self.kv_layers)
         if self.altup_active >= self.altup_inputs:
             raise ConfigError(
                 f"config.json: altup_active_idx is {self.altup_active}, expected less than altup_num_inputs "
@@ -88,11 +82,14 @@ class Config:
                 f"config.json: num_kv_shared_layers is {shared}, expected less than the {layers} layers; "
                 "fix the checkpoint"
             )
+        heads = Heads(
+            f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 2), f.positive("head_dim", 256)
+        )
         kinds = {
             "sliding_attention": AttentionLayer(
-                Rope(*f.rope("sliding_attention", 10_000.0)), f.positive("sliding_window", 512)
+                Rope(*f.rope("sliding_attention", 10_000.0)), f.positive("sliding_window", 512), heads
             ),
-            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None),
+            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None, heads),
         }
         sparse = 10 if layers > 10 else 0  # Gemma3nTextConfig's default pattern
         pattern = values.get("activation_sparsity_pattern")
@@ -105,9 +102,6 @@ class Config:
             width=f.positive("hidden_size", 2048),
             ffn_widths=tuple(int(n) for n in f.per_layer("intermediate_size", layers, 16_384)),
             sparsity=Fields({"activation_sparsity_pattern": pattern}).per_layer("activation_sparsity_pattern", layers),
-            heads=Heads(
-                f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 2), f.positive("head_dim", 256)
-            ),
             eps=f.number("rms_norm_eps", 1e-6),
             softcap=f.optional_number("final_logit_softcapping", 30.0),
             tied_head=f.flag("tie_word_embeddings", True),
@@ -123,10 +117,7 @@ class Config:
 
     def kv_source(self, layer: int) -> int:
         """The layer whose keys and values `layer` reads: itself, or the last KV-owning layer of its own kind."""
-        if layer < self.kv_layers:
-            return layer
-        window = self.attention[layer].window
-        return max(i for i in range(self.kv_layers) if self.attention[i].window == window)
+        return blocks.owner_of(layer, self.attention, self.kv_layers)
 
     @property
     def ffn_width(self) -> int:
@@ -145,9 +136,7 @@ class Config:
 
     def unused_tensors(self) -> Iterator[str]:
         """Official checkpoints hold keys and values of layers that read another's."""
-        for layer in range(self.kv_layers, len(self.attention)):
-            for name in ("k_proj.", "v_proj.", "k_norm.", "v_norm."):
-                yield f"layers.{layer}.self_attn.{name}"
+        yield from blocks.kv_names(range(self.kv_layers, len(self.attention)))
 
     def wrong(self) -> Iterator[tuple[Wrong, "Config"]]:
         """See questions.py."""
@@ -177,20 +166,16 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     """Every tensor of the model, in the order of use."""
     c = config
     n, width, ple = c.altup_inputs, c.width, c.ple_width
-    all_ple = len(c.attention) * ple
     coefficient = Fold(clip=c.altup_clip)
     yield from blocks.vocabulary_tensors(c.vocab_size, width, c.tied_head)
-    table = blocks.matrix("embed_tokens_per_layer.weight", c.ple_vocab_size, all_ple, Role.PLE, Fold(mul=ple**0.5))
-    yield replace(table, parts=len(c.attention))
-    yield blocks.matrix("per_layer_model_projection.weight", all_ple, width, Role.ALTUP)
-    yield blocks.vector("per_layer_projection_norm.weight", ple)
+    yield from blocks.per_layer_tensors(c.ple_vocab_size, len(c.attention), ple, width)
     for k in range(n - 1):
         yield blocks.matrix(f"altup_projections.{k}.weight", width, width, Role.ALTUP)
-    for i in range(len(c.attention)):
+    for i, attention in enumerate(c.attention):
         layer = f"layers.{i}."
         for norm in NORMS:
             yield blocks.vector(f"{layer}{norm}.weight", width)
-        yield from blocks.attention_tensors(layer, width, c.heads, i < c.kv_layers, AS_STORED, AS_STORED)
+        yield from blocks.attention_tensors(layer, width, attention.heads, i < c.kv_layers, AS_STORED, AS_STORED)
         yield from blocks.mlp_tensors(layer, width, c.ffn_widths[i], is_sparse=c.sparsity[i] > 0.5)
         yield blocks.matrix(layer + "laurel.linear_left.weight", c.laurel_rank, width, Role.SMALL)
         yield blocks.matrix(layer + "laurel.linear_right.weight", width, c.laurel_rank, Role.SMALL)
@@ -216,7 +201,7 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
     g = Graph(name, tokens, specs)
     x = g.input("embeddings", (1, tokens, c.width))
     ple = g.input("per_layer_embeddings", (1, tokens, len(c.attention), c.ple_width))
-    per_layer = _project_per_layer_inputs(g, c, x, ple)  # [B, T, L, P]
+    per_layer = blocks.per_layer_inputs(g, x, ple, c.eps)  # [B, T, L, P]
     state = _spread(g, c, x)  # [B, T, N, D]
     caches: dict[int, KVCache] = {}
     for i, attention in enumerate(c.attention):
@@ -224,10 +209,10 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
         active = _stream(g, predicted, c.altup_active)  # [B, T, D]
         h = g.rms_norm(active, f"layers.{i}.input_layernorm.weight", c.eps)
         if i < c.kv_layers:
-            caches[i] = blocks.keys_and_values(g, h, i, attention, c.heads, c.eps, norm_values=True)
+            caches[i] = blocks.keys_and_values(g, h, i, attention, c.eps, norm_values=True)
         if not with_logits and i == c.kv_layers - 1:
             return g
-        y = blocks.attend(g, h, i, attention, c.heads, c.eps, caches[c.kv_source(i)])
+        y = blocks.attend(g, h, i, attention, c.eps, caches[c.kv_source(i)])
         y = _feed_forward(g, c, i, active, h, y)
         per_layer_i = g.reshape(g.slice(per_layer, 2, i, 1), (1, tokens, c.ple_width))
         state = g.layers[i] = _altup_correct(g, c, i, predicted, active, y, per_layer_i)
@@ -242,14 +227,6 @@ def lookups(config: Config, specs: Mapping[str, TensorSpec], tokens: int) -> Ite
     yield blocks.lookup("embedder", specs, tokens, "embed_tokens.weight", (c.width,))
     shape = (len(c.attention), c.ple_width)
     yield blocks.lookup("per_layer_embedder", specs, tokens, "embed_tokens_per_layer.weight", shape)
-
-
-def _project_per_layer_inputs(g: Graph, c: Config, x: Value, ple: Value) -> Value:
-    """[B, T, D], [B, T, L, P] -> [B, T, L, P], what each layer is told about each token."""
-    y = g.reshape(g.linear(x, "per_layer_model_projection.weight"), ple.shape)
-    # The model scales y by D^-0.5 before this norm; a norm only sees that in its epsilon.
-    y = g.rms_norm(y, "per_layer_projection_norm.weight", c.eps * c.width)
-    return g.mul(g.add(y, ple), SQRT_HALF)
 
 
 def _magnitude(g: Graph, x: Value) -> Value:

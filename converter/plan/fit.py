@@ -111,8 +111,8 @@ def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
 
     Encoders are in memory one at a time, so of two the larger one goes first: that of sound.
     """
-    if target.modalities is not None:
-        yield target.modalities
+    if target.modalities is not None or not target.format.encoders:
+        yield target.modalities or (Modality.TEXT,)
         return
     fewer = ((Modality.TEXT, encoder.modality) for encoder in model.encoders)
     yield from dict.fromkeys([model.modalities, *fewer, (Modality.TEXT,)])
@@ -205,12 +205,15 @@ def _weights(target: Target) -> Iterator[_Step]:
 
 
 def _contexts(target: Target, model: Model) -> Iterator[_Step]:
-    """The context asked for, then powers of two below it."""
-    asked = target.context_for(model)
-    yield AS_ASKED
+    """The context asked for, then powers of two below it; of a smaller model, as far as it takes them."""
+    longest = model.config.max_context_tokens
+    asked = target.context_tokens or target.context_for(model)
+    if asked <= longest:
+        yield AS_ASKED
     context, steps = 1 << (asked - 1).bit_length() - 1, 1
     while context >= SHORTEST_CONTEXT_TOKENS:
-        yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
+        if context <= longest:
+            yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
         context, steps = context // 2, steps + 1
 
 

@@ -15,6 +15,7 @@ from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.tokenizer.windows import read_text
@@ -27,6 +28,11 @@ DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_PREFILL_TOKENS = (16, 128)
 """A large chunk for speed (longer ones cost activation memory: 70 MB at 128) and a small one so that a turn can end
 close to the end of the context, where a padded large chunk would not fit."""
+
+
+SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 4
+"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 4096 and so on, a
+conversation pays for at most four times what it has written; each costs the memory that profiles/costs.py says."""
 
 
 class TargetError(GemmaEdgeError):
@@ -55,7 +61,8 @@ def format_of(out: Path, asked: str | None) -> str | None:
 
     Raises TargetError where the two contradict each other.
     """
-    named = out.suffix[1:] if out.suffix in (".litertlm", ".task") else None
+    suffixes = {known.suffix: name for name, known in FORMATS.items() if known.suffix} | {".task": "task"}
+    named = suffixes.get(out.suffix)
     if asked is not None and named is not None and asked != named:
         raise TargetError(
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
@@ -68,6 +75,16 @@ def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
     if context_tokens is None:
         return DEFAULT_PREFILL_TOKENS
     return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
+
+
+def usual_spans(context_tokens: int) -> tuple[int, ...]:
+    """How many tokens of a context attention gets signatures of its own for, beside one for all of them."""
+    spans = []
+    span = SHORTEST_SPAN_TOKENS
+    while span < context_tokens:
+        spans.append(span)
+        span *= SPAN_STEP
+    return tuple(spans)
 
 
 CUSTOM = "custom"
@@ -95,6 +112,7 @@ class Options(TypedDict, total=False):
     profile: str | None
     context: int | None
     prefill: Sequence[int] | None
+    spans: Sequence[int] | None
     kv: str
     recipe: str | Path | None
     encoding: Sequence[str]
@@ -125,6 +143,7 @@ class Target:
     recipe: Recipe
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
+    spans: tuple[int, ...] | None = None
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -144,6 +163,11 @@ class Target:
                 f"prefill {','.join(map(str, lengths)) or 'empty'}: expected chunk lengths of at least 1, rising; "
                 "for example --prefill 16,128"
             )
+        if self.spans is not None and (any(n < 1 for n in self.spans) or sorted(set(self.spans)) != list(self.spans)):
+            raise TargetError(
+                f"spans {','.join(map(str, self.spans))}: expected lengths of at least 1, rising; for example "
+                "--spans 1024,4096"
+            )
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
             raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
@@ -151,6 +175,11 @@ class Target:
             raise TargetError(
                 f"modalities {','.join(self.modalities) or 'empty'}: expected text among them; for example "
                 "--modalities text,vision"
+            )
+        if not self.format.encoders and self.modalities is not None and len(self.modalities) > 1:
+            raise TargetError(
+                f"modalities {','.join(self.modalities)}: {self.format.name} holds the text model alone; "
+                "use --modalities text"
             )
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
@@ -165,7 +194,7 @@ class Target:
         slice_ = cls._slice(target, options.get("slice"))
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
-        prefill = options.get("prefill")
+        prefill, spans = options.get("prefill"), options.get("spans")
         is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
         if is_automatic != (max_bytes is not None):
             raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
@@ -179,6 +208,7 @@ class Target:
             recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
             context_tokens=options.get("context"),
             prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
+            spans=None if spans is None else tuple(spans),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),
@@ -220,8 +250,7 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        recipe, blocks = self.recipe.for_shares(model.shares), self.format.int4_blocks
-        return recipe.with_blocks(*blocks) if blocks else recipe
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head)
 
     @property
     def name(self) -> str:
@@ -243,6 +272,11 @@ class Target:
                 f"give chunk lengths up to {context}"
             )
         return context
+
+    def spans_for(self, model: Model) -> tuple[int, ...]:
+        """How many tokens of this model's context get signatures of their own. Raises TargetError as `context_for`."""
+        context = self.context_for(model)
+        return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
         """Refuse a checkpoint that is not the size the target names, or lacks a modality."""
@@ -294,7 +328,7 @@ def _format(name: str) -> Format:
             "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
             "has taken the place of MediaPipe's LLM Inference"
         )
-    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
+    raise TargetError(f"format {name!r}: expected {choices(FORMATS)}; use one of them")
 
 
 def _bytes(text: str) -> int:

@@ -7,7 +7,7 @@ decoder: slots run one at a time, and a slot then costs no more than its caches.
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import (
     WEIGHT_CACHE,
     BundleMismatchError,
@@ -83,8 +84,9 @@ class LitertDecoder:
             decode = self._decode_signature(self._model)
             self._caches = {name: tensor for name, tensor in decode.inputs.items() if _CACHE.fullmatch(name)}
             self._check_inputs(decode)
+            calls = self._calls(self._model)
             self._slots = {name: slots_of(name, tensor.shape) for name, tensor in self._caches.items()}
-            self._shared = self._make_shared(self._model)
+            self._shared = self._make_shared(self._model, calls)
         except BaseException:
             self.close()
             raise
@@ -120,14 +122,29 @@ class LitertDecoder:
                     f"gives {found}; convert the checkpoint again"
                 )
 
-    def _make_shared(self, model: CompiledSection) -> Shared:
-        prefills = sorted(name for name in model.signatures if re.fullmatch(r"prefill_\d+", name))
-        arrays: dict[str, dict[str, NDArray[Any]]] = {}
-        for name in ("decode", *prefills):
-            inputs = model.signatures[name].inputs
-            arrays[name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
+    def _calls(self, model: CompiledSection) -> Sequence[Call]:
+        """What of the signatures is run. Raises BundleMismatchError where they do not work on the same caches."""
+        calls = [call for name in model.signatures if (call := Call.of_name(name)) is not None]
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            caches = {name: tensor for name, tensor in inputs.items() if _CACHE.fullmatch(name)}
+            whole = model.signatures.get(call.whole.name)
+            if caches != self._caches or whole is None or inputs != whole.inputs:
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: the inputs of {call.name} are not those of "
+                    f"{call.whole.name if caches == self._caches else 'decode'}; convert the checkpoint with gemma-edge"
+                )
+        return calls
+
+    def _make_shared(self, model: CompiledSection, calls: Sequence[Call]) -> Shared:
+        arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            if call.whole.name not in arrays:
+                arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
         logits = aligned_zeros(model.signatures["decode"].outputs["logits"])
-        return Shared(arrays, logits, self._embedder, self._per_layer_embedder)
+        inputs_of = {call: arrays[call.whole.name] for call in calls}
+        return Shared(inputs_of, logits, self._embedder, self._per_layer_embedder)
 
     @property
     def context_tokens(self) -> int:
