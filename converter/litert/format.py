@@ -34,7 +34,7 @@ from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """Signatures for a decode step and each length of a prefill chunk, over the whole context and spans of it."""
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and over spans of it."""
     spans = target.spans_for(model)
     decoders = [_decoder(model, call) for call in calls(target.prefill_tokens, spans)]
     encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
@@ -67,6 +67,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         ple_bytes=by_role.get(Role.PLE, 0),
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
+        largest_ring_bytes=max((nbytes for nbytes, is_ring in caches if is_ring), default=0),
         kv_is_half=layout.half,
         calls=tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),

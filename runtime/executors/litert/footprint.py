@@ -81,12 +81,14 @@ class BundlePlan:
         slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
+        rings = [self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)]
         planned = litert_footprint(
             weights_bytes=self.weights_bytes,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
-            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            ring_bytes=sum(rings),
+            largest_ring_bytes=2 * max(rings, default=0),  # keys are as large as values
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
             calls=self.calls,
             shape=self.activations,
