@@ -146,7 +146,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--format",
-            metavar="[litertlm|onnx]",
+            metavar="[litertlm|onnx|gguf]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(

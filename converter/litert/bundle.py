@@ -108,6 +108,10 @@ class LitertBundle:
         """None: what LiteRT-LM would render otherwise is refused."""
         return ()
 
+    def beside(self, out: Path) -> Mapping[Path, bytes]:  # noqa: ARG002  as other formats have it
+        """Nothing."""
+        return {}
+
     def write(
         self,
         file: BinaryIO,

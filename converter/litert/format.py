@@ -23,12 +23,13 @@ from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout,
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
 from gemma_edge.runtime.formats.atomic import atomic_file
+from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
@@ -40,7 +41,9 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
-    """See plan/door.py."""
+    """See plan/door.py. Raises EncodingError for what LiteRT has no kernel for."""
+    if storage.encoding.is_foreign:
+        raise EncodingError(f"LiteRT has no kernel for {storage.encoding.name}; use int8 or fp16")
     return storage.encoding.nbytes(spec.shape)
 
 
@@ -99,7 +102,7 @@ def inspect(path: Path) -> dict[str, Any]:
     return inspect_bundle(path)
 
 
-def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[StoredRows]]:
     """See plan/output.py. Raises BundleError."""
     from gemma_edge.converter.litert import stored
 

@@ -62,6 +62,14 @@ class Config(Protocol):
         """One for each layer."""
 
     @property
+    def eps(self) -> float:
+        """What norms add to a mean square."""
+
+    @property
+    def softcap(self) -> float | None:
+        """Bound of the logits."""
+
+    @property
     def kv_layers(self) -> int:
         """How many layers, the first ones, own keys and values; the others read those of one before them."""
 

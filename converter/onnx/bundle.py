@@ -100,6 +100,10 @@ class OnnxBundle:
         assert isinstance(content, bytes)
         return content
 
+    def beside(self, out: Path) -> Mapping[Path, bytes]:  # noqa: ARG002  as other formats have it
+        """Nothing."""
+        return {}
+
     def write(
         self,
         directory: Path,

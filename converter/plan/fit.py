@@ -111,8 +111,8 @@ def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
 
     Encoders are in memory one at a time, so of two the larger one goes first: that of sound.
     """
-    if target.modalities is not None:
-        yield target.modalities
+    if target.modalities is not None or not target.format.encoders:
+        yield target.modalities or (Modality.TEXT,)
         return
     fewer = ((Modality.TEXT, encoder.modality) for encoder in model.encoders)
     yield from dict.fromkeys([model.modalities, *fewer, (Modality.TEXT,)])

@@ -15,6 +15,7 @@ from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.tokenizer.windows import read_text
@@ -55,7 +56,8 @@ def format_of(out: Path, asked: str | None) -> str | None:
 
     Raises TargetError where the two contradict each other.
     """
-    named = out.suffix[1:] if out.suffix in (".litertlm", ".task") else None
+    suffixes = {known.suffix: name for name, known in FORMATS.items() if known.suffix} | {".task": "task"}
+    named = suffixes.get(out.suffix)
     if asked is not None and named is not None and asked != named:
         raise TargetError(
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
@@ -152,6 +154,11 @@ class Target:
                 f"modalities {','.join(self.modalities) or 'empty'}: expected text among them; for example "
                 "--modalities text,vision"
             )
+        if not self.format.encoders and self.modalities is not None and len(self.modalities) > 1:
+            raise TargetError(
+                f"modalities {','.join(self.modalities)}: {self.format.name} holds the text model alone; "
+                "use --modalities text"
+            )
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
 
@@ -220,8 +227,7 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        recipe, blocks = self.recipe.for_shares(model.shares), self.format.int4_blocks
-        return recipe.with_blocks(*blocks) if blocks else recipe
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head)
 
     @property
     def name(self) -> str:
@@ -294,7 +300,7 @@ def _format(name: str) -> Format:
             "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
             "has taken the place of MediaPipe's LLM Inference"
         )
-    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
+    raise TargetError(f"format {name!r}: expected {choices(FORMATS)}; use one of them")
 
 
 def _bytes(text: str) -> int:

@@ -57,8 +57,8 @@ from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 NAMES = ("fp32", "fp16", "int8", "int4")
 """The recipes that the precision part of a target ("e2b-int4") may name."""
 
-OTHER_NAMES = ("int4-fast",)
-"""Recipes that come with the package as well: `--recipe int4-fast`."""
+OTHER_NAMES = ("int4-fast", "bf16")
+"""Recipes that come with the package as well: `--recipe int4-fast`. bf16: for formats of other runtimes."""
 
 ENCODER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
 """What only checkpoints with encoders of images or audio have; a recipe for text need not name them."""
@@ -125,6 +125,7 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
+    every_block: see `in_blocks`.
     shares: of roles that are int8 where they hold a smaller part of a model's values, see `for_shares`.
     hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
@@ -139,6 +140,7 @@ class Recipe:
     hadamard: frozenset[Role] = frozenset()
     balance: bool = False
     shares: Mapping[Role, float] = field(default_factory=dict)
+    every_block: int = 0
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *ENCODER_ROLES)]
@@ -205,6 +207,15 @@ class Recipe:
         """
         return replace(self, int4_blocks=blocks, negative_scales=True)
 
+    def in_blocks(self, block: int) -> Self:
+        """This recipe with a scale for every `block` columns of all matrices of integers, tables included."""
+        return replace(self, every_block=block, int4_blocks=(), negative_scales=True)
+
+    def with_one_table(self) -> Self:
+        """This recipe for a head and an embedding that are the same bytes: both get what has more bits of the two."""
+        one = max(self.roles[Role.HEAD], self.roles[Role.EMBEDDING], key=lambda storage: storage.encoding.bits)
+        return replace(self, roles={**self.roles, Role.HEAD: one, Role.EMBEDDING: one})
+
     @classmethod
     def _parse(cls, name: str, text: str) -> Self:
         try:
@@ -262,8 +273,10 @@ class Recipe:
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
             return Storage(qat_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+        if self.every_block and storage.encoding.kind == "int" and not storage.encoding.block:
+            return self._checked(spec, self._in_blocks(spec, storage))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.
-        if storage.encoding.block and not is_resident and spec.name not in self.tensors:
+        if storage.encoding.block and not is_resident and spec.name not in self.tensors and not self.every_block:
             stored = Encoding("int", 4, self._int4_block(spec))
             if storage.encoding != stored:
                 raise RecipeError(
@@ -272,6 +285,18 @@ class Recipe:
                 )
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
+        return self._checked(spec, storage)
+
+    def _in_blocks(self, spec: TensorSpec, storage: Storage) -> Storage:
+        bits = storage.encoding.bits
+        if bits not in (4, 8):
+            raise RecipeError(
+                f"{spec.name}: found {storage.encoding.name}, expected int4 or int8; this format has a scale for every "
+                f"{self.every_block} columns (recipe {self.name}, {self.key(spec)})"
+            )
+        return replace(storage, encoding=Encoding("int", bits, self.every_block))
+
+    def _checked(self, spec: TensorSpec, storage: Storage) -> Storage:
         try:
             storage.encoding.check(spec.shape)
         except EncodingError as error:

@@ -42,6 +42,7 @@ __all__ = [
     "ChatTemplateError",
     "bundle_template",
     "gemma_template",
+    "gemma_text_template",
     "onnx_template",
     "programs_unlike",
 ]
@@ -73,7 +74,16 @@ class BundleTemplate:
 
 def gemma_template() -> str:
     """The template of templates/gemma.jinja."""
-    return (files("gemma_edge.converter.tokenizer") / "templates" / "gemma.jinja").read_text("utf-8")
+    return _template("gemma.jinja")
+
+
+def gemma_text_template() -> str:
+    """For programs with tools of their own: it shows none."""
+    return _template("gemma_text.jinja")
+
+
+def _template(name: str) -> str:
+    return (files("gemma_edge.converter.tokenizer") / "templates" / name).read_text("utf-8")
 
 
 def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTemplate:

@@ -8,9 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
-
-from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
@@ -20,7 +17,9 @@ from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
+from gemma_edge.runtime.formats.flatbuffer import root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.tflite_model import TensorType
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
@@ -61,7 +60,7 @@ class BundlePlan:
                 *_read_shapes(bundle.view(decoder)),
                 encoders,
             )
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        except Exception as error:  # it is not verified yet: anything may come out of it
             raise BundleMismatchError(
                 f"{bundle.path}: found no decoder with kv_cache_* and prefill_* signatures, its memory cannot be "
                 "computed; convert the checkpoint with gemma-edge"
@@ -124,26 +123,20 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
 
 def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int, ...], ActivationShape]:
     """Cache shapes, bytes of one of their values, rows of each prefill, and what the size of activations depends on."""
-    model = schema.Model.GetRootAs(section, 0)
-    signatures = {
-        signature.SignatureKey().decode(): signature
-        for signature in (model.SignatureDefs(i) for i in range(sane(model.SignatureDefsLength())))
-    }
+    model = root_of(section, "Model")
+    signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
     prefills = sorted(int(key.removeprefix("prefill_")) for key in signatures if re.fullmatch(r"prefill_\d+", key))
     prefill_tokens = prefills[-1]
     signature = signatures[f"prefill_{prefill_tokens}"]
-    graph = model.Subgraphs(signature.SubgraphIndex())
-    tensors = {
-        tensor.Name().decode(): graph.Tensors(tensor.TensorIndex())
-        for tensor in (signature.Inputs(i) for i in range(sane(signature.InputsLength())))
-    }
+    graph = model.subgraphs[signature.subgraph_index]
+    tensors = {entry.name.decode(): graph.tensors[entry.tensor_index] for entry in sane(signature.inputs)}
     inputs = {name: shape_of(tensor) for name, tensor in tensors.items()}
     caches = {name: shape for name, shape in inputs.items() if name.startswith("kv_cache_")}
-    is_half = any(tensors[name].Type() == schema.TensorType.FLOAT16 for name in caches)
+    is_half = any(tensors[name].type == TensorType.FLOAT16 for name in caches)
     context_tokens = max(slots_of(name, shape) for name, shape in caches.items())
     width = inputs["embeddings"][-1]
     ple_values = prod(inputs["per_layer_embeddings"][2:]) if "per_layer_embeddings" in inputs else 0
-    shapes = set(_computed_shapes(graph))
+    shapes = {shape_of(tensor) for tensor in sane(graph.tensors)}
     kv_heads = next(iter(caches.values()))[1]
     score_lengths = {slots_of(name, shape) + prefill_tokens for name, shape in caches.items()}
     # Attention scores are [1, K, H/K * T, S+T].
@@ -167,8 +160,3 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
         kv_values=sum(prod(shape) // slots_of(name, shape) for name, shape in caches.items()),
     )
     return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, tuple(prefills), activations
-
-
-def _computed_shapes(graph: Any) -> Iterator[Shape]:
-    for i in range(sane(graph.TensorsLength())):
-        yield shape_of(graph.Tensors(i))

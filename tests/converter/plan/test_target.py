@@ -87,7 +87,7 @@ def test_prefill_lengths_that_make_no_sense(prefill: tuple[int, ...], shown: str
     ("choice", "message"),
     [
         ({"kv": "fp8"}, "kv 'fp8': expected fp32 or fp16; use one of them"),
-        ({"format": "gguf"}, "format 'gguf': expected litertlm or onnx; use one of them"),
+        ({"format": "ggml"}, "format 'ggml': expected litertlm, onnx or gguf; use one of them"),
     ],
 )
 def test_choices_that_do_not_exist(choice: dict[str, Any], message: str) -> None:

@@ -71,15 +71,19 @@ def test_parse_refuses_by_listing_what_exists(text: str) -> None:
         Encoding.parse(text)
     assert str(refused.value) == (
         f"found encoding {text!r}, expected one of fp32, fp16, int8, int4, int2, "
-        "int4-b32, int4-b64, int4-b128, int4-b256"
+        "int4-b32, int4-b64, int4-b128, int4-b256, bf16, int8-b32, int8-b64, int8-b128, int8-b256"
     )
 
 
 def test_encodings_that_no_kernel_reads_do_not_exist() -> None:
-    with pytest.raises(EncodingError, match=r"^a 3-bit int encoding does not exist; use one of fp32, .*int4-b256$"):
+    with pytest.raises(EncodingError, match=r"^a 3-bit int encoding does not exist; use one of fp32, .*int8-b256$"):
         Encoding("int", 3)
-    with pytest.raises(EncodingError, match=r"^int8 has no blocks, found blocks of 32; use int8$"):
-        Encoding.parse("int8-b32")
+    with pytest.raises(EncodingError, match=r"^a 32-bit brain float encoding does not exist; use one of fp32, "):
+        Encoding("float", 32, brain=True)
+    with pytest.raises(EncodingError, match=r"^fp16 has no blocks, found blocks of 32; use fp16$"):
+        Encoding.parse("fp16-b32")
+    with pytest.raises(EncodingError, match=r"^int8 has no blocks of 48; use 32, 64, 128 or 256$"):
+        Encoding.parse("int8-b48")
     with pytest.raises(EncodingError, match=r"^int4 has no blocks of 48; use 32, 64, 128 or 256$"):
         Encoding.parse("int4-b48")
 
