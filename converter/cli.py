@@ -167,6 +167,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="NAME|FILE",
             help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
         ),
+        click.option(
+            "--with-slice",
+            metavar="NAME|FILE",
+            help="Store a smaller model beside Gemma 3n E4B, of the same weights: e2b, or a TOML or CSV file.",
+        ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(
             "--fit",

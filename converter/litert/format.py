@@ -4,7 +4,7 @@ What needs an extra is imported when it is asked for: a plan needs none.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gemma_edge.converter.evaluate.activations import round_tokens
 from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.matformer.pair import small_model
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout, resident
 from gemma_edge.converter.plan.output import Bundle
@@ -34,10 +35,18 @@ from gemma_edge.runtime.formats.encoding import EncodingError
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
     """One signature for a decode step and one for each length of a prefill chunk."""
-    decode = model.decoder("decode", tokens=1, with_logits=True)
-    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
+    decoders = [*_decoders(model, target, "")]
+    if target.beside is not None:
+        decoders += _decoders(small_model(model, target.beside), target, f"{target.beside.name}/")
     encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
-    return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+    return {DECODER: decoders} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+
+
+def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
+    """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
+    yield model.decoder(f"{prefix}decode", tokens=1, with_logits=True)
+    for n in target.prefill_tokens:
+        yield model.decoder(f"{prefix}prefill_{n}", tokens=n, with_logits=False)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:

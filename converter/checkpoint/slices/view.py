@@ -125,7 +125,9 @@ def in_parts(whole: Checkpoint, model: Model) -> CutCheckpoint:
             tensors[name] = _info(stored, name, cuts[part.name].shape(stored.shape))
             split.add(stored.name)
     left = MappingProxyType({name: stored for name, stored in tensors.items() if name not in split})
-    return CutCheckpoint(whole.path, whole.config, left, whole.prefix, whole, MappingProxyType(cuts), origin=whole.origin)
+    return CutCheckpoint(
+        whole.path, whole.config, left, whole.prefix, whole, MappingProxyType(cuts), origin=whole.origin
+    )
 
 
 def sliced(whole: Checkpoint, wanted: Slice) -> SlicedCheckpoint:

@@ -68,6 +68,13 @@ def small_model(large: Model, cut: Slice) -> Model:
     return replace(large, config=small, tensors={name: large.tensors[name] for name in names})
 
 
+def layers_of(model: Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of either: the numbers of its layers, and the feed-forward width of each."""
+    config = model.config
+    assert isinstance(config, gemma3n.Config)
+    return tuple(config.number(layer) for layer in range(len(config.attention))), config.ffn_widths
+
+
 def stored_parts(model: Model) -> Iterator[StoredPart]:
     """Every part of a `large_model`."""
     config = model.config
