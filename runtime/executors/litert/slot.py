@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import ClosedError, Logits, SlotState, Snapshot
 from gemma_edge.runtime.executors.checks import check_restore, check_rewind, check_state, check_tokens
-from gemma_edge.runtime.executors.litert.library import BoundSignature, CompiledSection
+from gemma_edge.runtime.executors.litert.library import BoundSignature
+from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.media.soft_tokens import place_soft_rows
@@ -65,7 +66,7 @@ class LitertSlot:
 
     def __init__(
         self,
-        model: CompiledSection,
+        model: ModelSection,
         shared: Shared,
         caches: dict[str, NDArray[Any]],
         rings: frozenset[str],
@@ -86,7 +87,7 @@ class LitertSlot:
         self._high_water = 0
         self._written = 0  # positions that may not be zero
 
-    def _bind(self, model: CompiledSection, name: str, arrays: Mapping[str, NDArray[Any]]) -> _Call:
+    def _bind(self, model: ModelSection, name: str, arrays: Mapping[str, NDArray[Any]]) -> _Call:
         run = model.bind(name, {**self._caches, **arrays, "logits": self._shared.logits})
         return _Call(run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
 
@@ -228,6 +229,13 @@ class LitertSlot:
             slots = np.arange(first, self._position) % len(keys)
             rows[int(name.rpartition("_")[2])] = (keys[slots].astype(np.float32), values[slots].astype(np.float32))
         return rows
+
+    def give_up(self) -> dict[str, NDArray[Any]]:
+        """Its caches, empty as they were; it is closed."""
+        self.reset()
+        caches = self._caches
+        self.close()
+        return caches
 
     def close(self) -> None:
         if self._decode is not None:
