@@ -145,8 +145,14 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Prefill chunk lengths; an ONNX graph takes any.  [default: 16,128, as far as the context allows]",
         ),
         click.option(
+            "--spans",
+            type=Lengths(),
+            help="Parts of the context with signatures of their own, which are faster.  [default: 1024,4096,16384, as "
+            "far as the context is longer]",
+        ),
+        click.option(
             "--format",
-            metavar="[litertlm|onnx|gguf]",
+            metavar="[litertlm|onnx|gguf|compressed-tensors]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(

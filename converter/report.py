@@ -125,6 +125,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "family": plan.model.family,
         "context_tokens": plan.context_tokens,
         "prefill_tokens": list(target.prefill_tokens),
+        "spans_tokens": list(target.spans_for(plan.model)),
         "modalities": [modality.value for modality in plan.model.modalities],
         "kv": {
             "type": target.kv.value,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.profiles.schema import DeviceProfile
+from gemma_edge.profiles.signatures import Call
 
 WEIGHTS_PART, EMBEDDING_PART, PLE_PART = "decoder weights", "embedding rows", "PLE rows"
 """Names of parts that others look for: what is idle while an encoder runs, and what a measurement belongs to."""
@@ -71,14 +72,15 @@ class ActivationShape:
     ple_values: int  # L * P: values of all layers' per-layer embeddings of one token; 0 in Gemma 3
     kv_values: int  # keys and values of one token, all layers that own them
 
-    def run_bytes(self, tokens: int) -> int:
+    def run_bytes(self, call: Call) -> int:
         """Activations that live together in one run of T tokens, float32.
 
         Attention scores [H, T, S+T] are there twice (before and after joining old and new, or weights and their slice),
         or gate and up of the MLP, whichever is larger. The mask [H/K * T, S+T], AltUp's state before and after a layer,
         per-layer embeddings and the rows to be written to the cache are there all the time.
         """
-        slots = self.context_tokens + tokens
+        tokens = call.rows
+        slots = min(self.context_tokens, call.past or self.context_tokens) + tokens
         values_per_token = (
             2 * max(self.heads * slots, self.ffn_width)
             + self.heads // self.kv_heads * slots
@@ -97,7 +99,7 @@ def litert_footprint(
     kv_bytes: int,
     ring_bytes: int,
     kv_is_half: bool,
-    prefill_tokens: Sequence[int],
+    calls: Sequence[Call],
     shape: ActivationShape,
     slots: int = 1,
 ) -> Footprint:
@@ -106,12 +108,13 @@ def litert_footprint(
     `weights_bytes` is the decoder section with the head, every byte of which is read for each token; `embedder_bytes`
     and `ple_bytes` are the tables of which rows are read (0 when the bundle has none); `kv_bytes` all caches as
     allocated for one conversation, `ring_bytes` those of them that are rings, `kv_is_half` whether they hold float16;
-    `prefill_tokens` the lengths of the prefill signatures; `slots` how many conversations keep their keys and values at
+    `calls` the signatures; `slots` how many conversations keep their keys and values at
     once.
     """
     context_tokens = shape.context_tokens
-    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * len(prefill_tokens))) if kv_is_half else 0
-    wrapping = sum(tokens > 1 for tokens in prefill_tokens)  # a single row cannot wrap around
+    prefills = sum(not call.has_logits for call in calls)
+    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * prefills)) if kv_is_half else 0
+    wrapping = sum(call.rows > 1 for call in calls)  # a single row cannot wrap around
     return Footprint.of(
         (
             Part(WEIGHTS_PART, 0, weights_bytes, "computed: XNNPACK's weight cache holds them once, mapped"),
@@ -126,7 +129,7 @@ def litert_footprint(
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
             Part("KV rings being written", ring_bytes * wrapping, 0, RING_SOURCE),
-            Part("activations", sum(map(shape.run_bytes, (1, *prefill_tokens))), 0, ARENA_SOURCE),
+            Part("activations", sum(map(shape.run_bytes, calls)), 0, ARENA_SOURCE),
             Part("tokenizer", TOKENIZER_ANON_BYTES, 0, TOKENIZER_SOURCE),
             Part("runtime", RUNTIME_ANON_BYTES, 0, RUNTIME_SOURCE),
             Part("graphs and scales", 0, GRAPHS_FILE_BYTES, GRAPHS_SOURCE),

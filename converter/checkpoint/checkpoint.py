@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import spelling
+from gemma_edge.converter.checkpoint.compressed import unpacked
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.quantized import quantized_by
@@ -87,7 +88,7 @@ class Checkpoint:
             opened = open_gguf(gguf)
             return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
-        tensors = spelling.unwrapped(_read_headers(path))
+        tensors = unpacked(config, spelling.unwrapped(_read_headers(path)))
         prefix = spelling.decoder_prefix(tensors)
         if prefix is None:
             raise CheckpointError(
@@ -254,7 +255,8 @@ class Checkpoint:
         if self.origin is not None:
             return list(self.origin.files)
         side_files = [self.path / name for name in SIDE_FILES]
-        shards = sorted({tensor.file for tensor in self.tensors.values()})
+        stored = [part for tensor in self.tensors.values() for part in (tensor, tensor.scales) if part is not None]
+        shards = sorted({part.file for part in stored})
         return [file for file in side_files if file.is_file()] + shards
 
     def sha256(self, on_bytes: Callable[[int], None]) -> dict[str, str]:

@@ -29,12 +29,13 @@ from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
+from gemma_edge.profiles.signatures import calls
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """One signature for a decode step and one for each length of a prefill chunk."""
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and spans of it."""
     decoders = [*_decoders(model, target, "")]
     if target.beside is not None:
         decoders += _decoders(small_model(model, target.beside), target, f"{target.beside.name}/")
@@ -44,9 +45,10 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
 
 def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
-    yield model.decoder(f"{prefix}decode", tokens=1, with_logits=True)
-    for n in target.prefill_tokens:
-        yield model.decoder(f"{prefix}prefill_{n}", tokens=n, with_logits=False)
+    for call in calls(target.prefill_tokens, target.spans_for(model)):
+        graph = model.decoder(prefix + call.name, call.rows, call.has_logits)
+        graph.past = call.past
+        yield graph
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
@@ -71,7 +73,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
         kv_is_half=layout.half,
-        prefill_tokens=target.prefill_tokens,
+        calls=(1 if target.beside is None else 2) * tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)

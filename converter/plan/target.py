@@ -31,6 +31,11 @@ DEFAULT_PREFILL_TOKENS = (16, 128)
 close to the end of the context, where a padded large chunk would not fit."""
 
 
+SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 4
+"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 4096 and so on, a
+conversation pays for at most four times what it has written; each costs the memory that profiles/costs.py says."""
+
+
 class TargetError(GemmaEdgeError):
     """A request that cannot work, whatever the checkpoint, or that this checkpoint does not fit."""
 
@@ -73,6 +78,16 @@ def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
     return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
 
 
+def usual_spans(context_tokens: int) -> tuple[int, ...]:
+    """How many tokens of a context attention gets signatures of its own for, beside one for all of them."""
+    spans = []
+    span = SHORTEST_SPAN_TOKENS
+    while span < context_tokens:
+        spans.append(span)
+        span *= SPAN_STEP
+    return tuple(spans)
+
+
 CUSTOM = "custom"
 WHOLE_OF_SLICES: Final = "e4b"
 """What the published slices are cut from."""
@@ -99,6 +114,7 @@ class Options(TypedDict, total=False):
     profile: str | None
     context: int | None
     prefill: Sequence[int] | None
+    spans: Sequence[int] | None
     kv: str
     recipe: str | Path | None
     encoding: Sequence[str]
@@ -131,6 +147,7 @@ class Target:
     recipe: Recipe
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
+    spans: tuple[int, ...] | None = None
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -150,6 +167,11 @@ class Target:
             raise TargetError(
                 f"prefill {','.join(map(str, lengths)) or 'empty'}: expected chunk lengths of at least 1, rising; "
                 "for example --prefill 16,128"
+            )
+        if self.spans is not None and (any(n < 1 for n in self.spans) or sorted(set(self.spans)) != list(self.spans)):
+            raise TargetError(
+                f"spans {','.join(map(str, self.spans))}: expected lengths of at least 1, rising; for example "
+                "--spans 1024,4096"
             )
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
@@ -193,7 +215,7 @@ class Target:
         cut = size if is_published_name(size) else ""
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
-        prefill = options.get("prefill")
+        prefill, spans = options.get("prefill"), options.get("spans")
         is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
         if is_automatic != (max_bytes is not None):
             raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
@@ -207,6 +229,7 @@ class Target:
             recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
             context_tokens=options.get("context"),
             prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
+            spans=None if spans is None else tuple(spans),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),
@@ -280,6 +303,11 @@ class Target:
                 f"give chunk lengths up to {context}"
             )
         return context
+
+    def spans_for(self, model: Model) -> tuple[int, ...]:
+        """How many tokens of this model's context get signatures of their own. Raises TargetError as `context_for`."""
+        context = self.context_for(model)
+        return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
         """Refuse a checkpoint that is not the size the target names, or lacks a modality."""

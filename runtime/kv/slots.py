@@ -120,6 +120,7 @@ class SlotPool:
         one = decoder.snapshot_bytes(context_tokens)
         self._snapshot_limit_bytes = count * one if snapshot_bytes is None else snapshot_bytes
         self._keep = keep
+        self._is_short = False  # of memory
         self._store: FolderStore | None = None
         self._held = [_Held(decoder.new_slot(context_tokens), model=self.model)]
         self._clock = 0
@@ -149,7 +150,7 @@ class SlotPool:
         is_short: memory is; what other models have written is forgotten, and slots that nobody has are released.
         """
         self.save()
-        self.model = model
+        self.model, self._is_short = model, is_short
         self._store = None if self._store is None else self._store.of(self.digest)
         for held in self._held:
             held.is_current = held.model == model
@@ -229,7 +230,7 @@ class SlotPool:
     def _choose(self, owner: "weakref.ref[object]", wanted: Sequence[int], is_passing: bool) -> _Held | None:
         idle = [held for held in self._held if not held.is_lent]
         own = next((held for held in idle if held.owner is owner), None)
-        if own is not None and own.is_current:
+        if own is not None and (own.is_current or self._is_short):
             return own
 
         def best(among: list[_Held]) -> _Held:

@@ -6,6 +6,7 @@ import pytest
 
 from gemma_edge.profiles.costs import ActivationShape, litert_footprint, predicted_decode_tokens_per_s
 from gemma_edge.profiles.device import Footprint, load_profile
+from gemma_edge.profiles.signatures import Call, calls
 from gemma_edge.profiles.sizes import MIB
 
 E2B = ActivationShape(
@@ -35,7 +36,7 @@ def e2b(
         kv_bytes=E2B_KV_BYTES // 2 if half else E2B_KV_BYTES,
         ring_bytes=RING_BYTES // 2 if half else RING_BYTES,
         kv_is_half=half,
-        prefill_tokens=prefill_tokens,
+        calls=tuple(calls(prefill_tokens, ())),
         shape=shape,
     )
 
@@ -46,7 +47,7 @@ def part_bytes(footprint: Footprint, name: str) -> int:
 
 def test_the_arena_is_the_measured_one() -> None:
     # RssAnon grew by 105.6 MiB in the first prefill of 128 tokens and by 48.6 MiB in the first of 16.
-    alone = [part_bytes(e2b(prefill_tokens=(n,)), "activations") - E2B.run_bytes(1) for n in (16, 128)]
+    alone = [part_bytes(e2b(prefill_tokens=(n,)), "activations") - E2B.run_bytes(Call(1, True)) for n in (16, 128)]
     assert [(nbytes + RING_BYTES) / MIB for nbytes in alone] == pytest.approx([48.6, 105.6], rel=0.03)
 
 
@@ -80,8 +81,8 @@ def test_activations_grow_with_prefill_and_context() -> None:
 def test_a_wide_mlp_decides_where_the_context_is_short() -> None:
     short = dataclasses.replace(E2B, context_tokens=512)
     wide = dataclasses.replace(short, ffn_width=16_384)
-    assert wide.run_bytes(128) - short.run_bytes(128) == 128 * 2 * (16_384 - 8192) * 4
-    assert dataclasses.replace(E2B, ffn_width=16_384).run_bytes(128) == E2B.run_bytes(128)
+    assert wide.run_bytes(Call(128, False)) - short.run_bytes(Call(128, False)) == 128 * 2 * (16_384 - 8192) * 4
+    assert dataclasses.replace(E2B, ffn_width=16_384).run_bytes(Call(128, False)) == E2B.run_bytes(Call(128, False))
 
 
 def test_speed_is_bandwidth_over_bytes() -> None:

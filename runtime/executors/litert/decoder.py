@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import (
     WEIGHT_CACHE,
     BundleMismatchError,
@@ -146,14 +147,31 @@ class LitertDecoder:
                     f"gives {found}; convert the checkpoint again"
                 )
 
+    def _calls(self, model: ModelSection) -> Sequence[Call]:
+        """What of the signatures is run. Raises BundleMismatchError where they do not work on the same caches."""
+        own = _caches(model.signatures["decode"])
+        calls = [call for name in model.signatures if (call := Call.of_name(name)) is not None]
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            caches = _caches(model.signatures[call.name])
+            whole = model.signatures.get(call.whole.name)
+            if caches != own or whole is None or inputs != whole.inputs:
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: the inputs of {call.name} are not those of "
+                    f"{call.whole.name if caches == own else 'decode'}; convert the checkpoint with gemma-edge"
+                )
+        return calls
+
     def _make_shared(self, model: ModelSection, per_layer: EmbeddingTable | None) -> Shared:
-        prefills = sorted(name for name in model.signatures if re.fullmatch(r"prefill_\d+", name))
-        arrays: dict[str, dict[str, NDArray[Any]]] = {}
-        for name in ("decode", *prefills):
-            inputs = model.signatures[name].inputs
-            arrays[name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
+        calls = self._calls(model)
+        arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            if call.whole.name not in arrays:
+                arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
         logits = aligned_zeros(model.signatures["decode"].outputs["logits"])
-        return Shared(arrays, logits, self._embedder, per_layer)
+        inputs_of = {call: arrays[call.whole.name] for call in calls}
+        return Shared(inputs_of, logits, self._embedder, per_layer)
 
     @property
     def context_tokens(self) -> int:

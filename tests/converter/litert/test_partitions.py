@@ -4,7 +4,8 @@ the two costs a copy: so one partition, and outside it only ops that are listed 
     Phase.PROLOGUE  input_pos is an integer and XNNPACK computes floats: start, ring ages, slots and write indices are
                     a few integer ops on at most S values each, and CAST makes floats of two of them
     Phase.EPILOGUE  the cache writes: XNNPACK has no kernel that writes into a given place. DYNAMIC_UPDATE_SLICE at the
-                    very end is what lets LiteRT keep one copy of a cache; a prefill that may wrap gathers instead
+                    very end is what lets LiteRT keep one copy of a cache; a prefill that may wrap gathers instead, from
+                    old and new rows joined outside XNNPACK, so that one ring at a time is in memory twice
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ PROLOGUE = {"RESHAPE": 4, "SUB": 1, "FLOOR_MOD": 2, "PACK": 4, "CAST": 2}
 WRITES = {"DYNAMIC_UPDATE_SLICE": 10}
 # A prefill has one more: which slot takes which row. SLICE: only the first entry of input_pos counts.
 RING_PROLOGUE = {"SLICE": 1, "RESHAPE": 3, "SUB": 2, "FLOOR_MOD": 2, "LESS": 1, "ADD": 1, "SELECT_V2": 1, "PACK": 2}
-RING_WRITES = {"GATHER": 8, "DYNAMIC_UPDATE_SLICE": 2}
+RING_WRITES = {"CONCATENATION": 8, "GATHER": 8, "DYNAMIC_UPDATE_SLICE": 2}
 LOOKUP = {"RESHAPE": 1, "LESS": 1, "SELECT_V2": 1, "MAXIMUM": 1}  # ids that are no row become 0
 
 
@@ -38,8 +39,8 @@ def delegations(plan: Plan) -> dict[str, Delegation]:
     }
 
 
-def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32") -> Plan:
-    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv)
+def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32", spans: tuple[int, ...] = ()) -> Plan:
+    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), spans=spans, kv=kv)
     return plan_for(target, checkpoint)[1]
 
 
@@ -52,6 +53,14 @@ def test_gemma3n_is_one_partition(precision: str, tiny_gemma3n: Path) -> None:
         assert dict(found[prefill].outside) == RING_PROLOGUE | {"CAST": 2} | RING_WRITES
     assert found["decode"].inside.total() > 1000
     assert found["decode"].inside.total() > found["prefill_8"].inside.total() > 600  # 5 layers of 8, no head
+
+
+def test_a_span_is_one_partition_too(tiny_gemma3n: Path) -> None:
+    found = delegations(plan_of(tiny_gemma3n, spans=(64,)))
+    for name in ("decode", "prefill_8", "prefill_32"):
+        assert found[f"until_64_{name}"].partitions == 1
+        assert found[f"until_64_{name}"].outside == found[name].outside
+        assert found[f"until_64_{name}"].inside["SLICE"] == found[name].inside["SLICE"] + 2  # of 1 layer, k and v
 
 
 def test_a_head_in_many_slices_does_not_cut_the_partition(tiny_gemma3n: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +99,8 @@ def test_float16_tables_are_gathered(tiny_gemma3n: Path) -> None:
 
 
 def test_float16_caches_are_converted_outside(tiny_gemma3n: Path) -> None:
-    """LiteRT's DEQUANTIZE and CAST, one per cache and way. A ring's concat of float16 rows becomes a partition of its
-    own behind the casts: it holds no arithmetic."""
+    """LiteRT's DEQUANTIZE and CAST, one per cache and way."""
     found = delegations(plan_of(tiny_gemma3n, kv="fp16"))
     assert dict(found["decode"].outside) == PROLOGUE | {"CAST": 12, "DEQUANTIZE": 10} | WRITES
     assert dict(found["prefill_8"].outside) == RING_PROLOGUE | {"CAST": 12, "DEQUANTIZE": 8} | RING_WRITES
-    assert (found["decode"].partitions, found["prefill_8"].partitions) == (1, 2)
+    assert (found["decode"].partitions, found["prefill_8"].partitions) == (1, 1)
