@@ -131,7 +131,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
         click.option(
-            "--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, or a slice of E4B: e3.39-int4."
+            "--target",
+            required=True,
+            help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, a slice of E4B: e3.39-int4, or two: e4b+e2b-int4.",
         ),
         click.option(
             "--checkpoint",

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.runtime import Engine
+from gemma_edge.runtime.cli import run_main
 from gemma_edge.runtime.config import ConfigError
+from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens
@@ -179,6 +182,24 @@ def test_when_memory_is_short_the_smaller_model_goes_on(
         sequence.logits()
         assert sequence.token_ids == tuple(IDS)
         assert engine.memory().kv_cache_bytes_by_model["custom"] == 0
+
+
+def test_a_model_with_caches_of_its_own_is_refused(bundles: Path) -> None:
+    sections = DecoderSections.of(Bundle.open(bundles / "pair.litertlm"))
+    decoder = LitertDecoder(sections, 2, bundles / "cache")
+    assert decoder._model is not None
+    decoder._caches.popitem()
+    with pytest.raises(BundleMismatchError, match=r"model small keeps keys and values that the large one does not"):
+        decoder._other(decoder._model, sections.models[1])
+    decoder.close()
+
+
+def test_litert_lm_is_not_asked_for_the_small_one(bundles: Path) -> None:
+    asked = CliRunner().invoke(
+        run_main, [str(bundles / "pair.litertlm"), "--executor", "litert-lm", "--model", "small", "--prompt", "Hello"]
+    )
+    assert asked.exit_code == 2
+    assert "litert-lm runs the large model alone; leave out --executor" in asked.stderr
 
 
 def test_a_model_that_is_not_there_is_refused(open_engine: Callable[..., Engine]) -> None:
