@@ -102,7 +102,7 @@ def test_a_switch_runs_what_the_model_has_not_run(open_engine: Callable[..., Eng
 def test_a_conversation_goes_on_in_the_other_model(open_engine: Callable[..., Engine]) -> None:
     with open_engine(slots=2) as engine, engine.create_conversation(sampler_config=GREEDY) as conversation:
         conversation.send_message("And God said", max_output_tokens=4)
-        said = list(conversation.history)
+        said = conversation.history
         engine.use_model("small")
         conversation.send_message("Let there be light", max_output_tokens=4)
         assert conversation.history[: len(said)] == said
