@@ -275,14 +275,16 @@ class Engine:
         _ = pool.digest  # as in `keep_chats`
 
         def steps(work: Work[Sequence[int]]) -> Steps:
-            with opened_state(user_path(path), pool.digest) as state:
-                while (lease := pool.lend(weakref.ref(owner), state.token_ids)) is None:
-                    yield
-                try:
-                    lease.slot.set_state(state)
-                finally:
-                    lease.release()
-                work.put(state.token_ids)
+            while True:
+                with opened_state(user_path(path), pool.digest) as state:  # each time: another model may run by now
+                    if (lease := pool.lend(weakref.ref(owner), state.token_ids)) is not None:
+                        try:
+                            lease.slot.set_state(state)
+                        finally:
+                            lease.release()
+                        work.put(state.token_ids)
+                        return
+                yield
 
         [token_ids] = self._scheduler.submit(steps)
         return token_ids

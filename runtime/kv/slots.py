@@ -155,12 +155,13 @@ class SlotPool:
         for held in self._held:
             held.is_current = held.model == model
         if is_short:
-            idle = [held for held in self._held if not held.is_lent and not held.is_current]
-            for held in idle[len(idle) == len(self._held) :]:  # one stays
+            old = [held for held in self._held if not held.is_current]
+            idle = [held for held in old if not held.is_lent]
+            for held in idle[1:] if len(idle) == len(self._held) else idle:  # one stays
                 held.slot.close()
                 self._held.remove(held)
-            for held in self._held:
-                held.snapshot, held.marked = (held.snapshot, held.marked) if held.is_current else (None, 0)
+            for held in old:
+                held.snapshot, held.marked = None, 0
 
     def _switch(self, held: _Held) -> None:
         """To the model that runs; it is empty then."""
