@@ -30,9 +30,11 @@ class Lengths(click.ParamType[tuple[int, ...]]):
     name = "N,N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """("16,128") -> (16, 128)."""
+        """("16,128") -> (16, 128), ("none") -> ()."""
         if isinstance(value, tuple):
             return value
+        if value == "none":
+            return ()
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
@@ -149,8 +151,8 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--spans",
             type=Lengths(),
-            help="Parts of the context with signatures of their own, which are faster.  [default: 1024,4096,16384, as "
-            "far as the context is longer]",
+            help="Where a conversation is no longer than this, a step is faster; each takes memory.  [default: "
+            "1024,8192, as far as the context is longer; or none]",
         ),
         click.option(
             "--format",

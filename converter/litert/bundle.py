@@ -69,7 +69,7 @@ class LitertBundle:
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
         model = plan.model
-        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio))
+        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio), model.names.template)
         tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
         _give_back_memory()
         metadata = llm_metadata(

@@ -35,7 +35,7 @@ from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """Signatures for a decode step and each length of a prefill chunk, over the whole context and spans of it."""
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and over spans of it."""
     decoders = [*_decoders(model, target, "")]
     if target.beside is not None:
         decoders += _decoders(small_model(model, target.beside), target, f"{target.beside.name}/")
@@ -63,8 +63,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
     weights_bytes = resident(by_role)
-    heads = model.model.config.heads
-    caches = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
+    caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
         weights_bytes=weights_bytes,
@@ -72,6 +71,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         ple_bytes=by_role.get(Role.PLE, 0),
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
+        largest_ring_bytes=max((nbytes for nbytes, is_ring in caches if is_ring), default=0),
         kv_is_half=layout.half,
         calls=(1 if target.beside is None else 2) * tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),

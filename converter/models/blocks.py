@@ -1,9 +1,10 @@
-"""What Gemma 3 and Gemma 3n have in common. Shared by calling, not by inheriting.
+"""What the families have in common. Shared by calling, not by inheriting.
 
-Source: transformers models/gemma3/modeling_gemma3.py and models/gemma3n/modeling_gemma3n.py.
+Source: transformers models/gemma3/modeling_gemma3.py, models/gemma3n/modeling_gemma3n.py and
+models/gemma4/modeling_gemma4.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -12,11 +13,12 @@ from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
 _ENDLESS_TOKENS = 1 << 30
+PLE_TABLE, PLE_PROJECTION = "embed_tokens_per_layer.weight", "per_layer_model_projection.weight"
 
 
 @dataclass(frozen=True)
 class Heads:
-    """The shape of every attention layer of a model."""
+    """The shape of an attention layer."""
 
     query: int  # H
     kv: int  # K
@@ -33,10 +35,11 @@ class Heads:
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """What distinguishes one attention layer: the rotation and how far it looks back (None: all the way)."""
+    """One attention layer: how it rotates, how far it looks back (None: all the way), and its heads."""
 
     rope: Rope
     window: int | None
+    heads: Heads
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def _split(g: Graph, x: Value, sizes: Sequence[int]) -> list[Value]:
 
 
 def vocabulary_tensors(vocab_size: int, width: int, tied: bool) -> Iterator[TensorSpec]:
-    """The token embedding, scaled by sqrt(D) as both families do, and the head, which may read the same table."""
+    """The token embedding, scaled by sqrt(D) as all families do, and the head, which may read the same table."""
     table = "embed_tokens.weight"
     yield TensorSpec(table, table, (vocab_size, width), Role.EMBEDDING, Fold(mul=width**0.5))
     head = "lm_head.weight"
@@ -126,11 +129,9 @@ def split_heads(g: Graph, x: Value, weight: str, heads: Heads) -> Value:
     return g.reshape(y, (1, g.tokens, y.shape[-1] // heads.size, heads.size))
 
 
-def keys_and_values(
-    g: Graph, x: Value, index: int, layer: AttentionLayer, heads: Heads, eps: float, norm_values: bool
-) -> KVCache:
+def keys_and_values(g: Graph, x: Value, index: int, layer: AttentionLayer, eps: float, norm_values: bool) -> KVCache:
     """This run's rows of one layer's cache, from the normed input x [B, T, D]. Gemma 3n norms v without a weight."""
-    p = f"layers.{index}.self_attn."
+    p, heads = f"layers.{index}.self_attn.", layer.heads
     k = g.rms_norm(split_heads(g, x, p + "k_proj.weight", heads), p + "k_norm.weight", eps)
     v = split_heads(g, x, p + "v_proj.weight", heads)
     if norm_values:
@@ -138,12 +139,60 @@ def keys_and_values(
     return g.kv_cache(index, g.rotate(k, layer.rope), v, layer.window)
 
 
-def attend(g: Graph, x: Value, index: int, layer: AttentionLayer, heads: Heads, eps: float, kv: KVCache) -> Value:
+def attend(g: Graph, x: Value, index: int, layer: AttentionLayer, eps: float, kv: KVCache) -> Value:
     """Attention output before the residual, [B, T, D], from the normed input x [B, T, D]."""
-    p = f"layers.{index}.self_attn."
+    p, heads = f"layers.{index}.self_attn.", layer.heads
     q = g.rms_norm(split_heads(g, x, p + "q_proj.weight", heads), p + "q_norm.weight", eps)
     y = g.attention(g.rotate(q, layer.rope), kv)  # [B, T, H, E]
     return g.linear(g.reshape(y, (1, g.tokens, heads.query * heads.size)), p + "o_proj.weight")
+
+
+def check_owners(attention: tuple[AttentionLayer, ...], kv_layers: int) -> None:
+    """Raises ConfigError where a layer would read keys and values of its own kind that no layer before has."""
+    owned = {layer.window for layer in attention[:kv_layers]}
+    if {layer.window for layer in attention} - owned:
+        raise ConfigError(
+            f"config.json: the first {kv_layers} layers own KV but not of every kind in layer_types; "
+            "lower num_kv_shared_layers or fix layer_types"
+        )
+
+
+def owner_of(layer: int, attention: tuple[AttentionLayer, ...], kv_layers: int) -> int:
+    """The layer whose keys and values `layer` reads: itself, or the last of the owners that is of its own kind."""
+    if layer < kv_layers:
+        return layer
+    window = attention[layer].window
+    return max(i for i in range(kv_layers) if attention[i].window == window)
+
+
+def kv_names(layers: Iterable[int]) -> Iterator[str]:
+    """Prefixes of what official checkpoints hold of layers that read another's keys and values."""
+    for layer in layers:
+        for name in ("k_proj.", "v_proj.", "k_norm.", "v_norm."):
+            yield f"layers.{layer}.self_attn.{name}"
+
+
+def per_layer_tensors(
+    vocab_size: int, layers: int, ple_width: int, width: int, parts: Sequence[Part] = ()
+) -> Iterator[TensorSpec]:
+    """The table of per-layer embeddings, scaled by sqrt(P), and what projects a token's embedding to as many.
+
+    parts: of the projection, counted in layers.
+    """
+    table = matrix(PLE_TABLE, vocab_size, layers * ple_width, Role.PLE, Fold(mul=ple_width**0.5))
+    yield replace(table, parts=layers)
+    sizes = [part.size for part in parts] or [layers]
+    for name, count in zip(part_names(PLE_PROJECTION, parts), sizes, strict=True):
+        yield matrix(name, count * ple_width, width, Role.ALTUP)
+    yield vector("per_layer_projection_norm.weight", ple_width)
+
+
+def per_layer_inputs(g: Graph, x: Value, ple: Value, eps: float, parts: Sequence[Part] = ()) -> Value:
+    """[B, T, D], [B, T, L, P] -> [B, T, L, P], what each layer is told about each token."""
+    y = g.reshape(g.concat(linears(g, x, PLE_PROJECTION, parts), -1), ple.shape)
+    # The model scales y by D^-0.5 before this norm; a norm only sees that in its epsilon.
+    y = g.rms_norm(y, "per_layer_projection_norm.weight", eps * x.shape[-1])
+    return g.mul(g.add(y, ple), 0.5**0.5)
 
 
 def logits(g: Graph, x: Value, softcap: float | None) -> Value:

@@ -209,12 +209,15 @@ def _weights(target: Target) -> Iterator[_Step]:
 
 
 def _contexts(target: Target, model: Model) -> Iterator[_Step]:
-    """The context asked for, then powers of two below it."""
-    asked = target.context_for(model)
-    yield AS_ASKED
+    """The context asked for, then powers of two below it; of a smaller model, as far as it takes them."""
+    longest = model.config.max_context_tokens
+    asked = target.context_tokens or target.context_for(model)
+    if asked <= longest:
+        yield AS_ASKED
     context, steps = 1 << (asked - 1).bit_length() - 1, 1
     while context >= SHORTEST_CONTEXT_TOKENS:
-        yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
+        if context <= longest:
+            yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
         context, steps = context // 2, steps + 1
 
 

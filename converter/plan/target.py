@@ -31,9 +31,9 @@ DEFAULT_PREFILL_TOKENS = (16, 128)
 close to the end of the context, where a padded large chunk would not fit."""
 
 
-SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 4
-"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 4096 and so on, a
-conversation pays for at most four times what it has written; each costs the memory that profiles/costs.py says."""
+SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
+"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 8192 and so on, a
+conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
 
 
 class TargetError(GemmaEdgeError):

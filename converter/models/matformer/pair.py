@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final
 
 from gemma_edge.converter.models import gemma3n
-from gemma_edge.converter.models.blocks import Part, part_names
+from gemma_edge.converter.models.blocks import PLE_PROJECTION, Part, part_names
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.matformer.slices import Slice, SliceError
 
@@ -83,7 +83,7 @@ def stored_parts(model: Model) -> Iterator[StoredPart]:
         for axis, which in ((0, "gate_proj"), (0, "up_proj"), (1, "down_proj")):
             source = f"layers.{layer}.mlp.{which}.weight"
             yield from _parts(source, axis, config.ffn_parts(layer), 1)
-    yield from _parts(gemma3n.PROJECTION, 0, config.projection_parts, config.ple_width)
+    yield from _parts(PLE_PROJECTION, 0, config.projection_parts, config.ple_width)
 
 
 def _parts(source: str, axis: int, parts: tuple[Part, ...], unit: int) -> Iterator[StoredPart]:
