@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused(ten_layers: Path, tmp_path: Path) -> None:
         Target.parse("e4b+e2b-int4", slice="e3.39")
     with pytest.raises(TargetError, match=r"target e4b\+e2b-int4 and slice e1\.91: both name a slice; leave one out"):
         Target.parse("e4b+e2b-int4", with_slice="e1.91")
-    with pytest.raises(TargetError, match=r"target 'e2b\+e4b-int4': expected \{e4b,.* or both such as e4b\+e2b-int4"):
+    with pytest.raises(TargetError, match=r"target 'e2b\+e4b-int4': expected \{.* or both such as e4b\+e2b-int4"):
         Target.parse("e2b+e4b-int4")
     (tmp_path / "custom.toml").write_text(CUT)
     with pytest.raises(TargetError, match=r"with-slice custom: both models would be called so; give the slice another"):
