@@ -133,7 +133,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
         click.option(
-            "--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, or a slice of E4B: e3.39-int4."
+            "--target",
+            required=True,
+            help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, a slice of E4B: e3.39-int4, or two: e4b+e2b-int4.",
         ),
         click.option(
             "--checkpoint",
@@ -174,6 +176,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "--slice",
             metavar="NAME|FILE",
             help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
+        ),
+        click.option(
+            "--with-slice",
+            metavar="NAME|FILE",
+            help="Store a smaller model beside Gemma 3n E4B, of the same weights: e2b, or a TOML or CSV file.",
         ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(

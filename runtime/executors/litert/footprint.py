@@ -127,7 +127,8 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
     """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
     signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
-    calls = tuple(call for key in signatures if (call := Call.of_name(key)) is not None)
+    names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
+    calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
     longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
     prefill_tokens = longest.rows
     signature = signatures[longest.name]
