@@ -23,8 +23,8 @@ def tiny_bundle(
     def bundle(family: str, precision: str) -> Path:
         path = folder / f"{family}-{precision}.litertlm"
         if not path.exists():
-            lengths = {"context": CONTEXT_TOKENS, "prefill": PREFILL_TOKENS, "spans": SPANS_TOKENS}
-            convert(f"custom-{precision}", checkpoints[family], path, **lengths)
+            name, checkpoint = f"custom-{precision}", checkpoints[family]
+            convert(name, checkpoint, path, context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS)
         return path
 
     return bundle
