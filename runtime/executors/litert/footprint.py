@@ -81,12 +81,14 @@ class BundlePlan:
         slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
+        rings = [self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)]
         planned = litert_footprint(
             weights_bytes=self.weights_bytes,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
-            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            ring_bytes=sum(rings),
+            largest_ring_bytes=2 * max(rings, default=0),  # keys are as large as values
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
             calls=self.calls,
             shape=self.activations,
@@ -125,7 +127,8 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
     """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
     signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
-    calls = tuple(call for key in signatures if (call := Call.of_name(key)) is not None)
+    names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
+    calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
     longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
     prefill_tokens = longest.rows
     signature = signatures[longest.name]
