@@ -85,7 +85,7 @@ class EmbeddingTable:
                 f"{section.path}: embedding table has {len(found)} bytes, {self.rows} rows of {self.width} need "
                 f"{expected}; convert the checkpoint again"
             )
-        self._table = np.frombuffer(found, dtype).reshape(self.rows, columns)
+        self._table: NDArray[Any] = np.frombuffer(found, dtype).reshape(self.rows, columns)
         blocks = _named(graph, tensor.name + _SCALES)
         if blocks is None:
             self._scales = _row_scales(tensor, self.rows, section)
