@@ -106,7 +106,7 @@ class ExpectedPrompts:
 def _usual(checkpoint: Path) -> str:
     """What Google's own models of that family write."""
     kind = read_object(checkpoint / "config.json").get("model_type")
-    return GEMMA4_TEMPLATE if isinstance(kind, str) and kind.startswith("gemma4") else GEMMA_TEMPLATE
+    return GEMMA4_TEMPLATE if "gemma4" in str(kind) else GEMMA_TEMPLATE
 
 
 def _templates(checkpoint: Path) -> dict[str, str]:

@@ -50,4 +50,4 @@ def test_a_table_and_a_damaged_file(models: Path, tmp_path: Path) -> None:
     (tmp_path / "b.gguf").write_bytes((models / "a.gguf").read_bytes()[:1000])
     done = CliRunner().invoke(main, ["compare", str(tmp_path / "b.gguf"), str(models / "a.gguf"), *arguments])
     assert done.exit_code == 1
-    assert "b.gguf: truncated: 1000 bytes, which end inside " in done.stderr
+    assert "b.gguf: corrupt header: 80 tensors in a file of 1000 bytes; download the file again" in done.stderr
