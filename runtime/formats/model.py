@@ -55,7 +55,7 @@ def models_of(model: Model) -> tuple[NamedModel, ...]:
             raise ValueError("the first is not the whole")
         if any(not {*other.layers} <= {*large.layers} for other in others):
             raise ValueError("layers that the first has not")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise BundleError(
             f"{model.path}: what it says of its models is damaged ({error}); copy the file again"
         ) from error
