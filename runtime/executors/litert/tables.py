@@ -124,9 +124,12 @@ class EmbeddingTable:
 
     def _of(self, table: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
         """Rows [n, ...] of a table, of its layers those that are wanted."""
+        rows: NDArray[Any]
         if self._layers is None or table.ndim == 2:
-            return table[ids]
-        return table[ids[:, None], self._layers].reshape(len(ids), -1)
+            rows = table[ids]
+        else:
+            rows = table[ids[:, None], self._layers].reshape(len(ids), -1)
+        return rows
 
 
 def _only_graph(model: Table, section: FileRange) -> Table:

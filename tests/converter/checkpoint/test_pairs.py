@@ -194,7 +194,17 @@ def test_what_cannot_be_is_refused(ten_layers: Path, tmp_path: Path) -> None:
         Target.parse("custom-int4", with_slice=tmp_path / "custom.toml")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"a":{"layers":[0],"ffn_widths":[8]}}', '{"a":{"layers":[1]},"b":{}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"a":{"layers":[0],"ffn_widths":[8]}}',
+        '{"a":{"layers":[1],"ffn_widths":[8]},"b":{"layers":[1],"ffn_widths":[8]}}',
+        '{"a":{"layers":[0],"ffn_widths":[8]},"b":{"layers":[1],"ffn_widths":[8]}}',
+        '{"a":{"layers":[0],"ffn_widths":[Infinity]},"b":{}}',
+    ],
+)
 def test_damaged_words_about_models_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.litertlm"
     spec = SectionSpec(SectionKind.TFLITE_MODEL, 4, ModelType.PREFILL_DECODE, {"models": text})
