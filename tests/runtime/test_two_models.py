@@ -42,7 +42,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny("gemma3n-pattern", folder / "checkpoint")
     (folder / "small.toml").write_text(CUT)
     for name, option in (("pair", "with_slice"), ("small", "slice")):
-        options = {"context": 256, "prefill": (8, 32), "measure": False, option: folder / "small.toml"}
+        options: dict[str, Any] = {"context": 256, "prefill": (8, 32), "measure": False, option: folder / "small.toml"}
         convert("custom-fp32", folder / "checkpoint", folder / f"{name}.litertlm", **options)
     return folder
 

@@ -148,6 +148,7 @@ def test_two_models_take_hardly_more_than_the_large_one() -> None:
         sections = plan.graphs.items()
         nbytes[name] = sum(emit("", list(graphs), encodings, plan.cache_layout).lay_out() for _, graphs in sections)
     assert nbytes["e4b-int4"] < nbytes["e4b+e2b-int4"] < 1.02 * nbytes["e4b-int4"]
+    assert plan is not None
     assert [model.layers for model in plan.models] == [35, 30]
     assert plan.models[1].weight_bytes < 0.6 * plan.models[0].weight_bytes
 
