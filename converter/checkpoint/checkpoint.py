@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint import spelling
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
+from gemma_edge.converter.checkpoint.packed import read_integers, with_packed
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
@@ -87,7 +88,7 @@ class Checkpoint:
             opened = open_gguf(gguf)
             return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
-        tensors = spelling.unwrapped(_read_headers(path))
+        tensors = spelling.unwrapped(with_packed(config, _read_headers(path)))
         prefix = spelling.decoder_prefix(tensors)
         if prefix is None:
             raise CheckpointError(
@@ -239,6 +240,12 @@ class Checkpoint:
                 read_values(file, tensor, first * columns, chunk.reshape(-1))
                 yield first, chunk
 
+    def integers(self, source: str, start: int, stop: int) -> tuple[NDArray[np.int8], Float32]:
+        """Rows of a matrix that is stored as integers: codes [n, columns], scales [n, groups]. Raises as `read`."""
+        tensor = self._require(source)
+        with _reading(tensor.file) as file:
+            return read_integers(file, tensor, start, stop)
+
     def derive(self, derivation: Derivation) -> Float32:
         """Compute values from whole stored tensors. Raises CheckpointError as `read` does."""
         return derivation.compute(*(self.read(stored.source) for stored in derivation.sources))
@@ -254,7 +261,8 @@ class Checkpoint:
         if self.origin is not None:
             return list(self.origin.files)
         side_files = [self.path / name for name in SIDE_FILES]
-        shards = sorted({tensor.file for tensor in self.tensors.values()})
+        parts = [part for tensor in self.tensors.values() for part in (tensor, tensor.scales) if part is not None]
+        shards = sorted({part.file for part in parts})
         return [file for file in side_files if file.is_file()] + shards
 
     def sha256(self, on_bytes: Callable[[int], None]) -> dict[str, str]:
@@ -360,7 +368,7 @@ def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
             f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "
             "model.to(torch.bfloat16) and save_pretrained() it"
         )
-    if tensor.dtype not in READABLE:
+    if tensor.dtype not in READABLE and tensor.scales is None:
         raise CheckpointError(
             f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
         )

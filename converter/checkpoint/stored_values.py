@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, TYPES, dequantize
+from gemma_edge.converter.checkpoint.packed import read_packed
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
 from gemma_edge.runtime.formats.direct import DirectReader
 
@@ -29,6 +30,9 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
 
     Raises CheckpointError: NaN, infinite or absurd values, or a file that has become shorter.
     """
+    if tensor.scales is not None:
+        read_packed(file, tensor, first, values)
+        return
     block, block_bytes = TYPES[tensor.dtype].block, TYPES[tensor.dtype].nbytes
     wanted = values.size // block * block_bytes
     stored = file.read(tensor.offset + first // block * block_bytes, wanted)

@@ -97,8 +97,11 @@ class Storage:
 
     def store(self, rows: NDArray[np.float32]) -> Quantized:
         """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
-        if self.grid is not None:
-            return qat_grid.keep_grid(rows, self.grid, self.search)
+        grid = self.grid
+        if grid is not None and grid.is_stored:  # as near as the values tell; Stream has the integers themselves
+            grid = Grid(qat_grid.DTYPES[-1]) if grid.encoding == qat_grid.ENCODING else None
+        if grid is not None:
+            return qat_grid.keep_grid(rows, grid, self.search)
         return quantize_rows(rows, self.encoding, self.search)
 
 
@@ -272,7 +275,9 @@ class Recipe:
             return Storage(_FP32, storage.search)
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
-            return Storage(qat_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+            grid = Grid(spec.grid, self.negative_scales)
+            if not self.every_block or grid.encoding.block == self.every_block:
+                return Storage(grid.encoding, storage.search, grid)
         if self.every_block and storage.encoding.kind == "int" and not storage.encoding.block:
             return self._checked(spec, self._in_blocks(spec, storage))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gemma_edge.runtime.formats.atomic import atomic_file, require_space
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True)
