@@ -62,8 +62,9 @@ def write_packed(
         "group_size": group or None,
     }  # fmt: skip
     groups = {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": None}}
+    others = [name.removesuffix(".weight") for name, values in tensors.items() if values.ndim == 2]
     config["quantization_config"] = {
         "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-        "config_groups": groups, "ignore": ["lm_head"],
+        "config_groups": groups, "ignore": ["lm_head", *others],
     }  # fmt: skip
     write_json(directory / "config.json", config)
