@@ -38,7 +38,8 @@ def pack(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     per_word = 32 // bits
     words = (codes.astype(np.int64) + (1 << (bits - 1))).reshape(len(codes), -1, per_word)
     shifted = words << (np.arange(per_word) * bits)
-    return shifted.sum(axis=2).astype(np.uint32).view(np.int32)
+    packed: NDArray[np.int32] = shifted.sum(axis=2).astype(np.uint32).view(np.int32)
+    return packed
 
 
 def write_packed(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint import spelling
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
-from gemma_edge.converter.checkpoint.packed import read_integers, with_packed
+from gemma_edge.converter.checkpoint.packed import read_integers, unpacked
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
@@ -88,7 +88,7 @@ class Checkpoint:
             opened = open_gguf(gguf)
             return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
-        tensors = spelling.unwrapped(with_packed(config, _read_headers(path)))
+        tensors = unpacked(config, spelling.unwrapped(_read_headers(path)))
         prefix = spelling.decoder_prefix(tensors)
         if prefix is None:
             raise CheckpointError(
@@ -211,7 +211,7 @@ class Checkpoint:
         """
         tensor = self._require(source)
         values = np.empty(tensor.shape, np.float32)
-        with _reading(tensor.file) as file:
+        with reading(tensor.file) as file:
             read_values(file, tensor, 0, values.reshape(-1))
         return values
 
@@ -234,7 +234,7 @@ class Checkpoint:
         full_bytes = max(tensor.nbytes, 2 * row_count * columns)  # what is stored in fewer bits takes no more memory
         rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, full_bytes)))
         values = np.empty((rows_per_chunk, columns), np.float32)
-        with _reading(tensor.file) as file:
+        with reading(tensor.file) as file:
             for first in range(start, stop, rows_per_chunk):
                 chunk = values[: min(rows_per_chunk, stop - first)]
                 read_values(file, tensor, first * columns, chunk.reshape(-1))
@@ -243,8 +243,8 @@ class Checkpoint:
     def integers(self, source: str, start: int, stop: int) -> tuple[NDArray[np.int8], Float32]:
         """Rows of a matrix that is stored as integers: codes [n, columns], scales [n, groups]. Raises as `read`."""
         tensor = self._require(source)
-        with _reading(tensor.file) as file:
-            return read_integers(file, tensor, start, stop)
+        with reading(tensor.file) as file:
+            return read_integers(file, tensor, start, stop - start)
 
     def derive(self, derivation: Derivation) -> Float32:
         """Compute values from whole stored tensors. Raises CheckpointError as `read` does."""
@@ -261,8 +261,8 @@ class Checkpoint:
         if self.origin is not None:
             return list(self.origin.files)
         side_files = [self.path / name for name in SIDE_FILES]
-        parts = [part for tensor in self.tensors.values() for part in (tensor, tensor.scales) if part is not None]
-        shards = sorted({part.file for part in parts})
+        stored = [part for tensor in self.tensors.values() for part in (tensor, tensor.scales) if part is not None]
+        shards = sorted({part.file for part in stored})
         return [file for file in side_files if file.is_file()] + shards
 
     def sha256(self, on_bytes: Callable[[int], None]) -> dict[str, str]:
@@ -368,7 +368,7 @@ def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
             f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "
             "model.to(torch.bfloat16) and save_pretrained() it"
         )
-    if tensor.dtype not in READABLE and tensor.scales is None:
+    if tensor.dtype not in READABLE:
         raise CheckpointError(
             f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
         )
@@ -380,10 +380,10 @@ def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[DirectReader]:
-    """The file open; where the disk fails, a CheckpointError names it."""
+def reading(path: Path, *, is_cached: bool = False) -> Iterator[DirectReader]:
+    """The file open as a `DirectReader`; where the disk fails, a CheckpointError names it."""
     try:
-        with DirectReader(path) as file:
+        with DirectReader(path, is_cached=is_cached) as file:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
@@ -391,7 +391,7 @@ def _reading(path: Path) -> Iterator[DirectReader]:
 
 def _file_sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with _reading(path) as file:
+    with reading(path) as file:
         offset = 0
         while block := file.read(offset, _BLOCK_BYTES):
             digest.update(block)

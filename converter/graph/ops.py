@@ -210,6 +210,7 @@ class Graph:
     def __init__(self, name: str, tokens: int, tensors: Mapping[str, TensorSpec]) -> None:
         self.name = name
         self.tokens = tokens  # T, or ANY
+        self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.tensors = tensors
         self.ops: list[Op] = []
         self.inputs: dict[str, Value] = {}

@@ -4,14 +4,16 @@ Source: transformers models/gemma3/modeling_gemma3.py, models/gemma3n/modeling_g
 models/gemma4/modeling_gemma4.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
 _ENDLESS_TOKENS = 1 << 30
+PLE_TABLE, PLE_PROJECTION = "embed_tokens_per_layer.weight", "per_layer_model_projection.weight"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,20 @@ class AttentionLayer:
     heads: Heads
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of the stretches that a matrix is stored in. number: which one. size: its rows, or its columns."""
+
+    number: int
+    size: int
+
+
+def part_names(name: str, parts: Sequence[Part]) -> list[str]:
+    """Of "x.weight" in two parts, "x.part0.weight" and "x.part1.weight"; the name itself where it is in one."""
+    stem = name.removesuffix(".weight")
+    return [f"{stem}.part{part.number}.weight" for part in parts] or [name]
+
+
 def matrix(name: str, rows: int, columns: int, role: Role, fold: Fold = AS_STORED) -> TensorSpec:
     """A [rows, columns] matrix stored under the name the graph uses."""
     return TensorSpec(name, name, (rows, columns), role, fold)
@@ -64,11 +80,39 @@ def attention_tensors(
     yield matrix(p + "o_proj.weight", width, heads.query * heads.size, Role.ATTENTION)
 
 
-def mlp_tensors(layer: str, width: int, ffn_width: int, is_sparse: bool = False) -> Iterator[TensorSpec]:
-    """gate, up, down. is_sparse: most of what the gates let through is zero."""
-    yield matrix(layer + "mlp.gate_proj.weight", ffn_width, width, Role.FFN)
-    yield matrix(layer + "mlp.up_proj.weight", ffn_width, width, Role.FFN)
-    yield replace(matrix(layer + "mlp.down_proj.weight", width, ffn_width, Role.FFN), sparse_inputs=is_sparse)
+def mlp_tensors(
+    layer: str, width: int, ffn_width: int, is_sparse: bool = False, parts: Sequence[Part] = ()
+) -> Iterator[TensorSpec]:
+    """gate, up, down. is_sparse: most of what the gates let through is zero. parts: what they are stored in."""
+    sizes = [part.size for part in parts] or [ffn_width]
+    for which in ("gate_proj", "up_proj"):
+        for name, rows in zip(part_names(f"{layer}mlp.{which}.weight", parts), sizes, strict=True):
+            yield matrix(name, rows, width, Role.FFN)
+    for name, columns in zip(part_names(f"{layer}mlp.down_proj.weight", parts), sizes, strict=True):
+        yield replace(matrix(name, width, columns, Role.FFN), sparse_inputs=is_sparse)
+
+
+def mlp(g: Graph, x: Value, layer: str, parts: Sequence[Part], cut: Callable[[Value], Value] | None) -> Value:
+    """down(gelu(gate) * up), [B, T, D] -> [B, T, D]. cut: of gate's values [B, T, F], before gelu."""
+    gates = linears(g, x, f"{layer}mlp.gate_proj.weight", parts)
+    if cut is not None:
+        gates = _split(g, cut(g.concat(gates, -1)), [gate.shape[-1] for gate in gates])
+    open_gates = [g.gelu(gate) for gate in gates]
+    ups = linears(g, x, f"{layer}mlp.up_proj.weight", parts)
+    inputs = [g.mul(gate, up) for gate, up in zip(open_gates, ups, strict=True)]
+    downs = part_names(f"{layer}mlp.down_proj.weight", parts)
+    return reduce(g.add, [g.linear(y, down) for y, down in zip(inputs, downs, strict=True)])
+
+
+def linears(g: Graph, x: Value, weight: str, parts: Sequence[Part]) -> list[Value]:
+    """x times each part of a matrix whose rows are stored in parts."""
+    return [g.linear(x, name) for name in part_names(weight, parts)]
+
+
+def _split(g: Graph, x: Value, sizes: Sequence[int]) -> list[Value]:
+    """[..., N] -> [..., size] each; x itself where it is one."""
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [x] if len(sizes) == 1 else [g.slice(x, -1, a, n) for a, n in zip(starts, sizes, strict=True)]
 
 
 def vocabulary_tensors(vocab_size: int, width: int, tied: bool) -> Iterator[TensorSpec]:
@@ -128,18 +172,24 @@ def kv_names(layers: Iterable[int]) -> Iterator[str]:
             yield f"layers.{layer}.self_attn.{name}"
 
 
-def per_layer_tensors(vocab_size: int, layers: int, ple_width: int, width: int) -> Iterator[TensorSpec]:
-    """The table of per-layer embeddings, scaled by sqrt(P), and what projects a token's embedding to as many."""
-    all_ple = layers * ple_width
-    table = matrix("embed_tokens_per_layer.weight", vocab_size, all_ple, Role.PLE, Fold(mul=ple_width**0.5))
+def per_layer_tensors(
+    vocab_size: int, layers: int, ple_width: int, width: int, parts: Sequence[Part] = ()
+) -> Iterator[TensorSpec]:
+    """The table of per-layer embeddings, scaled by sqrt(P), and what projects a token's embedding to as many.
+
+    parts: of the projection, counted in layers.
+    """
+    table = matrix(PLE_TABLE, vocab_size, layers * ple_width, Role.PLE, Fold(mul=ple_width**0.5))
     yield replace(table, parts=layers)
-    yield matrix("per_layer_model_projection.weight", all_ple, width, Role.ALTUP)
+    sizes = [part.size for part in parts] or [layers]
+    for name, count in zip(part_names(PLE_PROJECTION, parts), sizes, strict=True):
+        yield matrix(name, count * ple_width, width, Role.ALTUP)
     yield vector("per_layer_projection_norm.weight", ple_width)
 
 
-def per_layer_inputs(g: Graph, x: Value, ple: Value, eps: float) -> Value:
+def per_layer_inputs(g: Graph, x: Value, ple: Value, eps: float, parts: Sequence[Part] = ()) -> Value:
     """[B, T, D], [B, T, L, P] -> [B, T, L, P], what each layer is told about each token."""
-    y = g.reshape(g.linear(x, "per_layer_model_projection.weight"), ple.shape)
+    y = g.reshape(g.concat(linears(g, x, PLE_PROJECTION, parts), -1), ple.shape)
     # The model scales y by D^-0.5 before this norm; a norm only sees that in its epsilon.
     y = g.rms_norm(y, "per_layer_projection_norm.weight", eps * x.shape[-1])
     return g.mul(g.add(y, ple), 0.5**0.5)

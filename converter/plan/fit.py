@@ -171,13 +171,17 @@ def _sizes(target: Target) -> Iterator[_Step]:
     A model of the user's own has no smaller ones.
     """
     yield AS_ASKED
-    if target.size == WHOLE_OF_SLICES:
+    if target.size == WHOLE_OF_SLICES and target.beside is None:
         for steps, cut in enumerate(smaller_slices(target.slice), start=1):
             yield _Step({"slice": cut}, Distance(slice=steps))
     ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size, "slice": None}, Distance(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
+        yield _Step(
+            {"size": size, "slice": None, "beside": None},
+            Distance(model=steps),
+            f"--checkpoint {OFFICIAL[size].repository}",
+        )
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:

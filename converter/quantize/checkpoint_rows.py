@@ -32,7 +32,10 @@ class CheckpointRows:
         """See packed_rows.StoredRows."""
         tensor = self.checkpoint.resolve(self.spec.source)
         assert tensor is not None
-        return _ENCODINGS.get(tensor.dtype, "fp32")
+        if tensor.scales is None:
+            return _ENCODINGS.get(tensor.dtype, "fp32")
+        groups = tensor.scales.shape[1]
+        return f"int{tensor.dtype[1]}" + (f"-b{self.columns // groups}" if groups > 1 else "")
 
     @property
     def columns(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.packed import encoding_of
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.qat_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid
 from gemma_edge.converter.quantize.recipes import Recipe
@@ -44,7 +45,8 @@ def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
     if spec.derivation or tensor is None or tensor.shape != spec.shape:
         return None
     if tensor.scales is not None:  # an adapter, or a slice, leaves other values than are stored
-        return tensor.dtype if type(checkpoint) is Checkpoint else None
+        encoding = encoding_of(tensor) if type(checkpoint) is Checkpoint else None
+        return None if encoding is None else encoding.name
     if tensor.dtype not in (*DTYPES, Q4_0):
         return None
     if spec.shape[1] % BLOCK:

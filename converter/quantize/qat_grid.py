@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize.quantize import QuantError, Quantized, Search, error_of, quantize_rows
+from gemma_edge.converter.quantize.quantize import QuantError, Quantized, QuantizeError, Search, error_of, quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]
@@ -107,7 +107,10 @@ def as_stored(codes: NDArray[np.int8], scales: Float32, encoding: Encoding, valu
     """Integers [n, k] and scales [n, groups] of the checkpoint, as they are; its `values` [n, k] are their product.
 
     A scale is rounded only where `encoding` has no such number; the error counts the values that are exact.
+    Raises QuantizeError for a scale that no kernel takes.
     """
+    if (scales < 0).any():
+        raise QuantizeError("found a scale below 0, expected none; convert the checkpoint that it was made from")
     kept = np.maximum(scales, _SMALLEST_STEP if encoding.block else np.float32(2.0**-126)).astype(encoding.scale_dtype)
     stored = (codes.reshape(*scales.shape, -1) * kept.astype(np.float32)[..., np.newaxis]).reshape(values.shape)
     error = error_of(stored - values, values) + QuantError(exact=int(np.count_nonzero(stored == values)))

@@ -89,8 +89,8 @@ def call_syntax(reference: Reference) -> CallSyntax | None:
     )
     if opened is None or asked is None or called is None:
         return None
-    if called.startswith(asked) and (gemma4 := _GEMMA4_CALL.search(called, len(asked))):
-        return CallSyntax(gemma4[1], gemma4[2], "fc")
+    if called.startswith(asked) and (written := _GEMMA4_CALL.search(called, len(asked))):
+        return CallSyntax(written[1], written[2], "fc")
     if not called.startswith(opened):
         return None
     reply = called[len(opened) :]

@@ -14,7 +14,6 @@ from typing import Any, Self, TypeGuard
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
-from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.calls.channels import Thought
 from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
@@ -34,6 +33,7 @@ from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.turn import Mark, Usage
+from gemma_edge.runtime.kv.waiting import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks

@@ -11,12 +11,12 @@ from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, ReplyText
 from gemma_edge.runtime.kv.turn import Mark, Prompt, Turn
-from gemma_edge.runtime.serve.ask import Ask
+from gemma_edge.runtime.serve.api.ask import Ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.hooks import ReplyFilter
-from gemma_edge.runtime.serve.stopping import StopTexts
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
+from gemma_edge.runtime.text.stop_texts import StopTexts
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The converter plans before it writes; this is the same sum for whoever has only 
 and the shapes in the decoder's graph, some milliseconds, and no weight.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +12,7 @@ from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.litert.slot import slots_of
@@ -38,7 +38,7 @@ class BundlePlan:
     ple_bytes: int
     cache_shapes: Mapping[str, Shape]
     cache_value_bytes: int
-    prefill_tokens: tuple[int, ...]
+    calls: tuple[Call, ...]
     activations: ActivationShape
     encoders: tuple[EncoderShape, ...]
 
@@ -81,14 +81,16 @@ class BundlePlan:
         slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
+        rings = [self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)]
         planned = litert_footprint(
             weights_bytes=self.weights_bytes,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
-            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            ring_bytes=sum(rings),
+            largest_ring_bytes=2 * max(rings, default=0),  # keys are as large as values
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
-            prefill_tokens=self.prefill_tokens,
+            calls=self.calls,
             shape=self.activations,
             slots=slots,
         )
@@ -97,7 +99,7 @@ class BundlePlan:
 
     def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
         """As `longest_context`; the shortest is one prefill chunk."""
-        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights, slots)
+        return longest_context(self, budget, max(call.rows for call in self.calls), anonymous_weights, slots)
 
     def _is_ring(self, name: str) -> bool:
         return slots_of(name, self.cache_shapes[name]) < self.context_tokens
@@ -121,13 +123,15 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
         yield EncoderShape(EncoderKind.AUDIO, weights_bytes, audio.frames or frame_count(WINDOW_SAMPLES))
 
 
-def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int, ...], ActivationShape]:
-    """Cache shapes, bytes of one of their values, rows of each prefill, and what the size of activations depends on."""
+def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call, ...], ActivationShape]:
+    """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
     signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
-    prefills = sorted(int(key.removeprefix("prefill_")) for key in signatures if re.fullmatch(r"prefill_\d+", key))
-    prefill_tokens = prefills[-1]
-    signature = signatures[f"prefill_{prefill_tokens}"]
+    names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
+    calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
+    longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
+    prefill_tokens = longest.rows
+    signature = signatures[longest.name]
     graph = model.subgraphs[signature.subgraph_index]
     tensors = {entry.name.decode(): graph.tensors[entry.tensor_index] for entry in sane(signature.inputs)}
     inputs = {name: shape_of(tensor) for name, tensor in tensors.items()}
@@ -159,4 +163,4 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
         ple_values,
         kv_values=sum(prod(shape) // slots_of(name, shape) for name, shape in caches.items()),
     )
-    return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, tuple(prefills), activations
+    return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, calls, activations

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 FLOATS = ("fp32", "fp16")
-INTS = ("int8", "int4", "int2", *(f"int4-b{block}" for block in BLOCKS))
+INTS = ("int8", "int4", "int2", *(f"int4-b{block}" for block in BLOCKS), "int8-b32", "int8-b128")
 SHAPE = (6, 512)
 
 
@@ -34,6 +35,18 @@ def test_floats_survive_packing(name: str, shape: tuple[int, ...]) -> None:
     packed = encoding.pack(values)
     assert packed.nbytes == encoding.data_bytes(shape) == encoding.nbytes(shape)
     np.testing.assert_array_equal(encoding.dequantize(packed, None, shape), values)
+
+
+def test_bf16_is_torchs() -> None:
+    values = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    values[0, :3] = [1 + 2.0**-8, 1 + 3 * 2.0**-8, 3e38]  # ties go to even
+    encoding = Encoding.parse("bf16")
+    packed = encoding.pack(values)
+    assert packed.nbytes == encoding.data_bytes(values.shape) == 2 * values.size
+    np.testing.assert_array_equal(
+        encoding.dequantize(packed, None, values.shape), torch.from_numpy(values).bfloat16().float().numpy()
+    )
+    assert encoding.name == "bf16"
 
 
 @pytest.mark.parametrize("name", INTS)
