@@ -163,7 +163,7 @@ class Recipe:
         """This recipe with bfloat16 for matrices of other roles, and an int8 scale for the first of these columns that
         split a row; for all of it where none does.
         """
-        plain = {
+        plain: dict[Role, Storage] = {
             role: replace(storage, encoding=_BF16) for role, storage in self.roles.items() if role is not Role.NORM
         }
         kept = {role: self.roles[role] for role in roles}

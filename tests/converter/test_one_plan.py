@@ -63,7 +63,7 @@ def of_gguf(path: Path, spec: TensorSpec) -> Codes:
 
 def of_safetensors(path: Path, spec: TensorSpec) -> Codes:
     """By safetensors' package."""
-    with safetensors.safe_open(path / "model.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(path / "model.safetensors", "pt") as file:
         packed = file.get_tensor(f"model.{spec.source}_packed").numpy()
         scales = file.get_tensor(f"model.{spec.source}_scale").float().numpy()
         assert file.get_tensor(f"model.{spec.source}_shape").tolist() == list(spec.shape)
@@ -83,7 +83,7 @@ def test_the_integers_are_the_same_in_every_format(name: str, is_calibrated: boo
     options: dict[str, Any] = {"recipe": recipe, "calibrate": calibrate, "measure": False}
     assert READERS.keys() == FORMATS.keys()
     for kind, out in OUT.items():
-        small = {"context": 192, "prefill": (8,)} if kind == "litertlm" else {}
+        small: dict[str, Any] = {"context": 192, "prefill": (8,)} if kind == "litertlm" else {}
         convert("custom-int4", FIXTURES / name, tmp_path / out, format=kind, **options, **small)
     model = Model.from_json(Checkpoint.open(FIXTURES / name).text_config)
     specs = [spec for spec in model.tensors.values() if spec.role in (Role.ATTENTION, Role.FFN)]
