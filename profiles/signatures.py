@@ -6,7 +6,7 @@ ours alone: "until_1024_decode" is the same step for positions up to 1024, which
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -54,9 +54,13 @@ class Call:
         return position <= self.reach
 
 
-def calls(prefill_tokens: Iterable[int], spans: Iterable[int]) -> Iterator[Call]:
-    """A decode step and each length of a prefill, over the whole context and then over each span of it."""
-    prefill_tokens = tuple(prefill_tokens)
-    for past in (None, *spans):
+def calls(prefill_tokens: Sequence[int], spans: Iterable[int]) -> Iterator[Call]:
+    """A decode step and each length of a prefill over the whole context; a step and the longest prefill over each span.
+
+    Each takes memory, and the shorter prefills are called once a turn.
+    """
+    yield Call(1, True)
+    yield from (Call(rows, False) for rows in prefill_tokens)
+    for past in spans:
         yield Call(1, True, past)
-        yield from (Call(rows, False, past) for rows in prefill_tokens)
+        yield Call(prefill_tokens[-1], False, past)

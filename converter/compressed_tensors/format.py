@@ -61,7 +61,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     if config.tied_head:
         by_role.pop(Role.HEAD)
     weights_bytes = sum(by_role.values())
-    kv_bytes = sum(layout.nbytes(config.heads.kv, config.heads.size, owner.window) for owner in model.owners)
+    kv_bytes = sum(layout.nbytes(owner.heads.kv, owner.heads.size, owner.window) for owner in model.owners)
     parts = (
         Part("weights", weights_bytes, 0, "computed: all of them, tables too"),
         Part("KV cache", kv_bytes, 0, "computed: of one sequence"),

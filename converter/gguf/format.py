@@ -15,6 +15,7 @@ from rich.console import Console
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.gguf.choice import SUFFIX
+from gemma_edge.converter.checkpoint.gguf.families import FAMILIES
 from gemma_edge.converter.checkpoint.gguf.file import is_gguf
 from gemma_edge.converter.checkpoint.spelling import EMBEDDING
 from gemma_edge.converter.evaluate.activations import round_blocks
@@ -26,7 +27,7 @@ from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
@@ -50,6 +51,11 @@ def nbytes(spec: TensorSpec, storage: Storage) -> int:
 
 def needs(model: ModelSizes, target: Target) -> Needs:
     """In llama.cpp, with the file mapped."""
+    if model.model.family not in FAMILIES:
+        written = " and ".join(FAMILIES)
+        raise TargetError(
+            f"format gguf: written for {written}, not for {model.model.family}; use --format litertlm or --format onnx"
+        )
     config, layout = model.model.config, cache_layout(target, model.model)
     by_role = model.sums(target)
     if config.tied_head:  # the embedding is read in full as well
@@ -57,7 +63,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     table_bytes = sum(by_role.pop(role, 0) for role in (Role.EMBEDDING, Role.PLE))
     weights_bytes = sum(by_role.values())
     repacked = sum(nbytes for role, nbytes in model.sums(target, _repacked).items() if role in by_role)
-    kv_bytes = sum(layout.nbytes(config.heads.kv, config.heads.size, owner.window) for owner in model.owners)
+    kv_bytes = sum(layout.nbytes(owner.heads.kv, owner.heads.size, owner.window) for owner in model.owners)
     footprint = llama_footprint(
         weights_bytes=weights_bytes,
         repacked_bytes=repacked,

@@ -76,7 +76,10 @@ def _kv_bytes(model: ModelSizes, context_tokens: int) -> tuple[int, int]:
     shared = {config.kv_source(layer) for layer in readers}
     layout = CacheLayout(context_tokens, PREFILL_TOKENS)
     windows = [None if layer in shared else owner.window for layer, owner in enumerate(owners)]
-    sizes = [(layout.nbytes(config.heads.kv, config.heads.size, window), window) for window in windows]
+    sizes = [
+        (layout.nbytes(owner.heads.kv, owner.heads.size, window), window)
+        for owner, window in zip(owners, windows, strict=True)
+    ]
     return sum(nbytes for nbytes, _ in sizes), sum(nbytes for nbytes, window in sizes if window is not None)
 
 

@@ -12,7 +12,8 @@ from typing import Final, Self, TypedDict, TypeVar, Unpack
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.matformer.files import slice_of
-from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, is_published_name, published
+from gemma_edge.converter.models.matformer.pair import large_model
+from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
 from gemma_edge.converter.printing import choices
@@ -30,9 +31,9 @@ DEFAULT_PREFILL_TOKENS = (16, 128)
 close to the end of the context, where a padded large chunk would not fit."""
 
 
-SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 4
-"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 4096 and so on, a
-conversation pays for at most four times what it has written; each costs the memory that profiles/costs.py says."""
+SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
+"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 8192 and so on, a
+conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
 
 
 class TargetError(GemmaEdgeError):
@@ -106,7 +107,8 @@ class Options(TypedDict, total=False):
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
-    describes it; a target of such a name (e3.39-int4) is the same.
+    describes it; a target of such a name (e3.39-int4) is the same. with_slice: likewise, a smaller model to store
+    beside the whole, of the same weights; a target of two names (e4b+e2b-int4) is the same.
     """
 
     profile: str | None
@@ -123,6 +125,7 @@ class Options(TypedDict, total=False):
     max_bytes: str | None
     lora: str | Path | None
     slice: str | Path | None
+    with_slice: str | Path | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Target:
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
     of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
+    beside: what to store beside the whole, of the same weights.
     """
 
     size: str
@@ -153,6 +157,7 @@ class Target:
     max_bytes: int | None = None
     lora: Path | None = None
     slice: Slice | None = None
+    beside: Slice | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens is not None and self.context_tokens < 16:
@@ -181,8 +186,23 @@ class Target:
                 f"modalities {','.join(self.modalities)}: {self.format.name} holds the text model alone; "
                 "use --modalities text"
             )
+        if self.beside is not None:
+            self._check_pair(self.beside)
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
+
+    def _check_pair(self, beside: Slice) -> None:
+        if not self.format.pairs:
+            raise TargetError(
+                f"with-slice {beside.name}: {self.format.name} holds one model; use --format {LITERTLM.name}"
+            )
+        if self.slice is not None:
+            raise TargetError(
+                f"slice {self.slice.name} with-slice {beside.name}: the larger of two models is the whole checkpoint; "
+                "leave --slice out"
+            )
+        if beside.name == self.size:
+            raise TargetError(f"with-slice {beside.name}: both models would be called so; give the slice another name")
 
     @classmethod
     def parse(cls, target: str, **options: Unpack[Options]) -> Self:
@@ -190,8 +210,9 @@ class Target:
 
         target: "e2b-int4" and so on. Raises TargetError, RecipeError, TextError or ProfileError.
         """
-        size, precision = cls.split_name(target)
-        slice_ = cls._slice(target, options.get("slice"))
+        names, precision = cls.split_name(target)
+        size, _, beside = names.partition("+")
+        cut = size if is_published_name(size) else ""
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
         prefill, spans = options.get("prefill"), options.get("spans")
@@ -217,36 +238,43 @@ class Target:
             calibration=None if calibrate is None else calibration_text(calibrate),
             max_bytes=None if max_bytes is None else _bytes(max_bytes),
             lora=None if lora is None else user_path(lora),
-            slice=slice_,
+            slice=cls._slice(target, cut, options.get("slice")),
+            beside=cls._slice(target, beside, options.get("with_slice")),
         )
 
     @classmethod
     def split_name(cls, name: str) -> tuple[str, str]:
-        """("e2b", "int4") of "e2b-int4", ("e2.98-block", "int8") of "e2.98-block-int8".
+        """("e2b", "int4") of "e2b-int4", ("e2.98-block", "int8") of "e2.98-block-int8", ("e4b+e2b", "int4") of two.
 
         Raises TargetError with the grammar for anything else.
         """
         size, _, precision = name.rpartition("-")
-        if not (size in (*OFFICIAL, CUSTOM) or is_published_name(size)) or precision not in PRECISIONS:
+        large, plus, small = size.partition("+")
+        is_known = size in (*OFFICIAL, CUSTOM) or is_published_name(size)
+        is_pair = plus and large in (WHOLE_OF_SLICES, CUSTOM) and (small == E2B or is_published_name(small))
+        if not (is_known or is_pair) or precision not in PRECISIONS:
             raise TargetError(
                 f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}, or a slice "
-                "of E4B such as e3.39-int4; `gemma-edge targets` lists them"
+                "of E4B such as e3.39-int4, or both such as e4b+e2b-int4; `gemma-edge targets` lists them"
             )
         return size, precision
 
     @classmethod
-    def _slice(cls, target: str, choice: str | Path | None) -> Slice | None:
-        """Of the target's name, or of the option. Raises TargetError and SliceError."""
-        size, _ = cls.split_name(target)
-        if not is_published_name(size):
+    def _slice(cls, target: str, name: str, choice: str | Path | None) -> Slice | None:
+        """Of the target's name, or of the option; name: "" for none. Raises TargetError and SliceError."""
+        if not name:
             return None if choice is None else slice_of(choice)
         if choice is not None:
             raise TargetError(f"target {target} and slice {choice}: both name a slice; leave one out")
-        return published(size)
+        return published(name)
 
     def official_model(self) -> Model:
-        """The published model of this size, cut as asked for. Raises SliceError where it cannot be."""
-        return official_model(self.size, self.slice)
+        """The published model of this size, cut or stored as asked for. Raises SliceError where it cannot be."""
+        return self.stored(official_model(self.size, self.slice))
+
+    def stored(self, model: Model) -> Model:
+        """In the parts that another model shares, where one is to lie beside it. Raises SliceError."""
+        return model if self.beside is None else large_model(model, self.beside)
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
@@ -256,7 +284,10 @@ class Target:
     def name(self) -> str:
         """The text that `split_name` reads back."""
         is_cut = self.size == WHOLE_OF_SLICES and self.slice is not None and self.slice.name in PUBLISHED
-        return f"{self.slice.name if is_cut and self.slice else self.size}-{self.precision}"
+        size = self.slice.name if is_cut and self.slice else self.size
+        if self.beside is not None and self.beside.name in (E2B, *PUBLISHED):
+            size += f"+{self.beside.name}"
+        return f"{size}-{self.precision}"
 
     def context_for(self, model: Model) -> int:
         """Tokens of context for this model. Raises TargetError where the request exceeds the model or a chunk it."""

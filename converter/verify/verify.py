@@ -8,14 +8,12 @@ from pathlib import Path
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
-from gemma_edge.converter.checkpoint.slices.view import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.plan.output import format_at
-from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.converter.verify.expected import expected_model
 from gemma_edge.converter.verify.explain import explain, readable_weights
 from gemma_edge.converter.verify.find.encoders import EncoderScore, encoder_findings, score_encoders
 from gemma_edge.converter.verify.find.folds import as_in_bundle
@@ -73,12 +71,9 @@ def verify(
     with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
         base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
         source = base if lora is None else merged(base, lora, text_only=True)  # what it does to encoders may stay
-        if slice is not None:
-            source = sliced(source, slice_of(slice))
-        model = StreamingModel.open(source)
-        source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
         paths = [user_path(path) for path in (bundle, against) if path is not None]
-        subjects = [stack.enter_context(open_subject(path, threads, cache_dir)) for path in paths]
+        source, model, which = expected_model(source, paths[0], slice)
+        subjects = [stack.enter_context(open_subject(path, threads, cache_dir, which)) for path in paths]
         vocab_size = model.model.config.vocab_size
         if tokens is None:
             windows = text_windows(text, source, vocab_size, limit, window)
@@ -123,9 +118,11 @@ def verify(
     )
 
 
-def open_subject(path: Path, threads: int | None, cache_dir: str | None) -> AbstractContextManager[Subject]:
-    """What lies there, as it runs here, or, where it does not, as its weights say."""
-    return BundleSubject(path, threads, cache_dir) if format_at(path).runs else WeightsSubject(path, threads)
+def open_subject(
+    path: Path, threads: int | None, cache_dir: str | None, model: str | None = None
+) -> AbstractContextManager[Subject]:
+    """What lies there, as it runs here, or, where it does not, as its weights say. model: of a bundle with several."""
+    return BundleSubject(path, threads, cache_dir, model) if format_at(path).runs else WeightsSubject(path, threads)
 
 
 def _encoder_scores(source: Checkpoint, subject: Subject) -> tuple[EncoderScore, ...]:

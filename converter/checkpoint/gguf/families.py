@@ -48,7 +48,8 @@ def query_scale(config: Config) -> float:
     """What llama.cpp multiplies queries by: a norm of another scale has to make up for it."""
     if isinstance(config, gemma3n.Config):
         return 1.0
-    divisor = config.width // config.heads.query if len(config.attention) == LAYERS_OF_27B else config.heads.size
+    heads = config.attention[0].heads
+    divisor = config.width // heads.query if len(config.attention) == LAYERS_OF_27B else heads.size
     return float(divisor**-0.5)
 
 

@@ -14,17 +14,17 @@ NOTHING_CUT: Final = float("-inf")  # the quantile of a share of 0
 def hyperparameters(model: Model) -> dict[str, Value]:
     """general.architecture and all that stands below its name."""
     config, family = model.config, FAMILIES[model.family]
-    layers = len(config.attention)
+    layers, heads = len(config.attention), config.attention[0].heads  # the same in all layers
     full = next((layer for layer in config.attention if layer.window is None), config.attention[0])
     values = {
         "context_length": Value("u32", config.max_context_tokens),
         "embedding_length": Value("u32", config.width),
         "block_count": Value("u32", layers),
         "feed_forward_length": Value("u32", config.ffn_width),
-        "attention.head_count": Value("u32", config.heads.query),
-        "attention.head_count_kv": Value("u32", config.heads.kv),
-        "attention.key_length": Value("u32", config.heads.size),
-        "attention.value_length": Value("u32", config.heads.size),
+        "attention.head_count": Value("u32", heads.query),
+        "attention.head_count_kv": Value("u32", heads.kv),
+        "attention.key_length": Value("u32", heads.size),
+        "attention.value_length": Value("u32", heads.size),
         "attention.layer_norm_rms_epsilon": Value("f32", config.eps),
         "rope.freq_base": Value("f32", full.rope.theta),
     }

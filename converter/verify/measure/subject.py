@@ -12,7 +12,7 @@ from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.options import ConversationOptions
 from gemma_edge.runtime.chat.text_model import TextModel
-from gemma_edge.runtime.executors.open import open_decoder
+from gemma_edge.runtime.executors.open import open_decoder, several_models
 from gemma_edge.runtime.executors.placement import cache_folder
 from gemma_edge.runtime.formats.model import Model, open_model
 from gemma_edge.runtime.kv.scheduler import Scheduler
@@ -61,8 +61,11 @@ class Subject(Protocol):
 class BundleSubject:
     """A bundle or an ONNX directory: the decoder in our runtime, and what the bundle says of tokens and template."""
 
-    def __init__(self, path: Path, threads: int | None, cache_dir: str | None) -> None:
-        """Raises what opening a bundle raises: BundleError, OnnxDirectoryError, ExecutorError."""
+    def __init__(self, path: Path, threads: int | None, cache_dir: str | None, model: str | None = None) -> None:
+        """model: which, where the bundle holds several and this among them.
+
+        Raises what opening a bundle raises: BundleError, OnnxDirectoryError, ExecutorError.
+        """
         self.path = path
         self.bundle: Model | None = (bundle := open_model(path))
         self.text_model = TextModel(bundle)
@@ -71,6 +74,10 @@ class BundleSubject:
         self.decoder_threads = threads = threads or max(1, min(self.threads, usable_cores() // 2))
         self._decoder = open_decoder(bundle, threads, folder)
         self._slot = self._decoder.new_slot()
+        self._several = several_models(self._decoder)
+        self._model = model if self._several is not None and model in self._several.models else None
+        if self._several is not None and self._model is not None:
+            self._slot = self._several.switched(self._slot, self._model)
         self.decoder_bytes = bundle.decoder_bytes
         self.not_checked: tuple[str, ...] = ()
 
@@ -122,8 +129,10 @@ class BundleSubject:
 
     def reply(self, message: str, max_output_tokens: int) -> str:
         """The greedy answer to one message, through the bundle's chat template and stop tokens."""
-        scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1)
+        scheduler, pool = Scheduler(), SlotPool(self._decoder, None, 1, several=self._several)
         try:
+            if self._model is not None:
+                pool.use(self._model)
             sequence = TokenSequence(scheduler, pool)
             options = ConversationOptions(sampler_config=SamplerConfig(top_k=1))
             with Conversation(self.text_model, sequence, options) as conversation:

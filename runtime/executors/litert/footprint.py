@@ -81,12 +81,14 @@ class BundlePlan:
         slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
+        rings = [self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)]
         planned = litert_footprint(
             weights_bytes=self.weights_bytes,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
-            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            ring_bytes=sum(rings),
+            largest_ring_bytes=2 * max(rings, default=0),  # keys are as large as values
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
             calls=self.calls,
             shape=self.activations,
@@ -125,7 +127,8 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
     """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
     signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
-    calls = tuple(call for key in signatures if (call := Call.of_name(key)) is not None)
+    names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
+    calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
     longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
     prefill_tokens = longest.rows
     signature = signatures[longest.name]
@@ -147,9 +150,9 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
         if len(shape) == 4 and shape[1] == kv_heads and shape[3] in score_lengths
     )
     ffn_width = max(shape[2] for shape in shapes if len(shape) == 3 and shape[:2] == (1, prefill_tokens))
-    # AltUp's state is [1, T, A, D]; Gemma 3 has neither AltUp nor per-layer embeddings.
+    # AltUp's state is [1, T, A, D]; Gemma 3 and 4 have none.
     states = [shape[2] for shape in shapes if len(shape) == 4 and shape[1] == prefill_tokens and shape[3] == width]
-    altup_inputs = max(states) if ple_values else 1
+    altup_inputs = max(states, default=1) if ple_values else 1
     activations = ActivationShape(
         context_tokens,
         heads,

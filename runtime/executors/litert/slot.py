@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import ClosedError, Logits, SlotState, Snapshot
 from gemma_edge.runtime.executors.checks import check_restore, check_rewind, check_state, check_tokens
-from gemma_edge.runtime.executors.litert.library import BoundSignature, CompiledSection
+from gemma_edge.runtime.executors.litert.library import BoundSignature
+from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.media.soft_tokens import place_soft_rows
@@ -67,7 +68,7 @@ class LitertSlot:
 
     def __init__(
         self,
-        model: CompiledSection,
+        model: ModelSection,
         shared: Shared,
         caches: dict[str, NDArray[Any]],
         rings: frozenset[str],
@@ -89,7 +90,7 @@ class LitertSlot:
         self._high_water = 0
         self._written = 0  # positions that may not be zero
 
-    def _bind(self, model: CompiledSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
+    def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
         run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits})
         return _Bound(call, run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
 
@@ -231,6 +232,13 @@ class LitertSlot:
             slots = np.arange(first, self._position) % len(keys)
             rows[int(name.rpartition("_")[2])] = (keys[slots].astype(np.float32), values[slots].astype(np.float32))
         return rows
+
+    def give_up(self) -> dict[str, NDArray[Any]]:
+        """Its caches, empty as they were; it is closed."""
+        self.reset()
+        caches = self._caches
+        self.close()
+        return caches
 
     def close(self) -> None:
         for each in (*self._decodes, *self._prefills):

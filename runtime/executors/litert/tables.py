@@ -7,6 +7,7 @@ small (36 MB instead of 142 after 2000 rows). The result is bit-equal to running
 
 import mmap
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class EmbeddingTable:
         model = root_of(view, "Model")
         graph = _only_graph(model, section)
         tensor = _table_tensor(graph, section)
+        self._layers: list[int] | None = None
         self._is_turned = tensor.name.endswith(hadamard.SUFFIX.encode())
         self.rows: int
         self.width: int
@@ -83,12 +85,22 @@ class EmbeddingTable:
                 f"{section.path}: embedding table has {len(found)} bytes, {self.rows} rows of {self.width} need "
                 f"{expected}; convert the checkpoint again"
             )
-        self._table = np.frombuffer(found, dtype).reshape(self.rows, columns)
+        self._table: NDArray[Any] = np.frombuffer(found, dtype).reshape(self.rows, columns)
         blocks = _named(graph, tensor.name + _SCALES)
         if blocks is None:
             self._scales = _row_scales(tensor, self.rows, section)
         else:
             self._scales = np.frombuffer(_values(model.buffers[blocks.buffer], view), "<f2").reshape(self.rows, -1)
+
+    def of_layers(self, layers: Sequence[int], count: int) -> "EmbeddingTable":
+        """The same mapping, of whose rows, which are `count` layers long, only these layers are read."""
+        part = copy(self)
+        part._layers = list(layers)
+        part._table = self._table.reshape(self.rows, count, -1)
+        if self._scales is not None and self._scales.shape[1] > 1:
+            part._scales = self._scales.reshape(self.rows, count, -1)
+        part.width = self.width // count * len(layers)
+        return part
 
     def lookup(self, token_ids: Sequence[int], out: NDArray[np.float32]) -> None:
         """Write the rows of `token_ids` to `out`, float32 [len(token_ids), width].
@@ -98,17 +110,26 @@ class EmbeddingTable:
         """
         ids = np.asarray(token_ids, np.int64)
         ids = np.where((ids >= 0) & (ids < self.rows), ids, 0)
-        values: NDArray[Any] = self._table[ids]
+        values = self._of(self._table, ids)
         if self._is_int4:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
         if self._scales is None:
             out[...] = values
         else:
-            scales = self._scales[ids].astype(np.float32)
+            scales = self._of(self._scales, ids).astype(np.float32)
             groups = (*scales.shape, -1)  # [n, blocks, block]
             np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
         if self._is_turned:
             out[...] = hadamard.turn(out)
+
+    def _of(self, table: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows [n, ...] of a table, of its layers those that are wanted."""
+        rows: NDArray[Any]
+        if self._layers is None or table.ndim == 2:
+            rows = table[ids]
+        else:
+            rows = table[ids[:, None], self._layers].reshape(len(ids), -1)
+        return rows
 
 
 def _only_graph(model: Table, section: FileRange) -> Table:

@@ -18,7 +18,7 @@ from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.gguf.blocks import BLOCK
 from gemma_edge.converter.models import gemma3n
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.converter.tokenizer.chat_template import bundle_template
@@ -130,7 +130,7 @@ def test_read_again_it_is_the_checkpoint(checkpoint: Path, tmp_path: Path) -> No
     again = Checkpoint.open(written(checkpoint, tmp_path / "model.gguf", "custom-fp32"))
     model, found = Model.from_json(source.text_config), Model.from_json(again.text_config)
     assert found.config.attention == model.config.attention
-    assert (found.config.heads, found.config.softcap) == (model.config.heads, model.config.softcap)
+    assert found.config.softcap == model.config.softcap
     if isinstance(model.config, gemma3n.Config) and isinstance(found.config, gemma3n.Config):
         assert found.config.sparsity == model.config.sparsity
         assert found.config.kv_layers == model.config.kv_layers
@@ -268,4 +268,12 @@ def test_what_gguf_alone_can(container: str, program: str, encoding: str, tmp_pa
     assert refusal(lambda: written(FIXTURES / "tiny-gemma3", tmp_path / "a", "custom-int8", **options)) == (
         f"layers.0.mlp.gate_proj.weight: {program} {encoding}; use int8 or fp16 "
         f"(recipe int8, ffn={encoding}, roles.ffn)"
+    )
+
+
+def test_a_family_that_is_not_written(tiny_gemma4: Path, tmp_path: Path) -> None:
+    with pytest.raises(TargetError) as caught:
+        written(tiny_gemma4, tmp_path / "model.gguf", "custom-int8")
+    assert str(caught.value) == (
+        "format gguf: written for gemma3 and gemma3n, not for gemma4; use --format litertlm or --format onnx"
     )

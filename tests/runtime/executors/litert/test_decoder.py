@@ -371,9 +371,10 @@ def test_a_call_reads_no_more_than_its_span(
     executor.prefill(text[:start])
     monkeypatch.setattr(BoundSignature, "__call__", noted)
     check_next(executor, text, expected)
-    executor.prefill(text[start + 1 : start + 9])
+    executor.prefill(text[start + 1 : start + 33])
+    executor.prefill(text[start + 33 : start + 41])
     spans = [next((f"until_{n}_" for n in (64, 192) if at <= n), "") for at in (start, start + 1)]
-    assert called == [f"{spans[0]}decode", f"{spans[1]}prefill_8"]
+    assert called == [f"{spans[0]}decode", f"{spans[1]}prefill_32", "prefill_8"]
 
 
 def test_an_input_nobody_fills(sections: DecoderSections, tmp_path: Path) -> None:

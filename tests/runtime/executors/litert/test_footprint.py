@@ -15,7 +15,7 @@ from gemma_edge.runtime.formats.litertlm import Bundle, BundleLayout, ModelType,
 from tests.runtime.conftest import CONTEXT_TOKENS, PREFILL_TOKENS, SPANS_TOKENS
 
 TinyBundle = Callable[[str, str], Path]
-GRAPH_BYTES = 3 << 20  # a section holds its graphs, nine of them, beside the weights
+GRAPH_BYTES = 3 << 20  # a section holds its graphs, seven of them, beside the weights
 
 
 def planned(checkpoint: Path, precision: str) -> Footprint:
@@ -24,7 +24,7 @@ def planned(checkpoint: Path, precision: str) -> Footprint:
 
 
 @pytest.mark.parametrize("precision", ["int4", "fp32"])
-@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n", "gemma4"])
 def test_the_bundle_says_what_the_plan_said(
     tiny_bundle: TinyBundle, family: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
