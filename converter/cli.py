@@ -30,9 +30,11 @@ class Lengths(click.ParamType[tuple[int, ...]]):
     name = "N,N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """("16,128") -> (16, 128)."""
+        """("16,128") -> (16, 128), ("none") -> ()."""
         if isinstance(value, tuple):
             return value
+        if value == "none":
+            return ()
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
@@ -131,7 +133,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that `convert` and `plan` share."""
     options = (
         click.option(
-            "--target", required=True, help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, or a slice of E4B: e3.39-int4."
+            "--target",
+            required=True,
+            help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, a slice of E4B: e3.39-int4, or two: e4b+e2b-int4.",
         ),
         click.option(
             "--checkpoint",
@@ -145,8 +149,14 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Prefill chunk lengths; an ONNX graph takes any.  [default: 16,128, as far as the context allows]",
         ),
         click.option(
+            "--spans",
+            type=Lengths(),
+            help="Where a conversation is no longer than this, a step is faster; each takes memory.  [default: "
+            "1024,8192, as far as the context is longer; or none]",
+        ),
+        click.option(
             "--format",
-            metavar="[litertlm|onnx]",
+            metavar="[litertlm|onnx|gguf|compressed-tensors]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(
@@ -166,6 +176,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "--slice",
             metavar="NAME|FILE",
             help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
+        ),
+        click.option(
+            "--with-slice",
+            metavar="NAME|FILE",
+            help="Store a smaller model beside Gemma 3n E4B, of the same weights: e2b, or a TOML or CSV file.",
         ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(

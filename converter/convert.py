@@ -67,6 +67,7 @@ def convert(
         plan = balanced_plan(plan, source, stage)
         with hashing(source, stage) as hashes:
             bundle = lay_out(plan, source)
+            beside = bundle.beside(out)
             require_space(out, bundle.nbytes + spool_bytes(plan))
             with (
                 calibrated(plan, source, out.parent, stage) as quantizers,
@@ -86,6 +87,9 @@ def convert(
         quality = acceptance.values(None if compared is None else compared.quality, TEXT)
         report = make_report(bundle, Source(source, inputs_sha256), (out, output_sha256), errors, seconds, quality)
         report.save(report_file)
+        for path, content in beside.items():
+            with atomic_file(path) as file:
+                file.write(content)
     return report
 
 

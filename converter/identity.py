@@ -35,6 +35,8 @@ def identity(plan: Plan, inputs_sha256: Mapping[str, str], rounded: Collection[s
         },
         "calibration": text.sha256 if text is not None and rounded else None,
     }
+    if plan.target.beside is not None:
+        facts["parts"] = {name: spec.shape for name, spec in plan.specs.items()}
     if plan.target.slice is not None:
         shapes = {name: spec.shape for name, spec in plan.specs.items()}
         facts["slice"] = {"kept": plan.target.slice.kept, "shapes": shapes}

@@ -20,3 +20,9 @@ def listed(names: Iterable[str]) -> str:
     first = list(names)
     more = f" and {len(first) - 3} more" if len(first) > 3 else ""
     return f"{', '.join(first[:3])}{more}"
+
+
+def choices(names: Iterable[str]) -> str:
+    """All of them: "a, b or c"."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last

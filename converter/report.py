@@ -125,6 +125,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "family": plan.model.family,
         "context_tokens": plan.context_tokens,
         "prefill_tokens": list(target.prefill_tokens),
+        "spans_tokens": list(target.spans_for(plan.model)),
         "modalities": [modality.value for modality in plan.model.modalities],
         "kv": {
             "type": target.kv.value,
@@ -142,6 +143,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         },
         **_calibration(target),
         **_trained_grid(plan),
+        **_models(plan),
         "bytes_by_role": plan.bytes_by("role"),
         "bytes_by_encoding": plan.bytes_by("encoding"),
         "bytes_by_section": plan.bytes_by("section"),
@@ -156,6 +158,14 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "parts": [asdict(part) for part in footprint.parts],
         },
     }
+
+
+def _models(plan: Plan) -> dict[str, Any]:
+    """Both, where there are two."""
+    rows = [
+        asdict(model) | {"predicted_decode_tokens_per_s": plan.predicted_tokens_per_s(model)} for model in plan.models
+    ]
+    return {"models": rows} if rows else {}
 
 
 def _trained_grid(plan: Plan) -> dict[str, Any]:
@@ -229,6 +239,11 @@ def print_plan(plan: Plan, console: Console) -> None:
     if target.profile is not None:
         rate = float(f"{plan.predicted_decode_tokens_per_s:.2g}")  # a bound on bandwidth: more digits would be false
         console.print(f"decode, predicted: about {rate:,g} tokens/s on {target.profile.name}", markup=False)
+    for model in plan.models:
+        predicted = plan.predicted_tokens_per_s(model)
+        speed = "" if predicted is None else f", about {float(f'{predicted:.2g}'):,g} tokens/s predicted"
+        told = f"model {model.name}: {model.layers} layers, {format_bytes(model.weight_bytes)} read a token{speed}"
+        console.print(told, highlight=False, markup=False)
     for group, count in _not_converted(plan).items():
         console.print(f"not converted: {count} tensors of {group}")
     if grid := _trained_grid(plan).get("trained_grid"):

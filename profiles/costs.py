@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.profiles.schema import DeviceProfile
+from gemma_edge.profiles.signatures import Call
 
 WEIGHTS_PART, EMBEDDING_PART, PLE_PART = "decoder weights", "embedding rows", "PLE rows"
 """Names of parts that others look for: what is idle while an encoder runs, and what a measurement belongs to."""
@@ -39,6 +40,14 @@ ARENA_SOURCE = "computed: each signature keeps an arena of its own"
 # RssAnon of the first prefill is its arena and 40 MiB more (E2B, E4B), whether for 16 tokens or 128: the rings' size.
 # Rows that may wrap around are written by GATHER, whose output is not the cache in place.
 RING_SOURCE = "measured: each prefill signature holds a copy of the rings it writes"
+
+# A signature of a span once the model is opened: 1B 7.5 MiB for 2,500 ops; E2B has twice as many, and the 49 MiB of its
+# first three are 16 each. It runs in the workspace of the longer ones, and adds the rows it writes and, of a prefill,
+# one layer's ring (1B: 7.3 MiB for 128 tokens, 0.3 for a step).
+CALL_ANON_BYTES = 8_000_000
+ALTUP_CALL_ANON_BYTES = 16_000_000
+CALL_FILE_BYTES = 1_200_000
+SPANS_SOURCE = "measured: operators and tensors of each signature, what it writes, and one ring at a time"
 
 # A conversation goes back to where its turn began by a copy of its rings; the caches that hold all need none.
 SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose keys and values are kept"
@@ -88,6 +97,12 @@ class ActivationShape:
         )
         return tokens * values_per_token * FLOAT_BYTES
 
+    def span_bytes(self, call: Call, largest_ring_bytes: int) -> int:
+        """What a signature of a span adds to those of the whole context. largest_ring_bytes: as of litert_footprint."""
+        ring_bytes = largest_ring_bytes if call.rows > 1 else 0  # a single row cannot wrap around
+        opened_bytes = ALTUP_CALL_ANON_BYTES if self.altup_inputs > 1 else CALL_ANON_BYTES
+        return opened_bytes + call.rows * self.kv_values * FLOAT_BYTES + ring_bytes
+
 
 def litert_footprint(
     *,
@@ -96,8 +111,9 @@ def litert_footprint(
     ple_bytes: int,
     kv_bytes: int,
     ring_bytes: int,
+    largest_ring_bytes: int,
     kv_is_half: bool,
-    prefill_tokens: Sequence[int],
+    calls: Sequence[Call],
     shape: ActivationShape,
     slots: int = 1,
 ) -> Footprint:
@@ -105,13 +121,15 @@ def litert_footprint(
 
     `weights_bytes` is the decoder section with the head, every byte of which is read for each token; `embedder_bytes`
     and `ple_bytes` are the tables of which rows are read (0 when the bundle has none); `kv_bytes` all caches as
-    allocated for one conversation, `ring_bytes` those of them that are rings, `kv_is_half` whether they hold float16;
-    `prefill_tokens` the lengths of the prefill signatures; `slots` how many conversations keep their keys and values at
-    once.
+    allocated for one conversation, `ring_bytes` those of them that are rings, `largest_ring_bytes` keys and values of
+    one layer among these, `kv_is_half` whether they hold float16; `calls` the signatures; `slots` how many
+    conversations keep their keys and values at once.
     """
     context_tokens = shape.context_tokens
-    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * len(prefill_tokens))) if kv_is_half else 0
-    wrapping = sum(tokens > 1 for tokens in prefill_tokens)  # a single row cannot wrap around
+    whole, spans = ([call for call in calls if (call.past is None) == is_whole] for is_whole in (True, False))
+    prefills = sum(not call.has_logits for call in whole)
+    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * prefills)) if kv_is_half else 0
+    wrapping = sum(call.rows > 1 for call in whole)  # a single row cannot wrap around
     return Footprint.of(
         (
             Part(WEIGHTS_PART, 0, weights_bytes, "computed: XNNPACK's weight cache holds them once, mapped"),
@@ -126,7 +144,13 @@ def litert_footprint(
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
             Part("KV rings being written", ring_bytes * wrapping, 0, RING_SOURCE),
-            Part("activations", sum(map(shape.run_bytes, (1, *prefill_tokens))), 0, ARENA_SOURCE),
+            Part("activations", sum(shape.run_bytes(call.rows) for call in whole), 0, ARENA_SOURCE),
+            Part(
+                "signatures of spans",
+                sum(shape.span_bytes(call, largest_ring_bytes) for call in spans),
+                len(spans) * CALL_FILE_BYTES,
+                SPANS_SOURCE,
+            ),
             Part("tokenizer", TOKENIZER_ANON_BYTES, 0, TOKENIZER_SOURCE),
             Part("runtime", RUNTIME_ANON_BYTES, 0, RUNTIME_SOURCE),
             Part("graphs and scales", 0, GRAPHS_FILE_BYTES, GRAPHS_SOURCE),

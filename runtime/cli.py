@@ -52,6 +52,7 @@ executor_option = click.option(
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 @executor_option
+@click.option("--model", "which", help="Which of two models in the bundle: e2b.  [default: the large one]")
 @click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
 @click.option("--stats", is_flag=True, help="Print speed and memory after each reply, to standard error.")
 def run_main(
@@ -67,6 +68,7 @@ def run_main(
     threads: int | None,
     cache_dir: str | None,
     executor: str,
+    which: str | None,
     profile: str | None,
     stats: bool,
 ) -> None:
@@ -92,13 +94,15 @@ def run_main(
     cpu = Backend.CPU(thread_count=threads)
     if executor == "litert-lm" and profile is not None:
         raise click.UsageError("--profile is kept by our executor; leave out --executor")
+    if executor == "litert-lm" and which is not None:
+        raise click.UsageError("litert-lm runs the large model alone; leave out --executor")
     if prompt is None and sys.stdin is None:
         raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
     is_answered = True
     with (
         LitertLmEngine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir)
         if executor == "litert-lm"
-        else Engine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir, profile=profile) as engine,
+        else Engine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir, profile=profile, model=which) as engine,
         engine.create_conversation(
             system_message=system, sampler_config=sampler, max_output_tokens=max_output_tokens
         ) as conversation,

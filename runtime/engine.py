@@ -24,7 +24,7 @@ from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
-from gemma_edge.runtime.executors.open import open_decoder, open_encoders
+from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
 from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
@@ -52,10 +52,12 @@ class Engine:
             loaded when it is first needed; with a profile it is released when the message is encoded.
         profile: the device, by name, file or value. A bundle that does not fit its budget is refused; threads, context
             and the place of packed weights follow it where nothing is asked for; memory is watched from then on.
-        over_budget: "raise", or "warn" to go on where the budget does not hold.
+        over_budget: "raise", or "warn" to go on where the budget does not hold, or "switch" to go on with the smaller
+            model of a bundle that holds two, as `use_model` does, and to raise where that is not enough.
         slots: how many sessions and conversations keep their keys and values at once; with more, one that was silent
             runs its tokens again. Memory is taken when a slot is first needed. By default 4, with a profile as many of
             them as its budget pays for. Asked for, slots also keep what was closed, for a prompt that begins like it.
+        model: which to run of a bundle that holds two ("e4b", "e2b"); by default the large one.
 
     Raises:
         OverBudget: the bundle does not fit the profile, or the process crossed the budget; later also from every call
@@ -80,6 +82,7 @@ class Engine:
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
         slots: int | None = None,
+        model: str | None = None,
     ) -> None:
         started = time.perf_counter()
         backend = _cpu("backend", backend)
@@ -99,7 +102,18 @@ class Engine:
         self._check_memory: Callable[[], None] = lambda: None
         self.profile, self.spare_bytes = settings.profile, settings.spare_bytes
         self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
-        self._pool = SlotPool(self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None)
+        several = several_models(self._decoder)
+        self.models: tuple[str, ...] = () if several is None else tuple(several.models)
+        try:
+            self._check_model(model, over_budget)
+        except BaseException:
+            self._decoder.close()
+            raise
+        self._pool = SlotPool(
+            self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None, several=several
+        )
+        if model is not None:
+            self._pool.use(model)
         if settings.profile is not None:
             self._check_memory = self._watch(settings.profile, over_budget)
         self._marks.mark("decoder")
@@ -127,7 +141,34 @@ class Engine:
         mapped = self._decoder.mapped_ranges()
         release = partial(relieve, profile.budget_bytes, mapped.rows, mapped.weights)
         subject = f"{self.bundle.path.name} on {profile.name}"
-        return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release).check
+        switch = partial(_switch_for_memory, self._pool, self.models[-1] if self.models else None)
+        return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release, switch).check
+
+    def _check_model(self, model: str | None, over_budget: OverBudgetAction) -> None:
+        """Raises ConfigError."""
+        name = self.bundle.path.name
+        if model is not None and model not in self.models:
+            held = f"holds {' and '.join(self.models)}" if self.models else "holds one model"
+            raise ConfigError(f"model is {model!r}, {name} {held}; leave it out, or convert with --with-slice")
+        if over_budget == "switch" and not self.models:
+            raise ConfigError(
+                f'over_budget is "switch", {name} holds one model; leave it out, or convert with --with-slice'
+            )
+
+    @property
+    def model(self) -> str | None:
+        """Which of `models` runs; None of a bundle with one."""
+        return self._pool.model or None
+
+    def use_model(self, model: str) -> None:
+        """Run this one of `models` from now on.
+
+        Sessions and conversations go on with their tokens, and a reply that is being written with its next one. Keys
+        and values are each model's own: what this one has not run of a sequence runs with its next turn, once, where a
+        slot still holds the rest. Raises ConfigError: the bundle does not hold it.
+        """
+        self._check_model(model, "raise")
+        self._do(partial(self._pool.use, model))
 
     @property
     def max_num_tokens(self) -> int:
@@ -202,8 +243,9 @@ class Engine:
         folder: where chats are saved that give up their slot, and with `save_chats`; found there when they go on, by
         this process or another. most_bytes: of this model's files together.
         """
-        store = None if folder is None else FolderStore(folder, self._decoder.digest, most_bytes)
-        self._do(lambda: self._pool.keep(store))
+        _ = self._decoder.digest  # the first time takes a while, and replies are being written meanwhile
+        pool = self._pool
+        self._do(lambda: pool.keep(None if folder is None else FolderStore(folder, pool.digest, most_bytes)))
 
     def save_chats(self) -> None:
         """Save what slots hold and was not saved yet; where it cannot be written, the log says why."""
@@ -229,18 +271,20 @@ class Engine:
 
         Raises SavedCacheError: no such file, damaged, or another model's. ContextOverflowError: it is too long.
         """
-        digest = self._decoder.digest
         pool, owner = self._pool, _Loaded()
+        _ = pool.digest  # as in `keep_chats`
 
         def steps(work: Work[Sequence[int]]) -> Steps:
-            with opened_state(user_path(path), digest) as state:
-                while (lease := pool.lend(weakref.ref(owner), state.token_ids)) is None:
-                    yield
-                try:
-                    lease.slot.set_state(state)
-                finally:
-                    lease.release()
-                work.put(state.token_ids)
+            while True:
+                with opened_state(user_path(path), pool.digest) as state:  # each time: another model may run by now
+                    if (lease := pool.lend(weakref.ref(owner), state.token_ids)) is not None:
+                        try:
+                            lease.slot.set_state(state)
+                        finally:
+                            lease.release()
+                        work.put(state.token_ids)
+                        return
+                yield
 
         [token_ids] = self._scheduler.submit(steps)
         return token_ids
@@ -284,6 +328,14 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _switch_for_memory(pool: SlotPool, model: str | None) -> bool:
+    """To the smallest model, on the model's thread; whether another one ran."""
+    if model is None or pool.model == model:
+        return False
+    pool.use(model, is_short=True)
+    return True
 
 
 class _Loaded:

@@ -20,6 +20,7 @@ class EngineMemory:
     mapped_bytes: resident file-backed bytes by bundle section, and "weight_cache". Of an ONNX directory: by the input
         that a table of rows is for, and "weight_cache", or the decoder's name without one.
     anonymous: where anonymous memory came from, by stage of loading.
+    kv_cache_bytes_by_model: where the bundle holds several models, of which one each slot's keys and values are.
     """
 
     process: MemoryReading
@@ -27,6 +28,7 @@ class EngineMemory:
     snapshot_bytes: int
     mapped_bytes: Mapping[str, int]
     anonymous: Footprint
+    kv_cache_bytes_by_model: Mapping[str, int]
 
 
 def read_engine_memory(decoder: Decoder, pool: SlotPool, marks: LoadMarks) -> EngineMemory:
@@ -40,4 +42,5 @@ def read_engine_memory(decoder: Decoder, pool: SlotPool, marks: LoadMarks) -> En
             if mapping.path == str(item.path) and item.offset <= mapping.offset_bytes < item.offset + item.nbytes:
                 mapped[name] += mapping.resident_bytes
     process = read_memory()
-    return EngineMemory(process, pool.nbytes, pool.snapshot_bytes, mapped, marks.footprint(process.hard_bytes))
+    anonymous = marks.footprint(process.hard_bytes)
+    return EngineMemory(process, pool.nbytes, pool.snapshot_bytes, mapped, anonymous, pool.bytes_by_model)

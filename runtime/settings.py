@@ -54,8 +54,8 @@ def choose_settings(
         ConfigError: another `over_budget`, or no slot.
         BundleMismatchError: with a profile, a decoder whose memory cannot be computed.
     """
-    if over_budget not in ("raise", "warn"):
-        raise ConfigError(f'over_budget is "{over_budget}", expected "raise" or "warn"; leave it out to raise')
+    if over_budget not in ("raise", "warn", "switch"):
+        raise ConfigError(f'over_budget is "{over_budget}", expected "raise", "warn" or "switch"; leave it out')
     if slots is not None and slots < 1:
         raise ConfigError(f"slots is {slots}, expected at least 1; leave it out for the default")
     device = load_profile(os.fspath(profile)) if isinstance(profile, str | os.PathLike) else profile
@@ -115,7 +115,7 @@ class _Fit:
         try:
             budget.check(footprint, f"{name} at {context} tokens on {self.device.name}", suggestions)
         except OverBudget as error:
-            if action == "raise":
+            if action != "warn":
                 raise
             warnings.warn(str(error), BudgetWarning, stacklevel=4)
         return asked_tokens

@@ -34,6 +34,16 @@ def tiny_gemma3n() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Gemma 4 checkpoint in the layers of E2B, with the same tokenizer."""
+    from tools.tiny import write_tiny
+
+    directory = tmp_path_factory.mktemp("gemma4") / "tiny-gemma4"
+    write_tiny("gemma4-e2b-pattern", directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def val_bin() -> Path:
     """132,300 held-out token ids of both checkpoints' tokenizer, little-endian uint16."""
     return FIXTURES / "val.bin"

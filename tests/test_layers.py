@@ -31,7 +31,8 @@ ROOMS = {
     "converter": [
         "__init__", "printing", "progress", "tensors", "graph", "models", "tokenizer",
         "checkpoint/scratch", "checkpoint/safetensors_file", "checkpoint/origin", "checkpoint/gguf", "checkpoint",
-        "evaluate", "quantize", "plan", "calibrate", "quality", "litert", "onnx",
+        "evaluate", "quantize", "plan", "calibrate", "quality", "litert", "onnx", "gguf",
+        "compressed_tensors",
         "verify/errors", "verify/measure", "verify/find", "verify/prompts", "verify/show", "verify",
         "report", "identity", "convert", "cli", "__main__",
     ],

@@ -17,9 +17,9 @@ _METHOD = re.compile(r"^    def (\w+)\(self.*?\):\n(.*?)(?=^    # |^    def |\Z)
 _CREATOR = re.compile(r"^def (\w+)Creator\(unionType, table\):\n(.*?)(?=^\S)", re.MULTILINE | re.DOTALL)
 _MEMBER = re.compile(r"unionType == \w+\.(\w+):\n\s+return (\w+)T\.InitFromBuf")
 _UNPACKED = re.compile(r"(\w+)Creator\(self\.\w+, (?P<var>\w+)\.(\w+)\(\)\)")
-_NUMBER = re.compile(r"number_types\.(\w+)Flags, (?:o|a) \+")
-_ELEMENT = re.compile(r"j \* (\d+)")
-_BYTES = {"Bool": 1, "Uint8": 1, "Int8": 1, "Uint16": 2, "Int16": 2, "Uint32": 4, "Int32": 4, "Float32": 4}
+_NUMBER = re.compile(r"number_types\.(\w)\w*?(\d*)Flags, (?:o|a) \+")
+_DEFAULT = re.compile(r"return ([-\w.]+)\n*\Z")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # of a camel
 
 
 def schema_of(module: ModuleType) -> dict[str, str]:
@@ -32,8 +32,9 @@ def schema_of(module: ModuleType) -> dict[str, str]:
         if "_tab" not in body:
             continue
         union_of = {field: union for union, _, field in _UNPACKED.findall(_unpacked(source, name))}
-        slots = (_slot(method, inside, union_of) for method, inside in _METHOD.findall(body))
-        lines[name] = " ".join(dict(sorted(slot for slot in slots if slot is not None)).values())
+        found = (_slot(method, inside, union_of) for method, inside in _METHOD.findall(body))
+        slots = dict(slot for slot in found if slot is not None)
+        lines[name] = " ".join(slots.get(number, "-") for number in range(max(slots, default=-1) + 1))
     for creator, body in unions.items():
         union = next(name for name in vars(module) if name.lower() == creator.lower())  # VData, but VdataCreator
         numbers = {value: name for name, value in vars(getattr(module, union)).items() if isinstance(value, int)}
@@ -47,28 +48,30 @@ def _unpacked(source: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _slot(name: str, body: str, union_of: dict[str, str]) -> tuple[int, str] | None:
-    """(slot, what it holds) of an accessor; None of helpers such as DataLength."""
+def _slot(method: str, body: str, union_of: dict[str, str]) -> tuple[int, str] | None:
+    """(slot, its name and what it holds) of an accessor; None of helpers such as DataLength."""
     offset = re.search(r"self\._tab\.Offset\((\d+)\)", body)
-    if offset is None or name.endswith(("AsNumpy", "Length", "IsNone")):
+    if offset is None or method.endswith(("AsNumpy", "Length", "IsNone")):
         return None
-    slot = (int(offset[1]) - 4) // 2
+    return (int(offset[1]) - 4) // 2, f"{_HUMP.sub('_', method).lower()}:{_kind(method, body, union_of)}"
+
+
+def _kind(method: str, body: str, union_of: dict[str, str]) -> str:
     table = re.search(r"obj = (\w+)\(\)", body)
     if "_tab.Union(" in body:
-        return slot, f"?{union_of[name]}"
-    if "_tab.Vector(" in body:
-        if table is not None:
-            return slot, f"*{table[1]}"
-        size = _ELEMENT.search(body)
-        assert size is not None, (name, body)
-        return slot, "*s" if "_tab.String(" in body else f"*{size[1]}"
+        return f"?{union_of[method]}"
+    many = "*" if "_tab.Vector(" in body else ""
     if table is not None:
-        return slot, table[1]
+        return many + table[1]
     if "_tab.String(" in body:
-        return slot, "s"
-    number = _NUMBER.search(body)
-    assert number is not None, (name, body)
-    return slot, str(_BYTES.get(number[1], 8))
+        return f"{many}s"
+    number, default = _NUMBER.search(body), _DEFAULT.search(body)
+    assert number is not None, (method, body)
+    assert default is not None, (method, body)
+    # Bool has no digits, and one byte.
+    kind = f"{many}{number[1].lower()}{int(number[2] or 8) // 8}"
+    value = float({"False": "0", "True": "1"}.get(default[1], default[1]))
+    return kind if many or not value else f"{kind}={value:g}"
 
 
 def schemas() -> str:

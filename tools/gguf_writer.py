@@ -79,8 +79,8 @@ def write_gguf(
 def _add_hyperparameters(writer: Any, model: Model) -> None:
     c = model.config
     assert isinstance(c, gemma3.Config | gemma3n.Config), c
-    layers = len(c.attention)
-    if isinstance(c, gemma3.Config) and c.query_scale != c.heads.size**-0.5:
+    layers, heads = len(c.attention), c.attention[0].heads
+    if isinstance(c, gemma3.Config) and c.query_scale != heads.size**-0.5:
         raise ValueError("query_pre_attn_scalar: llama.cpp scales by the size of a head")
     writer.add_type("model")
     writer.add_name("tiny")
@@ -88,10 +88,10 @@ def _add_hyperparameters(writer: Any, model: Model) -> None:
     writer.add_embedding_length(c.width)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(c.ffn_width if isinstance(c, gemma3.Config) else list(c.ffn_widths))
-    writer.add_head_count(c.heads.query)
-    writer.add_head_count_kv(c.heads.kv)
-    writer.add_key_length(c.heads.size)
-    writer.add_value_length(c.heads.size)
+    writer.add_head_count(heads.query)
+    writer.add_head_count_kv(heads.kv)
+    writer.add_key_length(heads.size)
+    writer.add_value_length(heads.size)
     writer.add_layer_norm_rms_eps(c.eps)
     full = next(layer.rope for layer in c.attention if layer.window is None)
     writer.add_rope_freq_base(full.theta)

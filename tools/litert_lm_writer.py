@@ -43,11 +43,11 @@ class Described(litert_lm.Tool):  # type: ignore[misc]
 class Writer:
     """One loaded model; `written` says what litert_lm makes of a reply. Close it, or use it in a `with`."""
 
-    def __init__(self, directory: Path, characters: Iterable[str]) -> None:
-        """directory: an empty one, for the model. characters: all that will be written."""
+    def __init__(self, directory: Path, characters: Iterable[str], fixture: Path = FIXTURE) -> None:
+        """directory: an empty one, for the model. characters: all that will be written. fixture: the model."""
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.FATAL)
-        checkpoint = checkpoint_with(directory / "checkpoint", characters)
-        path = directory / "model.litertlm"
+        checkpoint = checkpoint_with(directory / "checkpoint", characters, fixture)
+        self.path = path = directory / "model.litertlm"
         convert("custom-int8", checkpoint, path, context=CONTEXT_TOKENS, measure=False)
         (directory / "cache").mkdir()
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(checkpoint / "tokenizer.model"))
@@ -82,9 +82,9 @@ class Writer:
         self.close()
 
 
-def checkpoint_with(directory: Path, characters: Iterable[str]) -> Path:
+def checkpoint_with(directory: Path, characters: Iterable[str], fixture: Path = FIXTURE) -> Path:
     """The fixture with these characters among its pieces, in a new directory."""
-    shutil.copytree(FIXTURE, directory)
+    shutil.copytree(fixture, directory)
     path = directory / "tokenizer.model"
     model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
     missing = set(characters) - {" ", "\u2581"} - {piece.piece for piece in model.pieces}

@@ -74,8 +74,9 @@ class _Client:
         self._http, self._kind, self._expected, self._seen = http, kind, expected, seen
         self._chance = random.Random(seed)
 
-    async def run(self, end: float) -> None:
-        while time.monotonic() < end:
+    async def run(self, end: float, answers: int) -> None:
+        """answers: to so many of all clients it goes on, for two minutes after the end at most."""
+        while (now := time.monotonic()) < end or (self._seen.counts["answered"] < answers and now < end + 120):
             prompt = self._chance.choice(PROMPTS)
             try:
                 await self._ask(prompt)
@@ -140,15 +141,17 @@ class _Client:
             self._seen.problems.append(f"{prompt!r} got {text!r}, alone {self._expected[prompt]!r}")
 
 
-async def load(server: Server, clients: int, seconds: float, seed: int = 1) -> Seen:
-    """Lets them ask."""
+async def load(server: Server, clients: int, seconds: float, seed: int = 1, answers: int = 0) -> Seen:
+    """Lets them ask, for so long and until there are so many answers."""
     seen = Seen()
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits) as http:
         expected = await _alone(http)
         kinds = ["slow" if i % 6 == 0 else "leaving" if i % 6 == 3 else "plain" for i in range(clients)]
         end = time.monotonic() + seconds
-        people = [_Client(http, kind, expected, seen, seed * 10_000 + i).run(end) for i, kind in enumerate(kinds)]
+        people = [
+            _Client(http, kind, expected, seen, seed * 10_000 + i).run(end, answers) for i, kind in enumerate(kinds)
+        ]
         watch = asyncio.ensure_future(_watch(server, seen))
         await asyncio.gather(*people)
         watch.cancel()

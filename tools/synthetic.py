@@ -1,6 +1,6 @@
 """Write a full-size checkpoint with the official names, shapes and dtypes, and random values, in little memory.
 
-    python -m tools.synthetic {1b,e2b,e4b} DIRECTORY [--encoders] [--shards N] [--seed 0]
+    python -m tools.synthetic {1b,e2b,e4b,gemma4-e2b,gemma4-e4b} DIRECTORY [--encoders] [--shards N] [--seed 0]
 
 For measuring time and memory of conversions and of the converted models, where the real checkpoints cannot be had. The
 values are one random block repeated, scaled so that activations stay finite. Of the vision and audio parts of Gemma 3n
@@ -85,6 +85,35 @@ def gemma3n_config(layers: int, hidden: int, shared_layers: int) -> dict[str, An
     }  # fmt: skip
 
 
+def gemma4_config(**numbers: Any) -> dict[str, Any]:
+    """config.json of google/gemma-4-E2B-it and E4B-it, without their encoders."""
+    text = {
+        "attention_bias": False, "attention_k_eq_v": False, "enable_moe_block": False, "final_logit_softcapping": 30.0,
+        "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size_per_layer_input": 256, "max_position_embeddings": 131072, "model_type": "gemma4_text",
+        "num_attention_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 512, "tie_word_embeddings": True, "vocab_size": 262144, "vocab_size_per_layer_input": 262144,
+    } | numbers  # fmt: skip
+    return {
+        "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": None, "dtype": "bfloat16",
+        "eos_token_id": [1, 106], "model_type": "gemma4", "text_config": text, "tie_word_embeddings": True,
+        "vision_config": None,
+    }  # fmt: skip
+
+
+GEMMA4_E2B = gemma4_config(
+    num_hidden_layers=35, num_kv_shared_layers=20, hidden_size=1536, intermediate_size=6144, num_key_value_heads=1,
+    use_double_wide_mlp=True, layer_types=[*["sliding_attention"] * 4, "full_attention"] * 7,
+)  # fmt: skip
+GEMMA4_E4B = gemma4_config(
+    num_hidden_layers=42, num_kv_shared_layers=18, hidden_size=2560, intermediate_size=10240, num_key_value_heads=2,
+    use_double_wide_mlp=False, layer_types=[*["sliding_attention"] * 5, "full_attention"] * 7,
+)  # fmt: skip
+
 GENERATION_CONFIG: Mapping[str, Any] = {
     "bos_token_id": 2, "cache_implementation": "hybrid", "do_sample": True, "eos_token_id": [1, 106],
     "pad_token_id": 0, "top_k": 64, "top_p": 0.95,
@@ -104,6 +133,8 @@ SIZES: Mapping[str, Size] = {
     "1b": Size(GEMMA3_1B, "model.", 1),
     "e2b": Size(gemma3n_config(layers=30, hidden=8192, shared_layers=10), "model.language_model.", 3),
     "e4b": Size(gemma3n_config(layers=35, hidden=16384, shared_layers=15), "model.language_model.", 4),
+    "gemma4-e2b": Size(GEMMA4_E2B, "model.language_model.", 3),
+    "gemma4-e4b": Size(GEMMA4_E4B, "model.language_model.", 4),
 }
 
 

@@ -34,8 +34,9 @@ class Tiny:
 
     prefix: of the decoder's names. "model.language_model." wraps config.json as the multimodal checkpoints do.
     dtype: "F32" or "BF16".
-    old_spelling: config.json as transformers 4 wrote it (rope_theta, rope_local_base_freq, no rope_parameters).
-    gain: of what each layer of a Gemma 3n adds, and of how it mixes streams.
+    old_spelling: config.json as transformers 4 wrote it (rope_theta, rope_local_base_freq, no rope_parameters); of a
+        Gemma 4, as it was published (global_head_dim, no per_layer_config).
+    gain: of what each layer of a Gemma 3n or 4 adds, and of how a 3n mixes streams.
     """
 
     config: Mapping[str, Any]
@@ -46,8 +47,18 @@ class Tiny:
     gain: float = 1.0
 
     @property
+    def family(self) -> str:
+        """What transformers' classes begin with."""
+        return {"gemma3_text": "Gemma3", "gemma3n_text": "Gemma3n", "gemma4_text": "Gemma4"}[self.config["model_type"]]
+
+    @property
     def is_3n(self) -> bool:
-        return bool(self.config["model_type"] == "gemma3n_text")
+        return self.family == "Gemma3n"
+
+    @property
+    def is_gemma3(self) -> bool:
+        """Norms hold w-1, and attention has a scale of its own; in later families neither."""
+        return self.family == "Gemma3"
 
 
 def _gemma3(**changes: Any) -> dict[str, Any]:
@@ -68,6 +79,17 @@ def _gemma3n(**changes: Any) -> dict[str, Any]:
         "num_key_value_heads": 2, "head_dim": 32, "num_kv_shared_layers": 2, "laurel_rank": 32, "sliding_window": 16,
         "max_position_embeddings": 512, "layer_types": [S, S, F, S, S, F], "tie_word_embeddings": True,
         "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0, 0.0],
+    } | changes  # fmt: skip
+
+
+def _gemma4(**changes: Any) -> dict[str, Any]:
+    """Gemma 4 text: 4 query heads on 1 KV head, wider where attention is full, 2 of 6 layers share KV and are wide."""
+    return {
+        "model_type": "gemma4_text", "vocab_size": 2048, "vocab_size_per_layer_input": 2048, "hidden_size": 96,
+        "hidden_size_per_layer_input": 32, "intermediate_size": 192, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 32, "global_head_dim": 64, "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True, "sliding_window": 16, "max_position_embeddings": 2048,
+        "layer_types": [S, S, F, S, S, F], "tie_word_embeddings": True, "final_logit_softcapping": 30.0,
     } | changes  # fmt: skip
 
 
@@ -168,6 +190,61 @@ TINY: Mapping[str, Tiny] = {
         shards=2,
         old_spelling=True,
     ),
+    "gemma4-e2b-pattern": Tiny(  # a donor of each kind, just before those that share
+        _gemma4(num_hidden_layers=8, num_kv_shared_layers=4, layer_types=[S, S, S, F] * 2)
+    ),
+    "gemma4-e4b-multimodal-bf16-shards": Tiny(  # every width is the same, several KV heads
+        _gemma4(
+            num_kv_shared_layers=3,
+            num_key_value_heads=2,
+            use_double_wide_mlp=False,
+        ),
+        prefix="model.language_model.",
+        dtype="BF16",
+        shards=2,
+        old_spelling=True,
+    ),
+    "gemma4-no-ple-untied": Tiny(  # nor sharing, nor soft-cap, nor wider heads
+        _gemma4(
+            num_hidden_layers=4,
+            num_kv_shared_layers=0,
+            layer_types=[S, F, S, F],
+            hidden_size_per_layer_input=0,
+            global_head_dim=32,
+            num_attention_heads=2,
+            sliding_window=24,
+            tie_word_embeddings=False,
+            final_logit_softcapping=None,
+        )
+    ),
+    "gemma4-other-rope": Tiny(  # a share that is no whole number of pairs; the donor of full layers is the first layer
+        _gemma4(
+            num_hidden_layers=5,
+            num_kv_shared_layers=3,
+            layer_types=[F, S, S, S, F],
+            head_dim=64,
+            tie_word_embeddings=False,
+            rope_parameters={
+                S: {"rope_type": "proportional", "rope_theta": 5_000.0, "partial_rotary_factor": 0.49},
+                F: {"rope_type": "proportional", "rope_theta": 200_000.0, "partial_rotary_factor": 0.5, "factor": 4.0},
+            },
+        )
+    ),
+    "gemma4-ple-unshared-kv": Tiny(
+        _gemma4(
+            vocab_size_per_layer_input=2176,
+            hidden_size=160,
+            hidden_size_per_layer_input=64,
+            num_hidden_layers=3,
+            num_kv_shared_layers=0,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            global_head_dim=128,
+            layer_types=[S, S, F],
+            tie_word_embeddings=False,
+            final_logit_softcapping=15.0,
+        )
+    ),
 }
 
 
@@ -192,13 +269,19 @@ def write_tiny(which: str | Tiny, directory: Path, seed: int = 0) -> transformer
     tiny = which if isinstance(which, Tiny) else TINY[which]
     directory.mkdir(parents=True, exist_ok=True)
     model = build(tiny, seed)
-    parameters = {_stored_name(name, tiny.prefix): tensor for name, tensor in model.named_parameters()}
+    parameters = {_stored_name(name, tiny.prefix): tensor for name, tensor in stored(model).items()}
     write_json(directory / "config.json", config_json(tiny, model.config))
     write_json(directory / "generation_config.json", GENERATION_CONFIG)
     for file_name in TOKENIZER_FILES:
         shutil.copyfile(TOKENIZER / file_name, directory / file_name)
     write_parameters(directory, parameters, tiny.dtype, tiny.shards)
     return model
+
+
+def stored(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters, and Gemma 4's scalars, which transformers keeps as buffers."""
+    scalars = {name: buffer for name, buffer in model.named_buffers() if name.endswith("layer_scalar")}
+    return dict(model.named_parameters()) | scalars
 
 
 def write_parameters(directory: Path, parameters: Mapping[str, torch.Tensor], dtype: str, shards: int) -> None:
@@ -213,16 +296,13 @@ def write_parameters(directory: Path, parameters: Mapping[str, torch.Tensor], dt
 
 def build(tiny: Tiny, seed: int) -> transformers.PreTrainedModel:
     """The transformers model with random values that all matter, rounded to the stored dtype, kept in float32."""
-    config_class, model_class = (
-        (transformers.Gemma3nTextConfig, transformers.Gemma3nForCausalLM)
-        if tiny.is_3n
-        else (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM)
-    )
+    config_class = getattr(transformers, f"{tiny.family}TextConfig")
+    model_class = getattr(transformers, f"{tiny.family}ForCausalLM")
     settings = {key: value for key, value in tiny.config.items() if key != "model_type"}
     model = model_class(config_class(**settings, attn_implementation="eager")).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in stored(model).items():
             parameter.copy_(random_values(name, parameter.shape, tiny, generator))
             if tiny.dtype == "BF16":
                 parameter.copy_(parameter.bfloat16().float())
@@ -237,14 +317,16 @@ def random_values(name: str, shape: torch.Size, tiny: Tiny, generator: torch.Gen
         return 0.25 * noise / math.sqrt(hidden_size)  # small beside what the layers add: a tied head must not echo
     if name == "model.norm.weight":
         return 12.0 + noise  # with the small head, spreads the logits over about +-12
-    if tiny.is_3n and ".post_" in name:
+    if not tiny.is_gemma3 and ".post_" in name:
         # What each layer adds is small beside what the stream holds, as in trained models. With a mean of 1 every layer
         # more than doubles a perturbation, and transformers' own float32 ends 3e-3 away from float64.
         return tiny.gain * (0.6 + 0.3 * noise) / math.sqrt(tiny.config["num_hidden_layers"])
-    if tiny.is_3n and name.endswith(("q_norm.weight", "k_norm.weight")):
-        return (1.0 + 0.3 * noise) * shape[0] ** -0.25  # 3n has no attention scale: its norms hold head_dim^-0.5
+    if not tiny.is_gemma3 and name.endswith(("q_norm.weight", "k_norm.weight")):
+        return (1.0 + 0.3 * noise) * shape[0] ** -0.25  # no attention scale: these norms hold head_dim^-0.5
+    if name.endswith("layer_scalar"):
+        return 0.9 + 0.1 * noise
     if name.endswith("norm.weight"):
-        mean = 1.0 if tiny.is_3n else 0.0  # Gemma 3 stores w-1
+        mean = 0.0 if tiny.is_gemma3 else 1.0  # Gemma 3 stores w-1
         return mean + 0.3 * noise
     if name.endswith("correct_output_scale"):
         return 1.0 + 0.3 * noise
@@ -267,12 +349,15 @@ def _stored_name(name: str, prefix: str) -> str:
 def config_json(tiny: Tiny, config: transformers.PreTrainedConfig) -> dict[str, Any]:
     """config.json as the hub has it for this prefix and spelling."""
     text: dict[str, Any] = config.to_dict() | {"dtype": {"F32": "float32", "BF16": "bfloat16"}[tiny.dtype]}
-    family = "Gemma3n" if tiny.is_3n else "Gemma3"
-    if tiny.old_spelling:
+    family = tiny.family
+    if tiny.old_spelling and family == "Gemma4":
+        text.pop("per_layer_config", None)
+        text["global_head_dim"] = tiny.config["global_head_dim"]
+    elif tiny.old_spelling:
         rope = text.pop("rope_parameters")
         text |= {"rope_theta": rope[F]["rope_theta"], "rope_local_base_freq": rope[S]["rope_theta"]}
         text |= {"rope_scaling": None, "torch_dtype": text.pop("dtype")}
-        if not tiny.is_3n:  # Gemma 3 stored a period instead of a list of layer types
+        if tiny.is_gemma3:  # it stored a period instead of a list of layer types
             text["sliding_window_pattern"] = text.pop("layer_types").index(F) + 1
             text.pop("_sliding_window_pattern")
     if tiny.prefix == "model.":

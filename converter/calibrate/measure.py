@@ -113,5 +113,7 @@ class RoundedWeights:
 
     def _restored(self, name: str, first: int, rows: Float32) -> Float32:
         storage = self.storages[name]
-        stored = self.quantizers[name](first, rows) if name in self.quantizers else storage.store(rows)
+        if name not in self.quantizers:
+            return storage.restored(rows)
+        stored = self.quantizers[name](first, rows)
         return storage.encoding.dequantize(stored.data, stored.scales, rows.shape)

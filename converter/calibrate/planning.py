@@ -9,7 +9,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
-from gemma_edge.converter.checkpoint.slices.view import sliced
+from gemma_edge.converter.checkpoint.slices.view import in_parts, sliced
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL
@@ -34,7 +34,7 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     config = read_config(path)
     if request.slice is not None:
         config = request.slice.checkpoint_config(config)
-    model = Model.of_checkpoint(config, image_pixels(path))
+    model = request.stored(Model.of_checkpoint(config, image_pixels(path)))
     request.check(model)
     changes = ""
     if request.max_bytes is None:
@@ -72,7 +72,9 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     if request.slice is not None:
         source = sliced(source, request.slice)
     if request.lora is not None:  # the head may have become untied
-        model = replace(Model.from_json(source.text_config), encoders=model.encoders)
+        model = request.stored(replace(Model.from_json(source.text_config), encoders=model.encoders))
+    if request.beside is not None:
+        source = in_parts(source, model)
     return source, with_grids(model, source, request.recipe_for(model))
 
 

@@ -81,7 +81,7 @@ def measuring_windows(request: Target, model: Model, source: Checkpoint) -> NDAr
 
 def balanced_plan(plan: Plan, source: Checkpoint, stage: Stage) -> Plan:
     """With columns scaled, where the recipe says so; it takes one run of a short text through the checkpoint."""
-    if not plan.target.recipe.balance:
+    if not plan.target.recipe_for(plan.model).balance:
         return plan
     integers = {name: s.encoding.kind == "int" and s.grid is None for name, s in plan.storages.items()}
     windows = _windows(calibration_text(BUILT_IN_TEXT), plan.model, source, BALANCING_WINDOW_TOKENS, BALANCING_WINDOWS)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import spelling
+from gemma_edge.converter.checkpoint.compressed import unpacked
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.quantized import quantized_by
@@ -87,7 +88,7 @@ class Checkpoint:
             opened = open_gguf(gguf)
             return cls(opened.path, opened.config, opened.tensors, opened.prefix, origin=opened.origin)
         config = _read_config(path)
-        tensors = spelling.unwrapped(_read_headers(path))
+        tensors = unpacked(config, spelling.unwrapped(_read_headers(path)))
         prefix = spelling.decoder_prefix(tensors)
         if prefix is None:
             raise CheckpointError(
@@ -210,7 +211,7 @@ class Checkpoint:
         """
         tensor = self._require(source)
         values = np.empty(tensor.shape, np.float32)
-        with _reading(tensor.file) as file:
+        with reading(tensor.file) as file:
             read_values(file, tensor, 0, values.reshape(-1))
         return values
 
@@ -233,7 +234,7 @@ class Checkpoint:
         full_bytes = max(tensor.nbytes, 2 * row_count * columns)  # what is stored in fewer bits takes no more memory
         rows_per_chunk = max(1, min(stop - start, chunk_bytes * row_count // max(1, full_bytes)))
         values = np.empty((rows_per_chunk, columns), np.float32)
-        with _reading(tensor.file) as file:
+        with reading(tensor.file) as file:
             for first in range(start, stop, rows_per_chunk):
                 chunk = values[: min(rows_per_chunk, stop - first)]
                 read_values(file, tensor, first * columns, chunk.reshape(-1))
@@ -254,7 +255,8 @@ class Checkpoint:
         if self.origin is not None:
             return list(self.origin.files)
         side_files = [self.path / name for name in SIDE_FILES]
-        shards = sorted({tensor.file for tensor in self.tensors.values()})
+        stored = [part for tensor in self.tensors.values() for part in (tensor, tensor.scales) if part is not None]
+        shards = sorted({part.file for part in stored})
         return [file for file in side_files if file.is_file()] + shards
 
     def sha256(self, on_bytes: Callable[[int], None]) -> dict[str, str]:
@@ -372,10 +374,10 @@ def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[DirectReader]:
-    """The file open; where the disk fails, a CheckpointError names it."""
+def reading(path: Path, *, is_cached: bool = False) -> Iterator[DirectReader]:
+    """The file open as a `DirectReader`; where the disk fails, a CheckpointError names it."""
     try:
-        with DirectReader(path) as file:
+        with DirectReader(path, is_cached=is_cached) as file:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
@@ -383,7 +385,7 @@ def _reading(path: Path) -> Iterator[DirectReader]:
 
 def _file_sha256(path: Path, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    with _reading(path) as file:
+    with reading(path) as file:
         offset = 0
         while block := file.read(offset, _BLOCK_BYTES):
             digest.update(block)

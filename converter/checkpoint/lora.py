@@ -9,8 +9,9 @@ as these on every processor with such an instruction. numpy has none, so it is c
 The result does not depend on the processor, the BLAS, or how rows are cut into chunks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.adapter_files import SideFiles
-from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo, Unconverted
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo, Unconverted, reading
 from gemma_edge.converter.checkpoint.lora_adapter import Adapter, LowRank
 from gemma_edge.converter.checkpoint.lora_config import CONFIG_FILE, LoraError
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES
+from gemma_edge.converter.checkpoint.stored_values import read_values
 from gemma_edge.converter.printing import listed
 from gemma_edge.converter.tensors import TensorSpec
 
@@ -49,7 +51,6 @@ class MergedCheckpoint(Checkpoint):
     tokens: Mapping[str, tuple[tuple[int, ...], TensorInfo]]
     side: SideFiles
     text_only: bool = False
-    _tables: dict[str, tuple[Float32, Float32]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class MergedCheckpoint(Checkpoint):
         """As Checkpoint.read."""
         values = super().read(source)
         if values.ndim == 2:
-            for update in self._updates(source, 0, len(values)):
+            for update in self._updates(source):
                 update.apply(0, values)
             self._replace_tokens(source, 0, values)
         return values
@@ -140,12 +141,11 @@ class MergedCheckpoint(Checkpoint):
     def rows(
         self, source: str, chunk_bytes: int = 8 << 20, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, Float32]]:
-        """As Checkpoint.rows. Besides the two buffers, A and the rows' part of B are in memory."""
-        stop = self._require(source).shape[0] if stop is None else stop
-        updates = self._updates(source, start, stop)
+        """As Checkpoint.rows. Besides the two buffers, a chunk's part of one factor is in memory, and the other one."""
+        updates = self._updates(source)
         for first, rows in super().rows(source, chunk_bytes, start, stop):
             for update in updates:
-                update.apply(first - start, rows)
+                update.apply(first, rows)
             self._replace_tokens(source, first, rows)
             yield first, rows
 
@@ -163,20 +163,16 @@ class MergedCheckpoint(Checkpoint):
         base = [file for file in super().input_files() if file not in own and file.name not in self.side.replaced]
         return base + own
 
-    def _updates(self, source: str, start: int, stop: int) -> list["_Update"]:
-        """What is done to rows [start, stop) of a matrix."""
+    def _updates(self, source: str) -> list["_Update"]:
+        """What is done to rows of a matrix."""
         change = self.changes.get(self._require(source).name)
         if change is None:
             return []
         read = self.adapter.weights.read
+        magnitude = None if change.magnitude is None else read(change.magnitude.name)
         if change.is_embedding:  # B @ A is [columns, rows] there
-            if change.module not in self._tables:  # kept, as such a table may be read row by row
-                self._tables[change.module] = np.ascontiguousarray(read(change.a.name).T), read(change.b.name).T
-            left, right = self._tables[change.module]
-        else:
-            left, right = read(change.b.name), read(change.a.name)
-        magnitude = None if change.magnitude is None else read(change.magnitude.name)[start:stop]
-        return [_Update(left[start:stop], right, change.scale, magnitude)]
+            return [_Update(partial(_columns, change.a), read(change.b.name).T, change.scale, magnitude)]
+        return [_Update(partial(_rows, change.b), read(change.a.name), change.scale, magnitude)]
 
 
 def merged(base: Checkpoint, path: Path, text_only: bool = False) -> MergedCheckpoint:
@@ -292,19 +288,40 @@ def _trained_on(adapter: Adapter) -> str:
 
 @dataclass(frozen=True)
 class _Update:
-    """A change of n rows, in memory: left [n, r], right [r, columns], magnitude [n]."""
+    """A change of a matrix [n, columns].
 
-    left: Float32
+    left: reads rows [first, stop) of a factor [n, r]: it is as long as the vocabulary for a table or a head, 64 MiB at
+    rank 64. right: the other factor, [r, columns]. magnitude: [n].
+    """
+
+    left: Callable[[int, int], Float32]
     right: Float32
     scale: float
     magnitude: Float32 | None
 
     def apply(self, first: int, rows: Float32) -> None:
         """Change `rows` in place, which are rows first, first + 1, ... of the n."""
-        own = slice(first, first + len(rows))
-        add_low_rank(rows, self.left[own], self.right, self.scale)
+        stop = first + len(rows)
+        add_low_rank(rows, self.left(first, stop), self.right, self.scale)
         if self.magnitude is not None:
-            scale_rows(rows, self.magnitude[own])
+            scale_rows(rows, self.magnitude[first:stop])
+
+
+def _rows(tensor: TensorInfo, first: int, stop: int) -> Float32:
+    """Rows [first, stop) of a stored matrix. Through the page cache: few bytes, perhaps of one row."""
+    values = np.empty((stop - first, tensor.shape[1]), np.float32)
+    with reading(tensor.file, is_cached=True) as file:
+        read_values(file, tensor, first * tensor.shape[1], values.reshape(-1))
+    return values
+
+
+def _columns(tensor: TensorInfo, first: int, stop: int) -> Float32:
+    """Columns [first, stop) of a stored matrix, as rows: a piece of each of its rows, which lie far apart."""
+    values = np.empty((tensor.shape[0], stop - first), np.float32)
+    with reading(tensor.file, is_cached=True) as file:
+        for row, piece in enumerate(values):
+            read_values(file, tensor, row * tensor.shape[1] + first, piece)
+    return values.T
 
 
 def add_low_rank(rows: Float32, left: Float32, right: Float32, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""From a stored tensor's bytes to float32, whatever the file: 16- and 32-bit floats, and the blocks of GGUF."""
+"""From a stored tensor's bytes to float32, whatever the file: 16- and 32-bit floats, GGUF's blocks, packed integers."""
 
 import math
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint.compressed import DTYPES, read_packed
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, TYPES, dequantize
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
 from gemma_edge.runtime.formats.direct import DirectReader
@@ -21,7 +22,7 @@ _LIMIT_BITS = {"BF16": 0x5380, "F16": 0x7C00, "F32": 0x5380_0000}
 _BITS_TYPE: dict[str, type[np.unsignedinteger[Any]]] = {"BF16": np.uint16, "F16": np.uint16, "F32": np.uint32}
 
 FLOATS: Final = tuple(_LIMIT_BITS)
-READABLE: Final = frozenset((*FLOATS, *BLOCK_TYPES))
+READABLE: Final = frozenset((*FLOATS, *BLOCK_TYPES, *DTYPES))
 
 
 def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
@@ -29,6 +30,9 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
 
     Raises CheckpointError: NaN, infinite or absurd values, or a file that has become shorter.
     """
+    if tensor.scales is not None:
+        _check(read_packed(file, tensor, first, values), tensor)
+        return
     block, block_bytes = TYPES[tensor.dtype].block, TYPES[tensor.dtype].nbytes
     wanted = values.size // block * block_bytes
     stored = file.read(tensor.offset + first // block * block_bytes, wanted)
@@ -40,13 +44,17 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         is_sound = not values.size or bool(values.max() < LIMIT and values.min() > -LIMIT)
     else:
         is_sound = _read_floats(stored, tensor.dtype, values)
+    _check(is_sound, tensor)
+    if tensor.shift:
+        np.add(values, np.float32(tensor.shift), out=values)
+
+
+def _check(is_sound: bool, tensor: TensorInfo) -> None:
     if not is_sound:
         raise CheckpointError(
             f"{tensor.name}: holds NaN, Inf or a value above {LIMIT:.0e}, expected weights; the checkpoint is damaged, "
             "get it again"
         )
-    if tensor.shift:
-        np.add(values, np.float32(tensor.shift), out=values)
 
 
 def _read_floats(stored: memoryview, dtype: str, values: Float32) -> bool:

@@ -35,6 +35,7 @@ class Rope:
 
     theta: float
     factor: float = 1.0  # "linear" rope scaling: positions are divided by it
+    share: float = 1.0  # "proportional" rope: of the pairs, the first ones, that turn; the others' angle is 0
 
     def inverse_frequencies(self, head_size: int) -> NDArray[np.float32]:
         """Radians per position for each pair of a head's values, [E/2].
@@ -44,7 +45,9 @@ class Rope:
         """
         exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
         powers = np.array([self.theta ** float(exponent) for exponent in exponents], np.float32)
-        return np.float32(1.0) / powers / np.float32(self.factor)
+        frequencies = np.float32(1.0) / powers / np.float32(self.factor)
+        frequencies[int(self.share * head_size // 2) :] = 0.0  # transformers' _compute_proportional_rope_parameters
+        return frequencies
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +210,7 @@ class Graph:
     def __init__(self, name: str, tokens: int, tensors: Mapping[str, TensorSpec]) -> None:
         self.name = name
         self.tokens = tokens  # T, or ANY
+        self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.tensors = tensors
         self.ops: list[Op] = []
         self.inputs: dict[str, Value] = {}

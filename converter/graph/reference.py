@@ -79,6 +79,7 @@ def _rotate(m: _Machine, op: ir.RopeRotate) -> Array:
     x: Array = m[op.x]
     half = x.shape[-1] // 2
     frequency = op.rope.theta ** (-np.arange(half) / half) / op.rope.factor
+    frequency[int(op.rope.share * half) :] = 0
     angle = (m.positions[:, None] * frequency).astype(x.dtype)[:, None, :]  # [T, 1, E/2]
     left, right = x[..., :half], x[..., half:]
     cos, sin = np.cos(angle), np.sin(angle)

@@ -4,6 +4,9 @@ A signature reads the caches as they were, attends over old cache and new rows s
 last. That order lets the runtime write in place, so one copy of KV exists; and all that depends on positions is
 computed from `input_pos` in a few integer ops at the start, so that the rest is one XNNPACK partition.
 
+Where little can stand before a run (`Graph.past`), only the first slots of a cache are read, through a SLICE: a small
+copy, while the caches themselves are those of every other signature.
+
 Sliding layers keep a ring: position p lives in slot p mod R. With R >= window + the longest prefill, no row that a
 query of this run can still see is overwritten by this run's rows, padding included.
 
@@ -21,12 +24,17 @@ from gemma_edge.converter.plan.cache_layout import CacheLayout
 
 HIDDEN = -1e9  # added to a score that must not count; exp of it is 0 in float32
 
+# XNNPACK copies the second operand of a product into an order of its own at every run. With few queries that copy would
+# cost more than the product: the cache is then the first operand, and the queries are what is copied.
+FEW_QUERIES = 32
+
 
 class Positions:
     """What one signature derives from input_pos, each part built when first asked for."""
 
-    def __init__(self, sub: Subgraph, tokens: int, layout: CacheLayout) -> None:
-        self._sub, self._tokens, self._layout = sub, tokens, layout
+    def __init__(self, sub: Subgraph, tokens: int, layout: CacheLayout, past: int | None = None) -> None:
+        """past: as of `Graph`."""
+        self._sub, self._tokens, self._layout, self._past = sub, tokens, layout, past
         # Only the first entry counts: rows of a run are consecutive, and padding rows may hold anything.
         pos = sub.input("input_pos", (tokens,), I32)
         self._start = sub.slice(pos, 0, 0, 1, Phase.PROLOGUE)  # [1]
@@ -52,7 +60,7 @@ class Positions:
         return self._angles[key]
 
     def mask(self, window: int | None, group: int) -> Tensor:
-        """0 or HIDDEN for each query row and each old slot, then each new row: [1, 1, group * T, S + T]."""
+        """0 or HIDDEN for each query row and each old slot read, then each new row: [1, 1, group * T, S + T]."""
         key = (window, group)
         if key not in self._masks:
             sub, t = self._sub, self._tokens
@@ -78,7 +86,7 @@ class Positions:
 
     def _hidden_slots(self, window: int | None) -> Tensor:
         """1 where an old slot must not be seen: not written yet, or outside the window. [1, 1, T or 1, S]."""
-        sub, slots = self._sub, self._layout.slots(window)
+        sub, slots = self._sub, self._layout.read_slots(window, self._past)
         if self._layout.is_ring(window):
             # Slot r was last written at start - 1 - age with age = (start - 1 - r) mod R.
             back = sub.constant(1 + np.arange(slots).reshape(1, 1, 1, slots), I32)
@@ -124,21 +132,27 @@ class Positions:
         source = sub.select(
             is_new, sub.add(row, count, Phase.PROLOGUE), sub.constant(np.arange(slots), I32), Phase.PROLOGUE
         )
-        return CacheWrite(None, None, source)
+        return CacheWrite(None, None, source, is_in_turn=self._past is not None)
 
 
 @dataclass(frozen=True)
 class CacheWrite:
-    """Either start indices for one contiguous piece, or for each slot its index in concat(old, new)."""
+    """Either start indices for one contiguous piece, or for each slot its index in concat(old, new).
+
+    is_in_turn: one ring after the other, so that one is in memory twice and not all; see profiles/costs.py.
+    """
 
     at_keys: Tensor | None
     at_values: Tensor | None
     source: Tensor | None
+    is_in_turn: bool = False
 
     def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int) -> Tensor:
         """The cache after this run; the last op that touches it."""
         if self.source is not None:
-            return sub.gather(sub.concat([old, new], axis, Phase.EPILOGUE), self.source, axis, Phase.EPILOGUE)
+            rows = [old, new]
+            both = sub.concat_in_turn(rows, axis) if self.is_in_turn else sub.concat(rows, axis, Phase.EPILOGUE)
+            return sub.gather(both, self.source, axis, Phase.EPILOGUE)
         start = self.at_keys if axis == 2 else self.at_values
         assert start is not None
         return sub.dynamic_update_slice(old, new, start, Phase.EPILOGUE)
@@ -147,11 +161,13 @@ class CacheWrite:
 class CacheTensors:
     """One layer's cache in one signature: the past as float32, this run's rows, and the write-back."""
 
-    def __init__(self, sub: Subgraph, cache: KVCache, layout: CacheLayout, k: Tensor, v: Tensor) -> None:
-        """k, v: this run's rows, [1, T, K, E]."""
+    def __init__(
+        self, sub: Subgraph, cache: KVCache, layout: CacheLayout, read_slots: int, k: Tensor, v: Tensor
+    ) -> None:
+        """read_slots: how many of the past count. k, v: this run's rows, [1, T, K, E]."""
         kv_heads, size = cache.k.shape[2:]
         slots, kind = layout.slots(cache.window), F16 if layout.half else F32
-        self._sub, self._cache, self._half = sub, cache, layout.half
+        self._sub, self._cache, self._half, self._read_slots = sub, cache, layout.half, read_slots
         self._stored_k = sub.input(f"kv_cache_k_{cache.layer}", (1, kv_heads, slots, size), kind)
         self._stored_v = sub.input(f"kv_cache_v_{cache.layer}", (1, kv_heads, size, slots), kind)
         self.new_k = sub.transpose(k, (0, 2, 1, 3))  # [1, T, K, E] -> [1, K, T, E]
@@ -159,10 +175,12 @@ class CacheTensors:
         self._past: tuple[Tensor, Tensor] | None = None
 
     def past(self) -> tuple[Tensor, Tensor]:
-        """Old keys and values in float32; converted once, for however many layers share them."""
+        """Old keys and values in float32; cut and converted once, for however many layers share them."""
         if self._past is None:
-            stored = self._stored_k, self._stored_v
-            self._past = (self._sub.dequantize(stored[0]), self._sub.dequantize(stored[1])) if self._half else stored
+            sub = self._sub
+            k = sub.slice(self._stored_k, 2, 0, self._read_slots)
+            v = sub.slice(self._stored_v, 3, 0, self._read_slots)
+            self._past = (sub.dequantize(k), sub.dequantize(v)) if self._half else (k, v)
         return self._past
 
     def write(self, positions: Positions) -> None:
@@ -184,10 +202,24 @@ def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None,
     slots = old_k.shape[2]
 
     q = sub.reshape(sub.transpose(q, (0, 2, 1, 3)), (1, kv_heads, group * t, size))
-    scores = sub.concat([sub.batch_matmul(q, old_k, True), sub.batch_matmul(q, cache.new_k, True)], -1)
+    scores = sub.concat([_scores(sub, q, old_k), _scores(sub, q, cache.new_k)], -1)
     weights = sub.softmax(sub.add(scores, positions.mask(window, group)))  # [1, K, G*T, S + T]
     y = sub.add(
-        sub.batch_matmul(sub.slice(weights, 3, 0, slots), old_v, True),
-        sub.batch_matmul(sub.slice(weights, 3, slots, t), cache.new_v, True),
+        _weighted(sub, sub.slice(weights, 3, 0, slots), old_v),
+        _weighted(sub, sub.slice(weights, 3, slots, t), cache.new_v),
     )  # [1, K, G*T, E]
     return sub.transpose(sub.reshape(y, (1, heads, t, size)), (0, 2, 1, 3))
+
+
+def _scores(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:
+    """q [1, K, N, E] with keys [1, K, S, E] -> [1, K, N, S]."""
+    if q.shape[2] <= FEW_QUERIES:
+        return sub.transpose(sub.batch_matmul(keys, q, True), (0, 1, 3, 2))
+    return sub.batch_matmul(q, keys, True)
+
+
+def _weighted(sub: Subgraph, weights: Tensor, values: Tensor) -> Tensor:
+    """The sum of values [1, K, E, S] by weights [1, K, N, S] -> [1, K, N, E]."""
+    if weights.shape[2] <= FEW_QUERIES:
+        return sub.transpose(sub.batch_matmul(values, weights, True), (0, 1, 3, 2))
+    return sub.batch_matmul(weights, values, True)

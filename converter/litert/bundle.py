@@ -13,6 +13,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.litert.lower import emit
 from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata, media
+from gemma_edge.converter.models.matformer.pair import layers_of, small_model
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.quantize.quantize import QuantError
@@ -21,6 +22,7 @@ from gemma_edge.converter.tokenizer.chat_template import bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
+from gemma_edge.runtime.formats.model import MODELS_ITEM, NamedModel, models_text
 
 _MODEL_TYPES = {
     DECODER: ModelType.PREFILL_DECODE,
@@ -67,7 +69,7 @@ class LitertBundle:
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
         model = plan.model
-        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio))
+        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio), model.names.template)
         tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
         _give_back_memory()
         metadata = llm_metadata(
@@ -87,7 +89,8 @@ class LitertBundle:
         encodings = {name: storage.encoding for name, storage in plan.storages.items()}
         for name, graphs in plan.graphs.items():
             tflite = emit(f"gemma-edge {plan.model.names.litert} {name}", list(graphs), encodings, plan.cache_layout)
-            spec = SectionSpec(SectionKind.TFLITE_MODEL, tflite.lay_out(), _MODEL_TYPES[name])
+            items = {MODELS_ITEM: models_text(_models(plan))} if name == DECODER and plan.target.beside else {}
+            spec = SectionSpec(SectionKind.TFLITE_MODEL, tflite.lay_out(), _MODEL_TYPES[name], items)
             sections.append(PlannedSection(spec, tflite))
         return cls(plan, tuple(sections))
 
@@ -107,6 +110,10 @@ class LitertBundle:
     def notes(self) -> Sequence[str]:
         """None: what LiteRT-LM would render otherwise is refused."""
         return ()
+
+    def beside(self, out: Path) -> Mapping[Path, bytes]:  # noqa: ARG002  as other formats have it
+        """Nothing."""
+        return {}
 
     def write(
         self,
@@ -152,6 +159,14 @@ class LitertBundle:
 
 def _bytes(kind: SectionKind, content: bytes) -> PlannedSection:
     return PlannedSection(SectionSpec(kind, len(content)), content)
+
+
+def _models(plan: Plan) -> list[NamedModel]:
+    """Both, the large one first."""
+    target = plan.target
+    assert target.beside is not None
+    both = {target.size: plan.model, target.beside.name: small_model(plan.model, target.beside)}
+    return [NamedModel(name, *layers_of(model)) for name, model in both.items()]
 
 
 def _give_back_memory() -> None:

@@ -24,7 +24,11 @@ _UNPLACED = 1 << 40  # any non-zero offset: a zero would be left out and change 
 Tensors = schema.TensorType
 Opcode = schema.BuiltinOperator
 
-_NUMPY: dict[int, "np.dtype[Any]"] = {Tensors.FLOAT32: np.dtype("<f4"), Tensors.INT32: np.dtype("<i4")}
+_NUMPY: dict[int, "np.dtype[Any]"] = {
+    Tensors.FLOAT32: np.dtype("<f4"),
+    Tensors.FLOAT16: np.dtype("<f2"),
+    Tensors.INT32: np.dtype("<i4"),
+}
 _TENSOR_TYPES = {"fp32": Tensors.FLOAT32, "fp16": Tensors.FLOAT16, "int8": Tensors.INT8, "int2": Tensors.INT2}
 # Kernel versions: FULLY_CONNECTED 5 has keep_num_dims with int4 weights, EMBEDDING_LOOKUP 4 int4 per row.
 _OP_VERSION = {Opcode.FULLY_CONNECTED: 5, Opcode.EMBEDDING_LOOKUP: 4}

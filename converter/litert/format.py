@@ -4,7 +4,7 @@ What needs an extra is imported when it is asked for: a plan needs none.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,43 @@ from gemma_edge.converter.evaluate.activations import round_tokens
 from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.matformer.pair import small_model
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout, resident
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
+from gemma_edge.profiles.signatures import calls
 from gemma_edge.runtime.formats.atomic import atomic_file
+from gemma_edge.runtime.formats.encoding import EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
-    """One signature for a decode step and one for each length of a prefill chunk."""
-    decode = model.decoder("decode", tokens=1, with_logits=True)
-    prefills = [model.decoder(f"prefill_{n}", tokens=n, with_logits=False) for n in target.prefill_tokens]
+    """Signatures for a decode step and each length of a prefill chunk, over the whole context and over spans of it."""
+    decoders = [*_decoders(model, target, "")]
+    if target.beside is not None:
+        decoders += _decoders(small_model(model, target.beside), target, f"{target.beside.name}/")
     encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
-    return {DECODER: [decode, *prefills]} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+    return {DECODER: decoders} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+
+
+def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
+    """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
+    for call in calls(target.prefill_tokens, target.spans_for(model)):
+        graph = model.decoder(prefix + call.name, call.rows, call.has_logits)
+        graph.past = call.past
+        yield graph
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
-    """See plan/door.py."""
+    """See plan/door.py. Raises EncodingError for what LiteRT has no kernel for."""
+    if storage.encoding.is_foreign:
+        raise EncodingError(f"LiteRT has no kernel for {storage.encoding.name}; use int8 or fp16")
     return storage.encoding.nbytes(spec.shape)
 
 
@@ -49,8 +63,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
     weights_bytes = resident(by_role)
-    heads = model.model.config.heads
-    caches = [(layout.nbytes(heads.kv, heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
+    caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
         weights_bytes=weights_bytes,
@@ -58,8 +71,9 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         ple_bytes=by_role.get(Role.PLE, 0),
         kv_bytes=kv_bytes,
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
+        largest_ring_bytes=max((nbytes for nbytes, is_ring in caches if is_ring), default=0),
         kv_is_half=layout.half,
-        prefill_tokens=target.prefill_tokens,
+        calls=(1 if target.beside is None else 2) * tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
         shape=model.activations(layout.context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
@@ -99,7 +113,7 @@ def inspect(path: Path) -> dict[str, Any]:
     return inspect_bundle(path)
 
 
-def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[StoredRows]]:
     """See plan/output.py. Raises BundleError."""
     from gemma_edge.converter.litert import stored
 

@@ -16,6 +16,7 @@ from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
+from gemma_edge.runtime.formats.model import models_of
 from gemma_edge.runtime.formats.tflite_model import check_model
 
 _TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -30,10 +31,18 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "bytes": bundle.nbytes,
         "version": ".".join(map(str, bundle.version)),
         "system": dict(bundle.system),
+        **_models(bundle),
         "sections": [_section(bundle, section) for section in bundle.sections],
         "metadata": MessageToDict(bundle.metadata(), preserving_proto_field_name=True),
         **quality_beside(path, bundle.nbytes, lambda: _file_sha256(path)),
     }
+
+
+def _models(bundle: Bundle) -> dict[str, Any]:
+    """Where it holds two of the same weights."""
+    models = models_of(bundle)
+    rows = [{"name": m.name, "layers": list(m.layers), "ffn_widths": list(m.ffn_widths)} for m in models]
+    return {"models": rows} if rows else {}
 
 
 def _file_sha256(path: Path) -> str:
@@ -44,6 +53,10 @@ def _file_sha256(path: Path) -> str:
 def print_inspection(values: dict[str, Any], console: Console) -> None:
     """The same for people."""
     console.print(f"[bold]{as_it_is(values['file'])}[/]  {format_bytes(values['bytes'])}, version {values['version']}")
+    for model in values.get("models", ()):
+        widths = model["ffn_widths"]
+        told = f"model {model['name']}: {len(widths)} layers, feed-forward widths of {min(widths)} to {max(widths)}"
+        console.print(as_it_is(told), highlight=False)
     for section in values["sections"]:
         console.print(f"\n[bold]{as_it_is(section['name'])}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
         recorded = section["sha256_recorded"]

@@ -72,7 +72,9 @@ def llm_metadata(
     )
     kind = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
     has_own_tools = template.shows_tools and not template.is_gemmas
-    if takes_audio or (has_own_tools and image_pixels is not None):
+    if model_type == _GEMMA4:
+        _describe_gemma4(metadata, template)
+    elif takes_audio or (has_own_tools and image_pixels is not None):
         front_end = FrontEnd.read(checkpoint) if takes_audio else None
         kind.generic_model.CopyFrom(generic_model(front_end, image_pixels))
     elif has_own_tools:  # the one processor that leaves tools and calls as they are, and reads calls
@@ -86,10 +88,26 @@ def llm_metadata(
         chosen.SetInParent()
         if image_pixels is not None:
             chosen.image_tensor_height = chosen.image_tensor_width = image_pixels
-    metadata.supports_thinking = False
+    metadata.supports_thinking = bool(metadata.channels)
     metadata.supports_function_calling = template.shows_tools
     data: bytes = metadata.SerializeToString(deterministic=True)
     return data
+
+
+def _describe_gemma4(metadata: LlmMetadata, template: BundleTemplate) -> None:
+    """Fences of calls, as litert-torch writes them, and the channel of thoughts where the template asks for any."""
+    kind = metadata.llm_model_type.gemma4
+    kind.SetInParent()
+    if template.calls is not None:
+        kind.code_fence_start, kind.code_fence_end = template.calls.start, template.calls.end
+        kind.syntax_type = template.calls.notation
+        kind.open_quote = kind.close_quote = '<|"|>'
+        kind.function_response_start = "<|tool_response>"
+    if template.thinks:
+        metadata.channels.add(channel_name="thought", start="<|channel>thought\n", end="<channel|>")
+
+
+_GEMMA4 = "gemma4"  # the one that thinks
 
 
 def media(image_pixels: int | None, takes_audio: bool) -> tuple[str, ...]:

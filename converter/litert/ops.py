@@ -166,6 +166,19 @@ class Subgraph:
         if len(parts) > _CONCAT_INPUTS:
             groups = [parts[i : i + _CONCAT_INPUTS] for i in range(0, len(parts), _CONCAT_INPUTS)]
             return self.concat([self.concat(group, axis, phase) for group in groups], axis, phase)
+        return self._concat(parts, axis, phase)
+
+    def concat_in_turn(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        """As `concat` at the end, with zeros behind, and by LiteRT: one at a time, each into the memory of the last.
+
+        XNNPACK would make all of them in its partition, and all would be in memory at once.
+        """
+        shape = [1 if i == axis else n for i, n in enumerate(parts[0].shape)]
+        filling = self.constant(np.zeros(shape, numpy_type(parts[0].type)), parts[0].type)
+        parts = [*parts, *[filling] * (_CONCAT_INPUTS + 1 - len(parts))]  # more than XNNPACK takes
+        return self._concat(parts, axis, Phase.EPILOGUE)
+
+    def _concat(self, parts: Sequence[Tensor], axis: int, phase: Phase) -> Tensor:
         axis %= len(parts[0].shape)
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)

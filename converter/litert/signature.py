@@ -34,7 +34,7 @@ class Signature:
         """Made when the first op asks: a lookup has none."""
         if self._positions is None:
             assert self._layout is not None, "a graph with positions needs a cache layout"
-            self._positions = Positions(self.sub, self._graph.tokens, self._layout)
+            self._positions = Positions(self.sub, self._graph.tokens, self._layout, self._graph.past)
         return self._positions
 
     def emit(self, lower: Mapping[type, Callable[["Signature", Any], Tensor]]) -> None:
@@ -65,5 +65,7 @@ class Signature:
         """The tensors of one layer's cache, shared by all who read it."""
         if cache.layer not in self._caches:
             assert self._layout is not None
-            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, self[cache.k], self[cache.v])
+            k, v = self[cache.k], self[cache.v]
+            read_slots = self._layout.read_slots(cache.window, self._graph.past)
+            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, read_slots, k, v)
         return self._caches[cache.layer]

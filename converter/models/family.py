@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from gemma_edge.converter.graph.ops import Graph
-from gemma_edge.converter.models import gemma3, gemma3n, vision
+from gemma_edge.converter.models import gemma3, gemma3n, gemma4, vision
 from gemma_edge.converter.models.encoders import Encoder, Modality, encoders_of
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.questions import Config, Names
 from gemma_edge.converter.tensors import Role, TensorSpec
 
-FAMILIES: tuple[ModuleType, ...] = (gemma3, gemma3n)
+FAMILIES: tuple[ModuleType, ...] = (gemma3, gemma3n, gemma4)
 """Modules with FAMILY, MODEL_TYPES (of text models first), MULTIMODAL_TYPES, NAMES, a Config, which answers
 questions.py, and the functions `tensors`, `decoder` and `lookups`. CONTRIBUTING.md says how to add one."""
 

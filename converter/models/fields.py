@@ -44,7 +44,7 @@ class Fields:
         self._check_size(key, value, LARGEST_INTEGER)
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, default: float | None = None) -> float:
         """A number greater than 0."""
         value = self._values.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
@@ -67,6 +67,10 @@ class Fields:
         if not isinstance(value, bool):
             raise ConfigError(f"{self._file}: {key} is {value!r}, expected true or false; fix the checkpoint")
         return value
+
+    def has(self, key: str) -> bool:
+        """Whether it is there."""
+        return key in self._values
 
     def expect(self, key: str, allowed: tuple[Any, ...]) -> None:
         """Refuse a setting that would silently give other numbers."""
@@ -99,6 +103,23 @@ class Fields:
                 "fix the checkpoint"
             )
         return tuple(value)
+
+    def proportional_rope(self, kind: str, default: Mapping[str, Any]) -> tuple[float, float, float]:
+        """(theta, factor, share of pairs that turn) of one kind of layer, of a family that has rope_parameters alone.
+
+        default: its rope_parameters where config.json has none.
+        """
+        given = self.nested("rope_parameters")
+        values = Fields(given, f"{self._file}: rope_parameters").nested(kind) if given else default
+        rope, file = dict(values), f"{self._file}: rope_parameters: {kind}"
+        fields = Fields(rope, file)
+        fields.expect("rope_type", ("default", "proportional"))
+        if rope.get("rope_type", "default") == "default":
+            return fields.number("rope_theta"), 1.0, 1.0
+        share = fields.number("partial_rotary_factor", 1.0)
+        if share > 1.0:
+            raise ConfigError(f"{file}: partial_rotary_factor is {share}, expected at most 1; fix the checkpoint")
+        return fields.number("rope_theta"), fields.number("factor", 1.0), share
 
     def rope(self, kind: str, default_theta: float) -> tuple[float, float]:
         """(theta, linear factor) of one kind of layer.

@@ -33,7 +33,6 @@ class Config:
     vocab_size: int
     width: int  # D
     ffn_width: int
-    heads: Heads
     eps: float
     query_scale: float
     softcap: float | None
@@ -51,24 +50,24 @@ class Config:
         f.expect("use_bidirectional_attention", (False, None))
         layers = f.positive("num_hidden_layers", 26, LARGEST_REPEAT)
         window = f.positive("sliding_window", 4096)
-        ropes = {
-            "sliding_attention": AttentionLayer(Rope(*f.rope("sliding_attention", 10_000.0)), window),
-            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None),
+        heads = Heads(
+            f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 4), f.positive("head_dim", 256)
+        )
+        kinds = {
+            "sliding_attention": AttentionLayer(Rope(*f.rope("sliding_attention", 10_000.0)), window, heads),
+            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None, heads),
         }
         types = f.layer_types(layers, f.positive("sliding_window_pattern", f.positive("_sliding_window_pattern", 6)))
         return cls(
             vocab_size=f.positive("vocab_size", 262_208),
             width=f.positive("hidden_size", 2304),
             ffn_width=f.positive("intermediate_size", 9216),
-            heads=Heads(
-                f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 4), f.positive("head_dim", 256)
-            ),
             eps=f.number("rms_norm_eps", 1e-6),
             query_scale=f.number("query_pre_attn_scalar", 256) ** -0.5,
             softcap=f.optional_number("final_logit_softcapping"),
             tied_head=f.flag("tie_word_embeddings", True),
             max_context_tokens=f.positive("max_position_embeddings", 131_072),
-            attention=tuple(ropes[kind] for kind in types),
+            attention=tuple(kinds[kind] for kind in types),
         )
 
     @property
@@ -110,13 +109,13 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     """Every tensor of the model, in the order of use."""
     c = config
     yield from blocks.vocabulary_tensors(c.vocab_size, c.width, c.tied_head)
-    for i in range(len(c.attention)):
+    for i, attention in enumerate(c.attention):
         layer = f"layers.{i}."
         for norm in NORMS:
             yield blocks.vector(f"{layer}{norm}.weight", c.width, PLUS_ONE)
         # The attention scale rides on q's norm: RoPE is linear, so it commutes.
         q_norm = Fold(add=1.0, mul=c.query_scale)
-        yield from blocks.attention_tensors(layer, c.width, c.heads, True, q_norm, PLUS_ONE)
+        yield from blocks.attention_tensors(layer, c.width, attention.heads, True, q_norm, PLUS_ONE)
         yield from blocks.mlp_tensors(layer, c.width, c.ffn_width)
     yield blocks.vector("norm.weight", c.width, PLUS_ONE)
 
@@ -136,10 +135,10 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
             return g.rms_norm(y, f"{layer}{which}.weight", c.eps)
 
         h = norm(x, "input_layernorm")
-        kv = blocks.keys_and_values(g, h, i, attention, c.heads, c.eps, norm_values=False)
+        kv = blocks.keys_and_values(g, h, i, attention, c.eps, norm_values=False)
         if not with_logits and i == len(c.attention) - 1:
             return g
-        y = blocks.attend(g, h, i, attention, c.heads, c.eps, kv)
+        y = blocks.attend(g, h, i, attention, c.eps, kv)
         x = g.add(x, norm(y, "post_attention_layernorm"))
         h = norm(x, "pre_feedforward_layernorm")
         gate, up = g.linear(h, layer + "mlp.gate_proj.weight"), g.linear(h, layer + "mlp.up_proj.weight")

@@ -5,12 +5,13 @@ Source: transformers models/gemma3n/modeling_gemma3n.py. AltUp: arXiv 2301.13310
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from statistics import NormalDist
 from typing import Any, Final
 
 from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models import blocks
-from gemma_edge.converter.models.blocks import AttentionLayer, Heads
+from gemma_edge.converter.models.blocks import AttentionLayer, Heads, Part
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
 from gemma_edge.converter.models.questions import Names, Wrong
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
@@ -35,6 +36,20 @@ NORMS = (
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a model's tensors lie, if it shares them with another one (matformer/pair.py).
+
+    layers: the number of each layer in their names. all_layers: of the model that has most. ffn: what each layer's
+    feed-forward matrices are stored in. projection: the same of per_layer_model_projection, counted in layers.
+    """
+
+    layers: tuple[int, ...]
+    all_layers: int
+    ffn: tuple[tuple[Part, ...], ...]
+    projection: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
 class Config:
     """The numbers of config.json that decide the computation."""
 
@@ -44,7 +59,6 @@ class Config:
     width: int  # D
     ffn_widths: tuple[int, ...]  # per layer
     sparsity: tuple[float, ...]  # per layer, share of gate activations cut to zero
-    heads: Heads
     eps: float
     softcap: float | None
     tied_head: bool
@@ -56,6 +70,7 @@ class Config:
     altup_clip: float | None
     altup_scale_output: bool
     laurel_rank: int
+    place: Place | None = None  # None: tensors are called and stored as in a checkpoint
 
     def __post_init__(self) -> None:
         if any(not 0 <= share < 1 for share in self.sparsity):
@@ -63,12 +78,7 @@ class Config:
                 f"config.json: activation_sparsity_pattern is {self.sparsity}, expected shares in [0, 1); "
                 "fix the checkpoint"
             )
-        owned = {layer.window for layer in self.attention[: self.kv_layers]}
-        if {layer.window for layer in self.attention} - owned:
-            raise ConfigError(
-                f"config.json: the first {self.kv_layers} layers own KV but not of every kind in layer_types; "
-                "lower num_kv_shared_layers or fix layer_types"
-            )
+        blocks.check_owners(self.attention, self.kv_layers)
         if self.altup_active >= self.altup_inputs:
             raise ConfigError(
                 f"config.json: altup_active_idx is {self.altup_active}, expected less than altup_num_inputs "
@@ -88,11 +98,14 @@ class Config:
                 f"config.json: num_kv_shared_layers is {shared}, expected less than the {layers} layers; "
                 "fix the checkpoint"
             )
+        heads = Heads(
+            f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 2), f.positive("head_dim", 256)
+        )
         kinds = {
             "sliding_attention": AttentionLayer(
-                Rope(*f.rope("sliding_attention", 10_000.0)), f.positive("sliding_window", 512)
+                Rope(*f.rope("sliding_attention", 10_000.0)), f.positive("sliding_window", 512), heads
             ),
-            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None),
+            "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None, heads),
         }
         sparse = 10 if layers > 10 else 0  # Gemma3nTextConfig's default pattern
         pattern = values.get("activation_sparsity_pattern")
@@ -105,9 +118,6 @@ class Config:
             width=f.positive("hidden_size", 2048),
             ffn_widths=tuple(int(n) for n in f.per_layer("intermediate_size", layers, 16_384)),
             sparsity=Fields({"activation_sparsity_pattern": pattern}).per_layer("activation_sparsity_pattern", layers),
-            heads=Heads(
-                f.positive("num_attention_heads", 8), f.positive("num_key_value_heads", 2), f.positive("head_dim", 256)
-            ),
             eps=f.number("rms_norm_eps", 1e-6),
             softcap=f.optional_number("final_logit_softcapping", 30.0),
             tied_head=f.flag("tie_word_embeddings", True),
@@ -123,10 +133,25 @@ class Config:
 
     def kv_source(self, layer: int) -> int:
         """The layer whose keys and values `layer` reads: itself, or the last KV-owning layer of its own kind."""
-        if layer < self.kv_layers:
-            return layer
-        window = self.attention[layer].window
-        return max(i for i in range(self.kv_layers) if self.attention[i].window == window)
+        return blocks.owner_of(layer, self.attention, self.kv_layers)
+
+    def number(self, layer: int) -> int:
+        """What a layer is called in the names of its tensors and of its keys and values."""
+        return layer if self.place is None else self.place.layers[layer]
+
+    def ffn_parts(self, layer: int) -> tuple[Part, ...]:
+        """What its feed-forward matrices are stored in; nothing where they are in one."""
+        return () if self.place is None else self.place.ffn[layer]
+
+    @property
+    def stored_layers(self) -> int:
+        """Those in the table of per-layer embeddings."""
+        return len(self.attention) if self.place is None else self.place.all_layers
+
+    @property
+    def projection_parts(self) -> tuple[Part, ...]:
+        """Of per_layer_model_projection; sizes in layers."""
+        return () if self.place is None else self.place.projection
 
     @property
     def ffn_width(self) -> int:
@@ -145,9 +170,8 @@ class Config:
 
     def unused_tensors(self) -> Iterator[str]:
         """Official checkpoints hold keys and values of layers that read another's."""
-        for layer in range(self.kv_layers, len(self.attention)):
-            for name in ("k_proj.", "v_proj.", "k_norm.", "v_norm."):
-                yield f"layers.{layer}.self_attn.{name}"
+        shared = range(self.kv_layers, len(self.attention))
+        yield from blocks.kv_names(self.number(layer) for layer in shared)
 
     def wrong(self) -> Iterator[tuple[Wrong, "Config"]]:
         """See questions.py."""
@@ -177,21 +201,17 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     """Every tensor of the model, in the order of use."""
     c = config
     n, width, ple = c.altup_inputs, c.width, c.ple_width
-    all_ple = len(c.attention) * ple
     coefficient = Fold(clip=c.altup_clip)
     yield from blocks.vocabulary_tensors(c.vocab_size, width, c.tied_head)
-    table = blocks.matrix("embed_tokens_per_layer.weight", c.ple_vocab_size, all_ple, Role.PLE, Fold(mul=ple**0.5))
-    yield replace(table, parts=len(c.attention))
-    yield blocks.matrix("per_layer_model_projection.weight", all_ple, width, Role.ALTUP)
-    yield blocks.vector("per_layer_projection_norm.weight", ple)
+    yield from blocks.per_layer_tensors(c.ple_vocab_size, c.stored_layers, ple, width, c.projection_parts)
     for k in range(n - 1):
         yield blocks.matrix(f"altup_projections.{k}.weight", width, width, Role.ALTUP)
-    for i in range(len(c.attention)):
-        layer = f"layers.{i}."
+    for i, attention in enumerate(c.attention):
+        layer = f"layers.{c.number(i)}."
         for norm in NORMS:
             yield blocks.vector(f"{layer}{norm}.weight", width)
-        yield from blocks.attention_tensors(layer, width, c.heads, i < c.kv_layers, AS_STORED, AS_STORED)
-        yield from blocks.mlp_tensors(layer, width, c.ffn_widths[i], is_sparse=c.sparsity[i] > 0.5)
+        yield from blocks.attention_tensors(layer, width, attention.heads, i < c.kv_layers, AS_STORED, AS_STORED)
+        yield from blocks.mlp_tensors(layer, width, c.ffn_widths[i], c.sparsity[i] > 0.5, c.ffn_parts(i))
         yield blocks.matrix(layer + "laurel.linear_left.weight", c.laurel_rank, width, Role.SMALL)
         yield blocks.matrix(layer + "laurel.linear_right.weight", width, c.laurel_rank, Role.SMALL)
         yield blocks.matrix(layer + "per_layer_input_gate.weight", ple, width, Role.SMALL)
@@ -216,21 +236,22 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
     g = Graph(name, tokens, specs)
     x = g.input("embeddings", (1, tokens, c.width))
     ple = g.input("per_layer_embeddings", (1, tokens, len(c.attention), c.ple_width))
-    per_layer = _project_per_layer_inputs(g, c, x, ple)  # [B, T, L, P]
+    per_layer = blocks.per_layer_inputs(g, x, ple, c.eps, c.projection_parts)  # [B, T, L, P]
     state = _spread(g, c, x)  # [B, T, N, D]
     caches: dict[int, KVCache] = {}
     for i, attention in enumerate(c.attention):
-        predicted = _altup_predict(g, c, i, state)  # [B, T, N, D]
+        number = c.number(i)
+        predicted = _altup_predict(g, c, number, state)  # [B, T, N, D]
         active = _stream(g, predicted, c.altup_active)  # [B, T, D]
-        h = g.rms_norm(active, f"layers.{i}.input_layernorm.weight", c.eps)
+        h = g.rms_norm(active, f"layers.{number}.input_layernorm.weight", c.eps)
         if i < c.kv_layers:
-            caches[i] = blocks.keys_and_values(g, h, i, attention, c.heads, c.eps, norm_values=True)
+            caches[i] = blocks.keys_and_values(g, h, number, attention, c.eps, norm_values=True)
         if not with_logits and i == c.kv_layers - 1:
             return g
-        y = blocks.attend(g, h, i, attention, c.heads, c.eps, caches[c.kv_source(i)])
+        y = blocks.attend(g, h, number, attention, c.eps, caches[c.kv_source(i)])
         y = _feed_forward(g, c, i, active, h, y)
         per_layer_i = g.reshape(g.slice(per_layer, 2, i, 1), (1, tokens, c.ple_width))
-        state = g.layers[i] = _altup_correct(g, c, i, predicted, active, y, per_layer_i)
+        state = g.layers[number] = _altup_correct(g, c, number, predicted, active, y, per_layer_i)
     x = g.rms_norm(_gather(g, c, g.last_token(state)), "norm.weight", c.eps)
     g.output("logits", blocks.logits(g, x, c.softcap))
     return g
@@ -240,16 +261,18 @@ def lookups(config: Config, specs: Mapping[str, TensorSpec], tokens: int) -> Ite
     """The tables that are read by row, outside the decoder."""
     c = config
     yield blocks.lookup("embedder", specs, tokens, "embed_tokens.weight", (c.width,))
-    shape = (len(c.attention), c.ple_width)
-    yield blocks.lookup("per_layer_embedder", specs, tokens, "embed_tokens_per_layer.weight", shape)
+    yield _per_layer_lookup(c, specs, tokens)
 
 
-def _project_per_layer_inputs(g: Graph, c: Config, x: Value, ple: Value) -> Value:
-    """[B, T, D], [B, T, L, P] -> [B, T, L, P], what each layer is told about each token."""
-    y = g.reshape(g.linear(x, "per_layer_model_projection.weight"), ple.shape)
-    # The model scales y by D^-0.5 before this norm; a norm only sees that in its epsilon.
-    y = g.rms_norm(y, "per_layer_projection_norm.weight", c.eps * c.width)
-    return g.mul(g.add(y, ple), SQRT_HALF)
+def _per_layer_lookup(c: Config, specs: Mapping[str, TensorSpec], tokens: int) -> Graph:
+    """Of a table that has more layers than this model, those of this model: [1, T, L, P]."""
+    shape = (c.stored_layers, c.ple_width)
+    if c.place is None or len(c.attention) == c.stored_layers:
+        return blocks.lookup("per_layer_embedder", specs, tokens, blocks.PLE_TABLE, shape)
+    g = Graph("per_layer_embedder", tokens, specs)
+    rows = g.reshape(g.embed(g.input("token_ids", (1, tokens), "int32"), blocks.PLE_TABLE), (1, tokens, *shape))
+    g.output("embeddings", g.concat([g.slice(rows, 2, layer, 1) for layer in c.place.layers], 2))
+    return g
 
 
 def _magnitude(g: Graph, x: Value) -> Value:
@@ -326,7 +349,7 @@ def _altup_correct(
 
 def _feed_forward(g: Graph, c: Config, layer: int, active: Value, h: Value, attended: Value) -> Value:
     """LAuReL beside attention, then the MLP; all [B, T, D]. h is `active` after input_layernorm."""
-    p = f"layers.{layer}."
+    p = f"layers.{c.number(layer)}."
 
     def norm(y: Value, which: str) -> Value:
         return g.rms_norm(y, f"{p}{which}.weight", c.eps)
@@ -337,10 +360,9 @@ def _feed_forward(g: Graph, c: Config, layer: int, active: Value, h: Value, atte
     x = g.mul(g.add(x, laurel), SQRT_HALF)
 
     h = norm(x, "pre_feedforward_layernorm")
-    gate = g.linear(h, p + "mlp.gate_proj.weight")
-    if c.sparsity[layer] > 0.0:
-        gate = _gaussian_topk(g, gate, c.sparsity[layer])
-    y = g.linear(g.mul(g.gelu(gate), g.linear(h, p + "mlp.up_proj.weight")), p + "mlp.down_proj.weight")
+    sparsity = c.sparsity[layer]
+    cut = partial(_gaussian_topk, g, sparsity=sparsity) if sparsity > 0.0 else None
+    y = blocks.mlp(g, h, p, c.ffn_parts(layer), cut)
     return g.add(x, norm(y, "post_feedforward_layernorm"))
 
 

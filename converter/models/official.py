@@ -21,7 +21,23 @@ class Official:
     text: Mapping[str, Any]
 
 
+_GEMMA4: Mapping[str, Any] = {
+    "model_type": "gemma4_text", "num_attention_heads": 8, "head_dim": 256, "global_head_dim": 512,
+    "sliding_window": 512, "hidden_size_per_layer_input": 256, "final_logit_softcapping": 30.0,
+}  # fmt: skip
+"""What both sizes say (transformers models/gemma4/convert_gemma4_weights.py)."""
+
 OFFICIAL: Mapping[str, Official] = {
+    "gemma4-e4b": Official("google/gemma-4-E4B-it", {
+        **_GEMMA4, "num_hidden_layers": 42,
+        "num_kv_shared_layers": 18, "hidden_size": 2560, "intermediate_size": 10_240,
+        "num_key_value_heads": 2,
+    }),
+    "gemma4-e2b": Official("google/gemma-4-E2B-it", {
+        **_GEMMA4, "num_hidden_layers": 35, "num_kv_shared_layers": 20, "hidden_size": 1536, "intermediate_size": 6144,
+        "num_key_value_heads": 1, "use_double_wide_mlp": True,
+        "layer_types": [*["sliding_attention"] * 4, "full_attention"] * 7,
+    }),
     "e4b": Official("google/gemma-3n-E4B-it", {
         "model_type": "gemma3n_text", "num_hidden_layers": 35, "num_kv_shared_layers": 15, "intermediate_size": 16384,
     }),
@@ -34,7 +50,7 @@ OFFICIAL: Mapping[str, Official] = {
         "max_position_embeddings": 32_768,
     }),
 }  # fmt: skip
-"""By size, the largest first: the one table of them."""
+"""By size, of each family the largest first: the one table of them."""
 
 
 def official_model(size: str, cut: Slice | None = None) -> Model:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gemma_edge.converter.models.blocks import AttentionLayer, Heads
+from gemma_edge.converter.models.blocks import AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Names:
     litert: LiteRT-LM's model type. onnx_architecture, onnx_model_type: of config.json, where transformers.js looks.
     onnx_text_type: of the text_config, for a family that transformers.js knows as a multimodal model only; its tables
     are then a graph of their own. genai: onnxruntime-genai's model type, where it has one. processor, audio_features:
-    transformers' classes that prepare images and sound.
+    transformers' classes that prepare images and sound. template: of templates/, for checkpoints without one.
     """
 
     litert: str
@@ -25,6 +25,7 @@ class Names:
     genai: str | None = None
     processor: str | None = None
     audio_features: str | None = None
+    template: str = "gemma"
 
 
 class Wrong(StrEnum):
@@ -50,16 +51,20 @@ class Config(Protocol):
         """D."""
 
     @property
-    def heads(self) -> Heads:
-        """Of every layer."""
-
-    @property
     def max_context_tokens(self) -> int:
         """What it was trained for."""
 
     @property
     def attention(self) -> tuple[AttentionLayer, ...]:
         """One for each layer."""
+
+    @property
+    def eps(self) -> float:
+        """What norms add to a mean square."""
+
+    @property
+    def softcap(self) -> float | None:
+        """Bound of the logits."""
 
     @property
     def kv_layers(self) -> int:

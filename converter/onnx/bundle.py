@@ -75,14 +75,16 @@ class OnnxBundle:
         data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
         config = model_config(checkpoint, plan.model.names, dtype, data_files)
         files.append(_json(onnx_dir.CONFIG, config))
-        template = bundle_template(checkpoint, media(plan.model.image_pixels, plan.model.takes_audio))
+        template = bundle_template(
+            checkpoint, media(plan.model.image_pixels, plan.model.takes_audio), plan.model.names.template
+        )
         tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size, template.written)
         if plan.model.names.genai is not None:
             genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
             files.append(_json(onnx_dir.GENAI_CONFIG, genai))
         files += _tokenizer_files(plan, checkpoint, tokenizer, template)
         digests = Digests.written(dict.fromkeys(_run(files), "0" * 64))
-        unlike = programs_unlike(checkpoint)
+        unlike = programs_unlike(checkpoint, plan.model.names.template)
         if plan.model.names.genai is None:
             unlike.pop("onnxruntime-genai", None)
         notes = tuple(map(_note, unlike.items()))
@@ -99,6 +101,10 @@ class OnnxBundle:
         [content] = (file.content for file in self.sections if file.name == onnx_dir.TOKENIZER)
         assert isinstance(content, bytes)
         return content
+
+    def beside(self, out: Path) -> Mapping[Path, bytes]:  # noqa: ARG002  as other formats have it
+        """Nothing."""
+        return {}
 
     def write(
         self,
@@ -195,7 +201,7 @@ def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: B
     metadata = llm_metadata(
         checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
     )
-    config = tokenizer_config(checkpoint)
+    config = tokenizer_config(checkpoint, model.names)
     names, made = list(COPIED), {}
     if model.encoders:
         config = {**processor.TOKENS, "processor_class": model.names.processor, **config}

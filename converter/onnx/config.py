@@ -35,19 +35,20 @@ def model_config(checkpoint: Path, names: Names, dtype: str, data_files: Mapping
     return {**config, **named, "text_config": text, "transformers.js_config": settings}
 
 
-def tokenizer_config(checkpoint: Path) -> Json:
+def tokenizer_config(checkpoint: Path, names: Names) -> Json:
     """tokenizer_config.json with the chat template inside, where transformers.js looks for it.
 
-    The checkpoint's own template, else ours.
+    The checkpoint's own template, else ours for the family.
     """
     path = checkpoint / "tokenizer_config.json"
     config = read_json_object(path) if path.exists() else {}
-    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": onnx_template(checkpoint)}
+    return {**config, "tokenizer_class": "GemmaTokenizer", "chat_template": onnx_template(checkpoint, names.template)}
 
 
 def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes, template: BundleTemplate) -> Json:
     """genai_config.json of a family that it knows (onnxruntime-genai 0.18, src/config.h)."""
     config = plan.model.config
+    heads = config.attention[0].heads  # a family that it knows has but one kind
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     sampler = sampler_defaults(checkpoint)
     inputs = ("input_ids", "attention_mask", "position_ids")
@@ -64,10 +65,10 @@ def genai_config(plan: Plan, checkpoint: Path, graph_file: str, tokenizer: bytes
             "decoder": {
                 "filename": f"{GRAPHS}/{graph_file}",
                 "session_options": {"provider_options": []},
-                "head_size": config.heads.size,
+                "head_size": heads.size,
                 "hidden_size": config.width,
-                "num_attention_heads": config.heads.query,
-                "num_key_value_heads": config.heads.kv,
+                "num_attention_heads": heads.query,
+                "num_key_value_heads": heads.kv,
                 "num_hidden_layers": len(config.attention),
                 "inputs": {name: name for name in inputs} | caches,
                 "outputs": {"logits": "logits"} | presents,

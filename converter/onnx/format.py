@@ -25,13 +25,13 @@ from gemma_edge.converter.plan.footprint import ModelSizes, Needs, cache_layout,
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Placement, Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs_encoders import with_encoders
 from gemma_edge.profiles.costs_onnx import PREFILL_TOKENS, onnx_footprint
 from gemma_edge.runtime.formats.atomic import atomic_directory
-from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
 
 
 def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:  # noqa: ARG001  a graph takes any length
@@ -42,7 +42,9 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:  # no
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
-    """See plan/door.py; a scale is stored for every block."""
+    """See plan/door.py; a scale is stored for every block. Raises EncodingError for what is not written here."""
+    if storage.encoding.is_foreign:
+        raise EncodingError(f"ONNX directories hold no {storage.encoding.name}; use int8 or fp16")
     is_table = Placement.of(spec.role) is Placement.OFFLOADED
     return stored_bytes(spec.shape, storage.encoding, is_table)
 
@@ -74,7 +76,10 @@ def _kv_bytes(model: ModelSizes, context_tokens: int) -> tuple[int, int]:
     shared = {config.kv_source(layer) for layer in readers}
     layout = CacheLayout(context_tokens, PREFILL_TOKENS)
     windows = [None if layer in shared else owner.window for layer, owner in enumerate(owners)]
-    sizes = [(layout.nbytes(config.heads.kv, config.heads.size, window), window) for window in windows]
+    sizes = [
+        (layout.nbytes(owner.heads.kv, owner.heads.size, window), window)
+        for owner, window in zip(owners, windows, strict=True)
+    ]
     return sum(nbytes for nbytes, _ in sizes), sum(nbytes for nbytes, window in sizes if window is not None)
 
 
@@ -115,7 +120,7 @@ def inspect(path: Path) -> dict[str, Any]:
     return inspect_directory(path)
 
 
-def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+def stored_rows(path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[StoredRows]]:
     """See plan/output.py. Raises OnnxDirectoryError."""
     from gemma_edge.converter.onnx import stored
 

@@ -18,6 +18,14 @@ class CacheLayout:
             return self.context_tokens
         return min(self.context_tokens, window + self.longest_prefill_tokens)
 
+    def read_slots(self, window: int | None, past: int | None) -> int:
+        """Those that a run with no more than `past` tokens before it has to read; None: with as many as there may be.
+
+        Of a ring all: any of its slots may hold a position.
+        """
+        slots = self.slots(window)
+        return slots if past is None or self.is_ring(window) else min(slots, past)
+
     def is_ring(self, window: int | None) -> bool:
         """Whether positions wrap around."""
         return self.slots(window) < self.context_tokens

@@ -111,8 +111,8 @@ def _modalities(target: Target, model: Model) -> Iterator[tuple[Modality, ...]]:
 
     Encoders are in memory one at a time, so of two the larger one goes first: that of sound.
     """
-    if target.modalities is not None:
-        yield target.modalities
+    if target.modalities is not None or not target.format.encoders:
+        yield target.modalities or (Modality.TEXT,)
         return
     fewer = ((Modality.TEXT, encoder.modality) for encoder in model.encoders)
     yield from dict.fromkeys([model.modalities, *fewer, (Modality.TEXT,)])
@@ -171,13 +171,17 @@ def _sizes(target: Target) -> Iterator[_Step]:
     A model of the user's own has no smaller ones.
     """
     yield AS_ASKED
-    if target.size == WHOLE_OF_SLICES:
+    if target.size == WHOLE_OF_SLICES and target.beside is None:
         for steps, cut in enumerate(smaller_slices(target.slice), start=1):
             yield _Step({"slice": cut}, Distance(slice=steps))
     ladder = list(OFFICIAL)
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
-        yield _Step({"size": size, "slice": None}, Distance(model=steps), f"--checkpoint {OFFICIAL[size].repository}")
+        yield _Step(
+            {"size": size, "slice": None, "beside": None},
+            Distance(model=steps),
+            f"--checkpoint {OFFICIAL[size].repository}",
+        )
 
 
 def _fewer_modalities(target: Target) -> Iterator[_Step]:
@@ -205,12 +209,15 @@ def _weights(target: Target) -> Iterator[_Step]:
 
 
 def _contexts(target: Target, model: Model) -> Iterator[_Step]:
-    """The context asked for, then powers of two below it."""
-    asked = target.context_for(model)
-    yield AS_ASKED
+    """The context asked for, then powers of two below it; of a smaller model, as far as it takes them."""
+    longest = model.config.max_context_tokens
+    asked = target.context_tokens or target.context_for(model)
+    if asked <= longest:
+        yield AS_ASKED
     context, steps = 1 << (asked - 1).bit_length() - 1, 1
     while context >= SHORTEST_CONTEXT_TOKENS:
-        yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
+        if context <= longest:
+            yield _Step({"context_tokens": context}, Distance(context=steps), f"--context {context}")
         context, steps = context // 2, steps + 1
 
 

@@ -72,13 +72,13 @@ class ModelSizes:
         config = self.model.config
         return ActivationShape(
             context_tokens,
-            heads=config.heads.query,
-            kv_heads=config.heads.kv,
+            heads=max(layer.heads.query for layer in config.attention),
+            kv_heads=min(layer.heads.kv for layer in config.attention),
             model_width=config.width,
             ffn_width=config.ffn_width,
             altup_inputs=config.residual_streams,
             ple_values=config.ple_values,
-            kv_values=2 * len(self.owners) * config.heads.kv * config.heads.size,
+            kv_values=sum(2 * layer.heads.kv * layer.heads.size for layer in self.owners),
         )
 
 

@@ -15,7 +15,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import Inputs
 from gemma_edge.converter.plan.format import FORMATS, Format
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.quantize import QuantError
 from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer
 from gemma_edge.converter.tensors import TensorSpec
@@ -57,6 +57,9 @@ class Bundle(Protocol):
     def notes(self) -> Sequence[str]:
         """What whoever uses it should know, a line each."""
 
+    def beside(self, out: Path) -> Mapping[Path, bytes]:
+        """Further files that belong to the output `out`, and lie beside it."""
+
     def write(
         self,
         output: Any,
@@ -87,7 +90,7 @@ class Output(Protocol):
     def inspect(self, path: Path) -> dict[str, Any]:
         """What it holds, as JSON values."""
 
-    def stored_rows(self, path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[PackedRows]]:
+    def stored_rows(self, path: Path, specs: Mapping[str, TensorSpec]) -> Mapping[str, Sequence[StoredRows]]:
         """The rows of those weights that are there, by name; of one in several pieces, the pieces in order."""
 
     def show(self, values: dict[str, Any], console: Console) -> None:
@@ -99,10 +102,18 @@ def output_of(format: Format) -> Output:  # noqa: A002  what it is
     return cast(Output, import_module(f"gemma_edge.converter.{format.room}.format"))
 
 
+def format_at(path: Path) -> Format:
+    """Of what lies there; the first format where none knows it, which then says so.
+
+    The last that says it may be its own is asked: litert takes any file, what is listed behind it looks closer.
+    """
+    first, *others = FORMATS.values()
+    return next((known for known in reversed(others) if output_of(known).reads(path)), first)
+
+
 def reader_of(path: Path) -> Output:
-    """For what lies there; the first format where none knows it, which then says so."""
-    outputs = [output_of(known) for known in FORMATS.values()]
-    return next((output for output in outputs if output.reads(path)), outputs[0])
+    """For what lies there, see format_at."""
+    return output_of(format_at(path))
 
 
 def digest_and_sync(output: Any) -> str:

@@ -46,6 +46,15 @@ class PlannedCache:
 
 
 @dataclass(frozen=True)
+class PlannedModel:
+    """One of two models of the same weights. weight_bytes: of what a decode step reads, but for rows of tables."""
+
+    name: str
+    layers: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole request, decided. `graphs` are the signatures of each section, `specs` all tensors by their names."""
 
@@ -90,6 +99,27 @@ class Plan:
         if profile is None:
             return None
         return predicted_decode_tokens_per_s(profile, self.fitted.needs.bytes_per_token)
+
+    @property
+    def models(self) -> tuple[PlannedModel, ...]:
+        """Both, the large one first, where there are two; else none."""
+        beside = self.target.beside
+        if beside is None:
+            return ()
+        nbytes = {t.spec.name: t.nbytes for t in self.tensors if Placement.of(t.spec.role) is Placement.RESIDENT}
+        graphs = {graph.name: graph for graph in self.graphs[DECODER]}
+        both = ((self.target.size, graphs["decode"]), (beside.name, graphs[f"{beside.name}/decode"]))
+        return tuple(
+            PlannedModel(name, len(graph.layers), sum(nbytes.get(spec, 0) for spec in graph.used))
+            for name, graph in both
+        )
+
+    def predicted_tokens_per_s(self, model: PlannedModel) -> float | None:
+        """As `predicted_decode_tokens_per_s`, of one of two models."""
+        profile = self.target.profile
+        if profile is None:
+            return None
+        return predicted_decode_tokens_per_s(profile, model.weight_bytes + self.cache_bytes)
 
     @property
     def storages(self) -> dict[str, Storage]:

@@ -12,9 +12,11 @@ from typing import Final, Self, TypedDict, TypeVar, Unpack
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.matformer.files import slice_of
-from gemma_edge.converter.models.matformer.slices import PUBLISHED, Slice, is_published_name, published
+from gemma_edge.converter.models.matformer.pair import large_model
+from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
 from gemma_edge.converter.tokenizer.windows import read_text
@@ -27,6 +29,11 @@ DEFAULT_CONTEXT_TOKENS = 4096
 DEFAULT_PREFILL_TOKENS = (16, 128)
 """A large chunk for speed (longer ones cost activation memory: 70 MB at 128) and a small one so that a turn can end
 close to the end of the context, where a padded large chunk would not fit."""
+
+
+SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
+"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 8192 and so on, a
+conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
 
 
 class TargetError(GemmaEdgeError):
@@ -55,7 +62,8 @@ def format_of(out: Path, asked: str | None) -> str | None:
 
     Raises TargetError where the two contradict each other.
     """
-    named = out.suffix[1:] if out.suffix in (".litertlm", ".task") else None
+    suffixes = {known.suffix: name for name, known in FORMATS.items() if known.suffix} | {".task": "task"}
+    named = suffixes.get(out.suffix)
     if asked is not None and named is not None and asked != named:
         raise TargetError(
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
@@ -68,6 +76,16 @@ def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
     if context_tokens is None:
         return DEFAULT_PREFILL_TOKENS
     return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
+
+
+def usual_spans(context_tokens: int) -> tuple[int, ...]:
+    """How many tokens of a context attention gets signatures of its own for, beside one for all of them."""
+    spans = []
+    span = SHORTEST_SPAN_TOKENS
+    while span < context_tokens:
+        spans.append(span)
+        span *= SPAN_STEP
+    return tuple(spans)
 
 
 CUSTOM = "custom"
@@ -89,12 +107,14 @@ class Options(TypedDict, total=False):
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
-    describes it; a target of such a name (e3.39-int4) is the same.
+    describes it; a target of such a name (e3.39-int4) is the same. with_slice: likewise, a smaller model to store
+    beside the whole, of the same weights; a target of two names (e4b+e2b-int4) is the same.
     """
 
     profile: str | None
     context: int | None
     prefill: Sequence[int] | None
+    spans: Sequence[int] | None
     kv: str
     recipe: str | Path | None
     encoding: Sequence[str]
@@ -105,6 +125,7 @@ class Options(TypedDict, total=False):
     max_bytes: str | None
     lora: str | Path | None
     slice: str | Path | None
+    with_slice: str | Path | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +139,7 @@ class Target:
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
     of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
+    beside: what to store beside the whole, of the same weights.
     """
 
     size: str
@@ -125,6 +147,7 @@ class Target:
     recipe: Recipe
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
+    spans: tuple[int, ...] | None = None
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -134,6 +157,7 @@ class Target:
     max_bytes: int | None = None
     lora: Path | None = None
     slice: Slice | None = None
+    beside: Slice | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens is not None and self.context_tokens < 16:
@@ -144,6 +168,11 @@ class Target:
                 f"prefill {','.join(map(str, lengths)) or 'empty'}: expected chunk lengths of at least 1, rising; "
                 "for example --prefill 16,128"
             )
+        if self.spans is not None and (any(n < 1 for n in self.spans) or sorted(set(self.spans)) != list(self.spans)):
+            raise TargetError(
+                f"spans {','.join(map(str, self.spans))}: expected lengths of at least 1, rising; for example "
+                "--spans 1024,4096"
+            )
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
             raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
@@ -152,8 +181,28 @@ class Target:
                 f"modalities {','.join(self.modalities) or 'empty'}: expected text among them; for example "
                 "--modalities text,vision"
             )
+        if not self.format.encoders and self.modalities is not None and len(self.modalities) > 1:
+            raise TargetError(
+                f"modalities {','.join(self.modalities)}: {self.format.name} holds the text model alone; "
+                "use --modalities text"
+            )
+        if self.beside is not None:
+            self._check_pair(self.beside)
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
+
+    def _check_pair(self, beside: Slice) -> None:
+        if not self.format.pairs:
+            raise TargetError(
+                f"with-slice {beside.name}: {self.format.name} holds one model; use --format {LITERTLM.name}"
+            )
+        if self.slice is not None:
+            raise TargetError(
+                f"slice {self.slice.name} with-slice {beside.name}: the larger of two models is the whole checkpoint; "
+                "leave --slice out"
+            )
+        if beside.name == self.size:
+            raise TargetError(f"with-slice {beside.name}: both models would be called so; give the slice another name")
 
     @classmethod
     def parse(cls, target: str, **options: Unpack[Options]) -> Self:
@@ -161,11 +210,12 @@ class Target:
 
         target: "e2b-int4" and so on. Raises TargetError, RecipeError, TextError or ProfileError.
         """
-        size, precision = cls.split_name(target)
-        slice_ = cls._slice(target, options.get("slice"))
+        names, precision = cls.split_name(target)
+        size, _, beside = names.partition("+")
+        cut = size if is_published_name(size) else ""
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
-        prefill = options.get("prefill")
+        prefill, spans = options.get("prefill"), options.get("spans")
         is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
         if is_automatic != (max_bytes is not None):
             raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
@@ -179,6 +229,7 @@ class Target:
             recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
             context_tokens=options.get("context"),
             prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
+            spans=None if spans is None else tuple(spans),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),
@@ -187,47 +238,56 @@ class Target:
             calibration=None if calibrate is None else calibration_text(calibrate),
             max_bytes=None if max_bytes is None else _bytes(max_bytes),
             lora=None if lora is None else user_path(lora),
-            slice=slice_,
+            slice=cls._slice(target, cut, options.get("slice")),
+            beside=cls._slice(target, beside, options.get("with_slice")),
         )
 
     @classmethod
     def split_name(cls, name: str) -> tuple[str, str]:
-        """("e2b", "int4") of "e2b-int4", ("e2.98-block", "int8") of "e2.98-block-int8".
+        """("e2b", "int4") of "e2b-int4", ("e2.98-block", "int8") of "e2.98-block-int8", ("e4b+e2b", "int4") of two.
 
         Raises TargetError with the grammar for anything else.
         """
         size, _, precision = name.rpartition("-")
-        if not (size in (*OFFICIAL, CUSTOM) or is_published_name(size)) or precision not in PRECISIONS:
+        large, plus, small = size.partition("+")
+        is_known = size in (*OFFICIAL, CUSTOM) or is_published_name(size)
+        is_pair = plus and large in (WHOLE_OF_SLICES, CUSTOM) and (small == E2B or is_published_name(small))
+        if not (is_known or is_pair) or precision not in PRECISIONS:
             raise TargetError(
                 f"target {name!r}: expected {{{','.join((*OFFICIAL, CUSTOM))}}}-{{{','.join(PRECISIONS)}}}, or a slice "
-                "of E4B such as e3.39-int4; `gemma-edge targets` lists them"
+                "of E4B such as e3.39-int4, or both such as e4b+e2b-int4; `gemma-edge targets` lists them"
             )
         return size, precision
 
     @classmethod
-    def _slice(cls, target: str, choice: str | Path | None) -> Slice | None:
-        """Of the target's name, or of the option. Raises TargetError and SliceError."""
-        size, _ = cls.split_name(target)
-        if not is_published_name(size):
+    def _slice(cls, target: str, name: str, choice: str | Path | None) -> Slice | None:
+        """Of the target's name, or of the option; name: "" for none. Raises TargetError and SliceError."""
+        if not name:
             return None if choice is None else slice_of(choice)
         if choice is not None:
             raise TargetError(f"target {target} and slice {choice}: both name a slice; leave one out")
-        return published(size)
+        return published(name)
 
     def official_model(self) -> Model:
-        """The published model of this size, cut as asked for. Raises SliceError where it cannot be."""
-        return official_model(self.size, self.slice)
+        """The published model of this size, cut or stored as asked for. Raises SliceError where it cannot be."""
+        return self.stored(official_model(self.size, self.slice))
+
+    def stored(self, model: Model) -> Model:
+        """In the parts that another model shares, where one is to lie beside it. Raises SliceError."""
+        return model if self.beside is None else large_model(model, self.beside)
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        recipe, blocks = self.recipe.for_shares(model.shares), self.format.int4_blocks
-        return recipe.with_blocks(*blocks) if blocks else recipe
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head)
 
     @property
     def name(self) -> str:
         """The text that `split_name` reads back."""
         is_cut = self.size == WHOLE_OF_SLICES and self.slice is not None and self.slice.name in PUBLISHED
-        return f"{self.slice.name if is_cut and self.slice else self.size}-{self.precision}"
+        size = self.slice.name if is_cut and self.slice else self.size
+        if self.beside is not None and self.beside.name in (E2B, *PUBLISHED):
+            size += f"+{self.beside.name}"
+        return f"{size}-{self.precision}"
 
     def context_for(self, model: Model) -> int:
         """Tokens of context for this model. Raises TargetError where the request exceeds the model or a chunk it."""
@@ -243,6 +303,11 @@ class Target:
                 f"give chunk lengths up to {context}"
             )
         return context
+
+    def spans_for(self, model: Model) -> tuple[int, ...]:
+        """How many tokens of this model's context get signatures of their own. Raises TargetError as `context_for`."""
+        context = self.context_for(model)
+        return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
         """Refuse a checkpoint that is not the size the target names, or lacks a modality."""
@@ -294,7 +359,7 @@ def _format(name: str) -> Format:
             "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
             "has taken the place of MediaPipe's LLM Inference"
         )
-    raise TargetError(f"format {name!r}: expected {' or '.join(FORMATS)}; use one of them")
+    raise TargetError(f"format {name!r}: expected {choices(FORMATS)}; use one of them")
 
 
 def _bytes(text: str) -> int:

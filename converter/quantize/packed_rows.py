@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,29 @@ from numpy.typing import NDArray
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]
+
+
+class StoredRows(Protocol):
+    """Some rows of a matrix, or a vector as one row, wherever they lie."""
+
+    @property
+    def encoding_name(self) -> str:
+        """ "int4", or "int4-b32" where 32 columns share a scale."""
+
+    @property
+    def columns(self) -> int:
+        """Of each row."""
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+
+    @property
+    def turned(self) -> bool:
+        """Whether its columns are, see formats/hadamard.py."""
+
+    def rows(self, first: int, last: int) -> Float32:
+        """Rows [first, last), float32 [n, columns]."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,17 @@ class PackedRows:
     scales: NDArray[Any] | None
     flip: int = 0
     turned: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return len(self.data)
+
+    @property
+    def encoding_name(self) -> str:
+        """With its blocks."""
+        groups = 1 if self.scales is None else self.scales.shape[1]
+        return self.encoding.name + (f"-b{self.columns // groups}" if groups > 1 else "")
 
     def rows(self, first: int, last: int) -> Float32:
         """Rows [first, last), float32 [n, columns]."""

@@ -145,7 +145,7 @@ def _choose_scales(
         clip = absmax * clip_search(encoding.largest, groups.shape[1]).ratios(absolute, absmax)
     np.divide(clip, np.float32(encoding.largest), out=scales)
     if encoding.block:
-        _round_block_scales(scales)
+        _round_block_scales(scales, encoding)
     else:
         np.maximum(scales, _SMALLEST_SCALE, out=scales)
 
@@ -156,7 +156,7 @@ def storable_scales(scales: NDArray[np.float32], encoding: Encoding) -> NDArray[
     if not encoding.block:
         return np.maximum(scales, _SMALLEST_SCALE)
     rounded = np.array(scales, np.float32)
-    _round_block_scales(rounded)
+    _round_block_scales(rounded, encoding)
     return rounded
 
 
@@ -165,7 +165,7 @@ def _check_finite(absmax: NDArray[np.float32]) -> None:
         raise QuantizeError("found a value that is NaN or infinite, expected numbers; get the checkpoint again")
 
 
-def _round_block_scales(scales: NDArray[np.float32]) -> None:
+def _round_block_scales(scales: NDArray[np.float32], encoding: Encoding) -> None:
     """Rounds, in place, to scales that float16 and bfloat16 both hold.
 
     TFLite stores block scales as float16, and XNNPACK rounds them once more, to bfloat16 (8 significant bits; seen in
@@ -173,8 +173,10 @@ def _round_block_scales(scales: NDArray[np.float32]) -> None:
     integers fit the scale that really multiplies them, in every kernel.
     """
     if scales.size and scales.max() > _LARGEST_BLOCK_SCALE:
+        plain, most = f"int{encoding.bits}", encoding.largest
         raise QuantizeError(
-            f"found a value of {7 * scales.max():.4g}, blockwise int4 holds up to 456960; use int4 without blocks"
+            f"found a value of {most * scales.max():.4g}, blockwise {plain} holds up to {most * 65280}; "
+            f"use {plain} without blocks"
         )
     bits = scales.view(np.uint32)
     bits += 0x7FFF + ((bits >> 16) & 1)  # round to nearest, ties to even, at the 16 bits that bfloat16 keeps
@@ -234,7 +236,7 @@ def _store_floats(values: NDArray[np.float32], encoding: Encoding) -> Quantized:
     _check_finite(np.asarray(largest))
     if encoding.bits == 32:
         return Quantized(encoding.pack(values), None, QuantError(signal=_sum_of_squares(values), values=values.size))
-    if largest > np.finfo(np.float16).max:
+    if largest > np.finfo(np.float16).max and not encoding.brain:
         raise QuantizeError(f"found a value of {largest:.4g}, fp16 holds up to 65504; use int8 or fp32")
     data = encoding.pack(values)
     difference = np.subtract(encoding.unpack(data, values.shape), values)

@@ -36,88 +36,33 @@ embeddings in int4 has a scale for each layer's part of it, where that is as wid
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gemma_edge.converter.quantize import qat_grid
 from gemma_edge.converter.quantize.qat_grid import Grid
-from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.quantize.quantize import Search
+from gemma_edge.converter.quantize.storage import ENCODER_ROLES, Floor, Placement, RecipeError, Storage
 from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
-from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
+
+__all__ = ["ENCODER_ROLES", "NAMES", "OTHER_NAMES", "Floor", "Placement", "Recipe", "RecipeError", "Storage"]
 
 NAMES = ("fp32", "fp16", "int8", "int4")
 """The recipes that the precision part of a target ("e2b-int4") may name."""
 
-OTHER_NAMES = ("int4-fast",)
-"""Recipes that come with the package as well: `--recipe int4-fast`."""
-
-ENCODER_ROLES = (Role.VISION, Role.AUDIO, Role.KERNEL)
-"""What only checkpoints with encoders of images or audio have; a recipe for text need not name them."""
+OTHER_NAMES = ("int4-fast", "bf16")
+"""Recipes that come with the package as well: `--recipe int4-fast`. bf16: for formats of other runtimes."""
 
 _FP32 = Encoding("float", 32)
+_BF16 = Encoding("float", 16, brain=True)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-class RecipeError(GemmaEdgeError):
-    """A recipe that does not exist, cannot be read, or asks for what no bundle can hold."""
-
-
-class Placement(StrEnum):
-    """Where a tensor lives on the device."""
-
-    RESIDENT = "resident"  # in the decoder's section: read for every token
-    OFFLOADED = "offloaded"  # in a mapped section of its own: only touched pages count
-    ON_DEMAND = "on demand"  # in an encoder's section: loaded for an image or a clip, then released
-
-    @classmethod
-    def of(cls, role: Role) -> "Placement":
-        """Tables that are read row by row are offloaded."""
-        if role in ENCODER_ROLES:
-            return cls.ON_DEMAND
-        return cls.OFFLOADED if role in (Role.EMBEDDING, Role.PLE) else cls.RESIDENT
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The decision for one tensor. grid: its integers are those it was trained with, where it has any."""
-
-    encoding: Encoding
-    search: Search = Search.MSE
-    grid: Grid | None = None
-
-    def store(self, rows: NDArray[np.float32]) -> Quantized:
-        """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
-        if self.grid is not None:
-            return qat_grid.keep_grid(rows, self.grid, self.search)
-        return quantize_rows(rows, self.encoding, self.search)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The smallest matrix worth quantizing: one with fewer values, or ragged columns, stays fp32.
-
-    values: at least this many. columns_multiple_of: kernels read integers in groups of this many columns.
-    """
-
-    values: int = 0
-    columns_multiple_of: int = 1
-
-    def admits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of `shape` may be quantized. Only matrices may."""
-        if len(shape) != 2:
-            return False
-        rows, columns = shape
-        return rows * columns >= self.values and columns % self.columns_multiple_of == 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +70,8 @@ class Recipe:
     """Role -> Storage for every role, tensors that differ from theirs, and the floor.
 
     name: one of NAMES, or the path of the file; begins every message. int4_blocks, negative_scales: see `with_blocks`.
+    every_block: see `in_blocks`. int8_blocks: see `packing`.
+    unfolded: whether tables are stored without what their rows are multiplied by.
     shares: of roles that are int8 where they hold a smaller part of a model's values, see `for_shares`.
     hadamard: roles whose matrices are turned, see turning.py. balance: whether columns are scaled, see balance.py.
     Raises RecipeError, by key, for a decision that no bundle can hold.
@@ -132,13 +79,16 @@ class Recipe:
 
     name: str
     roles: Mapping[Role, Storage]
-    floor: Floor = Floor()
+    floor: Floor = field(default_factory=Floor)
     int4_blocks: tuple[int, ...] = ()
     tensors: Mapping[str, Storage] = field(default_factory=dict)
     negative_scales: bool = False
     hadamard: frozenset[Role] = frozenset()
     balance: bool = False
     shares: Mapping[Role, float] = field(default_factory=dict)
+    every_block: int = 0
+    int8_blocks: tuple[int, ...] = ()
+    unfolded: bool = False
 
     def __post_init__(self) -> None:
         missing = [role.value for role in Role if role not in (*self.roles, *ENCODER_ROLES)]
@@ -205,6 +155,25 @@ class Recipe:
         """
         return replace(self, int4_blocks=blocks, negative_scales=True)
 
+    def in_blocks(self, block: int) -> Self:
+        """This recipe with a scale for every `block` columns of all matrices of integers, tables included."""
+        return replace(self, every_block=block, int4_blocks=(), negative_scales=True)
+
+    def packing(self, roles: Collection[Role], int8_blocks: tuple[int, ...]) -> Self:
+        """This recipe with bfloat16 for matrices of other roles, and an int8 scale for the first of these columns that
+        split a row; for all of it where none does.
+        """
+        plain: dict[Role, Storage] = {
+            role: replace(storage, encoding=_BF16) for role, storage in self.roles.items() if role is not Role.NORM
+        }
+        kept = {role: self.roles[role] for role in roles}
+        return replace(self, roles={**self.roles, **plain, **kept}, int8_blocks=int8_blocks)
+
+    def with_one_table(self) -> Self:
+        """This recipe for a head and an embedding that are the same bytes: both get what has more bits of the two."""
+        one = max(self.roles[Role.HEAD], self.roles[Role.EMBEDDING], key=lambda storage: storage.encoding.bits)
+        return replace(self, roles={**self.roles, Role.HEAD: one, Role.EMBEDDING: one})
+
     @classmethod
     def _parse(cls, name: str, text: str) -> Self:
         try:
@@ -246,6 +215,13 @@ class Recipe:
         )
 
     def storage(self, spec: TensorSpec) -> Storage:
+        """The decision for `spec`, see `_decided`."""
+        storage = self._decided(spec)
+        if self.unfolded and Placement.of(spec.role) is Placement.OFFLOADED:
+            return replace(storage, factor=spec.fold.mul)
+        return storage
+
+    def _decided(self, spec: TensorSpec) -> Storage:
         """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
 
         What shall be int4 and was trained on a grid of int4 blocks keeps these blocks; tables that are read by row
@@ -262,8 +238,10 @@ class Recipe:
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
             return Storage(qat_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+        if self.every_block and storage.encoding.kind == "int" and not storage.encoding.block:
+            return self._checked(spec, self._in_blocks(spec, storage))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.
-        if storage.encoding.block and not is_resident and spec.name not in self.tensors:
+        if storage.encoding.block and not is_resident and spec.name not in self.tensors and not self.every_block:
             stored = Encoding("int", 4, self._int4_block(spec))
             if storage.encoding != stored:
                 raise RecipeError(
@@ -272,6 +250,21 @@ class Recipe:
                 )
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
+        if storage.encoding == _INT8:
+            block = next((block for block in self.int8_blocks if spec.shape[1] % block == 0), 0)
+            storage = replace(storage, encoding=Encoding("int", 8, block))
+        return self._checked(spec, storage)
+
+    def _in_blocks(self, spec: TensorSpec, storage: Storage) -> Storage:
+        bits = storage.encoding.bits
+        if bits not in (4, 8):
+            raise RecipeError(
+                f"{spec.name}: found {storage.encoding.name}, expected int4 or int8; this format has a scale for every "
+                f"{self.every_block} columns (recipe {self.name}, {self.key(spec)})"
+            )
+        return replace(storage, encoding=Encoding("int", bits, self.every_block))
+
+    def _checked(self, spec: TensorSpec, storage: Storage) -> Storage:
         try:
             storage.encoding.check(spec.shape)
         except EncodingError as error:

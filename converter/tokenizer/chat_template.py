@@ -42,6 +42,7 @@ __all__ = [
     "ChatTemplateError",
     "bundle_template",
     "gemma_template",
+    "gemma_text_template",
     "onnx_template",
     "programs_unlike",
 ]
@@ -58,6 +59,7 @@ class BundleTemplate:
 
     source: Jinja for LiteRT-LM. is_gemmas: whether it is ours. shows_tools: whether it shows tools; other templates
     than ours need them as they are, JSON objects. calls: how the model writes calls, where that is known.
+    thinks: whether it asks for thoughts (`enable_thinking`).
     starts: whether prompts begin with the start token, which source leaves out. written: control tokens that its
     prompts spell, such as "<eos>". turns: what stands around a message.
     """
@@ -66,26 +68,37 @@ class BundleTemplate:
     is_gemmas: bool = False
     shows_tools: bool = True
     calls: CallSyntax | None = None
+    thinks: bool = False
     starts: bool = True
     written: frozenset[str] = frozenset()
     turns: Turns = GEMMA_TURNS
 
 
-def gemma_template() -> str:
-    """The template of templates/gemma.jinja."""
-    return (files("gemma_edge.converter.tokenizer") / "templates" / "gemma.jinja").read_text("utf-8")
+def gemma_template(name: str = "gemma") -> str:
+    """The template of templates/NAME.jinja."""
+    return _template(f"{name}.jinja")
 
 
-def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTemplate:
+def gemma_text_template() -> str:
+    """For programs with tools of their own: it shows none."""
+    return _template("gemma_text.jinja")
+
+
+def _template(name: str) -> str:
+    return (files("gemma_edge.converter.tokenizer") / "templates" / name).read_text("utf-8")
+
+
+def bundle_template(checkpoint: Path, media: Sequence[str] = (), usual: str = "gemma") -> BundleTemplate:
     """The template for the bundle; see the module's first lines.
 
-    media: "image", "audio": what the model takes beside text.
+    media: "image", "audio": what the model takes beside text. usual: ours, where the checkpoint has none.
     Raises ChatTemplateError: a syntax error, prompts that LiteRT-LM would write otherwise, an unreadable file.
     """
     ours = BundleTemplate(gemma_template(), is_gemmas=True)
     named = checkpoint_templates(checkpoint)
-    if not named:
+    if not named and usual == "gemma":
         return ours
+    named = named or {DEFAULT: gemma_template(usual)}
     special = special_tokens(checkpoint)
     try:
         reference = Reference(named, special)
@@ -99,13 +112,13 @@ def bundle_template(checkpoint: Path, media: Sequence[str] = ()) -> BundleTempla
     return _proved(_Case(checkpoint, named, reference, tuple(media)))
 
 
-def onnx_template(checkpoint: Path) -> str | list[dict[str, str]]:
+def onnx_template(checkpoint: Path, usual: str = "gemma") -> str | list[dict[str, str]]:
     """For transformers.js and onnxruntime-genai, whose engines have Python's methods: the checkpoint's, else ours.
 
     A text, or a list of named ones as the checkpoint has it. Spelled so that each of them writes what transformers
     does, where that can be; `programs_unlike` names what cannot.
     """
-    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
+    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template(usual)}
     shows_tools = Reference(named, special_tokens(checkpoint)).mentions_tools
     named = {name: spelled_for_all(source, shows_tools) for name, source in named.items()}
     if len(named) == 1:
@@ -113,9 +126,9 @@ def onnx_template(checkpoint: Path) -> str | list[dict[str, str]]:
     return [{"name": name, "template": source} for name, source in named.items()]
 
 
-def programs_unlike(checkpoint: Path) -> dict[str, list[str]]:
+def programs_unlike(checkpoint: Path, usual: str = "gemma") -> dict[str, list[str]]:
     """By program, what in the checkpoint's template it does not render as transformers does."""
-    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template()}
+    named = checkpoint_templates(checkpoint) or {DEFAULT: gemma_template(usual)}
     return unlike(Reference(named, special_tokens(checkpoint)))
 
 
@@ -188,6 +201,7 @@ def _proved(case: _Case) -> BundleTemplate:
                 source,
                 shows_tools=case.reference.mentions_tools,
                 calls=call_syntax(case.reference) if case.reference.mentions_tools else None,
+                thinks=case.reference.mentions("enable_thinking"),
                 starts=starts == {True},
                 written=frozenset(token for token in controls if any(token in text for _, text in wanted)),
                 turns=turns(case.reference),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 2**31 - 1  # what an int32 of the metadata holds; more is no sampler's setting
 _FILE = "generation_config.json"
-_ENDS = ("<eos>", "<end_of_turn>")  # Gemma's
+_ENDS = ("<eos>", "<end_of_turn>", "<turn|>", "<|tool_response>")  # Gemma's; after a call Gemma 4 opens the result
 
 # What a bundle says, and what changes no token that is drawn: how fast, how many, what else is returned.
 _SAID = frozenset(
@@ -150,8 +150,8 @@ def stop_token_ids(
     """What ends a reply, each once, ascending.
 
     eos_token_id of generation_config.json, of config.json and of its text_config, a number or a list; the tokenizer's
-    eos_token; Gemma's <eos> and <end_of_turn> where it has them; and the token that the chat template writes behind a
-    reply. turn_end: the text that it writes there.
+    eos_token; Gemma's <eos>, <end_of_turn> and so on where it has them; and the token that the chat template writes
+    behind a reply. turn_end: the text that it writes there.
 
     Raises MetadataError: an id outside the tokenizer; nothing that ends a turn.
     """

@@ -45,6 +45,10 @@ _TOOL: Final[dict[str, Any]] = {
 }
 
 
+# What opens a reply and what follows a call, `<|tool_response>`, may both depend on what comes next.
+_GEMMA4_CALL: Final = re.compile(r"""(<\|tool_call>)call:get_0451\{city:<\|"\|>0452<\|"\|>\}(<tool_call\|>)""")
+
+
 def turns(reference: Reference) -> Turns:
     """Of the second turn, as the first may hold a system message; empty texts where the template takes no second."""
     said, reply, more = _WORDS
@@ -69,6 +73,7 @@ def turns(reference: Reference) -> Turns:
 def call_syntax(reference: Reference) -> CallSyntax | None:
     """How a reply with a call looks; None where LiteRT-LM has no word for it, or nothing stands around it."""
     talk: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+    asked = reference.render(talk, [_TOOL], False)
     opened = reference.render(talk, [_TOOL])
     called = next(
         (
@@ -82,7 +87,11 @@ def call_syntax(reference: Reference) -> CallSyntax | None:
         ),
         None,
     )
-    if opened is None or called is None or not called.startswith(opened):
+    if opened is None or asked is None or called is None:
+        return None
+    if called.startswith(asked) and (written := _GEMMA4_CALL.search(called, len(asked))):
+        return CallSyntax(written[1], written[2], "fc")
+    if not called.startswith(opened):
         return None
     reply = called[len(opened) :]
     ending = turns(reference).model_suffix

@@ -65,7 +65,7 @@ def read(
     block = max(1, _BLOCK_BYTES // (4 * vocab_size))
     blocks = -(-windows.size // block)
     on_bytes = stage("checkpoint", model.body_bytes + blocks * model.head_bytes(1))
-    per_token = sum(subject.bundle.decoder_bytes for subject in subjects)
+    per_token = sum(subject.decoder_bytes for subject in subjects)
     on_token = stage("bundle", windows.size * per_token)
     sample = sample_tokens(windows, vocab_size)
     meter = None if stored is None else Meter(stored, model.graph.tensors)

@@ -2,28 +2,28 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
-from gemma_edge.converter.checkpoint.slices.view import sliced
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.models.matformer.files import slice_of
-from gemma_edge.converter.plan.plan import MEDIA_PREFIXES
+from gemma_edge.converter.plan.output import format_at
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.gates import judge, parse_gates
 from gemma_edge.converter.verify.errors import VerifyError
+from gemma_edge.converter.verify.expected import expected_model
 from gemma_edge.converter.verify.explain import explain, readable_weights
-from gemma_edge.converter.verify.find.encoders import encoder_findings, score_encoders
+from gemma_edge.converter.verify.find.encoders import EncoderScore, encoder_findings, score_encoders
 from gemma_edge.converter.verify.find.folds import as_in_bundle
 from gemma_edge.converter.verify.measure.bootstrap import Resampling
 from gemma_edge.converter.verify.measure.heap import kept_memory
 from gemma_edge.converter.verify.measure.scores import differences
-from gemma_edge.converter.verify.measure.subject import Subject
+from gemma_edge.converter.verify.measure.subject import BundleSubject, Subject
 from gemma_edge.converter.verify.measure.tasks import TaskResult, load_tasks, run_tasks
 from gemma_edge.converter.verify.measure.text import file_windows, text_windows
+from gemma_edge.converter.verify.measure.weights_subject import WeightsSubject
 from gemma_edge.converter.verify.prompts.prompting import prompting_faults
 from gemma_edge.converter.verify.run import read
 from gemma_edge.converter.verify.show.report import BundleScores, VerifyReport
@@ -53,9 +53,10 @@ def verify(
 ) -> VerifyReport:
     """Measure what conversion did; the parameters are those of the command line.
 
-    bundle, against: .litertlm files or ONNX directories. checkpoint: a directory or a hub id, as for `convert`. lora:
-    the adapter that was merged into the checkpoint. slice: what was cut out of it, as for `convert`. text, tokens: what
-    to read, at most one of them; neither reads the built-in text. limit, window: tokens in all, and in one text.
+    bundle, against: .litertlm files, ONNX directories, or what is a checkpoint as well: GGUF files. checkpoint: a
+    directory or a hub id, as for `convert`. lora: the adapter that was merged into the checkpoint. slice: what was cut
+    out of it, as for `convert`. text, tokens: what to read, at most one of them; neither reads the built-in text.
+    limit, window: tokens in all, and in one text.
     Raises GemmaEdgeError, with one line to print, for what keeps it from being measured; a bad bundle is no error.
     """
     started = time.monotonic()
@@ -70,12 +71,9 @@ def verify(
     with PeakSampler(interval_ms=50) as memory, kept_memory(), ExitStack() as stack:
         base = Checkpoint.open(resolve_checkpoint(str(checkpoint), "custom"))
         source = base if lora is None else merged(base, lora, text_only=True)  # what it does to encoders may stay
-        if slice is not None:
-            source = sliced(source, slice_of(slice))
-        model = StreamingModel.open(source)
-        source.match(model.model.tensors.values(), (*MEDIA_PREFIXES, *model.model.config.unused_tensors()))
         paths = [user_path(path) for path in (bundle, against) if path is not None]
-        subjects = [stack.enter_context(Subject(path, threads, cache_dir)) for path in paths]
+        source, model, which = expected_model(source, paths[0], slice)
+        subjects = [stack.enter_context(open_subject(path, threads, cache_dir, which)) for path in paths]
         vocab_size = model.model.config.vocab_size
         if tokens is None:
             windows = text_windows(text, source, vocab_size, limit, window)
@@ -89,7 +87,7 @@ def verify(
         reading = read(source, model, stored, windows, subjects, stage)
         answers = run_tasks(tasks, lambda prompt: subjects[0].reply(prompt, REPLY_TOKENS))
         faults = explain(source, model, stored, reading, stage)
-        encoders = tuple(score_encoders(source, subjects[0].bundle, subjects[0].threads, subjects[0].folder))
+        encoders = _encoder_scores(source, subjects[0])
         prompting = prompting_faults(source, vocab_size, subjects[0].text_model)
         findings = (*faults, *encoder_findings(encoders), *prompting)
     resampling = Resampling.of(len(windows), windows.shape[1], seed)
@@ -114,9 +112,23 @@ def verify(
         findings=findings,
         tasks=answers,
         gates=judge(gates, values),
+        not_checked=tuple(dict.fromkeys(line for subject in subjects for line in subject.not_checked)),
         seconds=time.monotonic() - started,
         peak_anon_bytes=memory.peak.anon_bytes,
     )
+
+
+def open_subject(
+    path: Path, threads: int | None, cache_dir: str | None, model: str | None = None
+) -> AbstractContextManager[Subject]:
+    """What lies there, as it runs here, or, where it does not, as its weights say. model: of a bundle with several."""
+    return BundleSubject(path, threads, cache_dir, model) if format_at(path).runs else WeightsSubject(path, threads)
+
+
+def _encoder_scores(source: Checkpoint, subject: Subject) -> tuple[EncoderScore, ...]:
+    if subject.bundle is None:
+        return ()
+    return tuple(score_encoders(source, subject.bundle, subject.threads, subject.folder))
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeGuard
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
-from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
+from gemma_edge.runtime.chat.calls.channels import Thought
 from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.media_reader import MediaReader
@@ -24,7 +24,7 @@ from gemma_edge.runtime.chat.options import ConversationOptions, SendOptions, Th
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer, as_received
 from gemma_edge.runtime.chat.prompt_tokens import PromptTokens, prompt_tokens
 from gemma_edge.runtime.chat.record import Record
-from gemma_edge.runtime.chat.reply import ReplyParts, collect, reply_message, told
+from gemma_edge.runtime.chat.reply import ReplyParts, collect, reply_message, streamed_message, told
 from gemma_edge.runtime.chat.sending import Sending
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.chat.tools import ToolBox, ToolLoopError
@@ -33,6 +33,7 @@ from gemma_edge.runtime.kv.generate import Decoding, Reason, TurnTiming
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.turn import Mark, Usage
+from gemma_edge.runtime.kv.waiting import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.media.item import media_items
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.control_text import without_marks
@@ -154,7 +155,7 @@ class Conversation:
         )
         for chunk in blocking(self._send(message, options, Blocking())):
             if self._is_streamed(chunk):
-                yield Message.from_json(reply_message([chunk]))
+                yield Message.from_json(streamed_message(chunk))
 
     async def asend_message(self, message: Sendable, **options: Any) -> Message:
         """`send_message` for asyncio. Cancelling the task cancels the turn."""
@@ -169,7 +170,7 @@ class Conversation:
         async with aclosing(self._send(message, self._options(**options), InLoop())) as parts:
             async for chunk in parts:
                 if self._is_streamed(chunk):
-                    yield Message.from_json(reply_message([chunk]))
+                    yield Message.from_json(streamed_message(chunk))
 
     def cancel_process(self) -> None:
         """Ends the present turn within one token (or one prefill call). May be called from any thread."""
@@ -257,7 +258,7 @@ class Conversation:
 
     def _is_streamed(self, chunk: Chunk | None) -> TypeGuard[Chunk]:
         """Calls that are answered here are not, nor what only the model is told about."""
-        return bool(chunk) and (isinstance(chunk, str) or not self._answers_calls)
+        return bool(chunk) and (isinstance(chunk, str | Thought) or not self._answers_calls)
 
     def _reply(self, chunks: Sequence[Chunk]) -> Message:
         """A whole reply; what only the model is told about is left out where calls are answered."""

@@ -16,7 +16,9 @@ from gemma_edge.runtime.text.sampler import SamplerConfig
 
 @dataclass(frozen=True)
 class ThinkingConfig:
-    """Asks the chat template for reasoning (`enable_thinking`). Gemma 3 and 3n have none; the budget is not used."""
+    """Asks the chat template for reasoning (`enable_thinking`), which a message has in its `channels`. Gemma 3 and 3n
+    have none; the budget is not used.
+    """
 
     enable_thinking: bool = True
     thinking_token_budget: int = -1

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 from gemma_edge.profiles.paths import user_path
-from gemma_edge.runtime.chat.aio import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.chat.figures import BenchmarkInfo
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.base import ExecutorError, Logits
@@ -23,6 +22,7 @@ from gemma_edge.runtime.kv.generate import Decoding, Reason, ReplyText, TurnTimi
 from gemma_edge.runtime.kv.scheduler import CancelledError
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.turn import Turn, Usage
+from gemma_edge.runtime.kv.waiting import Blocking, InLoop, Waiting, blocking
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import Sampler
 

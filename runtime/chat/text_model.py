@@ -7,6 +7,7 @@ from typing import Any
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
 
+from gemma_edge.runtime.chat.calls.channels import Channel
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
@@ -87,12 +88,25 @@ class TextModel:
         if said is not None:
             return template_syntax(said)
         model_type = self.metadata.llm_model_type
+        if model_type.WhichOneof("model_type") == "gemma4":  # whose template shows tools by itself
+            return template_syntax(
+                CallFences(
+                    model_type.gemma4.code_fence_start or "<|tool_call>",
+                    model_type.gemma4.code_fence_end or "<tool_call|>",
+                    model_type.gemma4.syntax_type,
+                )
+            )
         if model_type.WhichOneof("model_type") != "function_gemma":
             return PYTHON_SYNTAX
         kind = model_type.function_gemma
         if not kind.use_template_for_fc_format:
             return FUNCTION_GEMMA_SYNTAX
         return template_syntax(CallFences(kind.code_fence_start, kind.code_fence_end, kind.syntax_type))
+
+    @cached_property
+    def channels(self) -> Sequence[Channel]:
+        """What replies may hold outside the answer."""
+        return [Channel(said.channel_name, said.start, said.end) for said in self.metadata.channels if said.start]
 
     def constraint(self, response_format: ResponseFormat) -> Constraint:
         """A fresh constraint for one reply. Raises ConstraintError."""

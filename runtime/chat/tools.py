@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.chat import aio
 from gemma_edge.runtime.chat.calls.docstring import docstring_of
 from gemma_edge.runtime.chat.calls.result import json_result
 from gemma_edge.runtime.chat.calls.schema import schema_of, value_of
+from gemma_edge.runtime.kv.waiting import result_of
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class ToolBox:
 
 def run_tool(tool: Tool, arguments: Mapping[str, Any]) -> Any:
     """Runs a tool and waits for it where it is a coroutine."""
-    return aio.result_of(tool.execute(arguments))
+    return result_of(tool.execute(arguments))
 
 
 def _name_of(tool: Tool) -> str:

@@ -169,6 +169,18 @@ class KvSlot(Protocol):
         """Release the memory. Closing twice is fine."""
 
 
+class SeveralModels(Protocol):
+    """A decoder whose bundle holds more than one model of the same weights. Keys and values of one are not another's,
+    but the memory for them can be."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Their names, the large one first; it is the one that `new_slot` makes slots of."""
+
+    def switched(self, slot: KvSlot, model: str) -> KvSlot:
+        """An empty slot of that model, over the memory of this one, which is closed."""
+
+
 class Decoder(Protocol):
     """A loaded model. All that is native is released by `close`, or with the last reference to it and its slots."""
 

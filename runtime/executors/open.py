@@ -6,7 +6,7 @@ Onnxruntime comes with an extra, and graphs are looked into only where memory is
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemma_edge.runtime.executors.base import Decoder
+from gemma_edge.runtime.executors.base import Decoder, SeveralModels
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
 from gemma_edge.runtime.executors.litert.encoders import LitertEncoders
 from gemma_edge.runtime.executors.litert.partitions import Partitions, partitions
@@ -30,6 +30,11 @@ def open_decoder(model: Model, threads: int, cache_dir: Path | None) -> Decoder:
     from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 
     return OnnxDecoder(model, threads, cache_dir)
+
+
+def several_models(decoder: Decoder) -> SeveralModels | None:
+    """What a decoder of more than one model can do beside; None of any other."""
+    return decoder if isinstance(decoder, LitertDecoder) and decoder.models else None
 
 
 def open_encoders(model: Model, vision_threads: int, audio_threads: int, cache_dir: Path | None) -> Encoders:

@@ -42,6 +42,7 @@ _PADDING: Final = frozenset(("batch", "center", "expandtabs", "indent", "ljust",
 _REPEATING: Final = frozenset(("indent", "join", "replace", "translate", "urlize", "wordwrap"))
 
 
+_VARIABLES: Final = ("_loop_vars", "_block_vars")  # what Jinja2 itself gives each call in a loop or a block
 _HELD_NAMESPACE: Final = "it prints a namespace, or holds one in a value"  # which may hold itself
 
 
@@ -169,10 +170,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         meter = _meter()
         meter.step()
         name = getattr(__obj, "__name__", "")
+        given = {key: value for key, value in kwargs.items() if key not in _VARIABLES}
         if __obj is Namespace:
-            _length([*args, *kwargs.values()])
+            _length([*args, *given.values()])
         args = tuple(_held(meter, name, arg) for arg in args)
-        _check_making(meter, name, getattr(__obj, "__self__", None), args, kwargs)
+        _check_making(meter, name, getattr(__obj, "__self__", None), args, given)
         return _counted(meter, super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:

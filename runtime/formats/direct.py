@@ -18,9 +18,9 @@ _ALIGNED = 4096  # of offset, length and memory: what O_DIRECT asks for on every
 class DirectReader:
     """A file open for reading by one thread; through the page cache where the file system knows no O_DIRECT (tmpfs)."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError where the file cannot be opened."""
-        direct = getattr(os, "O_DIRECT", 0)  # Linux
+    def __init__(self, path: Path, *, is_cached: bool = False) -> None:
+        """is_cached: through the page cache, for a few bytes here and there. Raises OSError: it cannot be opened."""
+        direct = 0 if is_cached else getattr(os, "O_DIRECT", 0)  # Linux
         try:
             self._fd = os.open(path, os.O_RDONLY | direct)
         except OSError as error:

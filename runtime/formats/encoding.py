@@ -3,15 +3,15 @@
 An encoding knows nothing of the tensor it serves, and nothing of how its integers were chosen (converter/quantize/).
 The layouts are TFLite's, so packed bytes go into a .tflite buffer as they are:
 
-* fp32, fp16: little-endian IEEE 754.
+* fp32, fp16: little-endian IEEE 754. bf16: the upper half of a float32, rounded to nearest, ties to even.
 * int8: one two's-complement byte per value.
 * int4: two values per byte, the even column in the low nibble (schema TensorType.INT4).
 * int2: four values per byte, column 4i in the lowest bits (schema TensorType.INT2). No recipe ships with it; it exists
   so that quality checks can show that they fail on a model that really is bad.
 
 All integers are symmetric: value = integer * scale, no zero point. A scale serves one row (float32, TFLite
-`quantized_dimension` 0) or, for int4 only, one block of 32, 64, 128 or 256 columns of a row (float16, TFLite
-`BlockwiseQuantization`). Rows are the first dimension.
+`quantized_dimension` 0) or one block of 32, 64, 128 or 256 columns of a row (float16, TFLite `BlockwiseQuantization`).
+Rows are the first dimension. bf16, and int8 in blocks, are for formats of other runtimes.
 """
 
 import re
@@ -31,6 +31,7 @@ BLOCKS = (32, 64, 128, 256)
 _FLOAT_BITS = (16, 32)
 _INT_BITS = (2, 4, 8)
 _PLAIN = {"fp32": ("float", 32), "fp16": ("float", 16), "int8": ("int", 8), "int4": ("int", 4), "int2": ("int", 2)}
+_BF16 = "bf16"
 
 
 class EncodingError(GemmaEdgeError):
@@ -43,7 +44,8 @@ class Encoding:
 
     kind: "float" or "int".
     bits: bits per value: 16 or 32 for float; 2, 4 or 8 for int.
-    block: columns that share a scale; 0 means one scale per row. Always 0 unless the encoding is int4.
+    block: columns that share a scale; 0 means one scale per row. Always 0 unless the encoding is int4 or int8.
+    brain: of 16-bit floats, whether they are bfloat16.
 
     Raises EncodingError for a combination that no kernel reads.
     """
@@ -51,20 +53,26 @@ class Encoding:
     kind: Literal["float", "int"]
     bits: int
     block: int = 0
+    brain: bool = False
 
     def __post_init__(self) -> None:
-        if (self.kind, self.bits) not in _PLAIN.values():
-            raise EncodingError(f"a {self.bits}-bit {self.kind} encoding does not exist; use one of {_choices()}")
-        if self.block and (self.kind, self.bits) != ("int", 4):
+        if (self.kind, self.bits) not in _PLAIN.values() or (self.brain and (self.kind, self.bits) != ("float", 16)):
+            brain = " brain" if self.brain else ""
+            raise EncodingError(
+                f"a {self.bits}-bit{brain} {self.kind} encoding does not exist; use one of {_choices()}"
+            )
+        if self.block and (self.kind, self.bits) not in (("int", 4), ("int", 8)):
             raise EncodingError(
                 f"{self._plain_name} has no blocks, found blocks of {self.block}; use {self._plain_name}"
             )
         if self.block and self.block not in BLOCKS:
-            raise EncodingError(f"int4 has no blocks of {self.block}; use {_listed(BLOCKS)}")
+            raise EncodingError(f"{self._plain_name} has no blocks of {self.block}; use {_listed(BLOCKS)}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The encoding called `text`: "fp32", "fp16", "int8", "int4", "int2" or "int4-b32" (blocks of 32 columns)."""
+        """The encoding called `text`: "fp32", "fp16", "bf16", "int8", "int4", "int2", "int4-b32" (in blocks of 32)."""
+        if text == _BF16:
+            return cls("float", 16, brain=True)
         plain, dash, block = text.partition("-b")
         if plain not in _PLAIN or (dash and not re.fullmatch("[1-9][0-9]{0,8}", block)):
             raise EncodingError(f"found encoding {text!r}, expected one of {_choices()}")
@@ -78,7 +86,14 @@ class Encoding:
 
     @property
     def _plain_name(self) -> str:
+        if self.brain:
+            return _BF16
         return f"fp{self.bits}" if self.kind == "float" else f"int{self.bits}"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is for other runtimes alone: bf16, int8 in blocks."""
+        return self.brain or (self.bits == 8 and self.block > 0)
 
     @property
     def largest(self) -> int:
@@ -107,7 +122,7 @@ class Encoding:
             fitting = [block for block in BLOCKS if columns % block == 0]
             raise EncodingError(
                 f"{columns} columns do not split into blocks of {self.block}; "
-                f"use {_listed(fitting) if fitting else 'int4 without blocks'}"
+                f"use {_listed(fitting) if fitting else f'{self._plain_name} without blocks'}"
             )
         per_byte = 8 // self.bits
         if columns % per_byte:
@@ -142,6 +157,8 @@ class Encoding:
         not fit the encoding.
         """
         self.check(values.shape)
+        if self.brain:
+            return _brain_bytes(np.ascontiguousarray(values, np.float32))
         if self.kind == "float":
             return np.ascontiguousarray(values, dtype=f"<f{self.bits // 8}").view(np.uint8)
         integers = np.ascontiguousarray(values, dtype=np.int8)
@@ -167,6 +184,8 @@ class Encoding:
                 f"found {stored.size} bytes for {self.name} of shape {list(shape)}, expected {self.data_bytes(shape)}; "
                 "convert the model again"
             )
+        if self.brain:
+            return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if self.kind == "float":
             return stored.view(f"<f{self.bits // 8}").astype(np.float32).reshape(shape)
         per_byte, spare_bits = 8 // self.bits, 8 - self.bits
@@ -197,6 +216,12 @@ class Encoding:
         return (groups * scales.astype(np.float32)[..., np.newaxis]).reshape(shape)
 
 
+def _brain_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Of finite numbers: to nearest, ties to even, at the 16 bits that are kept."""
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2").view(np.uint8)
+
+
 def _join_pairs(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """[n, m] with a value in the low `bits` of each byte -> [n, m / 2] with pairs in the low 2 * `bits`.
 
@@ -212,7 +237,7 @@ def _join_pairs(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _choices() -> str:
-    return ", ".join([*_PLAIN, *(f"int4-b{block}" for block in BLOCKS)])
+    return ", ".join([*_PLAIN, *(f"int4-b{block}" for block in BLOCKS), _BF16, *(f"int8-b{block}" for block in BLOCKS)])
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -16,32 +16,24 @@ import hashlib
 import mmap
 import struct
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import flatbuffers
 from google.protobuf.message import DecodeError, Message
-from litert_lm_builder import litertlm_core as core
-from litert_lm_builder import litertlm_header_schema_py_generated as schema
-from litert_lm_builder.litertlm_peek import kvp_to_dict
 from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetadata
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import open_plain
-from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, verify
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, Table, root_of, verify
 
-MAGIC: bytes = core.HEADER_MAGIC_BYTES
-VERSION: tuple[int, int, int] = (
-    core.LITERTLM_MAJOR_VERSION,
-    core.LITERTLM_MINOR_VERSION,
-    core.LITERTLM_PATCH_VERSION,
-)
-ALIGNMENT_BYTES: int = core.BLOCK_SIZE
+MAGIC = b"LITERTLM"
+VERSION = (1, 7, 0)
+ALIGNMENT_BYTES = 16 * 1024
 _PREFIX = struct.Struct("<8s3I4xQ")  # magic, version, header_end
 _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
 _MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
@@ -170,31 +162,33 @@ def _place(spec: SectionSpec, begin: int) -> Section:
 
 
 def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes:
+    import flatbuffers
+    from litert_lm_builder import litertlm_header_schema_py_generated as schema
+
+    def pack_items(items: Mapping[str, Value]) -> list[Any]:
+        return [
+            schema.KeyValuePairT(key=key, valueType=schema.VData.StringValue, value=schema.StringValueT(value))
+            for key, value in items.items()
+        ]
+
     objects = []
     for section in sections:
         model_type = {} if section.model_type is None else {"model_type": section.model_type}
         objects.append(
             schema.SectionObjectT(
-                items=_pack_items({**model_type, **section.items}),
+                items=pack_items({**model_type, **section.items}),
                 beginOffset=section.begin,
                 endOffset=section.end,
                 dataType=int(section.kind),
             )
         )
     table = schema.LiteRTLMMetaDataT(
-        systemMetadata=schema.SystemMetadataT(entries=_pack_items(system)),
+        systemMetadata=schema.SystemMetadataT(entries=pack_items(system)),
         sectionMetadata=schema.SectionMetadataT(objects=objects),
     )
     builder = flatbuffers.Builder(ALIGNMENT_BYTES)
     builder.Finish(table.Pack(builder))
     return bytes(builder.Output())
-
-
-def _pack_items(items: Mapping[str, Value]) -> list[Any]:
-    return [
-        schema.KeyValuePairT(key=key, valueType=schema.VData.StringValue, value=schema.StringValueT(value))
-        for key, value in items.items()
-    ]
 
 
 # ---------------------------------------------------------------- reader
@@ -344,38 +338,40 @@ class Bundle:
 
 
 def _parse_table(path: Path, table: bytes) -> tuple[Mapping[str, Value], tuple[Section, ...]]:
-    root = schema.LiteRTLMMetaData.GetRootAs(table, 0)
+    root = root_of(table, "LiteRTLMMetaData")
     sections = []
-    for entry in _vector(root.SectionMetadata(), "Objects"):
-        if entry.DataType() > max(SectionKind):
+    for entry in _items_of(root.section_metadata, "objects"):
+        if entry.data_type > max(SectionKind):
             raise BundleError(
-                f"{path}: found a section of kind {entry.DataType()}, this version knows kinds up to "
+                f"{path}: found a section of kind {entry.data_type}, this version knows kinds up to "
                 f"{max(SectionKind)}; upgrade gemma-edge, or copy the file again if it is older"
             )
-        items = _parse_items(entry)
+        items = _values(entry.items)
         model_type = items.pop("model_type", None)
         sections.append(
             Section(
-                SectionKind(entry.DataType()),
+                SectionKind(entry.data_type),
                 None if model_type is None else str(model_type),
-                entry.BeginOffset(),
-                entry.EndOffset(),
+                entry.begin_offset,
+                entry.end_offset,
                 MappingProxyType(items),
             )
         )
-    return MappingProxyType(_parse_items(root.SystemMetadata(), "Entries")), tuple(sections)
+    return MappingProxyType(_values(_items_of(root.system_metadata, "entries"))), tuple(sections)
 
 
-def _parse_items(table: Any, name: str = "Items") -> dict[str, Value]:
-    pairs = (kvp_to_dict(pair) for pair in _vector(table, name))
-    return {pair["key"]: pair["value"] for pair in pairs}
+def _items_of(table: Table | None, field: str) -> Sequence[Table]:
+    """A vector of tables; empty where what holds it is absent."""
+    return () if table is None else getattr(table, field)
 
 
-def _vector(table: Any, name: str) -> Iterator[Any]:
-    """The elements of a flatbuffer vector; none where the table is absent."""
-    if table is not None:
-        for i in range(getattr(table, f"{name}Length")()):
-            yield getattr(table, name)(i)
+def _values(pairs: Sequence[Table]) -> dict[str, Value]:
+    return {pair.key.decode(): _value(pair.value) for pair in pairs}
+
+
+def _value(member: Table | None) -> Any:
+    value = None if member is None else member.value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _check_places(path: Path, sections: Sequence[Section], header_end: int, nbytes: int) -> None:

@@ -6,7 +6,6 @@ short one waits for one call of a long one, not for one before each of its own. 
 its own until it is read: a reader that is slow, or looks at nothing for a while, holds up nobody.
 """
 
-import asyncio
 import threading
 import weakref
 from collections import deque
@@ -14,9 +13,12 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from gemma_edge.runtime.executors.base import ClosedError, ExecutorError
+
+if TYPE_CHECKING:
+    import asyncio
 
 Item = TypeVar("Item")
 
@@ -156,6 +158,8 @@ class Task(Generic[Item]):
 
     async def _arrival(self) -> None:
         """Until there is something to read. Cancelled meanwhile, it goes on once the model has stopped."""
+        import asyncio
+
         try:
             await self._next_put()
         except asyncio.CancelledError:
@@ -169,6 +173,8 @@ class Task(Generic[Item]):
             raise
 
     async def _next_put(self) -> None:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
         self._work.wake = partial(_tell, loop, arrived)
@@ -188,7 +194,7 @@ class Task(Generic[Item]):
         return [] if self._work.is_cancelled or self._work.has_failed else [item]
 
 
-def _tell(loop: asyncio.AbstractEventLoop, arrived: "asyncio.Future[None]") -> None:
+def _tell(loop: "asyncio.AbstractEventLoop", arrived: "asyncio.Future[None]") -> None:
     with suppress(RuntimeError):  # the loop is closed: nobody waits
         loop.call_soon_threadsafe(lambda: None if arrived.done() else arrived.set_result(None))
 

@@ -89,8 +89,9 @@ class TokenSequence:
 
     def save(self, path: Path) -> None:
         """Writes keys and values of every token but the last to a file, for `Engine.load_cache`. Raises OutputError."""
-        digest = self._pool.digest
-        self._run(self._tokens[:-1], lambda lease: save_state(lease.slot.state(), digest, path))
+        pool = self._pool
+        _ = pool.digest  # the first time takes a while, and other replies are being written meanwhile
+        self._run(self._tokens[:-1], lambda lease: save_state(lease.slot.state(), pool.digest, path))
 
     def score(self, target: Sequence[int]) -> list[float]:
         """The natural log probability of each target token after the sequence and the target tokens before it.
@@ -106,6 +107,7 @@ class TokenSequence:
             lease = yield from job.lend(wanted)
             try:
                 yield from job.bring(lease, wanted)
+                lease = yield from job.follow(lease, wanted)
                 for token_id, before in zip(target, [last, *target], strict=False):
                     job.check()
                     work.put(log_probability(finite(lease.slot.decode(before)), token_id))
@@ -153,6 +155,7 @@ class TokenSequence:
             try:
                 yield from job.bring(lease, wanted)
                 job.check()
+                lease = yield from job.follow(lease, wanted)
                 work.put(then(lease))
             finally:
                 lease.release()

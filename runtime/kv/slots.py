@@ -8,15 +8,19 @@ Where slots are kept (a server's are, whose sequences end with each request), a 
 wants all that stood before a slot's last reply goes on with it. Who is new gets a slot that holds no chat, then the
 chat used longest ago, which is saved first where there is a place for it. What only passes through, a title for a chat
 for instance, has one slot that no chat takes.
+
+Where the decoder holds several models, a slot's keys and values are of one of them, and nothing to the others: whoever
+comes back after a switch gets a slot of the model that runs, with what that has run of the tokens before.
 """
 
+import hashlib
 import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gemma_edge.profiles.errors import GemmaEdgeError
-from gemma_edge.runtime.executors.base import Decoder, KvSlot, Logits, Snapshot
+from gemma_edge.runtime.executors.base import Decoder, KvSlot, Logits, SeveralModels, Snapshot
 from gemma_edge.runtime.kv.prefix import reach, reuse_prefix
 from gemma_edge.runtime.kv.store import FolderStore
 
@@ -36,6 +40,8 @@ class _Held:
     is_chat: bool = False
     marked: int = 0  # tokens that stood before the last reply
     is_saved: bool = False
+    model: str = ""  # whose keys and values it holds, where there are several
+    is_current: bool = True  # whether that is the one that runs
 
     def continues(self, wanted: Sequence[int]) -> bool:
         """Whether `wanted` goes on with what it holds, or asks the same again."""
@@ -51,7 +57,7 @@ class _Held:
         return self.owner is not None and self.owner() is not None
 
     def reach(self, wanted: Sequence[int]) -> int:
-        return reach(self.slot, wanted, self.snapshots)
+        return reach(self.slot, wanted, self.snapshots) if self.is_current else 0
 
 
 class Lease:
@@ -62,6 +68,12 @@ class Lease:
         self._held = held
         self.slot = held.slot
         self.cached = cached
+        self._is_released = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its slot's model is still the one that runs; what it holds is of no other."""
+        return self._held.is_current
 
     def bring(self, wanted: Sequence[int]) -> int:
         """As `reuse_prefix`, with the pool's snapshot of this slot."""
@@ -73,7 +85,9 @@ class Lease:
 
     def release(self) -> None:
         """Give it back; what it holds stays. Twice is fine."""
-        self._held.is_lent = False
+        if not self._is_released:
+            self._held.is_lent = False
+        self._is_released = True
 
 
 class SlotPool:
@@ -85,6 +99,7 @@ class SlotPool:
         count: at most, at least 1. Each is made when it is first needed.
         snapshot_bytes: what snapshots of rings may take together; by default one for each slot.
         keep: rather make a new slot than overwrite one whose sequence is gone but whose tokens may be wanted again.
+        several: where the decoder is of several models; the large one is the first that runs.
     """
 
     def __init__(
@@ -95,15 +110,19 @@ class SlotPool:
         snapshot_bytes: int | None = None,
         *,
         keep: bool = False,
+        several: SeveralModels | None = None,
     ) -> None:
         self._decoder = decoder
+        self._several = several
+        self._large = self.model = several.models[0] if several is not None else ""
         self._context_tokens = context_tokens
         self.count = count
         one = decoder.snapshot_bytes(context_tokens)
         self._snapshot_limit_bytes = count * one if snapshot_bytes is None else snapshot_bytes
         self._keep = keep
+        self._is_short = False  # of memory
         self._store: FolderStore | None = None
-        self._held = [_Held(decoder.new_slot(context_tokens))]
+        self._held = [_Held(decoder.new_slot(context_tokens), model=self.model)]
         self._clock = 0
         self._has_passing = False
 
@@ -118,6 +137,40 @@ class SlotPool:
         return sum(held.slot.nbytes for held in tuple(self._held))
 
     @property
+    def bytes_by_model(self) -> dict[str, int]:
+        """`nbytes` by the model whose keys and values they are; of one model, all under its name ""."""
+        return {
+            model: sum(held.slot.nbytes for held in tuple(self._held) if held.model == model)
+            for model in ([""] if self._several is None else self._several.models)
+        }
+
+    def use(self, model: str, *, is_short: bool = False) -> None:
+        """Run this model from now on. Slots that hold another one's keys and values keep them until they are needed.
+
+        is_short: memory is; what other models have written is forgotten, and slots that nobody has are released.
+        """
+        self.save()
+        self.model, self._is_short = model, is_short
+        self._store = None if self._store is None else self._store.of(self.digest)
+        for held in self._held:
+            held.is_current = held.model == model
+        if is_short:
+            old = [held for held in self._held if not held.is_current]
+            idle = [held for held in old if not held.is_lent]
+            for held in idle[1:] if len(idle) == len(self._held) else idle:  # one stays
+                held.slot.close()
+                self._held.remove(held)
+            for held in old:
+                held.snapshot, held.marked = None, 0
+
+    def _switch(self, held: _Held) -> None:
+        """To the model that runs; it is empty then."""
+        assert self._several is not None
+        held.slot = self._several.switched(held.slot, self.model)
+        held.model, held.is_current = self.model, True
+        held.snapshot, held.marked, held.is_chat, held.is_saved = None, 0, False, False
+
+    @property
     def snapshot_bytes(self) -> int:
         """What snapshots take now."""
         snapshots = {id(snapshot): snapshot for held in tuple(self._held) for snapshot in held.snapshots}
@@ -125,8 +178,9 @@ class SlotPool:
 
     @property
     def digest(self) -> str:
-        """Of the decoder: what saved keys and values belong to."""
-        return self._decoder.digest
+        """Of the decoder, and of the model that runs: what saved keys and values belong to."""
+        own = self._decoder.digest
+        return own if self.model == self._large else hashlib.sha256(f"{own} {self.model}".encode()).hexdigest()
 
     def keep(self, store: FolderStore | None) -> None:
         """From now on, as with `keep`. store: where chats are saved that lose their slot, and found again."""
@@ -147,6 +201,8 @@ class SlotPool:
         for held in self._held:
             if held.owner is owner:
                 held.owner = None
+        if not found.is_current:
+            self._switch(found)
         self._clock += 1
         found.owner, found.last_used = owner, self._clock
         if self._keep:
@@ -175,19 +231,22 @@ class SlotPool:
     def _choose(self, owner: "weakref.ref[object]", wanted: Sequence[int], is_passing: bool) -> _Held | None:
         idle = [held for held in self._held if not held.is_lent]
         own = next((held for held in idle if held.owner is owner), None)
-        if own is not None:
+        if own is not None and (own.is_current or self._is_short):
             return own
 
         def best(among: list[_Held]) -> _Held:
             return max(among, key=lambda held: (held.reach(wanted), -held.last_used))
 
         free = [held for held in idle if not held.has_owner]
-        goes_on = [held for held in free if held.continues(wanted)] if self._keep else free
+        goes_on = [held for held in free if (held.continues(wanted) if self._keep else held.is_current)]
         if goes_on:
             return best(goes_on)
         if len(self._held) < self.count:
-            self._held.append(_Held(self._decoder.new_slot(self._context_tokens)))
+            slot = self._decoder.new_slot(self._context_tokens)
+            self._held.append(_Held(slot, model=self._large, is_current=self.model == self._large))
             return self._held[-1]
+        if own is not None:  # what another model wrote there goes
+            return own
         if free:
             return self._given_up(free, is_passing)
         return best(idle) if idle else None
@@ -206,7 +265,7 @@ class SlotPool:
                 self._save(held)
 
     def _save(self, held: _Held) -> None:
-        if self._store is not None and held.is_chat and not held.is_saved:
+        if self._store is not None and held.is_chat and held.is_current and not held.is_saved:
             state, mark = held.slot.state(), held.snapshot
             is_before = mark is not None and mark.token_ids == state.token_ids[: len(mark.token_ids)]
             state = replace(state, mark=mark if is_before else None)

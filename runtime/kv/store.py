@@ -59,6 +59,10 @@ class FolderStore:
         for path in sorted(self._folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
             self._read(path)
 
+    def of(self, digest: str) -> "FolderStore":
+        """The same for another model."""
+        return FolderStore(self._folder.parent, digest, self._most_bytes)
+
     def __len__(self) -> int:
         return len(self._saved)
 

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Protocol, Self, TypeAlias
 
 from gemma_edge.profiles.budget import OverBudget
-from gemma_edge.runtime.executors.base import ContextOverflowError
+from gemma_edge.runtime.executors.base import ContextOverflowError, Logits
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, TurnTiming, draw
 from gemma_edge.runtime.kv.scheduler import Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
@@ -81,8 +81,22 @@ class Job:
         held = lease.bring(wanted)
         for position in lease.slot.chunks(wanted[held:]):
             self.check()
+            if not lease.is_current:
+                return
             self.work.ahead = len(wanted) - position + 1
             yield
+
+    def follow(self, lease: Lease, wanted: Sequence[int]) -> Generator[None, None, Lease]:
+        """The same lease while its model is the one that runs, else one of that model which holds exactly `wanted`."""
+        while not lease.is_current:
+            lease.release()
+            lease = yield from self.lend(wanted)
+            try:
+                yield from self.bring(lease, wanted)
+            except BaseException:
+                lease.release()
+                raise
+        return lease
 
 
 class Mark(Enum):
@@ -115,11 +129,16 @@ def reply_steps(
                     yield from job.bring(lease, held[:-1])  # the last token runs with what follows it
                 lease.mark()
             yield from job.bring(lease, tokens[:-1])
+            lease = yield from job.follow(lease, tokens[:-1])
             if mark is Mark.BEFORE_REPLY:
                 lease.mark()
             job.check()
             prefill_s = time.perf_counter() - started
-            drawing = draw(lease.slot.decode, tokens[-1], room, how)
+
+            def decode(token_id: int) -> Logits:
+                return lease.slot.decode(token_id)  # of the lease there is then
+
+            drawing = draw(decode, tokens[-1], room, how)
             while True:
                 try:
                     drawn = next(drawing)
@@ -128,8 +147,11 @@ def reply_steps(
                     return
                 job.work.put(replace(drawn, seconds=drawn.seconds + prefill_s) if prefill_s else drawn)
                 prefill_s = 0.0
+                tokens.append(drawn.token_id)
                 yield
                 job.check()
+                if not lease.is_current:
+                    lease = yield from job.follow(lease, tokens[:-1])
         finally:
             lease.release()
     except OverBudget:

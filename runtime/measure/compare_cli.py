@@ -1,6 +1,7 @@
 """`gemma-edge compare`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 from gemma_edge.profiles.sizes import MIB
 
 if TYPE_CHECKING:
-    from gemma_edge.runtime.measure.compare import Comparison
+    from gemma_edge.runtime.measure.compare import Comparison, Cost
 
 
 @click.command("compare")
@@ -46,11 +47,27 @@ def compare_main(
     as_json: bool,
 ) -> None:
     """Compare two models of one checkpoint (bundles or ONNX directories) on the same text."""
+    compare_paths((a, b), (text, tokens), limit, window, greedy_tokens, threads, cache_dir, as_json)
+
+
+def compare_paths(
+    paths: tuple[str, str],
+    texts: tuple[Path | None, Path | None],
+    limit: int,
+    window: int,
+    greedy_tokens: int,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+    module_of: Callable[[str], str | None] = lambda _: None,
+) -> None:
+    """The command. texts: a text, or token ids. module_of: what runs the model at a path, if it is not ours."""
     import numpy as np
 
     from gemma_edge.runtime.measure.compare import compare
-    from gemma_edge.runtime.measure.compare_process import ModelProcess
+    from gemma_edge.runtime.measure.compare_process import OURS, ModelProcess
 
+    text, tokens = texts
     source = text or tokens
     if source is None or (text and tokens):
         raise click.UsageError("what to read: give either --text or --tokens")
@@ -64,7 +81,8 @@ def compare_main(
         words = "" if text is None else content.decode()
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{source}: no UTF-8 text ({error.reason}); --tokens reads token ids") from error
-    with ModelProcess(a, threads, cache_dir) as model_a, ModelProcess(b, threads, cache_dir) as model_b:
+    opened = [ModelProcess(path, threads, cache_dir, module_of(path) or OURS) for path in paths]
+    with opened[0] as model_a, opened[1] as model_b:
         token_ids = np.frombuffer(content, "<u2").tolist() if text is None else model_a.tokenize(words)
         comparison = compare(model_a, model_b, token_ids[:limit], window, greedy_tokens)
     click.echo(json.dumps(asdict(comparison), indent=2) if as_json else comparison_table(comparison))
@@ -90,5 +108,9 @@ def comparison_table(comparison: "Comparison") -> str:
         ("mapped memory", a.file_bytes, b.file_bytes),
     ):
         lines.append(f"{name:24} {left / MIB:>8.0f} MiB {right / MIB:>8.0f} MiB")
-    lines.append(f"{'decoding':24} {a.decode_tokens_per_s:>6.1f} tok/s {b.decode_tokens_per_s:>6.1f} tok/s")
+    lines.append(f"{'decoding':24} {_speed(a)} {_speed(b)}")
     return "\n".join(lines)
+
+
+def _speed(cost: "Cost") -> str:
+    return f"{cost.decode_tokens_per_s:>6.1f} tok/s" if cost.decode_tokens_per_s else f"{'not run here':>12}"

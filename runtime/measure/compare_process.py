@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -20,16 +21,21 @@ from gemma_edge.runtime.measure.compare import ComparisonError, Cost, Logits
 from gemma_edge.runtime.memory.reading import read_memory
 from gemma_edge.runtime.packing.child import python_command
 
+OURS: Final = "gemma_edge.runtime.measure.compare_process"
+
 
 class ModelProcess:
-    """A bundle or an ONNX directory, behind `Comparable`. Raises ComparisonError with what the process says."""
+    """A model, behind `Comparable`. module: which runs it; ours takes a bundle or an ONNX directory.
 
-    def __init__(self, path: str, threads: int | None, cache_dir: str | None) -> None:
+    Raises ComparisonError with what the process says.
+    """
+
+    def __init__(self, path: str, threads: int | None, cache_dir: str | None, module: str = OURS) -> None:
         self._path = path
         self._pipe, far_end = Pipe()
         with far_end:
             command = python_command(
-                "gemma_edge.runtime.measure.compare_process",
+                module,
                 str(far_end.fileno()),
                 json.dumps([path, threads, cache_dir]),
             )
@@ -89,10 +95,15 @@ class _Failure:
 
 def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | None) -> None:
     """Answer until the other end closes."""
+    with answering(pipe, path), Engine(path, Backend.CPU(thread_count=threads), cache_dir=cache_dir) as engine:
+        answer(pipe, _Server(engine))
+
+
+@contextmanager
+def answering(pipe: Connection, path: str) -> Iterator[None]:
+    """What goes wrong in the block is told to the other process; that this one has closed is no fault."""
     try:
-        with Engine(path, Backend.CPU(thread_count=threads), cache_dir=cache_dir) as engine:
-            pipe.send("loaded")
-            _Server(engine, pipe).run()
+        yield
     except (EOFError, ConnectionError):
         pass
     except GemmaEdgeError as error:
@@ -101,25 +112,56 @@ def _serve(pipe: Connection, path: str, threads: int | None, cache_dir: str | No
         pipe.send(_Failure(f"{path}: {type(error).__name__}: {error}"))
 
 
-def main() -> None:
-    """The process: its end of the pipe, and what to load, are its arguments."""
+class Served(Protocol):
+    """What the process is asked, see ModelProcess."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Start token included."""
+
+    def logits(self, token_ids: list[int]) -> Iterator[Logits]:
+        """After each token."""
+
+    def greedy(self, token_ids: list[int], count: int) -> list[int]:
+        """The most likely continuation."""
+
+    def cost(self) -> Cost:
+        """So far."""
+
+
+def answer(pipe: Connection, served: Served) -> None:
+    """Until the other end closes, which raises."""
+    pipe.send("loaded")
+    while True:
+        what, *arguments = pipe.recv()
+        if what == "score":
+            for logits in served.logits(*arguments):
+                pipe.send(logits.tobytes())
+        else:
+            pipe.send(getattr(served, what)(*arguments))
+
+
+def size_bytes(path: Path) -> int:
+    """Of a file, or of all files of a directory."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def arguments() -> tuple[Connection, str, int | None, str | None]:
+    """Of the process: its end of the pipe, and what to load with how many threads and which cache."""
     _, descriptor, request = sys.argv
-    _serve(Connection(int(descriptor)), *json.loads(request))
+    path, threads, cache_dir = json.loads(request)
+    return Connection(int(descriptor)), path, threads, cache_dir
+
+
+def main() -> None:
+    """The process."""
+    _serve(*arguments())
 
 
 class _Server:
-    def __init__(self, engine: Engine, pipe: Connection) -> None:
-        self._engine, self._pipe = engine, pipe
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._decoded_tokens, self._decode_s = 0, 0.0
-
-    def run(self) -> None:
-        while True:
-            what, *arguments = self._pipe.recv()
-            if what == "score":
-                for logits in self._logits(*arguments):
-                    self._pipe.send(logits.tobytes())
-            else:
-                self._pipe.send(getattr(self, what)(*arguments))
 
     def tokenize(self, text: str) -> list[int]:
         return [*self._engine.text_model.start_tokens, *self._engine.tokenize(text)]
@@ -138,12 +180,10 @@ class _Server:
 
     def cost(self) -> Cost:
         memory = read_memory()
-        path = Path(self._engine.model_path)
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         speed = self._decoded_tokens / self._decode_s if self._decode_s else 0.0
-        return Cost(sum(file.stat().st_size for file in files), memory.anon_bytes, memory.file_bytes, speed)
+        return Cost(size_bytes(Path(self._engine.model_path)), memory.anon_bytes, memory.file_bytes, speed)
 
-    def _logits(self, token_ids: list[int]) -> Iterator[Logits]:
+    def logits(self, token_ids: list[int]) -> Iterator[Logits]:
         """Decoded one by one, after each token; not timed, as the other model computes at the same time."""
         sequence = self._engine.new_sequence()
         for token in token_ids:

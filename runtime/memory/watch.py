@@ -16,10 +16,11 @@ from gemma_edge.profiles.sizes import MIB
 from gemma_edge.runtime.memory.cgroup_limit import CgroupLimit
 from gemma_edge.runtime.memory.reading import MemoryReading, read_memory, read_memory_exact
 
-OverBudgetAction = Literal["raise", "warn"]
+OverBudgetAction = Literal["raise", "warn", "switch"]
 
 _INTERVAL_S = 0.005  # a reading takes 0.05 ms
 _RELEASE_INTERVAL_S = 1.0
+_SWITCH_GRACE_S = 1.0  # until what another model held is released
 # The kernel kills when it finds no page, page tables and its own memory included: stop a little before.
 _CGROUP_HEADROOM_BYTES = 16 * MIB
 
@@ -64,6 +65,7 @@ class BudgetWatch:
         limit: the cgroup this process lives in, if it has one.
         release: gives mapped pages back; called at most once a second, while anonymous memory and mapped pages together
             exceed the budget.
+        switch: makes do with less, where `action` says so, or returns False; called before a crossing is raised.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class BudgetWatch:
         limit: CgroupLimit | None,
         action: OverBudgetAction,
         release: Callable[[], None],
+        switch: Callable[[], bool] = lambda: False,
     ) -> None:
         self._subject = subject
         self._budget = budget
@@ -81,6 +84,7 @@ class BudgetWatch:
         self._limit = limit
         self._action = action
         self._release = release
+        self._switch = switch
         self._next_check_s = self._next_release_s = 0.0
         self._warned = False
 
@@ -96,15 +100,18 @@ class BudgetWatch:
             self._next_release_s = now_s + _RELEASE_INTERVAL_S
         if self._warned:  # pages are given back all the same
             return
-        self._check_hard(reading)
-        self._check_cgroup(reading)
+        if not self._check_hard(reading):
+            self._check_cgroup(reading)
 
-    def _check_hard(self, reading: MemoryReading) -> None:
+    def _check_hard(self, reading: MemoryReading) -> bool:
+        """Whether it was crossed, and somebody goes on nevertheless."""
         # The quick counters may be some hundred KiB off; the exact ones cost milliseconds.
         if reading.hard_bytes > self._budget.budget_bytes:
             exact_bytes = read_memory_exact().hard_bytes
             if exact_bytes > self._budget.budget_bytes:
                 self._cross(self._marks.footprint(exact_bytes), self._budget)
+                return True
+        return False
 
     def _check_cgroup(self, reading: MemoryReading) -> None:
         if self._limit is None:
@@ -118,7 +125,12 @@ class BudgetWatch:
 
     def _cross(self, footprint: Footprint, budget: MemoryBudget) -> None:
         error = OverBudget(f"{self._subject}, measured", footprint, budget, ())
-        if self._action == "raise":
+        if self._action == "switch" and self._switch():
+            warnings.warn(f"{error}; goes on with a smaller model", BudgetWarning, stacklevel=2)
+            self._release()
+            self._next_check_s = time.monotonic() + _SWITCH_GRACE_S
+            return
+        if self._action != "warn":
             raise error
         self._warned = True
         warnings.warn(str(error), BudgetWarning, stacklevel=2)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 
 _LONGEST_RETRY_S = 60.0
+_BODIES_RETRY_S = 5.0
 
 
 @dataclass(eq=False)
@@ -25,6 +26,32 @@ class _Waiting:
     def has_come(self) -> bool:
         """Whether it may run, and has not been told yet."""
         return self.turn.done() and not self.turn.cancelled() and self.turn.exception() is None
+
+
+class Bodies:
+    """Bytes of requests that are held while they are read and answered. For one event loop.
+
+    Requests wait only once they are read: without this bound, those that wait could be more than memory holds.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self.held_bytes = 0
+
+    def take(self, nbytes: int) -> None:
+        """So many more. Raises RefusedError (503): there is no room."""
+        if self.held_bytes + nbytes > self._most:
+            raise RefusedError(
+                503,
+                Code.QUEUE_FULL,
+                f"bodies of {self.held_bytes} bytes are being answered, at most {self._most} are held; ask again later",
+                retry_after_s=_BODIES_RETRY_S,
+            )
+        self.held_bytes += nbytes
+
+    def give_back(self, nbytes: int) -> None:
+        """Of a request that has ended."""
+        self.held_bytes -= nbytes
 
 
 class Admission:

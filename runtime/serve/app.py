@@ -118,7 +118,7 @@ class _Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, send, self._service.settings)
+        exchange = Exchange(scope, receive, send, self._service.settings, self._service.bodies)
         caller = Caller()
         if self._service.guard is not None and get_route_path(scope) not in OPEN_PATHS:
             try:
@@ -137,13 +137,13 @@ class _Generates:
         self._work, self._kind, self._service = work, kind, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._service.settings)
-        record = Record(self._kind, exchange.caller)
-        status = 500
-        try:
-            status = await self._answered(exchange, record)
-        finally:
-            self._service.finished(record, status)
+        with Exchange(scope, receive, send, self._service.settings, self._service.bodies) as exchange:
+            record = Record(self._kind, exchange.caller)
+            status = 500
+            try:
+                status = await self._answered(exchange, record)
+            finally:
+                self._service.finished(record, status)
 
     async def _answered(self, exchange: Exchange, record: Record) -> int:
         """The status. What a program of ours did wrong is logged, and told as that."""
@@ -176,13 +176,13 @@ class _Small:
         self._service, self._work = service, work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._service.settings)
-        try:
-            await exchange.json(200, await self._work(self._service, await exchange.body()))
-        except ClientLeftError:
-            return
-        except GemmaEdgeError as error:
-            await exchange.refuse(refused(error))
+        with Exchange(scope, receive, send, self._service.settings, self._service.bodies) as exchange:
+            try:
+                await exchange.json(200, await self._work(self._service, await exchange.body()))
+            except ClientLeftError:
+                return
+            except GemmaEdgeError as error:
+                await exchange.refuse(refused(error))
 
 
 async def _tokenize(service: Service, body: bytes) -> Mapping[str, Any]:

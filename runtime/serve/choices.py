@@ -2,20 +2,21 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from gemma_edge.runtime.chat.calls.channels import ChannelParser, Thought
 from gemma_edge.runtime.chat.calls.syntax import Chunk, Mistake, ReplyParser
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, ReplyText
 from gemma_edge.runtime.kv.turn import Mark, Prompt, Turn
-from gemma_edge.runtime.serve.ask import Ask
+from gemma_edge.runtime.serve.api.ask import Ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.hooks import ReplyFilter
-from gemma_edge.runtime.serve.stopping import StopTexts
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
+from gemma_edge.runtime.text.stop_texts import StopTexts
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class _Reply:
         self._text = ReplyText(model.tokenizer, model.stop)
         self._stop = StopTexts(ask.stop)
         self._guard = guard
+        self._channels = ChannelParser(model.channels)
         self._parser = ReplyParser(model.tool_syntax, ask.parameters) if ask.tools and not ask.is_forced else None
         self._json = ""  # of a call that was demanded
         self._calls = 0
@@ -80,6 +82,7 @@ class _Reply:
         found = self._certain(rest)
         if self._guard is not None:
             found += self._parsed(self._guard.finish())
+        found += self._answered(self._channels.finish())
         if self._parser is not None:
             found += [item for chunk in self._parser.finish() for item in self._items(chunk)]
         if self._ask.is_forced:
@@ -96,11 +99,18 @@ class _Reply:
         if self._ask.is_forced:
             self._json += text
             return []
-        if not text or self._parser is None:
-            return [text] if text else []
-        return [item for chunk in self._parser.push(text) for item in self._items(chunk)]
+        return self._answered(self._channels.push(text))
+
+    def _answered(self, parts: Iterable[str | Thought]) -> list[str | ToolCall]:
+        """Without what was written into channels."""
+        texts = [part for part in parts if isinstance(part, str)]
+        if self._parser is None:
+            return [*texts]
+        return [item for text in texts for chunk in self._parser.push(text) for item in self._items(chunk)]
 
     def _items(self, chunk: Chunk) -> list[str | ToolCall]:
+        if isinstance(chunk, Thought):
+            return []
         if isinstance(chunk, str):
             return [chunk] if not (self._ask.has_one_call and self._calls) else []
         if isinstance(chunk, Mistake):  # what only looks like a call is text

@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
+from gemma_edge.runtime.serve.admission import Bodies
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.hooks import Caller
 from gemma_edge.runtime.serve.settings import Settings
@@ -23,29 +24,41 @@ class ClientLeftError(Exception):
 
 
 class Exchange:
-    """For one task at a time."""
+    """For one task at a time. To be left as a context manager, which gives back what its body holds of `bodies`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings, bodies: Bodies) -> None:
         self._receive, self._send = receive, send
-        self._settings = settings
+        self._settings, self._bodies = settings, bodies
+        self._held_bytes = 0
         self._is_read = False
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self.caller: Caller = scope.get("state", {}).get("caller", Caller())
         self.status = 0  # of the reply, once it was begun
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bodies.give_back(self._held_bytes)
+        self._held_bytes = 0
+
     async def body(self) -> bytes:
-        """All of it. Raises RefusedError: 413 where it is too large, 408 where it takes too long. ClientLeftError."""
+        """All of it. Raises ClientLeftError, RefusedError: 413 where it is too large, 408 where it takes too long, 503
+        where the bodies of other requests leave no room."""
         most = self._settings.body_bytes
         length = self.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > most:
+        if length.isdecimal() and int(length) > most:
             raise _too_large(length, most)
         body = bytearray()
         try:
             async with asyncio.timeout(self._settings.read_s):
                 while not self._is_read:
-                    body += await self._chunk()
-                    if len(body) > most:
+                    chunk = await self._chunk()
+                    if len(body) + len(chunk) > most:
                         raise _too_large(f"more than {most}", most)
+                    self._bodies.take(len(chunk))
+                    self._held_bytes += len(chunk)
+                    body += chunk
         except TimeoutError:
             raise RefusedError(
                 408, Code.TIMEOUT, f"the request did not arrive within {self._settings.read_s:g} s; send it faster"

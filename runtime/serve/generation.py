@@ -7,9 +7,9 @@ from typing import Any
 from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.serve.api import schemas
 from gemma_edge.runtime.serve.api.answers import Answer, ChatAnswer, CompletionAnswer
+from gemma_edge.runtime.serve.api.ask import Ask, read_ask
 from gemma_edge.runtime.serve.api.check import Checker, parsed
 from gemma_edge.runtime.serve.api.messages import read_messages
-from gemma_edge.runtime.serve.ask import Ask, read_ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.exchange import Exchange
 from gemma_edge.runtime.serve.hooks import Guard

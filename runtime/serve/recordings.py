@@ -13,13 +13,13 @@ from gemma_edge.runtime.media.audio import Recording, wav_bytes
 from gemma_edge.runtime.media.item import MediaItem, MediaKind
 from gemma_edge.runtime.serve.api import schemas
 from gemma_edge.runtime.serve.api.answers import new_id
+from gemma_edge.runtime.serve.api.ask import Ask
 from gemma_edge.runtime.serve.api.check import Checker
-from gemma_edge.runtime.serve.ask import Ask
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.events import Kind
 from gemma_edge.runtime.serve.exchange import Exchange
 from gemma_edge.runtime.serve.service import Record, Service, check_model
-from gemma_edge.runtime.tasks.media import transcription_prompt, translation_prompt
+from gemma_edge.runtime.tasks.media import LANGUAGES, transcription_prompt, translation_prompt
 from gemma_edge.runtime.text.penalties import Penalties
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
@@ -28,16 +28,6 @@ _CHECKS = {
     Kind.TRANSLATION: Checker(schemas.TRANSLATION_REQUEST),
 }
 _FIELDS = 32
-# ISO 639-1, as OpenAI's clients name languages; others can be named in English.
-LANGUAGES = {
-    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
-    "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
-    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian",
-    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "nl": "Dutch", "no": "Norwegian",
-    "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak", "sl": "Slovenian",
-    "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tr": "Turkish",
-    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
 
 
 async def transcription(service: Service, exchange: Exchange, record: Record) -> None:

@@ -15,8 +15,8 @@ from gemma_edge.runtime.executors.base import ClosedError, ContextOverflowError,
 from gemma_edge.runtime.executors.litert.weight_cache import cache_opened
 from gemma_edge.runtime.kv.scheduler import QueueFullError
 from gemma_edge.runtime.memory.reading import read_memory
-from gemma_edge.runtime.serve.admission import Admission
-from gemma_edge.runtime.serve.ask import Ask
+from gemma_edge.runtime.serve.admission import Admission, Bodies
+from gemma_edge.runtime.serve.api.ask import Ask
 from gemma_edge.runtime.serve.choices import Choice, Piece, Totals, written
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.events import Finished, Kind, Probe, State
@@ -26,6 +26,8 @@ from gemma_edge.runtime.serve.settings import Settings
 from gemma_edge.runtime.text.constraints import Constraint
 
 Value = TypeVar("Value")
+
+_BODIES_SHARE = 16  # of a budget: one part of so many
 
 
 @dataclass
@@ -58,10 +60,15 @@ class Service:
         spare = engine.spare_bytes  # half of it for rows of requests that run, half for those that may come again
         rows_bytes = settings.rows_bytes if spare is None else min(settings.rows_bytes, spare // 2)
         self.admission = Admission(active, settings.waiting, settings.wait_s, rows_bytes)
+        most = settings.bodies_bytes
+        if engine.profile is not None:
+            most = min(most, max(settings.body_bytes, engine.profile.budget_bytes // _BODIES_SHARE))
+        self.bodies = Bodies(most)
         self._active = active
         self._threads = ThreadPoolExecutor(1, "gemma-edge prompts")
         self._idle: asyncio.TimerHandle | None = None
         self._saving: asyncio.Future[None] | None = None
+        self._probing: asyncio.Future[Probe] | None = None
         self._cache = ExitStack()
         chats = None
         if settings.cache_dir is not None:
@@ -176,7 +183,7 @@ class Service:
         )
 
     def state(self) -> State:
-        """The server now."""
+        """The server now. To be called in a thread: it reads how much of each mapped file is in memory."""
         memory = self.engine.memory()
         profile = self.engine.profile
         return State(
@@ -196,14 +203,24 @@ class Service:
         )
 
     async def probe(self) -> Probe:
-        """Run one token between two steps of whatever is being written."""
+        """Run one token between two steps of whatever is being written.
+
+        Who asks while one is run gets its answer too: nobody needs a key to ask, and each token takes its time from
+        the replies.
+        """
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().run_in_executor(None, self._probed)
+        return await asyncio.shield(self._probing)
+
+    def _probed(self) -> Probe:
         started = time.monotonic()
         error = None
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self.engine.health)
+            self.engine.health()
         except GemmaEdgeError as found:
             error = str(found)
-        return Probe(state=self.state(), response_s=time.monotonic() - started, error=error)
+        response_s = time.monotonic() - started
+        return Probe(state=self.state(), response_s=response_s, error=error)
 
     def stop(self) -> None:
         """Admit nobody any more. May be called before `close`, so that replies come to their end."""

@@ -17,8 +17,8 @@ class ServeError(GemmaEdgeError, ValueError):
 
 _ORIGIN = re.compile(r"https?://[^/?#\s]+")
 _COUNTS = (
-    "active", "waiting", "body_bytes", "media_bytes", "image_pixels", "json_depth", "rows_bytes", "connections",
-    "saved_bytes", "max_output_tokens",
+    "active", "waiting", "body_bytes", "media_bytes", "image_pixels", "json_depth", "bodies_bytes", "rows_bytes",
+    "connections", "saved_bytes", "max_output_tokens",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ class Settings:
     waiting: requests that may wait for their turn; more are refused with 429.
     wait_s: the longest wait for a turn; then 503.
     body_bytes: the largest body. media_bytes: of one image or recording in it. image_pixels: of one image.
-    json_depth: of a body.
+    json_depth: of a body. bodies_bytes: of all bodies that are being read or answered; more are refused with 503.
     rows_bytes: what encoded images and recordings of all requests may take at once.
     connections: at once; more are refused.
     read_s: the longest that a client may take to send a request. write_s: to take one piece of a stream.
@@ -69,6 +69,7 @@ class Settings:
     media_bytes: int = 16 * MIB
     image_pixels: int = 24_000_000
     json_depth: int = 64
+    bodies_bytes: int = 128 * MIB
     rows_bytes: int = 32 * MIB
     connections: int = 512
     read_s: float = 30.0
@@ -90,6 +91,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ServeError(f"{name} is {value}, expected at least 1; leave it out for the default")
+        if self.bodies_bytes < self.body_bytes:
+            raise ServeError(
+                f"bodies_bytes is {self.bodies_bytes}, expected at least body_bytes, {self.body_bytes}; raise it"
+            )
         for name in ("wait_s", "read_s", "write_s", "shutdown_s", "idle_save_s"):
             value = getattr(self, name)
             if not value > 0:

@@ -9,7 +9,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.chats import sending
 from gemma_edge.runtime.services.errors import ServiceError, known
 from gemma_edge.runtime.services.functions import FunctionCall, Functions, described
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 
 _SURE = GenerationConfig(max_tokens=256, temperature=0.3, repetition_penalty=1.0)
 

@@ -8,7 +8,7 @@ from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Message
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.errors import ServiceError
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 
 Messages = Sequence[Json | Message]
 

@@ -8,18 +8,9 @@ from typing import Any, Self
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.chats import conversation_of, sending
 from gemma_edge.runtime.services.errors import ServiceError, known
-from gemma_edge.runtime.services.settings import GenerationConfig
-from gemma_edge.runtime.tasks.media import Media, transcribe, transcribe_and_translate
+from gemma_edge.runtime.services.request import GenerationConfig
+from gemma_edge.runtime.tasks.media import LANGUAGES, Media, transcribe, transcribe_and_translate
 
-# ISO 639-1, since the documents' services take codes, and Google's prompts want names.
-LANGUAGES = {
-    "ar": "Arabic", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English",
-    "es": "Spanish", "fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi",
-    "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "ms": "Malay",
-    "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
-    "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tr": "Turkish",
-    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
 TASKS = ("transcribe", "translate")
 
 

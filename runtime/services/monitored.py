@@ -12,9 +12,7 @@ from gemma_edge.runtime.serve.monitor.metrics import MIB, PerformanceMetrics, Qu
 from gemma_edge.runtime.serve.monitor.monitor import Monitor
 from gemma_edge.runtime.serve.monitor.quality import quality, reply_perplexity
 from gemma_edge.runtime.services.chats import Messages, conversation_of, sending
-from gemma_edge.runtime.services.settings import GenerationConfig
-
-_PLAIN = GenerationConfig(max_tokens=256, repetition_penalty=1.0)
+from gemma_edge.runtime.services.request import PLAIN, GenerationConfig
 
 
 class MonitoringService:
@@ -28,7 +26,7 @@ class MonitoringService:
         self._engine, self._rules = engine, tuple(rules)
         self.monitor = monitor or Monitor(Path(engine.model_path).name)
 
-    def generate(self, messages: Messages, config: GenerationConfig = _PLAIN) -> str:
+    def generate(self, messages: Messages, config: GenerationConfig = PLAIN) -> str:
         """The reply to a list of messages, remembered as `measure_performance` does. Raises what a reply raises."""
         started = time.perf_counter()
         try:
@@ -39,7 +37,7 @@ class MonitoringService:
         self.monitor.add(metrics)
         return reply
 
-    def measure_performance(self, messages: Messages, config: GenerationConfig = _PLAIN) -> PerformanceMetrics:
+    def measure_performance(self, messages: Messages, config: GenerationConfig = PLAIN) -> PerformanceMetrics:
         """Figures of the reply to a list of messages; of one that failed, `success` False and why."""
         started = time.perf_counter()
         try:

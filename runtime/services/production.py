@@ -14,7 +14,7 @@ from gemma_edge.runtime.chat.messages import Message
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.memory.reading import read_memory
 from gemma_edge.runtime.services.chats import Messages, conversation_of, sending
-from gemma_edge.runtime.services.settings import GenerationConfig, MultimodalInput
+from gemma_edge.runtime.services.request import GenerationConfig, MultimodalInput
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from gemma_edge.runtime.chat.message_json import Json
 from gemma_edge.runtime.chat.messages import Contents, Message
 from gemma_edge.runtime.services.errors import ServiceError, known
 from gemma_edge.runtime.services.functions import Described, FunctionCall, Functions, described
-from gemma_edge.runtime.services.settings import Image, image_content
+from gemma_edge.runtime.services.request import Image, image_content
 
 _MARK = "FUNCTION_CALL:"
 

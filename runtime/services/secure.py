@@ -3,31 +3,35 @@
 The same guard stands in front of `gemma-edge serve`; here a program uses it without a network.
 """
 
+import json
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import count
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.message_json import Json, MessageError, sendable_message
 from gemma_edge.runtime.chat.messages import Message
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.serve.api.check import parsed
 from gemma_edge.runtime.serve.errors import Code, RefusedError
 from gemma_edge.runtime.serve.guard.guard import Guard
 from gemma_edge.runtime.serve.guard.limits import Limits
 from gemma_edge.runtime.serve.guard.policy import Policy
+from gemma_edge.runtime.serve.guard.reply import ReplyFilter
 from gemma_edge.runtime.serve.guard.sanitise import Sanitising
 from gemma_edge.runtime.serve.hooks import Caller
 from gemma_edge.runtime.services.chats import conversation_of, sending
 from gemma_edge.runtime.services.errors import ServiceError
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 
 _log = logging.getLogger(__name__)
 
+_MOST_LEVELS = 64  # as the server reads
 MOST_TOKENS = 1024
 """Of a reply that may be asked for."""
 DOCUMENTED = Policy(sanitising=Sanitising())
@@ -121,7 +125,7 @@ class SecureService:
             with conversation:
                 try:
                     with closing(conversation.send_message_async(last, **sending(config))) as pieces:
-                        text = "".join([*(reply.feed(str(piece)) for piece in pieces), reply.finish()])
+                        text = "".join(self._filtered(reply, map(str, pieces)))
                 finally:
                     used = conversation.usage.prompt + conversation.usage.generated
                 return text, conversation.usage.generated
@@ -132,6 +136,15 @@ class SecureService:
         finally:
             with self._lock:
                 self._guard.settle(caller, request_id, used)
+
+    def _filtered(self, reply: ReplyFilter, pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            with self._lock:  # a classifier is asked by one thread at a time, of replies too
+                passed = reply.feed(piece)
+            yield passed
+        with self._lock:
+            rest = reply.finish()
+        yield rest
 
     def _checked(
         self, caller: Caller, request_id: str, messages: Sequence[Json], max_tokens: int
@@ -146,7 +159,7 @@ class SecureService:
                     f"message {number} is {type(message).__name__}, expected a mapping with role and content; send one"
                 )
         try:
-            standard = [sendable_message(message) for message in messages]
+            standard = [sendable_message(message) for message in _plain(messages)]
         except MessageError as error:
             raise _invalid(str(error)) from error
         if any("path" in part for message in standard for part in _parts(message)):
@@ -162,6 +175,22 @@ def _conversation(
         return conversation_of(engine, messages, config, sanitize_control_tokens=True)
     except (ServiceError, MessageError) as error:
         raise _invalid(str(error)) from error
+
+
+def _plain(messages: Sequence[Json]) -> Sequence[Json]:
+    """The same, made of nothing but what JSON has: bounded, and nobody else's to change. Raises RefusedError."""
+    try:
+        body = json.dumps({"messages": messages}, allow_nan=False, default=_mapping)
+        plain: Sequence[Json] = parsed(body.encode(), _MOST_LEVELS)["messages"]
+    except (TypeError, ValueError, RecursionError, RefusedError) as error:
+        raise _invalid(f"the messages are no JSON ({error}); send texts, numbers, lists and mappings") from error
+    return plain
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _parts(message: Json) -> Sequence[Json]:

@@ -6,9 +6,7 @@ from typing import TypedDict
 
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.chats import Messages, conversation_of, sending
-from gemma_edge.runtime.services.settings import GenerationConfig
-
-_PLAIN = GenerationConfig(max_tokens=256, repetition_penalty=1.0)
+from gemma_edge.runtime.services.request import PLAIN, GenerationConfig
 
 
 class TimedReply(TypedDict):
@@ -28,7 +26,7 @@ class TimedBatch(TypedDict):
     average_time_per_item: float
 
 
-def fast_generate(engine: Engine, messages: Messages, config: GenerationConfig = _PLAIN) -> TimedReply:
+def fast_generate(engine: Engine, messages: Messages, config: GenerationConfig = PLAIN) -> TimedReply:
     """The reply to a list of messages, and how long it took.
 
     Raises what `conversation_of` and `Conversation.send_message` raise. A prompt that does not fit the context is
@@ -48,7 +46,7 @@ def fast_generate(engine: Engine, messages: Messages, config: GenerationConfig =
     )
 
 
-def batch_generate(engine: Engine, batch_messages: Iterable[Messages], config: GenerationConfig = _PLAIN) -> TimedBatch:
+def batch_generate(engine: Engine, batch_messages: Iterable[Messages], config: GenerationConfig = PLAIN) -> TimedBatch:
     """The reply to each list of messages, in order. What they begin with in common is prefilled once."""
     started = time.perf_counter()
     responses = [fast_generate(engine, messages, config)["response"] for messages in batch_messages]

@@ -5,9 +5,9 @@ as Google's model cards advise. Every reply is the most likely one, piece by pie
 """
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gemma_edge.runtime.chat.messages import AudioBytes, Contents, ImageBytes, ImageFile
 from gemma_edge.runtime.engine import Engine
@@ -19,6 +19,17 @@ from gemma_edge.runtime.text.sampler import SamplerConfig
 AnyEngine: TypeAlias = Engine | LitertLmEngine
 Media: TypeAlias = str | os.PathLike[str] | bytes
 """The path of a file, or the bytes of one."""
+
+LANGUAGES: Final[Mapping[str, str]] = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
+    "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
+    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian",
+    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "ms": "Malay", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
+    "sl": "Slovenian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai", "tr": "Turkish",
+    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+"""By ISO 639-1 code, since programs name languages so and Google's prompts want names."""
 
 _AS_HEARD = (
     "Follow these specific instructions for formatting the answer:\n"

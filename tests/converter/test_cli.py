@@ -280,7 +280,10 @@ def test_the_extra_of_a_package_is_the_one_that_has_it(module: str, extra: str) 
 
 def test_formats_that_are_not_written() -> None:
     asked = ("plan", "--target", "custom-int4", "--format")
-    assert error_of(*asked, "gguf") == "format 'gguf': expected litertlm or onnx; use one of them"
+    assert (
+        error_of(*asked, "ggml")
+        == "format 'ggml': expected litertlm, onnx, gguf or compressed-tensors; use one of them"
+    )
     assert error_of(*asked, "task") == (
         "format 'task': MediaPipe's bundles are not written any more; use --format litertlm, for LiteRT-LM, which "
         "has taken the place of MediaPipe's LLM Inference"

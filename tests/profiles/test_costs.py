@@ -4,8 +4,16 @@ import dataclasses
 
 import pytest
 
-from gemma_edge.profiles.costs import ActivationShape, litert_footprint, predicted_decode_tokens_per_s
+from gemma_edge.profiles.costs import (
+    ALTUP_CALL_ANON_BYTES,
+    CALL_ANON_BYTES,
+    CALL_FILE_BYTES,
+    ActivationShape,
+    litert_footprint,
+    predicted_decode_tokens_per_s,
+)
 from gemma_edge.profiles.device import Footprint, load_profile
+from gemma_edge.profiles.signatures import calls
 from gemma_edge.profiles.sizes import MIB
 
 E2B = ActivationShape(
@@ -27,6 +35,7 @@ def e2b(
     prefill_tokens: tuple[int, ...] = (16, 128),
     ple_bytes: int = 10**9,
     half: bool = False,
+    spans: tuple[int, ...] = (),
 ) -> Footprint:
     return litert_footprint(
         weights_bytes=1_500_000_000,
@@ -35,7 +44,8 @@ def e2b(
         kv_bytes=E2B_KV_BYTES // 2 if half else E2B_KV_BYTES,
         ring_bytes=RING_BYTES // 2 if half else RING_BYTES,
         kv_is_half=half,
-        prefill_tokens=prefill_tokens,
+        largest_ring_bytes=RING_BYTES // 16,
+        calls=tuple(calls(prefill_tokens, spans)),
         shape=shape,
     )
 
@@ -53,6 +63,16 @@ def test_the_arena_is_the_measured_one() -> None:
 def test_every_prefill_that_can_wrap_around_copies_the_rings() -> None:
     for prefill_tokens, copies in (((128,), 1), ((16, 128), 2), ((1, 16, 128), 2), ((1,), 0)):
         assert part_bytes(e2b(prefill_tokens=prefill_tokens), "KV rings being written") == copies * RING_BYTES
+
+
+def test_spans_add_their_signatures_and_what_these_write() -> None:
+    one, two = (e2b(spans=spans) for spans in ((1024,), (1024, 4096)))
+    added = 2 * ALTUP_CALL_ANON_BYTES + (1 + 128) * E2B.kv_values * 4 + RING_BYTES // 16
+    assert one.anon_bytes - e2b().anon_bytes == two.anon_bytes - one.anon_bytes == added
+    assert one.file_bytes - e2b().file_bytes == 2 * CALL_FILE_BYTES
+    without = dataclasses.replace(E2B, altup_inputs=1)
+    parts = [part_bytes(e2b(shape, spans=(1024,)), "signatures of spans") for shape in (E2B, without)]
+    assert parts[0] - parts[1] == 2 * (ALTUP_CALL_ANON_BYTES - CALL_ANON_BYTES)
 
 
 def test_float16_keys_and_values_cost_more_than_they_save() -> None:

@@ -9,20 +9,24 @@ from gemma_edge.converter.convert import convert
 
 CONTEXT_TOKENS = 512
 PREFILL_TOKENS = (8, 32)
+SPANS_TOKENS = (64, 192)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gemma3: Path, tiny_gemma3n: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_gemma3: Path, tiny_gemma3n: Path, tiny_gemma4: Path
 ) -> Callable[[str, str], Path]:
-    """`tiny_bundle("gemma3n", "int4")`: context 512, window 64, rings of 96 slots, prefills of 8 and 32."""
-    checkpoints = {"gemma3": tiny_gemma3, "gemma3n": tiny_gemma3n}
+    """`tiny_bundle("gemma3n", "int4")`: context 512, window 64, rings of 96 slots, prefills of 8, 32; spans."""
+    checkpoints = {"gemma3": tiny_gemma3, "gemma3n": tiny_gemma3n, "gemma4": tiny_gemma4}
     folder = tmp_path_factory.mktemp("bundles")
 
     def bundle(family: str, precision: str) -> Path:
         path = folder / f"{family}-{precision}.litertlm"
         if not path.exists():
-            convert(f"custom-{precision}", checkpoints[family], path, context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS)
+            convert(
+                f"custom-{precision}", checkpoints[family], path,
+                context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS,
+            )  # fmt: skip
         return path
 
     return bundle

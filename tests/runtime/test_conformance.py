@@ -28,6 +28,7 @@ TASKS = "the common jobs with images and recordings"
 LENIENT = "litert_lm drops the words that no grammar has in silence, or refuses"
 NO_DEBUGGER = "litert_lm's own build has it off; logits, token_ids and timing serve instead"
 
+TWO_MODELS = "a bundle of ours may hold two models of the same weights"
 DIFFERENCES: Mapping[str, str] = {
     "no ActivationDataType": ONE_DELEGATE,
     "no EmbeddingCapability": NO_EMBEDDINGS,
@@ -75,6 +76,8 @@ DIFFERENCES: Mapping[str, str] = {
     "Engine: also slots": "conversations whose keys and values are kept",
     "Engine: also profile": "a device's memory budget",
     "Engine: also over_budget": "a device's memory budget",
+    "Engine: also model": TWO_MODELS,
+    "Engine: also use_model": TWO_MODELS,
     "Engine: also new_sequence": "token sequences under sessions and conversations",
     "Engine.create_conversation: no enable_speculative_decoding": NO_SPECULATION,
     "Engine.create_conversation: no filter_channel_content_from_kv_cache": "Gemma 3 and 3n write no channels",

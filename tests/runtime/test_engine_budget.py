@@ -80,7 +80,7 @@ def test_going_on_over_budget_is_loud(open_engine: Callable[..., Engine], tmp_pa
         open_engine(profile=profile, over_budget="warn") as engine,
     ):
         assert engine.max_num_tokens == 512
-    with pytest.raises(ConfigError, match='over_budget is "ignore", expected "raise" or "warn"; leave it out to raise'):
+    with pytest.raises(ConfigError, match='over_budget is "ignore", expected "raise", "warn" or "switch"'):
         open_engine(profile=profile, over_budget="ignore")
 
 

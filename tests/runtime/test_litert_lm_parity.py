@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.chat.aio import Waiting
 from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.chat.options import ConversationOptions, SendOptions
 from gemma_edge.runtime.chat.prompt_tokens import Encoded, PromptTokens
@@ -31,6 +30,7 @@ from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.kv.scheduler import Scheduler
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.waiting import Waiting
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.model_info import LiteRtLmModality, ModelInfo
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, RepetitionPenaltyConfig, SuppressTokensConfig

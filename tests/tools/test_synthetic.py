@@ -17,6 +17,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
 from tools import synthetic
 from tools.synthetic import SIZES, Size, synthetic_tensors, write_synthetic
+from tools.tiny import stored
 
 Shapes = dict[str, tuple[int, ...]]
 REPOSITORY = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ EMBEDDERS = ("model.embed_vision.", "model.embed_audio.")
 
 
 def shapes_of(module: torch.nn.Module, prefix: str = "") -> Shapes:
-    return {prefix + name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    return {prefix + name: tuple(parameter.shape) for name, parameter in stored(module).items()}
 
 
 def transformers_shapes(size: Size) -> Shapes:
@@ -33,7 +34,12 @@ def transformers_shapes(size: Size) -> Shapes:
         config = transformers.Gemma3TextConfig(**{k: v for k, v in size.config.items() if k != "model_type"})
         with torch.device("meta"):
             return shapes_of(transformers.Gemma3ForCausalLM(config))
-    text = transformers.Gemma3nTextConfig(**{k: v for k, v in size.config["text_config"].items() if k != "model_type"})
+    settings = {k: v for k, v in size.config["text_config"].items() if k != "model_type"}
+    if size.config["model_type"] == "gemma4":
+        with torch.device("meta"):
+            model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**settings)).model
+            return shapes_of(model, "model.language_model.")
+    text = transformers.Gemma3nTextConfig(**settings)
     vision = transformers.Gemma3nVisionConfig(hidden_size=size.config["vision_config"]["hidden_size"])
     audio = transformers.Gemma3nAudioConfig(hidden_size=size.config["audio_config"]["hidden_size"])
     with torch.device("meta"):
@@ -47,7 +53,7 @@ def transformers_shapes(size: Size) -> Shapes:
 
 def ignored_by_transformers(size: Size) -> Shapes:
     """Keys and values of KV-sharing layers: in the official files, skipped by transformers when it loads them."""
-    if "text_config" not in size.config:
+    if size.config["model_type"] != "gemma3n":
         return {}
     text = size.config["text_config"]
     config = transformers.Gemma3nTextConfig(**{k: v for k, v in text.items() if k != "model_type"})
@@ -85,7 +91,8 @@ def test_towers_have_the_names_and_shapes_of_transformers() -> None:
 
 @pytest.mark.parametrize(
     ("size_name", "billions"),
-    [("1b", 1.00), ("e2b", 4.46), ("e4b", 6.87)],  # model cards and public exports of the text parts
+    # Model cards and public exports of the text parts; of Gemma 4 transformers' classes, counted.
+    [("1b", 1.00), ("e2b", 4.46), ("e4b", 6.87), ("gemma4-e2b", 4.63), ("gemma4-e4b", 7.46)],
 )
 def test_parameter_counts_are_the_published_ones(size_name: str, billions: float) -> None:
     text = [normal for name, normal in synthetic_tensors(SIZES[size_name]).items() if not name.startswith(EMBEDDERS)]
@@ -99,19 +106,28 @@ SMALL_3N = {
 }  # fmt: skip
 
 
+SMALL_4 = {
+    "num_hidden_layers": 6, "intermediate_size": 256, "hidden_size": 128, "num_attention_heads": 4, "head_dim": 32,
+    "global_head_dim": 64, "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 2, "vocab_size": 2048,
+    "vocab_size_per_layer_input": 2048, "layer_types": ["sliding_attention", "full_attention"] * 3,
+}  # fmt: skip
+
+
 def small(size_name: str) -> Size:
     """An official config.json with smaller numbers: same code, same names, written in a moment."""
     size = SIZES[size_name]
     if "text_config" not in size.config:
         changes = {"num_hidden_layers": 6, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 2048}
         return replace(size, config=dict(size.config) | changes | {"head_dim": 32})
+    if size.config["model_type"] == "gemma4":
+        return replace(size, config=dict(size.config) | {"text_config": size.config["text_config"] | SMALL_4})
     text = dict(size.config["text_config"]) | SMALL_3N
     text["layer_types"] = text["layer_types"][:10]
     text["activation_sparsity_pattern"] = [0.95] * 3 + [0.0] * 7
     return replace(size, config=dict(size.config) | {"text_config": text})
 
 
-@pytest.mark.parametrize("size_name", ["1b", "e2b"])
+@pytest.mark.parametrize("size_name", ["1b", "e2b", "gemma4-e2b"])
 def test_checkpoint_matches_its_own_model(size_name: str, tmp_path: Path) -> None:
     nbytes = write_synthetic(small(size_name), tmp_path, shards=3)
     checkpoint = Checkpoint.open(tmp_path)
@@ -126,19 +142,17 @@ def test_checkpoint_matches_its_own_model(size_name: str, tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("size_name", ["1b", "e2b"])
+@pytest.mark.parametrize("size_name", ["1b", "e2b", "gemma4-e2b"])
 def test_transformers_runs_it_and_activations_stay_finite(size_name: str, tmp_path: Path) -> None:
     size = small(size_name)
     write_synthetic(size, tmp_path, shards=2)
     checkpoint = Checkpoint.open(tmp_path)
     text = {k: v for k, v in checkpoint.text_config.items() if k != "model_type"}
-    model = (
-        transformers.Gemma3nForCausalLM(transformers.Gemma3nTextConfig(**text))
-        if "text_config" in size.config
-        else transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**text))
-    ).eval()
+    family = {"1b": "Gemma3", "e2b": "Gemma3n", "gemma4-e2b": "Gemma4"}[size_name]
+    config = getattr(transformers, f"{family}TextConfig")(**text)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with torch.no_grad():
-        for name, parameter in model.model.named_parameters():
+        for name, parameter in stored(model.model).items():
             parameter.copy_(torch.from_numpy(checkpoint.read(name)))
         logits = model(torch.arange(3, 67)[None]).logits
     assert torch.isfinite(logits).all()

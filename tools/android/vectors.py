@@ -107,7 +107,7 @@ def _plan(name: str, context_tokens: int) -> Values:
         "caches": [
             {
                 "slots": layout.slots(owner.window),
-                "nbytes": layout.nbytes(config.heads.kv, config.heads.size, owner.window),
+                "nbytes": layout.nbytes(owner.heads.kv, owner.heads.size, owner.window),
             }
             for owner in owners
         ],

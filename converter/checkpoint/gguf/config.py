@@ -1,7 +1,7 @@
 """config.json and generation_config.json of a GGUF: what its metadata says, and what follows where it says nothing.
 
-llama.cpp writes what its own code reads and fixes the rest by architecture, in conversion/gemma.py and in
-load_arch_hparams of src/models/gemma3.cpp and gemma3n.cpp. What a model here needs besides is taken from there:
+llama.cpp writes what its own code reads and fixes the rest by architecture. What a model here needs besides is taken
+from families.py, and hyperparameters.py writes what is read here:
 
 - every 6th layer (3n: 5th) attends to all tokens where attention.sliding_window_pattern is absent (`swa_period`);
   without a window, all layers do
@@ -22,16 +22,17 @@ from typing import Any, Final
 
 import numpy as np
 
+from gemma_edge.converter.checkpoint.gguf.families import (
+    COEFFICIENT_CLIP,
+    FAMILIES,
+    LAYERS_OF_27B,
+    LOCAL_ROPE_BASE,
+)
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
-from gemma_edge.converter.models import gemma3, gemma3n
+from gemma_edge.converter.models import gemma3
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, LAYER_KINDS
 
-ARCHITECTURES: Final = (gemma3.FAMILY, gemma3n.FAMILY)
-
-_LAYERS_OF_27B: Final = 62
-_PERIODS: Final[Mapping[str, int]] = {gemma3.FAMILY: 6, gemma3n.FAMILY: 5}
-_FIRST_SHARED_LAYER: Final = 20
-_LOGIT_CAP: Final[Mapping[str, float | None]] = {gemma3.FAMILY: None, gemma3n.FAMILY: 30.0}
+ARCHITECTURES: Final = tuple(FAMILIES)
 
 # Behind these, a key that is not known may change what the model computes. Elsewhere are descriptions.
 _ARITHMETIC: Final = ("attention.", "rope.", "altup.", "expert", "attn_", "activation_", "final_", "feed_forward")
@@ -66,7 +67,7 @@ def derived_config(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str
     width, window = keys.integer("embedding_length"), keys.integer("attention.sliding_window", 0)
     config = {
         "model_type": f"{architecture}_text",
-        "architectures": [{gemma3.FAMILY: "Gemma3ForCausalLM", gemma3n.FAMILY: "Gemma3nForCausalLM"}[architecture]],
+        "architectures": [FAMILIES[architecture].hugging_face],
         "vocab_size": _rows(file, tensors, "model.embed_tokens.weight"),
         "hidden_size": width,
         "intermediate_size": keys.integers("feed_forward_length", layers),
@@ -78,12 +79,13 @@ def derived_config(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "rope_theta": keys.number("rope.freq_base"),
-        "rope_local_base_freq": keys.number("rope.freq_base_swa", 10_000.0),
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", LOCAL_ROPE_BASE),
         "rope_scaling": _rope_scaling(keys),
         "layer_types": _layer_types(keys, layers, window),
         "attention_bias": False,
         "attn_logit_softcapping": keys.number("attn_logit_softcapping", 0.0) or None,
-        "final_logit_softcapping": keys.number("final_logit_softcapping", _LOGIT_CAP[architecture] or 0.0) or None,
+        "final_logit_softcapping": keys.number("final_logit_softcapping", FAMILIES[architecture].logit_cap or 0.0)
+        or None,
         "tie_word_embeddings": "lm_head.weight" not in tensors,
         "pad_token_id": 0,
         "eos_token_id": 1,
@@ -93,20 +95,21 @@ def derived_config(file: Path, metadata: Mapping[str, Any], tensors: Mapping[str
         config["sliding_window"] = window
     if architecture == gemma3.FAMILY:
         config["intermediate_size"] = keys.integer("feed_forward_length")
-        config["query_pre_attn_scalar"] = width // heads if layers == _LAYERS_OF_27B else head_size
+        config["query_pre_attn_scalar"] = width // heads if layers == LAYERS_OF_27B else head_size
         return config
     return config | _gemma3n(keys, layers, file, tensors)
 
 
 def _gemma3n(keys: "_Keys", layers: int, file: Path, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    first_shared = FAMILIES[keys.architecture].first_shared_layer or layers
     return {
         "vocab_size_per_layer_input": _rows(file, tensors, "model.embed_tokens_per_layer.weight"),
         "hidden_size_per_layer_input": keys.integer("embedding_length_per_layer_input"),
-        "num_kv_shared_layers": keys.count("attention.shared_kv_layers", max(0, layers - _FIRST_SHARED_LAYER)),
+        "num_kv_shared_layers": keys.count("attention.shared_kv_layers", max(0, layers - first_shared)),
         "activation_sparsity_pattern": [_share(scale) for scale in keys.scales("activation_sparsity_scale", layers)],
         "altup_num_inputs": keys.integer("altup.num_inputs"),
         "altup_active_idx": keys.count("altup.active_idx"),
-        "altup_coef_clip": 120.0,
+        "altup_coef_clip": COEFFICIENT_CLIP,
         "altup_correct_scale": True,
         "laurel_rank": _rows(file, tensors, "model.layers.0.laurel.linear_left.weight"),
     }
@@ -146,7 +149,7 @@ def _rope_scaling(keys: "_Keys") -> dict[str, Any] | None:
 
 def _layer_types(keys: "_Keys", layers: int, window: int) -> list[str]:
     """The kind of each layer: llama.cpp's set_swa_pattern, or one boolean for each, true where it slides."""
-    pattern = keys.get("attention.sliding_window_pattern", _PERIODS[keys.architecture])
+    pattern = keys.get("attention.sliding_window_pattern", FAMILIES[keys.architecture].period)
     if not window:
         return [LAYER_KINDS[1]] * layers
     if type(pattern) is int and pattern >= 0:

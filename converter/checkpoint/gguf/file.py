@@ -27,7 +27,7 @@ from gemma_edge.profiles.plain_file import open_plain
 MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
 _STRING, _ARRAY = 8, 9
-_SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MOST_AXES: Final = 4  # GGML_MAX_DIMS
 _LARGEST_AXIS: Final = 1 << 40
 _DEFAULT_ALIGNMENT: Final = 32  # GGUF_DEFAULT_ALIGNMENT
@@ -156,15 +156,15 @@ class _Reader:
             raise self._corrupt(f"{what} is not UTF-8 ({data[:40]!r})") from None
 
     def _value(self, kind: int, key: str, depth: int = 0) -> Any:
-        if kind in _SCALARS:
-            return self._number(_SCALARS[kind], key)
+        if kind in SCALARS:
+            return self._number(SCALARS[kind], key)
         if kind == _STRING:
             return self._string(key)
         if kind != _ARRAY or depth == _DEEPEST:
             raise self._corrupt(f"{key} is of the unknown type {kind}")
         inner, count = self._number("I", key), self._number("Q", key)
-        if inner in _SCALARS:
-            dtype = np.dtype(f"<{_SCALARS[inner]}")
+        if inner in SCALARS:
+            dtype = np.dtype(f"<{SCALARS[inner]}")
             return np.frombuffer(self._take(count * dtype.itemsize, key), dtype).tolist()
         if count * 8 > self._file_bytes:
             raise self._corrupt(f"{key} has {count} elements in a file of {self._file_bytes} bytes")

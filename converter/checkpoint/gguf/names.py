@@ -1,4 +1,4 @@
-"""From llama.cpp's tensors to those of a Hugging Face checkpoint: names, and where the two hold other values.
+"""llama.cpp's tensors and those of a Hugging Face checkpoint: names, and where the two hold other values.
 
 Names: gguf-py constants.py, TENSOR_NAMES. Values (conversion/gemma.py):
 - Gemma 3's norms are stored with the 1 that Hugging Face's layout lacks (`norm_shift`); Gemma 3n's are equal in both.
@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from gemma_edge.converter.checkpoint.gguf.families import FAMILIES
 from gemma_edge.converter.checkpoint.gguf.file import GgufTensor
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
-from gemma_edge.converter.models import gemma3
 
 PREFIX: Final = "model."
 _HEAD: Final = ("output.weight", "lm_head.weight")
@@ -59,19 +59,41 @@ _LAYER: Final[Mapping[str, str]] = {
 }
 _IN_LAYER = re.compile(r"blk\.(?P<layer>\d+)\.(?P<part>.+)")
 
+_MODEL_PARTS: Final = {source: name for name, source in _MODEL.items()}
+_STACKED: Final = {source: name for name, source in _STACKS.items()}
+_LAYER_PARTS: Final = {source: name for name, source in _LAYER.items()}
+_HF_LAYER = re.compile(r"layers\.(?P<layer>\d+)\.(?P<part>.+)")
+_IN_STACK = re.compile(rf"(?P<stack>{'|'.join(_STACKED)})\.(?P<index>\d+)\.weight")
+
 
 def renamed(tensors: Iterable[tuple[Path, GgufTensor]], architecture: str) -> dict[str, TensorInfo]:
     """The tensors of a GGUF, each with the file it lies in, by Hugging Face's names.
 
     Raises CheckpointError, by llama.cpp's name, for one that no architecture of ours has.
     """
-    shift = -1.0 if architecture == gemma3.FAMILY else 0.0
+    shift = -FAMILIES[architecture].norm_offset
     found: dict[str, TensorInfo] = {}
     for file, tensor in tensors:
         for info in _infos(file, tensor):
             is_norm = len(info.shape) == 1 and info.name.endswith("norm.weight")
             found[info.name] = replace(info, shift=shift) if is_norm else info
     return found
+
+
+def gguf_name(source: str) -> tuple[str, int | None]:
+    """llama.cpp's name of a tensor, and its place in a stack of matrices that share it, if it lies in one.
+
+    source: the Hugging Face name without the checkpoint's prefix. Raises KeyError for one that is in neither table.
+    """
+    if source == _HEAD[1]:
+        return _HEAD[0], None
+    stacked = _IN_STACK.fullmatch(source)
+    if stacked is not None:
+        return _STACKED[stacked["stack"]], int(stacked["index"])
+    layer = _HF_LAYER.fullmatch(source)
+    if layer is not None:
+        return f"blk.{layer['layer']}.{_LAYER_PARTS[layer['part']]}", None
+    return _MODEL_PARTS[source], None
 
 
 def _infos(file: Path, tensor: GgufTensor) -> Iterator[TensorInfo]:

@@ -9,7 +9,7 @@ With scores that differ, both merge the same neighbours first, whatever the text
 Tokens of the types control and user-defined are cut out of a text before, so they are added tokens. llama.cpp writes a
 space in these where SentencePiece has U+2581. Of runs of spaces tokenizer.json makes tokens by merging, as added tokens
 are looked for in the text itself; their pairs come first there, the longest before all (google/gemma-3-*). Unused
-tokens at the end only fill up the embedding table.
+tokens at the end only fill up the embedding table; those before it are words that no pair spells.
 """
 
 import json
@@ -129,7 +129,8 @@ def _vocabulary(file: Path, metadata: Mapping[str, Any]) -> _Vocabulary:
         )
     used = next((number + 1 for number in reversed(range(len(types))) if types[number] != _UNUSED), 0)
     for number, kind in enumerate(types[:used]):
-        if not _NORMAL <= kind <= _BYTE or kind == _UNUSED:
+        is_filler = kind == _UNUSED and texts[number] == f"[PAD{number}]"  # between tokens of images and audio
+        if not _NORMAL <= kind <= _BYTE or (kind == _UNUSED and not is_filler):
             raise CheckpointError(
                 f"{file}: token {number} is of type {kind}, expected a used one of {_NORMAL} to {_BYTE}; "
                 "not a Gemma tokenizer"

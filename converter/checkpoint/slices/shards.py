@@ -10,6 +10,8 @@ from pathlib import Path
 from gemma_edge.runtime.formats.atomic import atomic_file, require_space
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+INDEX = "model.safetensors.index.json"
+_ALL_BYTES = {**ITEM_BYTES, "I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return math.prod(self.shape) * _ALL_BYTES[self.dtype]
 
 
 def write_shards(
@@ -36,37 +38,43 @@ def write_shards(
     Returns the files. Each appears under its name when it is complete, the index last: what was interrupted has no
     index, and is refused as a checkpoint.
     """
-    groups = _split(tensors, shards)
+    groups = split({name: stored.nbytes for name, stored in tensors.items()}, shards)
     if len(groups) == 1:
         path = directory / "model.safetensors"
         _write_file(path, tensors, values)
         return [path]
-    paths = [directory / f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
+    paths = [directory / shard_name(i, len(groups)) for i in range(1, len(groups) + 1)]
     for path, names in zip(paths, groups, strict=True):
         _write_file(path, {name: tensors[name] for name in names}, values)
-    index = {
-        "metadata": {"total_size": sum(stored.nbytes for stored in tensors.values())},
-        "weight_map": {name: path.name for path, names in zip(paths, groups, strict=True) for name in names},
-    }
-    with atomic_file(directory / "model.safetensors.index.json") as file:
-        file.write(json.dumps(index, indent=2).encode() + b"\n")
+    files = {name: path.name for path, names in zip(paths, groups, strict=True) for name in names}
+    with atomic_file(directory / INDEX) as file:
+        file.write(index_json(sum(stored.nbytes for stored in tensors.values()), files))
     return paths
 
 
-def _split(tensors: Mapping[str, Header], shards: int) -> list[list[str]]:
-    """Consecutive names, cut where the running total passes each multiple of total / shards."""
-    total_bytes = sum(stored.nbytes for stored in tensors.values())
+def shard_name(number: int, count: int) -> str:
+    """As transformers names them. number: from 1."""
+    return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
+
+
+def index_json(total: int, files: Mapping[str, str]) -> bytes:
+    """model.safetensors.index.json. total: bytes of all tensors; files: by tensor."""
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": dict(files)}, indent=2).encode() + b"\n"
+
+
+def split(sizes: Mapping[str, int], shards: int) -> list[list[str]]:
+    """Consecutive names, cut where the running total passes each multiple of total / shards. sizes: bytes by name."""
+    total_bytes = sum(sizes.values())
     groups: dict[int, list[str]] = {}
     begin = 0
-    for name, stored in tensors.items():
+    for name, nbytes in sizes.items():
         groups.setdefault(begin * shards // total_bytes, []).append(name)
-        begin += stored.nbytes
+        begin += nbytes
     return list(groups.values())
 
 
-def _write_file(
-    path: Path, tensors: Mapping[str, Header], values: Callable[[str], Iterable[bytes | memoryview]]
-) -> None:
+def header_bytes(tensors: Mapping[str, Header]) -> tuple[bytes, dict[str, int]]:
+    """The beginning of a safetensors file of these tensors in their order, and where in the file each begins."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, stored in tensors.items():
@@ -74,9 +82,20 @@ def _write_file(
         begin += stored.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes by padding the header
-    require_space(path, 8 + len(text) + begin)
+    places, offset = {}, 8 + len(text)
+    for name, stored in tensors.items():
+        places[name] = offset
+        offset += stored.nbytes
+    return struct.pack("<Q", len(text)) + text, places
+
+
+def _write_file(
+    path: Path, tensors: Mapping[str, Header], values: Callable[[str], Iterable[bytes | memoryview]]
+) -> None:
+    header, _ = header_bytes(tensors)
+    require_space(path, len(header) + sum(stored.nbytes for stored in tensors.values()))
     with atomic_file(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header)
         for name, stored in tensors.items():
             written = sum(file.write(piece) for piece in values(name))
             if written != stored.nbytes:

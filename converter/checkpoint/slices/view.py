@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, Unconverted
 from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.matformer.pair import stored_parts
 from gemma_edge.converter.models.matformer.slices import Slice
 from gemma_edge.converter.tensors import TensorSpec
 
@@ -24,7 +25,6 @@ Float32 = NDArray[np.float32]
 Spans = tuple[tuple[int, int], ...]
 """Stretches [begin, end) of an axis, in order."""
 
-_LAYER = re.compile(r"layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _LAYER = re.compile(r"layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 _PLE, _PLE_PROJECTION = "embed_tokens_per_layer.weight", "per_layer_model_projection.weight"
 
@@ -47,32 +47,21 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class SlicedCheckpoint(Checkpoint):
-    """whole: what it is cut from, perhaps with an adapter. cuts: by source name, of all tensors of the decoder."""
+class CutCheckpoint(Checkpoint):
+    """whole: what it is cut from, perhaps with an adapter. cuts: by source name; other tensors are the whole's."""
 
     whole: Checkpoint
-    slice: Slice
     cuts: Mapping[str, Cut]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the weights came from, for the report."""
-        cut = {"name": self.slice.name, "kept_layers": list(self.slice.kept), "mmlu": self.slice.mmlu}
-        widths = self.text_config["intermediate_size"]
-        return self.whole.provenance | {"slice": cut | {"intermediate_size": widths}}
+        return self.whole.provenance
 
     @property
     def side_path(self) -> Path:
         """As Checkpoint.side_path."""
         return self.whole.side_path
-
-    def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
-        """As Checkpoint.match; what the slice leaves out has to be right as well."""
-        specs, ignored = list(specs), tuple(ignored)
-        model = Model.from_json(self.whole.text_config)
-        uncut = [spec for spec in specs if spec.source not in self.cuts]
-        self.whole.match([*model.tensors.values(), *uncut], (*ignored, *model.config.unused_tensors()))
-        return super().match(specs, ignored)
 
     def read(self, source: str) -> Float32:
         """As Checkpoint.read."""
@@ -103,6 +92,44 @@ class SlicedCheckpoint(Checkpoint):
         return self.whole.input_files()
 
 
+@dataclass(frozen=True)
+class SlicedCheckpoint(CutCheckpoint):
+    """cuts: of all tensors of the decoder."""
+
+    slice: Slice
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights came from, for the report."""
+        cut = {"name": self.slice.name, "kept_layers": list(self.slice.kept), "mmlu": self.slice.mmlu}
+        widths = self.text_config["intermediate_size"]
+        return self.whole.provenance | {"slice": cut | {"intermediate_size": widths}}
+
+    def match(self, specs: Iterable[TensorSpec], ignored: Iterable[str]) -> Unconverted:
+        """As Checkpoint.match; what the slice leaves out has to be right as well."""
+        specs, ignored = list(specs), tuple(ignored)
+        model = Model.from_json(self.whole.text_config)
+        uncut = [spec for spec in specs if spec.source not in self.cuts]
+        self.whole.match([*model.tensors.values(), *uncut], (*ignored, *model.config.unused_tensors()))
+        return super().match(specs, ignored)
+
+
+def in_parts(whole: Checkpoint, model: Model) -> CutCheckpoint:
+    """The same values, in the parts that a large model (models/matformer/pair.py) is stored in."""
+    tensors, cuts, split = dict(whole.tensors), dict[str, Cut](), set[str]()
+    for part in stored_parts(model):
+        name = whole.prefix + part.name
+        span = ((part.begin, part.end),)
+        cuts[part.name] = Cut(part.source, **{("rows", "columns")[part.axis]: span})
+        if (stored := whole.tensors.get(whole.prefix + part.source)) is not None:
+            tensors[name] = _info(stored, name, cuts[part.name].shape(stored.shape))
+            split.add(stored.name)
+    left = MappingProxyType({name: stored for name, stored in tensors.items() if name not in split})
+    return CutCheckpoint(
+        whole.path, whole.config, left, whole.prefix, whole, MappingProxyType(cuts), origin=whole.origin
+    )
+
+
 def sliced(whole: Checkpoint, wanted: Slice) -> SlicedCheckpoint:
     """The slice of a checkpoint. Raises SliceError and ConfigError as `Slice.config` does."""
     config = wanted.checkpoint_config(whole.config)
@@ -127,7 +154,7 @@ def sliced(whole: Checkpoint, wanted: Slice) -> SlicedCheckpoint:
         tensors[whole.prefix + own] = _info(stored, whole.prefix + own, cuts[own].shape(stored.shape))
     views = MappingProxyType(config), MappingProxyType(tensors)
     return SlicedCheckpoint(
-        whole.path, *views, whole.prefix, whole, wanted, MappingProxyType(cuts), origin=whole.origin
+        whole.path, *views, whole.prefix, whole, MappingProxyType(cuts), wanted, origin=whole.origin
     )
 
 

@@ -6,7 +6,7 @@ whole layers out. Source of the rules: Google's MatFormer Lab (google-gemma/cook
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class Slice:
                 f"{text_config.get('model_type')!r}; give Gemma 3n E4B, or leave the slice out"
             )
         whole = gemma3n.Config.from_json(text_config)
-        self._check(whole)
+        self.check(whole)
         kept, sharing = self.kept, len(whole.attention) - whole.kv_layers
         kinds = Fields(text_config).layer_types(len(whole.attention), 5)
         return {
@@ -75,7 +75,8 @@ class Slice:
         text = self.config(config.get("text_config", config))
         return {**config, "text_config": text} if "text_config" in config else text
 
-    def _check(self, whole: gemma3n.Config) -> None:
+    def check(self, whole: gemma3n.Config) -> None:
+        """Raises SliceError where this model cannot be cut so."""
         layers = len(whole.attention)
         if len(self.ffn) + len(self.skipped) != layers:
             raise SliceError(
@@ -154,8 +155,14 @@ def is_published_name(name: str) -> bool:
     return name in PUBLISHED or any(known.startswith(f"{name}-") for known in PUBLISHED)
 
 
+E2B: Final = "e2b"
+"""The official one: e1.91 by another name."""
+
+
 def published(name: str) -> Slice:
     """Raises SliceError, with the names there are, for anything else."""
+    if name == E2B:
+        return replace(PUBLISHED["e1.91"], name=E2B)
     if name in PUBLISHED:
         return PUBLISHED[name]
     two = [known for known in PUBLISHED if known.startswith(f"{name}-")]

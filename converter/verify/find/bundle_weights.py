@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.plan.output import reader_of
-from gemma_edge.converter.quantize.packed_rows import PackedRows
+from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.tensors import TensorSpec
 
 Float32 = NDArray[np.float32]
@@ -23,7 +23,7 @@ _BLOCK_BYTES = 16 << 20  # of numbers
 class BundleWeights:
     """All weights of one bundle. packed: of each its rows, in one piece or several, one after the other."""
 
-    packed: Mapping[str, tuple[PackedRows, ...]]
+    packed: Mapping[str, tuple[StoredRows, ...]]
 
     @classmethod
     def of(cls, path: Path, specs: Mapping[str, TensorSpec]) -> "BundleWeights":
@@ -33,7 +33,7 @@ class BundleWeights:
         for name, spec in specs.items():
             rows = spec.shape[0] if len(spec.shape) == 2 else 1
             parts = tuple(stored.get(name, ()))
-            if sum(len(part.data) for part in parts) == rows and all(p.columns == spec.shape[-1] for p in parts):
+            if sum(part.count for part in parts) == rows and all(p.columns == spec.shape[-1] for p in parts):
                 found[name] = parts
         return cls(found)
 
@@ -47,20 +47,18 @@ class BundleWeights:
 
     def encoding(self, name: str) -> str:
         """ "int4", or "int4-b32" where 32 columns share a scale."""
-        first = self.packed[name][0]
-        groups = 1 if first.scales is None else first.scales.shape[1]
-        return first.encoding.name + (f"-b{first.columns // groups}" if groups > 1 else "")
+        return self.packed[name][0].encoding_name
 
     def rows(self, name: str, first: int, count: int) -> Float32:
         """Rows [first, first + count) of a matrix, float32 [count, K]."""
         parts = []
         for packed in self.packed[name]:
-            last = min(first + count, len(packed.data))
+            last = min(first + count, packed.count)
             if first < last:
                 parts.append(packed.rows(first, last))
                 first, count = 0, count - len(parts[-1])
             else:
-                first -= len(packed.data)
+                first -= packed.count
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read(self, spec: TensorSpec, start: int, stop: int | None) -> Iterator[tuple[int, Float32]]:

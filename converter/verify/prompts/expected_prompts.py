@@ -43,6 +43,20 @@ GEMMA_TEMPLATE: Final = """{{ bos_token }}
 {%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
 """
 
+# The same of Gemma 4, as ai.google.dev/gemma/docs/core/prompt-formatting-gemma4 shows it: a system turn of its own.
+GEMMA4_TEMPLATE: Final = """{{ bos_token }}
+{%- for message in messages -%}
+    {{ '<|turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- else -%}
+        {%- for item in message['content'] -%}{{ item['text'] | trim }}{%- endfor -%}
+    {%- endif -%}
+    {{ '<turn|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|turn>model\\n' }}{%- endif -%}
+"""
+
 
 @dataclass(frozen=True)
 class ExpectedPrompts:
@@ -56,7 +70,7 @@ class ExpectedPrompts:
     @classmethod
     def open(cls, checkpoint: Path) -> "ExpectedPrompts":
         """Raises VerifyError: a file that cannot be read, a template with an error in it, none that is the default."""
-        named = _templates(checkpoint) or {"default": GEMMA_TEMPLATE}
+        named = _templates(checkpoint) or {"default": _usual(checkpoint)}
         if "default" not in named:
             raise VerifyError(
                 f"{checkpoint}: found the chat templates {', '.join(sorted(named))}, expected one named default; "
@@ -87,6 +101,12 @@ class ExpectedPrompts:
             )
         except Exception:  # a template is a program: whatever it does with content that it does not expect
             return None
+
+
+def _usual(checkpoint: Path) -> str:
+    """What Google's own models of that family write."""
+    kind = read_object(checkpoint / "config.json").get("model_type")
+    return GEMMA4_TEMPLATE if "gemma4" in str(kind) else GEMMA_TEMPLATE
 
 
 def _templates(checkpoint: Path) -> dict[str, str]:

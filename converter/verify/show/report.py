@@ -75,6 +75,7 @@ class VerifyReport:
     gates: tuple[GateResult, ...]
     seconds: float
     peak_anon_bytes: int
+    not_checked: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -153,6 +154,8 @@ class VerifyReport:
         for finding in self.findings:
             told = escape(f"{finding.evidence}. {finding.meaning}")
             console.print(f"[bold red]{finding.name}[/]: {told}", highlight=False)
+        for line in self.not_checked:
+            console.print(escape(line), highlight=False)
         for gate in self.gates:
             console.print(f"[{'green' if gate.holds else 'bold red'}]{gate}[/]", highlight=False)
         console.print(

@@ -8,6 +8,8 @@ from typing import Any
 from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
 
 _ESCAPE = "<escape>"  # around text, which may hold anything but this
+_QUOTED = rf"""{_ESCAPE}.*?{_ESCAPE}|<\|"\|>.*?<\|"\|>"""  # Gemma 4 writes the latter; LiteRT-LM reads both in both
+_QUOTES = re.compile(rf"""^(?:{_ESCAPE}|<\|"\|>)|(?:{_ESCAPE}|<\|"\|>)$""")
 _NAME = r"[\w.\-]+"
 _EXPECTED = {"call:": "call:NAME{...}", _NAME: "a name", r"\}": "a closing brace", r"\]": "a closing bracket"}
 _CONSTANTS = {"true": True, "false": False, "null": None}
@@ -116,9 +118,9 @@ def _object(scanner: _Scanner) -> dict[str, Any]:
 
 
 def _literal(scanner: _Scanner) -> Any:
-    text = scanner.take(f"{_ESCAPE}.*?{_ESCAPE}")
+    text = scanner.take(_QUOTED)
     if text is not None:
-        return text.removeprefix(_ESCAPE).removesuffix(_ESCAPE)
+        return _QUOTES.sub("", text)
     number = scanner.number()
     if number is not None:
         return number

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gemma_edge.runtime.chat.calls.channels import Thought, overlap
+
 
 class ToolSyntaxError(ValueError):
     """What stands between the fences is not a call. Says why, in words for the model."""
@@ -77,7 +79,7 @@ class ToolSyntax:
     shows_json: bool = False
 
 
-Chunk = str | tuple[Call, ...] | Mistake  # a piece of a reply: text, or what one fence holds
+Chunk = str | Thought | tuple[Call, ...] | Mistake  # a piece of a reply: text, or what a channel or a fence holds
 
 
 class ReplyParser:
@@ -96,7 +98,7 @@ class ReplyParser:
         while self._held:
             start = self._held.find(self._syntax.fence_start)
             if start < 0:
-                start = len(self._held) - _overlap(self._held, self._syntax.fence_start)
+                start = len(self._held) - overlap(self._held, self._syntax.fence_start)
                 yield from self._take(start)
                 return
             yield from self._take(start)
@@ -142,11 +144,13 @@ class ReplyParser:
 
 
 def joined(chunks: Iterable[Chunk]) -> tuple[list[str], list[Call]]:
-    """A whole reply from its pieces: the stretches of text between calls, and all calls in order."""
+    """A whole reply from its pieces, channels left out: the stretches of text between calls, and all calls in order."""
     texts: list[str] = []
     calls: list[Call] = []
     in_text = False
     for chunk in chunks:
+        if isinstance(chunk, Thought):
+            continue
         if isinstance(chunk, tuple):
             calls.extend(chunk)
         elif in_text:
@@ -159,8 +163,3 @@ def joined(chunks: Iterable[Chunk]) -> tuple[list[str], list[Call]]:
 
 def _written(chunk: str | Mistake) -> str:
     return chunk if isinstance(chunk, str) else chunk.text
-
-
-def _overlap(text: str, start: str) -> int:
-    """The length of the longest end of `text` that `start` begins with."""
-    return next((n for n in range(min(len(text), len(start) - 1), 0, -1) if start.startswith(text[-n:])), 0)

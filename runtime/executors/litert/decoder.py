@@ -7,7 +7,7 @@ decoder: slots run one at a time, and a slot then costs no more than its caches.
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import (
     WEIGHT_CACHE,
     BundleMismatchError,
     ClosedError,
     ExecutorError,
+    KvSlot,
     MappedRanges,
 )
-from gemma_edge.runtime.executors.litert.library import CompiledSection, Signature, aligned_zeros
+from gemma_edge.runtime.executors.litert.library import CompiledSection, Signature, TensorType, aligned_zeros
+from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
 from gemma_edge.runtime.executors.litert.sections import has_model, section_range
 from gemma_edge.runtime.executors.litert.slot import LitertSlot, Shared, slots_of
@@ -31,6 +34,7 @@ from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.executors.litert.weight_cache import compile_section
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
+from gemma_edge.runtime.formats.model import NamedModel, models_of
 
 _INPUTS = {"embeddings", "per_layer_embeddings", "input_pos"}
 _CACHE = re.compile(r"kv_cache_([kv])_\d+")
@@ -44,6 +48,7 @@ class DecoderSections:
     embedder: FileRange
     per_layer_embedder: FileRange | None = None
     named: Mapping[str, FileRange] = field(default_factory=dict)
+    models: tuple[NamedModel, ...] = ()  # where the decoder holds several
 
     @classmethod
     def of(cls, bundle: Bundle) -> "DecoderSections":
@@ -54,12 +59,17 @@ class DecoderSections:
             section_range(bundle, ModelType.EMBEDDER),
             section_range(bundle, ModelType.PER_LAYER_EMBEDDER) if has_per_layer else None,
             {section.name: FileRange(bundle.path, section.begin, section.nbytes) for section in bundle.sections},
+            models_of(bundle),
         )
 
     @property
     def tables(self) -> tuple[FileRange, ...]:
         """The tables that rows are read from."""
         return (self.embedder,) if self.per_layer_embedder is None else (self.embedder, self.per_layer_embedder)
+
+
+def _caches(decode: Signature) -> dict[str, TensorType]:
+    return {name: tensor for name, tensor in decode.inputs.items() if _CACHE.fullmatch(name)}
 
 
 class LitertDecoder:
@@ -80,11 +90,13 @@ class LitertDecoder:
             self._embedder = self._table(sections.embedder)
             per_layer = sections.per_layer_embedder
             self._per_layer_embedder = None if per_layer is None else self._table(per_layer)
-            decode = self._decode_signature(self._model)
-            self._caches = {name: tensor for name, tensor in decode.inputs.items() if _CACHE.fullmatch(name)}
-            self._check_inputs(decode)
+            self._large = ModelSection(self._model, "")
+            decode = self._decode_signature(self._large)
+            self._caches = _caches(decode)
+            self._check_inputs(decode, self._per_layer_embedder)
             self._slots = {name: slots_of(name, tensor.shape) for name, tensor in self._caches.items()}
-            self._shared = self._make_shared(self._model)
+            self._shared = self._make_shared(self._large, self._per_layer_embedder)
+            self._others = {model.name: self._other(self._model, model) for model in sections.models[1:]}
         except BaseException:
             self.close()
             raise
@@ -93,7 +105,22 @@ class LitertDecoder:
         section_sha256(section, self._notes)  # raises BundleError where the file is damaged
         return EmbeddingTable(section)
 
-    def _decode_signature(self, model: CompiledSection) -> Signature:
+    def _other(self, section: CompiledSection, named: NamedModel) -> tuple[ModelSection, Shared]:
+        """A smaller model over caches of the large one. Raises BundleMismatchError."""
+        model = ModelSection(section, named.name)
+        decode = self._decode_signature(model)
+        if not _caches(decode).items() <= self._caches.items():
+            raise BundleMismatchError(
+                f"{self._sections.decoder.path}: model {named.name} keeps keys and values that the large one does not; "
+                "convert the checkpoint again"
+            )
+        table, layers = self._per_layer_embedder, len(self._sections.models[0].layers)
+        if table is not None:
+            table = table.of_layers(named.layers, layers)
+        self._check_inputs(decode, table)
+        return model, self._make_shared(model, table)
+
+    def _decode_signature(self, model: ModelSection) -> Signature:
         signatures = model.signatures
         if "decode" not in signatures or "logits" not in signatures["decode"].outputs:
             raise BundleMismatchError(
@@ -102,7 +129,7 @@ class LitertDecoder:
             )
         return signatures["decode"]
 
-    def _check_inputs(self, decode: Signature) -> None:
+    def _check_inputs(self, decode: Signature, per_layer: EmbeddingTable | None) -> None:
         path = self._sections.decoder.path
         unknown = decode.inputs.keys() - self._caches.keys() - _INPUTS
         if unknown:
@@ -110,7 +137,7 @@ class LitertDecoder:
                 f"{path}: decoder inputs {sorted(unknown)} are not known, expected {sorted(_INPUTS)} "
                 "and kv_cache_*; convert the checkpoint with gemma-edge"
             )
-        tables = {"embeddings": self._embedder, "per_layer_embeddings": self._per_layer_embedder}
+        tables = {"embeddings": self._embedder, "per_layer_embeddings": per_layer}
         for name, table in tables.items():
             wanted = math.prod(decode.inputs[name].shape) if name in decode.inputs else 0
             found = 0 if table is None else table.width
@@ -120,14 +147,31 @@ class LitertDecoder:
                     f"gives {found}; convert the checkpoint again"
                 )
 
-    def _make_shared(self, model: CompiledSection) -> Shared:
-        prefills = sorted(name for name in model.signatures if re.fullmatch(r"prefill_\d+", name))
-        arrays: dict[str, dict[str, NDArray[Any]]] = {}
-        for name in ("decode", *prefills):
-            inputs = model.signatures[name].inputs
-            arrays[name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
+    def _calls(self, model: ModelSection) -> Sequence[Call]:
+        """What of the signatures is run. Raises BundleMismatchError where they do not work on the same caches."""
+        own = _caches(model.signatures["decode"])
+        calls = [call for name in model.signatures if (call := Call.of_name(name)) is not None]
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            caches = _caches(model.signatures[call.name])
+            whole = model.signatures.get(call.whole.name)
+            if caches != own or whole is None or inputs != whole.inputs:
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: the inputs of {call.name} are not those of "
+                    f"{call.whole.name if caches == own else 'decode'}; convert the checkpoint with gemma-edge"
+                )
+        return calls
+
+    def _make_shared(self, model: ModelSection, per_layer: EmbeddingTable | None) -> Shared:
+        calls = self._calls(model)
+        arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
+        for call in calls:
+            inputs = model.signatures[call.name].inputs
+            if call.whole.name not in arrays:
+                arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
         logits = aligned_zeros(model.signatures["decode"].outputs["logits"])
-        return Shared(arrays, logits, self._embedder, self._per_layer_embedder)
+        inputs_of = {call: arrays[call.whole.name] for call in calls}
+        return Shared(inputs_of, logits, self._embedder, per_layer)
 
     @property
     def context_tokens(self) -> int:
@@ -157,7 +201,19 @@ class LitertDecoder:
                 f"{longest}; ask for 1 to {longest} or convert with a longer context"
             )
         caches = {name: aligned_zeros(tensor) for name, tensor in self._caches.items()}
-        return LitertSlot(self._model, self._shared, caches, self._rings, context)
+        return LitertSlot(self._large, self._shared, caches, self._rings, context)
+
+    @property
+    def models(self) -> Sequence[str]:
+        """See SeveralModels; none where there is one."""
+        return tuple(model.name for model in self._sections.models)
+
+    def switched(self, slot: KvSlot, model: str) -> LitertSlot:
+        """See SeveralModels."""
+        assert isinstance(slot, LitertSlot)
+        section, shared = self._others.get(model, (self._large, self._shared))
+        context_tokens = slot.context_tokens
+        return LitertSlot(section, shared, slot.give_up(), self._rings, context_tokens)
 
     def slot_bytes(self, context_tokens: int | None = None) -> int:
         return sum(self._written_bytes(name, context_tokens) for name in self._caches)

@@ -4,23 +4,22 @@ The converter plans before it writes; this is the same sum for whoever has only 
 and the shapes in the decoder's graph, some milliseconds, and no weight.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
-
-from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
+from gemma_edge.runtime.formats.flatbuffer import root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.tflite_model import TensorType
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
@@ -39,7 +38,7 @@ class BundlePlan:
     ple_bytes: int
     cache_shapes: Mapping[str, Shape]
     cache_value_bytes: int
-    prefill_tokens: tuple[int, ...]
+    calls: tuple[Call, ...]
     activations: ActivationShape
     encoders: tuple[EncoderShape, ...]
 
@@ -61,7 +60,7 @@ class BundlePlan:
                 *_read_shapes(bundle.view(decoder)),
                 encoders,
             )
-        except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        except Exception as error:  # it is not verified yet: anything may come out of it
             raise BundleMismatchError(
                 f"{bundle.path}: found no decoder with kv_cache_* and prefill_* signatures, its memory cannot be "
                 "computed; convert the checkpoint with gemma-edge"
@@ -82,14 +81,16 @@ class BundlePlan:
         slots: conversations that keep their keys and values at once.
         """
         context = context_tokens or self.context_tokens
+        rings = [self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)]
         planned = litert_footprint(
             weights_bytes=self.weights_bytes,
             embedder_bytes=self.embedder_bytes,
             ple_bytes=self.ple_bytes,
             kv_bytes=sum(self._cache_bytes(name, context) for name in self.cache_shapes),
-            ring_bytes=sum(self._cache_bytes(name) for name in self.cache_shapes if self._is_ring(name)),
+            ring_bytes=sum(rings),
+            largest_ring_bytes=2 * max(rings, default=0),  # keys are as large as values
             kv_is_half=self.cache_value_bytes < FLOAT_BYTES,
-            prefill_tokens=self.prefill_tokens,
+            calls=self.calls,
             shape=self.activations,
             slots=slots,
         )
@@ -98,7 +99,7 @@ class BundlePlan:
 
     def longest_context(self, budget: MemoryBudget, *, anonymous_weights: bool = False, slots: int = 1) -> int | None:
         """As `longest_context`; the shortest is one prefill chunk."""
-        return longest_context(self, budget, self.prefill_tokens[-1], anonymous_weights, slots)
+        return longest_context(self, budget, max(call.rows for call in self.calls), anonymous_weights, slots)
 
     def _is_ring(self, name: str) -> bool:
         return slots_of(name, self.cache_shapes[name]) < self.context_tokens
@@ -122,28 +123,24 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
         yield EncoderShape(EncoderKind.AUDIO, weights_bytes, audio.frames or frame_count(WINDOW_SAMPLES))
 
 
-def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int, ...], ActivationShape]:
-    """Cache shapes, bytes of one of their values, rows of each prefill, and what the size of activations depends on."""
-    model = schema.Model.GetRootAs(section, 0)
-    signatures = {
-        signature.SignatureKey().decode(): signature
-        for signature in (model.SignatureDefs(i) for i in range(sane(model.SignatureDefsLength())))
-    }
-    prefills = sorted(int(key.removeprefix("prefill_")) for key in signatures if re.fullmatch(r"prefill_\d+", key))
-    prefill_tokens = prefills[-1]
-    signature = signatures[f"prefill_{prefill_tokens}"]
-    graph = model.Subgraphs(signature.SubgraphIndex())
-    tensors = {
-        tensor.Name().decode(): graph.Tensors(tensor.TensorIndex())
-        for tensor in (signature.Inputs(i) for i in range(sane(signature.InputsLength())))
-    }
+def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call, ...], ActivationShape]:
+    """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
+    model = root_of(section, "Model")
+    signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
+    names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
+    calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
+    longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
+    prefill_tokens = longest.rows
+    signature = signatures[longest.name]
+    graph = model.subgraphs[signature.subgraph_index]
+    tensors = {entry.name.decode(): graph.tensors[entry.tensor_index] for entry in sane(signature.inputs)}
     inputs = {name: shape_of(tensor) for name, tensor in tensors.items()}
     caches = {name: shape for name, shape in inputs.items() if name.startswith("kv_cache_")}
-    is_half = any(tensors[name].Type() == schema.TensorType.FLOAT16 for name in caches)
+    is_half = any(tensors[name].type == TensorType.FLOAT16 for name in caches)
     context_tokens = max(slots_of(name, shape) for name, shape in caches.items())
     width = inputs["embeddings"][-1]
     ple_values = prod(inputs["per_layer_embeddings"][2:]) if "per_layer_embeddings" in inputs else 0
-    shapes = set(_computed_shapes(graph))
+    shapes = {shape_of(tensor) for tensor in sane(graph.tensors)}
     kv_heads = next(iter(caches.values()))[1]
     score_lengths = {slots_of(name, shape) + prefill_tokens for name, shape in caches.items()}
     # Attention scores are [1, K, H/K * T, S+T].
@@ -153,9 +150,9 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
         if len(shape) == 4 and shape[1] == kv_heads and shape[3] in score_lengths
     )
     ffn_width = max(shape[2] for shape in shapes if len(shape) == 3 and shape[:2] == (1, prefill_tokens))
-    # AltUp's state is [1, T, A, D]; Gemma 3 has neither AltUp nor per-layer embeddings.
+    # AltUp's state is [1, T, A, D]; Gemma 3 and 4 have none.
     states = [shape[2] for shape in shapes if len(shape) == 4 and shape[1] == prefill_tokens and shape[3] == width]
-    altup_inputs = max(states) if ple_values else 1
+    altup_inputs = max(states, default=1) if ple_values else 1
     activations = ActivationShape(
         context_tokens,
         heads,
@@ -166,9 +163,4 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[int,
         ple_values,
         kv_values=sum(prod(shape) // slots_of(name, shape) for name, shape in caches.items()),
     )
-    return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, tuple(prefills), activations
-
-
-def _computed_shapes(graph: Any) -> Iterator[Shape]:
-    for i in range(sane(graph.TensorsLength())):
-        yield shape_of(graph.Tensors(i))
+    return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, calls, activations

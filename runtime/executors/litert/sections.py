@@ -1,15 +1,13 @@
 """Where the models of a bundle lie, and what goes into and comes out of one, read without loading it."""
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
-
-from ai_edge_litert import schema_py_generated as schema
+from typing import TypeVar
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.formats.file_range import FileRange
-from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.formats.tflite_model import check_model
 from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
@@ -19,6 +17,7 @@ MASK = "mask"
 """Marks a mask tensor by its name, as LiteRT-LM does."""
 
 Shape = tuple[int, ...]
+Countable = TypeVar("Countable", bound=Sized)
 
 _MOST = 100_000  # inputs of a signature, tensors of a graph; E2B has 7,000
 _MOST_DIMENSIONS = 8
@@ -67,11 +66,11 @@ def model_shapes(bundle: Bundle, model_type: ModelType) -> ModelShapes:
     """Raises BundleError where there is no such section, BundleMismatchError where it is not a TFLite model."""
     view = bundle.view(bundle.section(SectionKind.TFLITE_MODEL, model_type))
     try:
-        model = schema.Model.GetRootAs(view, 0)
-        signature = model.SignatureDefs(0)
-        graph = model.Subgraphs(signature.SubgraphIndex())
-        return ModelShapes(dict(_shapes(graph, signature, "Inputs")), dict(_shapes(graph, signature, "Outputs")))
-    except Exception as error:  # generated accessors index a corrupt buffer blindly: anything may come out of them
+        model = root_of(view, "Model")
+        signature = model.signature_defs[0]
+        graph = model.subgraphs[signature.subgraph_index]
+        return ModelShapes(dict(_shapes(graph, signature.inputs)), dict(_shapes(graph, signature.outputs)))
+    except Exception as error:  # it is not verified yet: anything may come out of it
         raise BundleMismatchError(
             f"{bundle.path}: its {model_type} section is not a TFLite model with a signature; convert the model again"
         ) from error
@@ -112,19 +111,18 @@ def _check(bundle: Bundle, is_right: bool, model_type: ModelType, found: Shape, 
         )
 
 
-def _shapes(graph: Any, signature: Any, direction: str) -> Iterator[tuple[str, Shape]]:
-    for i in range(sane(getattr(signature, f"{direction}Length")())):
-        entry = getattr(signature, direction)(i)
-        yield entry.Name().decode(), shape_of(graph.Tensors(entry.TensorIndex()))
+def _shapes(graph: Table, entries: Sequence[Table]) -> Iterator[tuple[str, Shape]]:
+    for entry in sane(entries):
+        yield entry.name.decode(), shape_of(graph.tensors[entry.tensor_index])
 
 
-def shape_of(tensor: Any) -> Shape:
+def shape_of(tensor: Table) -> Shape:
     """The shape of a tensor. Raises ValueError where it has more dimensions than any."""
-    return tuple(int(tensor.Shape(axis)) for axis in range(sane(tensor.ShapeLength(), _MOST_DIMENSIONS)))
+    return tuple(sane(tensor.shape, _MOST_DIMENSIONS))
 
 
-def sane(count: int, most: int = _MOST) -> int:
-    """A length that is read before the section is checked. Raises ValueError where it cannot be true."""
-    if count > most:
-        raise ValueError(f"{count} of what there are at most {most} of")
-    return count
+def sane(vector: Countable, most: int = _MOST) -> Countable:
+    """A vector that is read before the section is checked. Raises ValueError where its length cannot be true."""
+    if len(vector) > most:
+        raise ValueError(f"{len(vector)} of what there are at most {most} of")
+    return vector

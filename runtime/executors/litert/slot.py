@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import ClosedError, Logits, SlotState, Snapshot
 from gemma_edge.runtime.executors.checks import check_restore, check_rewind, check_state, check_tokens
-from gemma_edge.runtime.executors.litert.library import BoundSignature, CompiledSection
+from gemma_edge.runtime.executors.litert.library import BoundSignature
+from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.media.soft_tokens import place_soft_rows
@@ -28,20 +30,21 @@ from gemma_edge.runtime.media.soft_tokens import place_soft_rows
 class Shared:
     """What all slots of a decoder use, one at a time.
 
-    inputs: by signature, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T].
+    inputs: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T].
     logits: float32 [1,1,V].
     """
 
-    inputs: Mapping[str, Mapping[str, NDArray[Any]]]
+    inputs: Mapping[Call, Mapping[str, NDArray[Any]]]
     logits: NDArray[np.float32]
     embedder: EmbeddingTable
     per_layer_embedder: EmbeddingTable | None
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A bound signature with the arrays it reads: embeddings [1,T,D], per-layer [1,T,L,P] or None, positions [T]."""
+class _Bound:
+    """A call, bound, with the arrays it reads: embeddings [1,T,D], per-layer [1,T,L,P] or None, positions [T]."""
 
+    call: Call
     run: BoundSignature
     embeddings: NDArray[np.float32]
     per_layer_embeddings: NDArray[np.float32] | None
@@ -65,7 +68,7 @@ class LitertSlot:
 
     def __init__(
         self,
-        model: CompiledSection,
+        model: ModelSection,
         shared: Shared,
         caches: dict[str, NDArray[Any]],
         rings: frozenset[str],
@@ -75,20 +78,21 @@ class LitertSlot:
         self._caches = caches
         self._rings = rings
         self._context_tokens = context_tokens
-        calls = {name: self._bind(model, name, arrays) for name, arrays in shared.inputs.items()}
-        self._decode: _Call | None = calls.pop("decode")
-        self._prefills = {call.rows: call for call in calls.values()}
+        bound = [self._bind(model, call, arrays) for call, arrays in shared.inputs.items()]
+        self._decodes = [each for each in bound if each.call.has_logits]
+        self._prefills = [each for each in bound if not each.call.has_logits]
+        self._prefill_rows = tuple({each.rows for each in self._prefills})
         # R >= window + largest prefill, so at least `largest` positions behind the window are kept, plus the one that
         # the next token replaces.
-        self._rewind_rows = max(self._prefills, default=1) + 1 if rings else None
+        self._rewind_rows = max(self._prefill_rows, default=1) + 1 if rings else None
         self._tokens: list[int] = []  # written at positions 0.. and not overwritten since, so never below `position`
         self._position = 0
         self._high_water = 0
         self._written = 0  # positions that may not be zero
 
-    def _bind(self, model: CompiledSection, name: str, arrays: Mapping[str, NDArray[Any]]) -> _Call:
-        run = model.bind(name, {**self._caches, **arrays, "logits": self._shared.logits})
-        return _Call(run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
+    def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
+        run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits})
+        return _Bound(call, run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
 
     @property
     def context_tokens(self) -> int:
@@ -111,28 +115,30 @@ class LitertSlot:
         return 0 if self._rewind_rows is None else max(0, self._high_water - self._rewind_rows)
 
     def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
-        decode = self._check(token_ids)
-        return self._run_chunks(decode, [*self._tokens[: self._position], *token_ids], len(token_ids))
+        self._check(token_ids)
+        return self._run_chunks([*self._tokens[: self._position], *token_ids], len(token_ids))
 
-    def _run_chunks(self, decode: _Call, sequence: Sequence[int], count: int) -> Iterator[int]:
+    def _run_chunks(self, sequence: Sequence[int], count: int) -> Iterator[int]:
         for chunk in plan_prefill(
-            self._position, count, tuple(self._prefills), self._context_tokens, self._rewind_rows, self._high_water
+            self._position, count, self._prefill_rows, self._context_tokens, self._rewind_rows, self._high_water
         ):
             yield self._position
-            call = decode if chunk.is_decode else self._prefills[chunk.rows]
-            self._run(call, sequence[chunk.start : chunk.end], chunk.start)
+            sized = [each for each in self._prefills if each.rows == chunk.rows]
+            self._run(self._decodes if chunk.is_decode else sized, sequence[chunk.start : chunk.end], chunk.start)
 
     def prefill(self, token_ids: Sequence[int]) -> None:
         for _ in self.chunks(token_ids):
             pass
 
     def decode(self, token_id: int) -> Logits:
-        self._run(self._check([token_id]), [token_id], self._position)
+        self._check([token_id])
+        self._run(self._decodes, [token_id], self._position)
         logits: Logits = self._shared.logits.reshape(-1).copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
         return logits
 
-    def _run(self, call: _Call, token_ids: Sequence[int], start: int) -> None:
-        """Run one call whose first rows are `token_ids`; the padding after them is left as it was (finite)."""
+    def _run(self, among: Sequence[_Bound], token_ids: Sequence[int], start: int) -> None:
+        """Run the call that reads least of the caches, its first rows `token_ids`; padding stays as it was (finite)."""
+        call = min((each for each in among if each.call.takes(start)), key=lambda each: each.call.reach)
         count = len(token_ids)
         rows = call.embeddings.reshape(call.rows, -1)[:count]
         self._shared.embedder.lookup(token_ids, rows)
@@ -151,16 +157,14 @@ class LitertSlot:
         self._tokens.extend(token_ids)
         self._position = start + count
 
-    def _check(self, token_ids: Sequence[int]) -> _Call:
-        decode = self._open()
+    def _check(self, token_ids: Sequence[int]) -> None:
+        self._open()
         check_tokens(token_ids, self._position, self._context_tokens, self._shared.embedder.rows, "this bundle's")
-        return decode
 
-    def _open(self) -> _Call:
-        """What decodes. Raises ClosedError."""
-        if self._decode is None or self._decode.run.is_closed:
+    def _open(self) -> None:
+        """Raises ClosedError."""
+        if not self._decodes or self._decodes[0].run.is_closed:
             raise ClosedError
-        return self._decode
 
     def rewind(self, position: int) -> None:
         self._open()
@@ -229,12 +233,17 @@ class LitertSlot:
             rows[int(name.rpartition("_")[2])] = (keys[slots].astype(np.float32), values[slots].astype(np.float32))
         return rows
 
+    def give_up(self) -> dict[str, NDArray[Any]]:
+        """Its caches, empty as they were; it is closed."""
+        self.reset()
+        caches = self._caches
+        self.close()
+        return caches
+
     def close(self) -> None:
-        if self._decode is not None:
-            for call in (self._decode, *self._prefills.values()):
-                call.run.close()
-        self._decode = None
-        self._prefills, self._caches = {}, {}
+        for each in (*self._decodes, *self._prefills):
+            each.run.close()
+        self._decodes, self._prefills, self._caches = [], [], {}
 
 
 def is_key(cache_name: str) -> bool:

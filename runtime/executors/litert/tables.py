@@ -7,29 +7,31 @@ small (36 MB instead of 142 after 2000 rows). The result is bit-equal to running
 
 import mmap
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import check_mapped
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.flatbuffer import Table, root_of
+from gemma_edge.runtime.formats.tflite_model import Operator, TensorType, builtin_code
 
-_FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
-_INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT4)
+_FLOATS = {TensorType.FLOAT32: np.float32, TensorType.FLOAT16: np.float16}
+_INTEGERS = (TensorType.INT8, TensorType.INT4)
 _LOOKUP_OPS = {
-    schema.BuiltinOperator.EMBEDDING_LOOKUP,
-    schema.BuiltinOperator.RESHAPE,
+    Operator.EMBEDDING_LOOKUP,
+    Operator.RESHAPE,
     # An id outside the table becomes 0.
-    schema.BuiltinOperator.LESS,
-    schema.BuiltinOperator.MAXIMUM,
-    schema.BuiltinOperator.SELECT_V2,
+    Operator.LESS,
+    Operator.MAXIMUM,
+    Operator.SELECT_V2,
     # Tables and scales of float16 are looked up by these two.
-    schema.BuiltinOperator.GATHER,
-    schema.BuiltinOperator.CAST,
+    Operator.GATHER,
+    Operator.CAST,
 }
 _SCALES = b".scale"  # ends the name of a table of scales, which begins with the name of its table
 
@@ -52,9 +54,10 @@ class EmbeddingTable:
                 file.fileno(), section.nbytes + start, access=mmap.ACCESS_READ, offset=section.offset - start
             )
         mapped.madvise(mmap.MADV_RANDOM)
-        check_mapped(memoryview(mapped)[start:], section)
+        view = memoryview(mapped)[start:]
+        check_mapped(view, section)
         try:
-            self._parse(mapped, start, section)
+            self._parse(view, section)
         except BundleMismatchError:
             raise
         except Exception as error:  # a sound model, but tensors without names, or scales for another table
@@ -63,29 +66,41 @@ class EmbeddingTable:
                 "convert the checkpoint with gemma-edge"
             ) from error
 
-    def _parse(self, mapped: mmap.mmap, start: int, section: FileRange) -> None:
-        model = schema.Model.GetRootAs(mapped, start)
+    def _parse(self, view: memoryview, section: FileRange) -> None:
+        model = root_of(view, "Model")
         graph = _only_graph(model, section)
         tensor = _table_tensor(graph, section)
-        self._is_turned = tensor.Name().endswith(hadamard.SUFFIX.encode())
-        self.rows, self.width = (int(size) for size in tensor.ShapeAsNumpy())
-        self._is_int4 = tensor.Type() == schema.TensorType.INT4
-        dtype = np.dtype(_FLOATS.get(tensor.Type(), np.uint8 if self._is_int4 else np.int8))
+        self._layers: list[int] | None = None
+        self._is_turned = tensor.name.endswith(hadamard.SUFFIX.encode())
+        self.rows: int
+        self.width: int
+        self.rows, self.width = tensor.shape
+        self._is_int4 = tensor.type == TensorType.INT4
+        dtype = np.dtype(_FLOATS.get(tensor.type, np.uint8 if self._is_int4 else np.int8))
         columns = self.width // 2 if self._is_int4 else self.width
-        offset, found = _buffer_span(model.Buffers(tensor.Buffer()), mapped, start)
+        found = _values(model.buffers[tensor.buffer], view)
         expected = self.rows * columns * dtype.itemsize
-        if found != expected:  # rows of an odd number of int4 values, which share bytes
+        if len(found) != expected:  # rows of an odd number of int4 values, which share bytes
             raise BundleMismatchError(
-                f"{section.path}: embedding table has {found} bytes, {self.rows} rows of {self.width} need {expected}; "
-                "convert the checkpoint again"
+                f"{section.path}: embedding table has {len(found)} bytes, {self.rows} rows of {self.width} need "
+                f"{expected}; convert the checkpoint again"
             )
-        self._table = np.frombuffer(mapped, dtype, self.rows * columns, offset).reshape(self.rows, columns)
-        blocks = _named(graph, tensor.Name() + _SCALES)
+        self._table: NDArray[Any] = np.frombuffer(found, dtype).reshape(self.rows, columns)
+        blocks = _named(graph, tensor.name + _SCALES)
         if blocks is None:
             self._scales = _row_scales(tensor, self.rows, section)
         else:
-            offset, found = _buffer_span(model.Buffers(blocks.Buffer()), mapped, start)
-            self._scales = np.frombuffer(mapped, "<f2", found // 2, offset).reshape(self.rows, -1)
+            self._scales = np.frombuffer(_values(model.buffers[blocks.buffer], view), "<f2").reshape(self.rows, -1)
+
+    def of_layers(self, layers: Sequence[int], count: int) -> "EmbeddingTable":
+        """The same mapping, of whose rows, which are `count` layers long, only these layers are read."""
+        part = copy(self)
+        part._layers = list(layers)
+        part._table = self._table.reshape(self.rows, count, -1)
+        if self._scales is not None and self._scales.shape[1] > 1:
+            part._scales = self._scales.reshape(self.rows, count, -1)
+        part.width = self.width // count * len(layers)
+        return part
 
     def lookup(self, token_ids: Sequence[int], out: NDArray[np.float32]) -> None:
         """Write the rows of `token_ids` to `out`, float32 [len(token_ids), width].
@@ -95,54 +110,58 @@ class EmbeddingTable:
         """
         ids = np.asarray(token_ids, np.int64)
         ids = np.where((ids >= 0) & (ids < self.rows), ids, 0)
-        values: NDArray[Any] = self._table[ids]
+        values = self._of(self._table, ids)
         if self._is_int4:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
         if self._scales is None:
             out[...] = values
         else:
-            scales = self._scales[ids].astype(np.float32)
+            scales = self._of(self._scales, ids).astype(np.float32)
             groups = (*scales.shape, -1)  # [n, blocks, block]
             np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
         if self._is_turned:
             out[...] = hadamard.turn(out)
 
+    def _of(self, table: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows [n, ...] of a table, of its layers those that are wanted."""
+        rows: NDArray[Any]
+        if self._layers is None or table.ndim == 2:
+            rows = table[ids]
+        else:
+            rows = table[ids[:, None], self._layers].reshape(len(ids), -1)
+        return rows
 
-def _only_graph(model: Any, section: FileRange) -> Any:
-    codes = {_builtin_code(model.OperatorCodes(i)) for i in range(model.OperatorCodesLength())}
+
+def _only_graph(model: Table, section: FileRange) -> Table:
+    codes = {builtin_code(code) for code in model.operator_codes}
     # A product is scales with their integers, or columns turned back; else what a look-up alone would leave out.
     allowed = set(_LOOKUP_OPS)
     if _has_name(model, _SCALES):
-        allowed.add(schema.BuiltinOperator.MUL)
+        allowed.add(Operator.MUL)
     if _has_name(model, hadamard.SUFFIX.encode()):
-        allowed.add(schema.BuiltinOperator.FULLY_CONNECTED)
-    if model.SubgraphsLength() < 1 or not codes <= allowed:
+        allowed.add(Operator.FULLY_CONNECTED)
+    if not model.subgraphs or not codes <= allowed:
         raise BundleMismatchError(
             f"{section.path}: the embedder section computes more than a row look-up (operators {sorted(codes)}); "
             "convert the checkpoint with gemma-edge"
         )
-    return model.Subgraphs(0)
+    graph: Table = model.subgraphs[0]
+    return graph
 
 
-def _has_name(model: Any, ending: bytes) -> bool:
-    graphs = [model.Subgraphs(i) for i in range(min(1, model.SubgraphsLength()))]
-    return any(graph.Tensors(i).Name().endswith(ending) for graph in graphs for i in range(graph.TensorsLength()))
+def _has_name(model: Table, ending: bytes) -> bool:
+    return any(tensor.name.endswith(ending) for graph in model.subgraphs[:1] for tensor in graph.tensors)
 
 
-def _builtin_code(operator_code: Any) -> int:
-    # Codes above 127 do not fit the deprecated byte field (tflite schema, OperatorCode).
-    return int(max(operator_code.BuiltinCode(), operator_code.DeprecatedBuiltinCode()))
-
-
-def _table_tensor(graph: Any, section: FileRange) -> Any:
-    tables = [
+def _table_tensor(graph: Table, section: FileRange) -> Table:
+    tables: list[Table] = [
         tensor
-        for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength()))
-        if tensor.ShapeLength() == 2 and (tensor.Type() in _FLOATS or tensor.Type() in _INTEGERS) and tensor.Buffer()
+        for tensor in graph.tensors
+        if len(tensor.shape) == 2 and (tensor.type in _FLOATS or tensor.type in _INTEGERS) and tensor.buffer
     ]
-    tables = [tensor for tensor in tables if tensor.Shape(0) > 1 and not tensor.Name().endswith(_SCALES)]
+    tables = [tensor for tensor in tables if tensor.shape[0] > 1 and not tensor.name.endswith(_SCALES)]
     if len(tables) > 1:  # the small matrix that turns columns is one as well
-        tables = [tensor for tensor in tables if tensor.Name().endswith(hadamard.SUFFIX.encode())]
+        tables = [tensor for tensor in tables if tensor.name.endswith(hadamard.SUFFIX.encode())]
     if len(tables) != 1:
         raise BundleMismatchError(
             f"{section.path}: found {len(tables)} embedding tables of int4, int8, fp16 or fp32, expected 1; "
@@ -151,31 +170,27 @@ def _table_tensor(graph: Any, section: FileRange) -> Any:
     return tables[0]
 
 
-def _buffer_span(buffer: Any, mapped: mmap.mmap, start: int) -> tuple[int, int]:
-    """(offset in the mapping, bytes) of a buffer that lies behind the flatbuffer or inside it."""
-    if buffer.Offset() > 1:
-        return start + int(buffer.Offset()), int(buffer.Size())
-    data = buffer.DataAsNumpy()
-    if isinstance(data, int):  # flatbuffers returns 0 for an absent vector
-        return start, 0
-    base = np.frombuffer(mapped, np.uint8).ctypes.data
-    return int(data.ctypes.data - base), int(data.nbytes)
+def _values(buffer: Table, view: memoryview) -> memoryview:
+    """The bytes of a buffer, which lie behind the flatbuffer or inside it."""
+    if buffer.offset > 1:
+        return view[buffer.offset : buffer.offset + buffer.size]
+    data: memoryview = buffer.data
+    return data
 
 
-def _named(graph: Any, name: bytes) -> Any | None:
-    tensors = (graph.Tensors(i) for i in range(graph.TensorsLength()))
-    return next((tensor for tensor in tensors if tensor.Name() == name), None)
+def _named(graph: Table, name: bytes) -> Table | None:
+    return next((tensor for tensor in graph.tensors if tensor.name == name), None)
 
 
-def _row_scales(tensor: Any, rows: int, section: FileRange) -> NDArray[np.float32] | None:
+def _row_scales(tensor: Table, rows: int, section: FileRange) -> NDArray[np.float32] | None:
     """One scale per row, [rows, 1], or None for a table of floats."""
-    if tensor.Type() in _FLOATS:
+    if tensor.type in _FLOATS:
         return None
-    quantization = tensor.Quantization()
-    scales = np.float32(0) if quantization is None else quantization.ScaleAsNumpy()
-    if np.size(scales) != rows or np.ndim(scales) != 1:
+    quantization = tensor.quantization
+    scales = () if quantization is None else quantization.scale
+    if len(scales) != rows:
         raise BundleMismatchError(
-            f"{section.path}: embedding table of {rows} rows has {np.size(scales)} scales, expected one per row; "
+            f"{section.path}: embedding table of {rows} rows has {len(scales)} scales, expected one per row; "
             "convert with a per-row encoding for embedding and ple"
         )
     return np.asarray(scales, np.float32)[:, None]

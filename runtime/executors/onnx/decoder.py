@@ -83,7 +83,14 @@ class OnnxDecoder:
                     f"{path}: inputs {sorted(unknown)} are not known, expected {sorted(_PLAIN_INPUTS)} and "
                     "past_key_values.*; convert the checkpoint with gemma-edge"
                 )
-            [self._vocab_size] = [int(node.shape[2]) for node in session.get_outputs() if node.name == "logits"]
+            outputs = {node.name: node for node in session.get_outputs()}
+            missing = {"logits", *(cache.output for cache in self._kept)} - outputs.keys()
+            if missing:
+                raise BundleMismatchError(
+                    f"{path}: no outputs {sorted(missing)}, a decoder has logits and one for each cache; convert the "
+                    "checkpoint with gemma-edge"
+                )
+            self._vocab_size = int(outputs["logits"].shape[2])
             self._rows = {name: table.stored for name, table in tables.items()}
             self._shared = Shared(
                 session,

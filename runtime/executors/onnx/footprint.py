@@ -1,10 +1,10 @@
 """What an ONNX directory will need in memory, computed from its graphs and its configuration; no weight is read."""
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +19,11 @@ from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, caches, in_place
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable, tables_within
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
-from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, CONFIG, EMBEDDER, VISION_ENCODER, OnnxDirectory, as_ours
+from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, EMBEDDER, VISION_ENCODER, OnnxDirectory, as_ours
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
+
+_ALTUP: Final = re.compile(r"altup_projections\.\d+\.weight")  # Gemma 3n's, one for each stream but the first
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _activations(directory: OnnxDirectory, kept: tuple[Cache, ...]) -> Activatio
         kv_heads=kept[0].kv_heads,
         model_width=max(matrices)[1],  # the head has the most rows
         ffn_width=max(columns for _, columns in matrices),
-        altup_inputs=_altup_inputs(directory) if ple_values else 1,
+        altup_inputs=1 + sum(_ALTUP.fullmatch(name) is not None for name in model.graph.initializers),
         ple_values=ple_values,
         kv_values=sum(cache.kv_heads * cache.head_size for cache in kept),
     )
@@ -153,18 +155,6 @@ def _matrices(model: ir.Model) -> Iterator[tuple[int, int]]:
                 if isinstance(tensor, ir.ExternalTensor) and len(tensor.shape) == 2:
                     rows, columns = (int(size) for size in tensor.shape.numpy())
                     yield rows, columns
-
-
-def _altup_inputs(directory: OnnxDirectory) -> int:
-    """Of Gemma 3n; transformers leaves its default of 4 out of config.json (Gemma3nTextConfig)."""
-    values: Any = json.loads(directory.read(CONFIG))
-    found = values.get("text_config", values).get("altup_num_inputs", 4)
-    if not isinstance(found, int) or found < 1:
-        raise BundleMismatchError(
-            f"{directory.path / CONFIG}: altup_num_inputs is {found!r}, expected a number from 1; "
-            "convert the checkpoint again"
-        )
-    return found
 
 
 def _encoders(directory: OnnxDirectory) -> Iterator[EncoderShape]:

@@ -23,10 +23,15 @@ _LARGEST_SIZE = 4096  # of heads, and of their number: memory is set aside for w
 class Cache:
     """One layer's keys, or values: [1, kv_heads, slots, head_size]. window: None where it holds the whole context."""
 
-    name: str  # of the input; the output's begins with "present" instead of "past_key_values"
+    name: str  # of the input
     kv_heads: int
     head_size: int
     window: int | None
+
+    @property
+    def output(self) -> str:
+        """Its name as an output."""
+        return self.name.replace("past_key_values", "present")
 
     def shape(self, context_tokens: int) -> tuple[int, int, int, int]:
         """As numbers."""

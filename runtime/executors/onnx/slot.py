@@ -88,9 +88,9 @@ class OnnxSlot:
         self._mask = np.ones((1, context_tokens), np.int64)
         self._tokens: list[int] = []
         self._binding: Any = shared.session.io_binding()
-        for name, cache in self._caches.items():
-            _bind_input(self._binding, name, cache)
-            _bind_output(self._binding, name.replace("past_key_values", "present"), cache)
+        for cache in kept:
+            _bind_input(self._binding, cache.name, self._caches[cache.name])
+            _bind_output(self._binding, cache.output, self._caches[cache.name])
         _bind_output(self._binding, "logits", shared.logits)
 
     @property

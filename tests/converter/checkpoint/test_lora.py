@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from gemma_edge.converter.checkpoint import lora
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.lora import add_low_rank, merged
 from gemma_edge.converter.cli import main
@@ -181,6 +182,37 @@ def sections(bundle: Path) -> Iterator[bytes]:
     for section in opened.sections:
         if section.kind is SectionKind.TFLITE_MODEL:
             yield bytes(opened.read(section))
+
+
+def test_both_factors_of_a_table_are_never_in_memory_whole(
+    tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "up_proj"]}
+    found = merged(Checkpoint.open(tiny_gemma3), train(tiny_gemma3, tmp_path, settings, numbers=fine).adapter)
+    spans: list[tuple[int, int]] = []
+
+    def noted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(tensor: Any, first: int, stop: int) -> Any:
+            spans.append((first, stop))
+            return read(tensor, first, stop)
+
+        return reading
+
+    for name in ("_rows", "_columns"):
+        monkeypatch.setattr(lora, name, noted(getattr(lora, name)))
+    for source in ("embed_tokens.weight", "layers.1.mlp.up_proj.weight"):
+        whole = found.read(source)
+        spans.clear()
+        chunks = [
+            (first, len(rows)) for first, rows in found.rows(source, 1 << 14, start=3) if same(rows, whole, first)
+        ]
+        assert spans == [(first, first + count) for first, count in chunks]
+        assert sum(count for _, count in chunks) == len(whole) - 3
+        assert max(count for _, count in chunks) <= len(whole) / 8
+
+
+def same(rows: NDArray[Any], whole: NDArray[Any], first: int) -> bool:
+    return np.array_equal(rows, whole[first : first + len(rows)])
 
 
 # ---------------------------------------------------------------- embedding and head

@@ -30,9 +30,11 @@ class Layer:
     kv_heads: int = 2
     window: int | None = WINDOW
     rope: Rope | None = field(default_factory=lambda: Rope(10_000.0))
+    past: int | None = None
 
     def graph(self, name: str, tokens: int) -> Graph:
         g = Graph(name, tokens, {})
+        g.past = self.past
         q = g.input("q", (1, tokens, self.heads, E))
         k, v = (g.input(name, (1, tokens, self.kv_heads, E)) for name in "kv")
         if self.rope is not None:
@@ -149,6 +151,30 @@ def test_the_last_position_of_the_context() -> None:
     assert sum(real for _, real in chunks) == CONTEXT
     for window in (None, WINDOW):
         assert worst_difference(Layer(window=window), layout_of(), chunks) < TOLERANCE
+
+
+# ---------------------------------------------------------------- spans
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("window", "rings"), [(None, True), (WINDOW, True), (WINDOW, False)])
+def test_a_span_gives_what_the_whole_context_gives(window: int | None, rings: bool, half: bool) -> None:
+    """Up to its last position, 64, and over the same caches; what a run may then write reaches beyond."""
+    whole, span = Layer(window=window), Layer(window=window, past=64)
+    layout, lengths = layout_of(rings, half), (1, *PREFILLS)
+    assert layout.read_slots(window, 64) == (layout.slots(window) if layout.is_ring(window) else 64)
+    graphs = [layer.graph(f"{layer.past}_{n}", n) for layer in (whole, span) for n in lengths]
+    sessions = [Session.of(fill(graphs, {}, {}, layout).content) for _ in range(2)]
+    generator = np.random.default_rng(9)
+    position = 0
+    for turn, length in enumerate((8, 1, 32, 4, 8, 1, 4, 4, 1, 1, 32, 8)):
+        rows = whole.rows(generator, length) | {"input_pos": np.arange(position, position + length, dtype=np.int32)}
+        within = position <= 64 and turn % 4 != 3  # the others in between, on the same caches
+        expected = sessions[0].run(f"None_{length}", rows)["y"]
+        found = sessions[1].run(f"{64 if within else None}_{length}", rows)["y"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+        position += length
+    assert position > 64 + 32
 
 
 # ---------------------------------------------------------------- far positions

@@ -4,9 +4,11 @@ the two costs a copy: so one partition, and outside it only ops that are listed 
     Phase.PROLOGUE  input_pos is an integer and XNNPACK computes floats: start, ring ages, slots and write indices are
                     a few integer ops on at most S values each, and CAST makes floats of two of them
     Phase.EPILOGUE  the cache writes: XNNPACK has no kernel that writes into a given place. DYNAMIC_UPDATE_SLICE at the
-                    very end is what lets LiteRT keep one copy of a cache; a prefill that may wrap gathers instead
+                    very end is what lets LiteRT keep one copy of a cache; a prefill that may wrap gathers instead, that
+                    of a span from rows joined outside XNNPACK, so that one ring at a time is in memory twice
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +40,8 @@ def delegations(plan: Plan) -> dict[str, Delegation]:
     }
 
 
-def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32") -> Plan:
-    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), kv=kv)
+def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32", spans: tuple[int, ...] = ()) -> Plan:
+    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), spans=spans, kv=kv)
     return plan_for(target, checkpoint)[1]
 
 
@@ -52,6 +54,16 @@ def test_gemma3n_is_one_partition(precision: str, tiny_gemma3n: Path) -> None:
         assert dict(found[prefill].outside) == RING_PROLOGUE | {"CAST": 2} | RING_WRITES
     assert found["decode"].inside.total() > 1000
     assert found["decode"].inside.total() > found["prefill_8"].inside.total() > 600  # 5 layers of 8, no head
+
+
+def test_a_span_is_one_partition_too(tiny_gemma3n: Path) -> None:
+    found = delegations(plan_of(tiny_gemma3n, spans=(64,)))
+    assert "until_64_prefill_8" not in found
+    for name in ("decode", "prefill_32"):
+        assert found[f"until_64_{name}"].partitions == 1
+        joined = {} if name == "decode" else {"CONCATENATION": 8}
+        assert found[f"until_64_{name}"].outside == found[name].outside + Counter(joined)
+        assert found[f"until_64_{name}"].inside["SLICE"] == found[name].inside["SLICE"] + 2  # of 1 layer, k and v
 
 
 def test_a_head_in_many_slices_does_not_cut_the_partition(tiny_gemma3n: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A family is one file: Gemma 3 and Gemma 3n, copied under names that nobody knows, go the whole way."""
+"""A family is one file: each, copied under a name that nobody knows, goes the whole way."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from tools.tiny_towers import write_tiny_towers
 
-NAMES = ("gemma3", "gemma3n")
+NAMES = ("gemma3", "gemma3n", "gemma4")
 SMALL: dict[str, Any] = {"context": 128, "prefill": (16,)}
 
 
@@ -48,7 +48,7 @@ def renamed(checkpoint: Path) -> None:
     """Every model type in config.json, invented."""
     config = json.loads((checkpoint / "config.json").read_text())
     for part in (config, config.get("text_config", {})):
-        if str(part.get("model_type")).startswith("gemma3"):
+        if str(part.get("model_type")).startswith("gemma"):
             part["model_type"] = f"invented-{part['model_type']}"
     (checkpoint / "config.json").write_text(json.dumps(config))
 

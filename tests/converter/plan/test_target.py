@@ -59,8 +59,8 @@ def test_anything_else_is_refused_with_the_grammar(name: str) -> None:
     with pytest.raises(TargetError) as caught:
         Target.split_name(name)
     assert str(caught.value) == (
-        f"target {name!r}: expected {{e4b,e2b,1b,custom}}-{{fp32,fp16,int8,int4}}, or a slice of E4B such as "
-        "e3.39-int4; `gemma-edge targets` lists them"
+        f"target {name!r}: expected {{gemma4-e4b,gemma4-e2b,e4b,e2b,1b,custom}}-{{fp32,fp16,int8,int4}}, or a "
+        "slice of E4B such as e3.39-int4, or both such as e4b+e2b-int4; `gemma-edge targets` lists them"
     )
 
 
@@ -83,11 +83,34 @@ def test_prefill_lengths_that_make_no_sense(prefill: tuple[int, ...], shown: str
     )
 
 
+@pytest.mark.parametrize(("spans", "shown"), [((0,), "0"), ((64, 32), "64,32"), ((64, 64), "64,64")])
+def test_spans_that_make_no_sense(spans: tuple[int, ...], shown: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        Target.parse("custom-int4", spans=spans)
+    assert str(caught.value) == (
+        f"spans {shown}: expected lengths of at least 1, rising; for example --spans 1024,4096"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("context", "spans"), [(512, ()), (1024, ()), (1025, (1024,)), (4096, (1024,)), (32_768, (1024, 8192))]
+)
+def test_a_long_context_has_spans(context: int, spans: tuple[int, ...]) -> None:
+    model = Model.from_json(OFFICIAL["e2b"])
+    assert Target.parse("e2b-int4", context=context).spans_for(model) == spans
+    assert Target.parse("e2b-int4", context=context, spans=()).spans_for(model) == ()
+
+
+def test_spans_beyond_the_context_are_left_out() -> None:
+    model = Model.from_json(OFFICIAL["e2b"])
+    assert Target.parse("e2b-int4", context=512, spans=(64, 512, 1024)).spans_for(model) == (64,)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
         ({"kv": "fp8"}, "kv 'fp8': expected fp32 or fp16; use one of them"),
-        ({"format": "gguf"}, "format 'gguf': expected litertlm or onnx; use one of them"),
+        ({"format": "ggml"}, "format 'ggml': expected litertlm, onnx, gguf or compressed-tensors; use one of them"),
     ],
 )
 def test_choices_that_do_not_exist(choice: dict[str, Any], message: str) -> None:

@@ -92,7 +92,7 @@ def test_the_example_in_the_documentation_loads(tmp_path: Path) -> None:
         ("ffn =", "mlp =", "roles: found 'mlp', expected one of embedding, ple, head, attention, ffn, altup, small, "
          "router, norm, vision, audio, kernel; use one of these"),
         ('ffn = "int8"', 'ffn = "int5"', "roles.ffn.encoding: found encoding 'int5', expected one of fp32, fp16, int8, "
-         "int4, int2, int4-b32, int4-b64, int4-b128, int4-b256"),
+         "int4, int2, int4-b32, int4-b64, int4-b128, int4-b256, bf16, int8-b32, int8-b64, int8-b128, int8-b256"),
         ('ffn = "int8"', 'ffn = "int4-b48"', "roles.ffn.encoding: int4 has no blocks of 48; use 32, 64, 128 or 256"),
         ('ffn = "int8"', "ffn = 4", "roles.ffn: found 4, expected a table of keys; see "
          "converter/quantize/recipes.py for the form"),
@@ -175,7 +175,8 @@ def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(RecipeError) as refused:
         Recipe.named("int3")
     assert str(refused.value) == (
-        "found recipe 'int3', expected fp32, fp16, int8, int4, int4-fast; for a file of your own use --recipe FILE"
+        "found recipe 'int3', expected fp32, fp16, int8, int4, int4-fast, bf16; "
+        "for a file of your own use --recipe FILE"
     )
 
 

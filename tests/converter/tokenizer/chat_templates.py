@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gemma_edge.converter.tokenizer.chat_template import gemma_template
 from tests.converter.tokenizer import chat_templates_with_memory
 
 _OPEN: Final = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -259,6 +260,7 @@ TEMPLATES: Final[dict[str, str | dict[str, str]]] = {
     "Hermes: tools and calls as JSON": _HERMES,
     "Hermes: tools by a template of their own": {"default": _CHATML_LOOP, "tool_use": _HERMES},
     "FunctionGemma": _DECLARATIONS,
+    "Gemma 4": gemma_template("gemma4"),
     "Gemma: tools as indented JSON, calls as Python": _NOTEBOOK,
     "values as Python prints them": _BRACES,
     "Gemma: a table of tools": (

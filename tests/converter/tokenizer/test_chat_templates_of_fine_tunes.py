@@ -230,6 +230,7 @@ def test_calls_are_read_as_the_template_writes_them(checkpoint: Path) -> None:
     expected = {
         "Hermes: tools and calls as JSON": ("\n<tool_call>\n", "\n</tool_call>", "json"),
         "FunctionGemma": ("<start_function_call>", "<end_function_call>", "fc"),
+        "Gemma 4": ("<|tool_call>", "<tool_call|>", "fc"),
         "Gemma: tools as indented JSON, calls as Python": ("```tool_code\n", "\n```", "python"),
     }
     for name, fence in expected.items():

@@ -18,8 +18,8 @@ import numpy as np
 import pydantic
 import pytest
 
-from gemma_edge.runtime.chat import aio
 from gemma_edge.runtime.chat.tools import Tool, ToolBox, ToolError, ToolEventHandler, tool_from_function
+from gemma_edge.runtime.kv.waiting import InLoop
 
 
 def get_weather(city: str, days: int = 3, tags: list[str] | None = None, ratio: float = 1.0, ok: bool = True) -> None:
@@ -292,7 +292,7 @@ def test_an_async_tool_runs_in_the_loop_that_waits_for_it() -> None:
                 return asyncio.get_running_loop() is loop
 
         tools = ToolBox([waits])
-        answers = await aio.InLoop().call(lambda: tools.answer([call("waits")]))
+        answers = await InLoop().call(lambda: tools.answer([call("waits")]))
         assert answers == [answer("waits", True)]
 
     asyncio.run(serve())

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
 FLOATS = ("fp32", "fp16")
-INTS = ("int8", "int4", "int2", *(f"int4-b{block}" for block in BLOCKS))
+INTS = ("int8", "int4", "int2", *(f"int4-b{block}" for block in BLOCKS), "int8-b32", "int8-b128")
 SHAPE = (6, 512)
 
 
@@ -34,6 +35,18 @@ def test_floats_survive_packing(name: str, shape: tuple[int, ...]) -> None:
     packed = encoding.pack(values)
     assert packed.nbytes == encoding.data_bytes(shape) == encoding.nbytes(shape)
     np.testing.assert_array_equal(encoding.dequantize(packed, None, shape), values)
+
+
+def test_bf16_is_torchs() -> None:
+    values = np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)
+    values[0, :3] = [1 + 2.0**-8, 1 + 3 * 2.0**-8, 3e38]  # ties go to even
+    encoding = Encoding.parse("bf16")
+    packed = encoding.pack(values)
+    assert packed.nbytes == encoding.data_bytes(values.shape) == 2 * values.size
+    np.testing.assert_array_equal(
+        encoding.dequantize(packed, None, values.shape), torch.from_numpy(values).bfloat16().float().numpy()
+    )
+    assert encoding.name == "bf16"
 
 
 @pytest.mark.parametrize("name", INTS)
@@ -71,15 +84,19 @@ def test_parse_refuses_by_listing_what_exists(text: str) -> None:
         Encoding.parse(text)
     assert str(refused.value) == (
         f"found encoding {text!r}, expected one of fp32, fp16, int8, int4, int2, "
-        "int4-b32, int4-b64, int4-b128, int4-b256"
+        "int4-b32, int4-b64, int4-b128, int4-b256, bf16, int8-b32, int8-b64, int8-b128, int8-b256"
     )
 
 
 def test_encodings_that_no_kernel_reads_do_not_exist() -> None:
-    with pytest.raises(EncodingError, match=r"^a 3-bit int encoding does not exist; use one of fp32, .*int4-b256$"):
+    with pytest.raises(EncodingError, match=r"^a 3-bit int encoding does not exist; use one of fp32, .*int8-b256$"):
         Encoding("int", 3)
-    with pytest.raises(EncodingError, match=r"^int8 has no blocks, found blocks of 32; use int8$"):
-        Encoding.parse("int8-b32")
+    with pytest.raises(EncodingError, match=r"^a 32-bit brain float encoding does not exist; use one of fp32, "):
+        Encoding("float", 32, brain=True)
+    with pytest.raises(EncodingError, match=r"^fp16 has no blocks, found blocks of 32; use fp16$"):
+        Encoding.parse("fp16-b32")
+    with pytest.raises(EncodingError, match=r"^int8 has no blocks of 48; use 32, 64, 128 or 256$"):
+        Encoding.parse("int8-b48")
     with pytest.raises(EncodingError, match=r"^int4 has no blocks of 48; use 32, 64, 128 or 256$"):
         Encoding.parse("int4-b48")
 

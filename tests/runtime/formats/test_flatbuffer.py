@@ -1,16 +1,22 @@
-"""The verifier against the generated schema, and against buffers that lead a reader astray."""
+"""The verifier and the reader against the generated schema, and against buffers that lead a reader astray."""
 
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import flatbuffers
 import pytest
+from ai_edge_litert import schema_py_generated as tflite
 from litert_lm_builder import litertlm_header_schema_py_generated as header
 
+from gemma_edge.converter.calibrate.planning import published_plan
+from gemma_edge.converter.litert.lower import emit
+from gemma_edge.converter.plan.target import Target
 from gemma_edge.runtime.formats import flatbuffer
-from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, verify
-from gemma_edge.runtime.formats.litertlm import Bundle, BundleError
+from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, root_of, verify
+from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
+from tests.runtime.formats.generated import compared
 from tools.flatbuffer_schema import schemas
 
 ROOT = "LiteRTLMMetaData"
@@ -140,7 +146,7 @@ def test_tables_that_lie_in_each_other() -> None:
 
 
 def test_what_is_verified_can_be_read() -> None:
-    """2,000 changed tables: each is refused, or the generated accessors read all of it without an error of theirs."""
+    """2,000 changed tables: each is refused, or read to the last field as the generated accessors read it."""
     good, rng = table(pairs=3, sections=4), random.Random(14)
     refused = 0
     for _ in range(2000):
@@ -152,14 +158,66 @@ def test_what_is_verified_can_be_read() -> None:
         except FlatbufferError:
             refused += 1
             continue
-        root = header.LiteRTLMMetaData.GetRootAs(bytes(data), 0)
-        sections = root.SectionMetadata()
-        for i in range(sections.ObjectsLength() if sections else 0):
-            entry = sections.Objects(i)
-            for k in range(entry.ItemsLength()):
-                entry.Items(k).Key()
-                if (value := entry.Items(k).Value()) is not None and entry.Items(k).ValueType() == 9:
-                    string = header.StringValue()
-                    string.Init(value.Bytes, value.Pos)
-                    string.Value()
+        compared(root_of(bytes(data), ROOT), header.LiteRTLMMetaData.GetRootAs(bytes(data), 0), header)
     assert 500 < refused < 2000
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+def test_every_field_of_a_bundle(family: str, tiny_bundle: Callable[[str, str], Path]) -> None:
+    bundle = Bundle.open(tiny_bundle(family, "int4"))
+    for section in bundle.sections:
+        if section.kind is SectionKind.TFLITE_MODEL:
+            view = bundle.view(section)
+            fields = compared(root_of(view, "Model"), tflite.Model.GetRootAs(view, 0), tflite)
+            assert fields > (1000 if section.model_type == ModelType.PREFILL_DECODE else 100)
+
+
+def test_every_field_of_a_graph_of_e2b() -> None:
+    plan = published_plan(Target.parse("e2b-int4"))
+    assert plan is not None
+    encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+    decode = [graph for graph in plan.graphs["decoder"] if graph.name == "decode"]
+    file = emit("e2b", decode, encodings, plan.cache_layout)
+    file.lay_out()
+    content = file.root()
+    assert compared(root_of(content, "Model"), tflite.Model.GetRootAs(content, 0), tflite) > 100_000
+
+
+def test_what_is_not_written_has_its_default() -> None:
+    builder = flatbuffers.Builder(64)
+    builder.Finish(tflite.ModelT(operatorCodes=[tflite.OperatorCodeT()]).Pack(builder), file_identifier=b"TFL3")
+    content = bytes(builder.Output())
+    verify(content, "Model", identifier=b"TFL3")
+    model = root_of(content, "Model")
+    assert (model.version, model.description, len(model.subgraphs), len(model.metadata_buffer)) == (0, None, 0, 0)
+    assert (model.operator_codes[0].version, model.operator_codes[0].builtin_code) == (1, 0)
+
+
+def test_what_a_reader_asks_for_and_is_not_there() -> None:
+    root = root_of(table(sections=3), ROOT)
+    with pytest.raises(AttributeError, match="a LiteRTLMMetaData has no sections, only system_metadata, section_metad"):
+        _ = root.sections
+    objects = root.section_metadata.objects
+    assert [entry.begin_offset for entry in objects[1:]] == [objects[-2].begin_offset, objects[2].begin_offset]
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"{index} of 3"):
+            objects[index]
+
+
+def test_a_field_behind_one_that_is_no_longer_used() -> None:
+    """Slots are counted: the subgraph of a signature is the fifth, and the fourth is nothing."""
+    builder = flatbuffers.Builder(64)
+    builder.StartObject(5)
+    builder.PrependUint32Slot(4, 7, 0)
+    content = bytearray(flatbuffer_of(builder))
+    assert root_of(content, "SignatureDef").subgraph_index == 7
+    verify(content, "SignatureDef")
+    slot = content.index(struct.pack("<5H", 0, 0, 0, 0, 4)) + 8
+    content[slot] = 5  # of a table of eight bytes
+    with pytest.raises(FlatbufferError, match="puts slot 4 at byte 5 of 8"):
+        verify(content, "SignatureDef")
+
+
+def flatbuffer_of(builder: flatbuffers.Builder) -> bytes:
+    builder.Finish(builder.EndObject())
+    return bytes(builder.Output())

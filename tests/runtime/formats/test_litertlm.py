@@ -13,6 +13,8 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from gemma_edge.runtime.formats import litertlm
 from gemma_edge.runtime.formats.litertlm import (
     ALIGNMENT_BYTES,
+    MAGIC,
+    VERSION,
     Bundle,
     BundleError,
     BundleLayout,
@@ -117,6 +119,12 @@ def test_our_reader_reads_googles(tmp_path: Path) -> None:
     read_back = bundle.executor_metadata()
     assert read_back is not None
     assert read_back.llm_executor_metadata.max_history_size == 9
+
+
+def test_the_container_is_that_of_litert_lm_builder() -> None:
+    core = litert_lm_builder.litertlm_core
+    assert (MAGIC, ALIGNMENT_BYTES) == (core.HEADER_MAGIC_BYTES, core.BLOCK_SIZE)
+    assert VERSION == (core.LITERTLM_MAJOR_VERSION, core.LITERTLM_MINOR_VERSION, core.LITERTLM_PATCH_VERSION)
 
 
 def test_every_kind_of_the_schema_has_a_name() -> None:

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
-from gemma_edge.runtime.formats.tflite_model import check_model
+from gemma_edge.runtime.formats.tflite_model import OPERATORS, Operator, TensorType, check_model
 
 Change = Callable[[Any], object]
 
@@ -88,6 +88,14 @@ def runs(options: str, **fields: int) -> Change:
     return put(operator(0), builtinOptionsType=kind, builtinOptions=getattr(schema, f"{options}T")(**fields))
 
 
+def test_types_and_operators_are_the_generated_ones() -> None:
+    types = {name: value for name, value in vars(schema.TensorType).items() if name.isupper()}
+    assert {kind.name: kind.value for kind in TensorType} == types
+    operators = {name: value for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+    assert sorted(operators.values()) == list(range(OPERATORS))
+    assert {operator.name: operators[operator.name] for operator in Operator} == {o.name: o.value for o in Operator}
+
+
 def test_a_sound_model_passes() -> None:
     check_model(packed(small()))
 
@@ -128,9 +136,9 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda m: graph(m).operators.pop(), "subgraph 0 gives tensor 4, which nothing writes"),
     (put(graph, inputs=[0, 12]), "one of the inputs of subgraph 0 is 12, expected 0 to 4"),
     (put(graph, outputs=[-1]), "one of the outputs of subgraph 0 is -1, expected 0 to 4"),
-    (runs("WhileOptions", condSubgraphIndex=0, bodySubgraphIndex=4), "BodySubgraphIndex of .* is 4, expected 0 to 0"),
+    (runs("WhileOptions", condSubgraphIndex=0, bodySubgraphIndex=4), "body_subgraph_index of .* is 4, expected 0 to 0"),
     (runs("IfOptions", thenSubgraphIndex=0, elseSubgraphIndex=0), r"subgraphs \[0\] run each other without end"),
-    (runs("CallOnceOptions", initSubgraphIndex=3), "InitSubgraphIndex of .* is 3, expected 0 to 0"),
+    (runs("CallOnceOptions", initSubgraphIndex=3), "init_subgraph_index of .* is 3, expected 0 to 0"),
     (put(signature, subgraphIndex=2), "subgraph of signature 'main' is 2, expected 0 to 0"),
     (
         put(lambda m: signature(m).inputs[0], tensorIndex=3),

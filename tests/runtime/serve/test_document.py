@@ -28,7 +28,7 @@ def test_schemathesis_finds_nothing(engine: Engine, tmp_path: Path, caplog: pyte
 
 def test_the_document_names_every_route(engine: Engine) -> None:
     with running(engine) as server:
-        document = httpx.get(f"{server.url}/openapi.json").json()
+        document = httpx.get(f"{server.url}/openapi.json", timeout=300).json()
         shown = {str(path): set(item) & {"get", "post"} for path, item in document["paths"].items()}
         assert document["openapi"].startswith("3.1")
         for path, methods in shown.items():

@@ -112,16 +112,16 @@ def test_a_recording_is_transcribed(client: OpenAI, engine: Engine, server: Runn
         ({"language": "12"}, 422, "language is '12', expected a code"),
         ({"model": "other"}, 404, "there is no model 'other'"),
     ):
-        refused = httpx.post(f"{server.url}/v1/audio/transcriptions", data=form, files={"file": clip()})
+        refused = httpx.post(f"{server.url}/v1/audio/transcriptions", data=form, files={"file": clip()}, timeout=300)
         assert refused.status_code == status
         assert message in refused.json()["error"]["message"]
-    broken = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": b"no sound"})
+    broken = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": b"no sound"}, timeout=300)
     assert broken.status_code == 400
-    plain = httpx.post(f"{server.url}/v1/audio/transcriptions", json={})
+    plain = httpx.post(f"{server.url}/v1/audio/transcriptions", json={}, timeout=300)
     assert "expected multipart/form-data with a file" in plain.json()["error"]["message"]
-    text_field = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": (None, "x")})
+    text_field = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": (None, "x")}, timeout=300)
     assert "file is text, expected a recording" in text_field.json()["error"]["message"]
-    twice = httpx.post(f"{server.url}/v1/audio/transcriptions", files=[("model", (None, MODEL))] * 2)
+    twice = httpx.post(f"{server.url}/v1/audio/transcriptions", files=[("model", (None, MODEL))] * 2, timeout=300)
     assert "the form has 'model' twice" in twice.json()["error"]["message"]
 
 
@@ -131,17 +131,17 @@ def test_large_images_and_recordings_are_refused_before_they_are_decoded(engine:
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     messages: list[Any] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
     with running(engine, image_pixels=1_000_000, media_bytes=20_000, rows_bytes=1000) as server:
-        large = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages})
+        large = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages}, timeout=300)
         assert large.status_code == 413
         assert "has 3000 x 2000 pixels, at most 1000000 are read" in large.json()["error"]["message"]
-        long = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": clip()})
+        long = httpx.post(f"{server.url}/v1/audio/transcriptions", files={"file": clip()}, timeout=300)
         assert long.status_code == 413
         assert "at most 20000 are read" in long.json()["error"]["message"]
         small = io.BytesIO()
         Image.new("L", (30, 20)).save(small, "PNG")
         url = "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()
         messages[0]["content"][0]["image_url"] = {"url": url}
-        many = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages})
+        many = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": messages}, timeout=300)
         assert (many.status_code, many.json()["error"]["code"]) == (413, "over_memory_budget")
         assert "the server has 1000 for them" in many.json()["error"]["message"]
     engine.media.keep(1 << 25)

@@ -130,7 +130,7 @@ def test_titles_leave_chats_their_slots(open_engine: Callable[[], Engine]) -> No
 def test_a_chat_that_is_silent_is_saved(open_engine: Callable[[], Engine], tmp_path: Path) -> None:
     with open_engine() as engine, running(engine, cache_dir=tmp_path, idle_save_s=0.2) as server:
         asyncio.run(one_turn(server))
-        for _ in range(200):
+        for _ in range(2000):
             if list((tmp_path / "chats").rglob("*.kv")):
                 break
             asyncio.run(asyncio.sleep(0.05))

@@ -23,23 +23,25 @@ ASKED = {"messages": [{"role": "user", "content": "And it came to pass " * 12}],
 def test_it_stops_when_told_and_finds_its_chats_again(serve_model: Path, tmp_path: Path) -> None:
     options = ("--cache-dir", str(tmp_path), "--model-id", "old-books", "--slots", "2")
     with serving(serve_model, *options) as server:
-        first = httpx.post(f"{server.url}/v1/chat/completions", json={**ASKED, "model": "old-books", "stream": True})
+        first = httpx.post(
+            f"{server.url}/v1/chat/completions", json={**ASKED, "model": "old-books", "stream": True}, timeout=300
+        )
         assert first.status_code == 200
-        assert httpx.get(f"{server.url}/metrics").status_code == 404
+        assert httpx.get(f"{server.url}/metrics", timeout=300).status_code == 404
         log = server.log
         assert re.search(r"old-books at http://127.0.0.1:\d+/v1, 2 slots of 512 tokens", log.read_text())
         server.process.terminate()
-        assert server.process.wait(30) == 0
+        assert server.process.wait(120) == 0
         assert "Traceback" not in log.read_text()
     with serving(serve_model, *options, "--metrics") as server:
-        usage = httpx.post(f"{server.url}/v1/chat/completions", json=ASKED).json()["usage"]
+        usage = httpx.post(f"{server.url}/v1/chat/completions", json=ASKED, timeout=300).json()["usage"]
         assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
-        assert "gemma_edge_requests_total" in httpx.get(f"{server.url}/metrics").text
+        assert "gemma_edge_requests_total" in httpx.get(f"{server.url}/metrics", timeout=300).text
 
 
 def test_many_clients_get_their_own_replies(serve_model: Path, serve_cache: Path) -> None:
     with serving(serve_model, "--cache-dir", str(serve_cache), "--queue", "8", "--threads", "1") as server:
-        seen = asyncio.run(load(server, clients=24, seconds=5))
+        seen = asyncio.run(load(server, clients=24, seconds=5, answers=21))
         assert not seen.problems, (report(seen), seen.problems[:5])
         assert seen.counts["answered"] > 20
         assert seen.counts["left"]

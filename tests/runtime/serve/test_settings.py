@@ -13,6 +13,8 @@ def test_bounds_are_checked() -> None:
         Settings(model_id="m", truncate="newest")  # type: ignore[arg-type]
     with pytest.raises(ServeError, match="waiting is 0, expected at least 1"):
         Settings(model_id="m", waiting=0)
+    with pytest.raises(ServeError, match="bodies_bytes is 9, expected at least body_bytes, 10; raise it"):
+        Settings(model_id="m", body_bytes=10, bodies_bytes=9)
     with pytest.raises(ServeError, match="wait_s is 0, expected more than 0 seconds"):
         Settings(model_id="m", wait_s=0)
 

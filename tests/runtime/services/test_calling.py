@@ -10,7 +10,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.calling import gemma_function_calling
 from gemma_edge.runtime.services.errors import ServiceError
 from gemma_edge.runtime.services.functions import described
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 from tests.runtime.chat.scripted import Script
 from tests.runtime.services.test_prompts import FUNCTIONS
 

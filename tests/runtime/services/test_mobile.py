@@ -8,10 +8,10 @@ import pytest
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.errors import ServiceError
-from gemma_edge.runtime.services.mobile import LANGUAGES, MobileService, language_name
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.mobile import MobileService, language_name
+from gemma_edge.runtime.services.request import GenerationConfig
 from gemma_edge.runtime.services.timed import fast_generate
-from gemma_edge.runtime.tasks.media import transcribe, transcribe_and_translate
+from gemma_edge.runtime.tasks.media import LANGUAGES, transcribe, transcribe_and_translate
 
 EARLIER = [{"role": "user", "content": "In the beginning"}, {"role": "assistant", "content": "God"}]
 
@@ -56,7 +56,7 @@ def test_tasks_and_languages_that_are_not_known(
         ):
             service.process_audio(recording, "summarise")
         with pytest.raises(
-            ServiceError, match=r"unknown language code 'xx', expected one of ar, bn, .*; or write its name"
+            ServiceError, match=r"unknown language code 'xx', expected one of ar, bg, bn, .*; or write its name"
         ):
             service.process_audio(recording, "translate", "xx")
     assert language_name("EN") == LANGUAGES["en"] == "English"

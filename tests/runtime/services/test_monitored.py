@@ -11,7 +11,7 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ContextOverflowError
 from gemma_edge.runtime.serve.guard.policy import Direction, Policy
 from gemma_edge.runtime.services.monitored import MonitoringService
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 from gemma_edge.runtime.services.timed import fast_generate
 
 GREEDY = GenerationConfig(max_tokens=12, do_sample=False, repetition_penalty=1.0)

@@ -18,7 +18,7 @@ from gemma_edge.runtime.services.prompts import (
     parse_function_calls,
     styles,
 )
-from gemma_edge.runtime.services.settings import GenerationConfig, MultimodalInput
+from gemma_edge.runtime.services.request import GenerationConfig, MultimodalInput
 
 WEATHER = {
     "name": "get_weather",

@@ -2,7 +2,9 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from gemma_edge.runtime.chat.conversation import Conversation
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.serve.errors import RefusedError
+from gemma_edge.runtime.serve.guard import guard
 from gemma_edge.runtime.serve.guard.limits import LimitError
-from gemma_edge.runtime.serve.guard.policy import Policy
+from gemma_edge.runtime.serve.guard.policy import Direction, Policy
 from gemma_edge.runtime.services.secure import SecureService
 from tests.runtime.chat.scripted import Script
 
@@ -113,6 +116,69 @@ def test_what_is_not_valid_is_refused(service: SecureService, messages: Any, max
     assert refused["code"] == "VALIDATION_ERROR"
     assert message in refused["error"]
     assert service.get_usage_statistics("alice")["requests_last_hour"] == 1
+
+
+def endless() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def nested(levels: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("a\ud800", "a text has '\\ud800', which is half a character; send whole ones"),
+        (object(), "object is no JSON"),
+        (b"x", "bytes is no JSON"),
+        (float("nan"), "Out of range float values are not JSON compliant"),
+        (endless(), "Circular reference detected"),
+        (nested(100), "nested too deep, at most 64 levels are read"),
+        (nested(5000), "maximum recursion depth exceeded"),
+    ],
+    ids=["half a character", "object", "bytes", "nan", "endless", "deep", "very deep"],
+)
+def test_nothing_that_a_message_holds_raises(service: SecureService, argument: Any, message: str) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": argument}}}
+    refused = service.secure_generate([*CHAT, {"role": "assistant", "tool_calls": [call]}, *CHAT], "alice", 1)
+    assert not refused["success"]
+    assert refused["code"] == "VALIDATION_ERROR"
+    assert message in refused["error"]
+
+
+def test_a_mapping_is_as_good_as_a_dict(service: SecureService) -> None:
+    assert service.secure_generate([MappingProxyType(CHAT[0])], "alice", 1)["success"]
+
+
+def test_a_classifier_is_asked_by_one_thread_at_a_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of prompts and of replies, whoever asks."""
+    inside, at_once, asked = threading.Lock(), threading.Event(), list[Direction]()
+
+    def classifier(_text: str, direction: Direction) -> None:
+        if not inside.acquire(blocking=False):
+            at_once.set()
+            return
+        asked.append(direction)
+        time.sleep(0.01)  # another thread comes to the same place meanwhile
+        inside.release()
+
+    monkeypatch.setattr(guard, "load_classifier", lambda _name: classifier)
+    service = SecureService(engine, Policy(classifier="mine"))
+    threads = [
+        threading.Thread(target=service.secure_generate, args=(CHAT, f"user {number}", 4)) for number in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(asked) == [Direction.INPUT] * 6 + [Direction.OUTPUT] * 6
+    assert not at_once.is_set()
 
 
 @pytest.mark.parametrize("user_id", ["", None, 7])

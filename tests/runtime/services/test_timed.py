@@ -8,7 +8,7 @@ import pytest
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.services.errors import ServiceError
 from gemma_edge.runtime.services.levels import LEVELS, optimization_level
-from gemma_edge.runtime.services.settings import GenerationConfig
+from gemma_edge.runtime.services.request import GenerationConfig
 from gemma_edge.runtime.services.timed import batch_generate, fast_generate
 from gemma_edge.runtime.text.sampler import SamplerConfig, SamplerError
 

@@ -13,7 +13,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.graph.ops import Graph, KVCache, Value
 from gemma_edge.converter.litert import metadata
 from gemma_edge.converter.models import blocks, gemma3n
-from gemma_edge.converter.models.blocks import AttentionLayer, Heads
+from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.verify.errors import VerifyError
 from gemma_edge.converter.verify.show.html import html_report
 from tests.converter.checkpoint.adapters import write_adapter
@@ -182,8 +182,8 @@ def test_an_unknown_mistake_is_named_by_its_layer(
 ) -> None:
     right = blocks.attend
 
-    def mistaken(g: Graph, x: Value, index: int, kind: AttentionLayer, heads: Heads, eps: float, kv: KVCache) -> Value:
-        y = right(g, x, index, kind, heads, eps, kv)
+    def mistaken(g: Graph, x: Value, index: int, kind: AttentionLayer, eps: float, kv: KVCache) -> Value:
+        y = right(g, x, index, kind, eps, kv)
         return g.mul(g.add(y, 1.0), -1.0) if index == layer else y
 
     with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gemma_edge.runtime.executors.base import BundleMismatchError, ContextOverflowError, ExecutorError, RewindError
 from gemma_edge.runtime.executors.litert import library as liblitert
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
+from gemma_edge.runtime.executors.litert.library import BoundSignature
 from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle
@@ -322,6 +323,58 @@ def test_an_operator_litert_does_not_have(sections: DecoderSections, tmp_path: P
         litert_slot(swapped, 1, None)
     with pytest.raises(ExecutorError, match=r"packing the weights .* Didn't find op for builtin opcode 'CONCAT_EMB"):
         litert_slot(swapped, 1, tmp_path / "cache")
+
+
+def test_a_span_of_a_prefill_that_is_not_there(sections: DecoderSections, tmp_path: Path) -> None:
+    place = sections.decoder
+    data = place.path.read_bytes()[place.offset : place.offset + place.nbytes]
+    renamed = tmp_path / "renamed.tflite"
+    renamed.write_bytes(data.replace(b"until_64_prefill_32", b"until_64_prefill_33"))
+    with pytest.raises(BundleMismatchError) as caught:
+        litert_slot(dataclasses.replace(sections, decoder=FileRange(renamed, 0, place.nbytes)), 1, tmp_path)
+    assert str(caught.value) == (
+        f"{renamed}: the inputs of until_64_prefill_33 are not those of prefill_33; "
+        "convert the checkpoint with gemma-edge"
+    )
+
+
+def test_a_prefill_over_other_caches(sections: DecoderSections, tmp_path: Path) -> None:
+    """They are memory of one size: LiteRT would read and write beyond it."""
+    place = sections.decoder
+    data = bytearray(place.path.read_bytes()[place.offset : place.offset + place.nbytes])
+    model = schema.Model.GetRootAs(data, 0)
+    signatures = [model.SignatureDefs(i) for i in range(model.SignatureDefsLength())]
+    prefill = next(signature for signature in signatures if signature.SignatureKey() == b"prefill_8")
+    named = next(x for x in map(prefill.Inputs, range(prefill.InputsLength())) if x.Name() == b"kv_cache_k_0")
+    name = named._tab.Indirect(named._tab.Pos + named._tab.Offset(4)) + 4
+    data[name : name + 12] = b"kv_cache_k_9"
+    changed = tmp_path / "changed.tflite"
+    changed.write_bytes(data)
+    with pytest.raises(BundleMismatchError) as caught:
+        litert_slot(dataclasses.replace(sections, decoder=FileRange(changed, 0, place.nbytes)), 1, tmp_path)
+    assert str(caught.value) == (
+        f"{changed}: the inputs of prefill_8 are not those of decode; convert the checkpoint with gemma-edge"
+    )
+
+
+@pytest.mark.parametrize("start", [0, 63, 64, 65, 192, 193])
+def test_a_call_reads_no_more_than_its_span(
+    executor: LitertSlot, text: list[int], expected: NDArray[np.float32], start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    run = BoundSignature.__call__
+
+    def noted(self: BoundSignature) -> None:
+        called.append(next(e.call.name for e in (*executor._decodes, *executor._prefills) if e.run is self))
+        run(self)
+
+    executor.prefill(text[:start])
+    monkeypatch.setattr(BoundSignature, "__call__", noted)
+    check_next(executor, text, expected)
+    executor.prefill(text[start + 1 : start + 33])
+    executor.prefill(text[start + 33 : start + 41])
+    spans = [next((f"until_{n}_" for n in (64, 192) if at <= n), "") for at in (start, start + 1)]
+    assert called == [f"{spans[0]}decode", f"{spans[1]}prefill_32", "prefill_8"]
 
 
 def test_an_input_nobody_fills(sections: DecoderSections, tmp_path: Path) -> None:

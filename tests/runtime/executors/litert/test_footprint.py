@@ -12,19 +12,19 @@ from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleLayout, ModelType, SectionKind, SectionSpec
-from tests.runtime.conftest import CONTEXT_TOKENS, PREFILL_TOKENS
+from tests.runtime.conftest import CONTEXT_TOKENS, PREFILL_TOKENS, SPANS_TOKENS
 
 TinyBundle = Callable[[str, str], Path]
-GRAPH_BYTES = 1 << 20  # a section holds its graph beside the weights
+GRAPH_BYTES = 3 << 20  # a section holds its graphs, seven of them, beside the weights
 
 
 def planned(checkpoint: Path, precision: str) -> Footprint:
-    target = Target.parse(f"custom-{precision}", context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS)
+    target = Target.parse(f"custom-{precision}", context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS)
     return plan_for(target, checkpoint)[1].footprint
 
 
 @pytest.mark.parametrize("precision", ["int4", "fp32"])
-@pytest.mark.parametrize("family", ["gemma3", "gemma3n"])
+@pytest.mark.parametrize("family", ["gemma3", "gemma3n", "gemma4"])
 def test_the_bundle_says_what_the_plan_said(
     tiny_bundle: TinyBundle, family: str, precision: str, request: pytest.FixtureRequest
 ) -> None:

@@ -12,7 +12,7 @@ from gemma_edge.runtime.formats.litertlm import Bundle
 
 INTEGERS_AND_WRITES = {
     "RESHAPE", "SLICE", "SUB", "ADD", "LESS", "SELECT_V2", "FLOOR_MOD", "PACK", "CAST",
-    "DYNAMIC_UPDATE_SLICE", "GATHER",
+    "DYNAMIC_UPDATE_SLICE", "GATHER", "CONCATENATION",
 }  # fmt: skip
 
 
@@ -30,4 +30,4 @@ def test_each_signature_is_one_partition(
         assert signature.outside.keys() <= INTEGERS_AND_WRITES
         assert signature.outside["DYNAMIC_UPDATE_SLICE"] > 0
     wrapping = {name for name, signature in found.items() if "GATHER" in signature.outside}
-    assert wrapping == found.keys() - {"decode"}  # a single row never wraps around a ring
+    assert wrapping == {name for name in found if "prefill_" in name}  # a single row never wraps around a ring

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from gemma_edge.converter.convert import convert
-from gemma_edge.runtime.executors.base import ExecutorError
+from gemma_edge.runtime.executors.base import BundleMismatchError, ExecutorError
 from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 
@@ -76,4 +76,20 @@ def test_what_cannot_be_run(converted: Path, tmp_path: Path, name: str) -> None:
     graph = re.escape(str(path / "onnx" / "model_int8.onnx"))
     assert re.fullmatch(
         f"{graph}: ONNX Runtime cannot run it \\(.{{20,300}}\\); convert the checkpoint again", str(caught.value)
+    )
+
+
+@pytest.mark.parametrize("name", ["present.1.value", "logits"])
+def test_an_output_of_another_name(converted: Path, tmp_path: Path, name: str) -> None:
+    def rename(graph: onnx.GraphProto) -> None:
+        next(output for output in graph.output if output.name == name).name = "other"
+        for node in graph.node:
+            node.output[:] = ["other" if output == name else output for output in node.output]
+
+    path = changed(converted, tmp_path, rename)
+    with pytest.raises(BundleMismatchError) as caught:
+        say(path)
+    assert str(caught.value) == (
+        f"{path / 'onnx' / 'model_int8.onnx'}: no outputs ['{name}'], a decoder has logits and one for each cache; "
+        "convert the checkpoint with gemma-edge"
     )

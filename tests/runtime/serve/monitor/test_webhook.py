@@ -93,6 +93,7 @@ def test_only_web_addresses_are_taken(url: str) -> None:
 
 
 def test_nothing_is_started_before_there_is_an_alert() -> None:
-    before = threading.active_count()
-    Webhook("http://127.0.0.1:9", "tiny").close()
-    assert threading.active_count() == before
+    before = set(threading.enumerate())
+    webhook = Webhook("http://127.0.0.1:9", "tiny")
+    assert "gemma-edge alerts" not in [thread.name for thread in set(threading.enumerate()) - before]
+    webhook.close()

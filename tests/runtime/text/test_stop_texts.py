@@ -2,7 +2,7 @@
 
 import random
 
-from gemma_edge.runtime.serve.stopping import StopTexts
+from gemma_edge.runtime.text.stop_texts import StopTexts
 
 
 def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:

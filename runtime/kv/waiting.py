@@ -1,22 +1,23 @@
 """Code that waits, written once: run by a thread that blocks, or by asyncio, which a wait costs no thread.
 
 What waits is an async generator that is given a `Waiting`. Given `Blocking` it never gives way to a loop, and
-`blocking` makes an ordinary generator of it.
+`blocking` makes an ordinary generator of it. asyncio is imported where there is a loop: it takes 1.5 MiB.
 """
 
-import asyncio
 import contextlib
 import contextvars
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gemma_edge.runtime.kv.turn import Turn
 
+if TYPE_CHECKING:
+    import asyncio
+
 Item = TypeVar("Item")
 
-_LOOP: contextvars.ContextVar[asyncio.AbstractEventLoop | None] = contextvars.ContextVar("_LOOP", default=None)
+_LOOP: contextvars.ContextVar["asyncio.AbstractEventLoop | None"] = contextvars.ContextVar("_LOOP", default=None)
 
 
 class Waiting(Protocol):
@@ -46,6 +47,8 @@ class InLoop:
         return await anext(turn, None)
 
     async def call(self, function: Callable[[], Item]) -> Item:
+        import asyncio
+
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
         context.run(_LOOP.set, loop)
         # No task: one would be cancelled with all others when the loop ends, and its thread would run on.
@@ -83,6 +86,9 @@ def result_of(value: Any) -> Any:
     """
     if not inspect.isawaitable(value):
         return value
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     loop = _LOOP.get()
     if loop is not None and loop.is_running():
         return asyncio.run_coroutine_threadsafe(_awaited(value), loop).result()

@@ -57,6 +57,10 @@ class GenerationConfig:
         return RepetitionPenaltyConfig(repetition_penalty=self.repetition_penalty)
 
 
+PLAIN = GenerationConfig(max_tokens=256, repetition_penalty=1.0)
+"""Of a reply that is measured: no longer than it has to be, and no word is avoided."""
+
+
 @dataclass(frozen=True)
 class MultimodalInput:
     """A question with what it is about. Images stand before the text and the recording after it, as Google advises."""

@@ -1,0 +1,1 @@
+"""Hugging Face directories with packed integers, for vLLM, SGLang and transformers."""

@@ -1,0 +1,66 @@
+"""The signatures of a LiteRT decoder: what a call runs, how far back it looks, and what it is called.
+
+LiteRT-LM calls `decode`, and of those whose names begin with "prefill" one for each number of rows. Every other name is
+ours alone: "until_1024_decode" is the same step for positions up to 1024, which reads no more of the caches than that.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+_NAME: Final = re.compile(r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|prefill_(?P<rows>[1-9]\d{0,8}))")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One signature. rows: tokens it runs at once. past: the most that may stand before them; None: the whole context.
+
+    has_logits: of the last row; a prefill only fills the caches.
+    """
+
+    rows: int
+    has_logits: bool
+    past: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in a file."""
+        base = "decode" if self.has_logits else f"prefill_{self.rows}"
+        return base if self.past is None else f"until_{self.past}_{base}"
+
+    @classmethod
+    def of_name(cls, name: str) -> Self | None:
+        """The call of that name; None for what is none of ours."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        past, rows = match["past"], match["rows"]
+        return cls(int(rows or 1), rows is None, None if past is None else int(past))
+
+    @property
+    def whole(self) -> "Call":
+        """The same over the whole context."""
+        return replace(self, past=None)
+
+    @property
+    def reach(self) -> float:
+        """`past` as a number."""
+        return math.inf if self.past is None else self.past
+
+    def takes(self, position: int) -> bool:
+        """Whether it may run with its first row at `position`."""
+        return position <= self.reach
+
+
+def calls(prefill_tokens: Sequence[int], spans: Iterable[int]) -> Iterator[Call]:
+    """A decode step and each length of a prefill over the whole context; a step and the longest prefill over each span.
+
+    Each takes memory, and the shorter prefills are called once a turn.
+    """
+    yield Call(1, True)
+    yield from (Call(rows, False) for rows in prefill_tokens)
+    for past in spans:
+        yield Call(1, True, past)
+        yield Call(prefill_tokens[-1], False, past)

@@ -1,0 +1,35 @@
+"""Names of signatures."""
+
+import pytest
+
+from gemma_edge.profiles.signatures import Call, calls
+
+
+def test_each_call_has_a_name_that_says_all_of_it() -> None:
+    found = list(calls((16, 128), (1024, 4096)))
+    assert [call.name for call in found] == [
+        "decode", "prefill_16", "prefill_128",
+        "until_1024_decode", "until_1024_prefill_128", "until_4096_decode", "until_4096_prefill_128",
+    ]  # fmt: skip
+    assert [Call.of_name(call.name) for call in found] == found
+
+
+def test_litert_lm_sees_the_whole_context_only() -> None:
+    """It takes every signature that begins with "prefill" for one, and of each number of rows only one."""
+    assert [call.name for call in calls((16,), (64,)) if call.name.startswith("prefill")] == ["prefill_16"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "prefill", "prefill_", "prefill_0", "prefill_-1", "decode_2", "until_decode", "until_0_decode", "xdecode",
+     "until_64_prefill", "decode ", "prefill_9999999999"],
+)  # fmt: skip
+def test_other_names(name: str) -> None:
+    assert Call.of_name(name) is None
+
+
+def test_a_span_takes_positions_up_to_its_end() -> None:
+    span, whole = Call(1, True, 64), Call(1, True)
+    assert (span.takes(0), span.takes(64), span.takes(65), whole.takes(10**6)) == (True, True, False, True)
+    assert span.whole == whole
+    assert whole.reach > span.reach == 64
