@@ -29,6 +29,7 @@ def apk(path: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED, at:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("classes.dex", elf(1))  # no library
         if at:
+            assert archive.fp is not None
             archive.writestr("padding", bytes(at - archive.fp.tell() - 2 * 30 - len("padding") - len(name)))
         archive.writestr(name, content, compression)
     return path
