@@ -16,6 +16,7 @@ from tools.tiny import TINY, write_tiny
 
 FILE = Path("a.gguf")
 SCALED_OTHERWISE = "gemma3-untied"  # its query_pre_attn_scalar is not the size of a head
+WRITTEN = sorted(name for name in TINY if name != SCALED_OTHERWISE and not name.startswith("gemma4"))  # refused by name
 
 
 def tensor(name: str, *shape: int) -> TensorInfo:
@@ -55,7 +56,7 @@ def derived(architecture: str = "gemma3", tensors: dict[str, TensorInfo] = TENSO
     return derived_config(FILE, metadata(architecture, **changes), tensors)
 
 
-@pytest.mark.parametrize("name", sorted({*TINY} - {SCALED_OTHERWISE}))
+@pytest.mark.parametrize("name", WRITTEN)
 def test_the_model_is_the_one_it_was_written_from(name: str, tmp_path: Path) -> None:
     write_tiny(name, tmp_path)
     write_gguf(tmp_path, tmp_path / "a.gguf", "F32")
