@@ -117,7 +117,9 @@ class Plan:
     def predicted_tokens_per_s(self, model: PlannedModel) -> float | None:
         """As `predicted_decode_tokens_per_s`, of one of two models."""
         profile = self.target.profile
-        return profile and predicted_decode_tokens_per_s(profile, model.weight_bytes + self.cache_bytes)
+        if profile is None:
+            return None
+        return predicted_decode_tokens_per_s(profile, model.weight_bytes + self.cache_bytes)
 
     @property
     def storages(self) -> dict[str, Storage]:

@@ -50,12 +50,12 @@ def models_of(model: Model) -> tuple[NamedModel, ...]:
         return ()
     try:
         named = tuple(_named(name, found) for name, found in json.loads(str(section.items[MODELS_ITEM])).items())
-        large, *others = named
-        if large.layers != tuple(range(len(large.layers))) or not others:
+        large, small = named
+        if large.layers != tuple(range(len(large.layers))):
             raise ValueError("the first is not the whole")
-        if any(not {*other.layers} <= {*large.layers} for other in others):
+        if not {*small.layers} <= {*large.layers}:
             raise ValueError("layers that the first has not")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise BundleError(
             f"{model.path}: what it says of its models is damaged ({error}); copy the file again"
         ) from error

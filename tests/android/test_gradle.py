@@ -3,6 +3,7 @@
 Gradle itself needs Google's Maven. android_demo/ci compiles the same sources without it.
 """
 
+import hashlib
 import re
 import subprocess
 import tomllib
@@ -16,10 +17,20 @@ import pytest
 from gemma_edge.runtime.android.push import FOLDER
 from tools.android.toolchain import KOTLIN_VERSION
 
+WRAPPER_SHA256 = "55243ef57851f12b070ad14f7f5bb8302daceeebc5bce5ece5fa6edb23e1145c"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 EXACT = re.compile(r"\d+(?:\.\d+)*")
 # What Android lets an app do only with a permission, by what the code says to do it.
-NEEDS_PERMISSION = {"android.permission.INTERNET": "HttpSource(", "android.permission.RECORD_AUDIO": "AudioRecord("}
+NEEDS_PERMISSION = {
+    "android.permission.ACCESS_NETWORK_STATE": "getNetworkCapabilities",
+    "android.permission.FOREGROUND_SERVICE": "startForeground(",
+    "android.permission.FOREGROUND_SERVICE_DATA_SYNC": "FOREGROUND_SERVICE_TYPE_DATA_SYNC",
+    "android.permission.INTERNET": "HttpSource(",
+    "android.permission.POST_NOTIFICATIONS": "permission.POST_NOTIFICATIONS",
+    "android.permission.RECEIVE_BOOT_COMPLETED": "ACTION_BOOT_COMPLETED",
+    "android.permission.RECORD_AUDIO": "AudioRecord(",
+    "android.permission.WAKE_LOCK": "PARTIAL_WAKE_LOCK",
+}
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +156,27 @@ def test_the_wrapper_downloads_one_gradle_and_knows_its_hash(demo: Path) -> None
     assert re.fullmatch(r"[0-9a-f]{64}", properties["distributionSha256Sum"])
 
 
+def test_the_wrappers_jar_is_gradles(demo: Path) -> None:
+    """As Gradle publishes it with 9.4.1 (from npm's @react-native-community/template); it fetches any version."""
+    jar = (demo / "gradle" / "wrapper" / "gradle-wrapper.jar").read_bytes()
+    assert hashlib.sha256(jar).hexdigest() == WRAPPER_SHA256
+    assert (demo / "gradlew").stat().st_mode & 0o111
+    assert "gradle-wrapper.jar" in (demo / "gradlew").read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_tasks_of_modules_that_exist(demo: Path) -> None:
+    text = (demo.parent / ".github" / "workflows" / "android.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r" :(\w+):\w+", text)) <= set(modules(demo))
+    assert (demo / "app" / "proguard-rules.pro").exists()
+
+
 def test_nothing_built_or_fetched_is_committed(repository: Path) -> None:
     if not (repository / ".git").exists():
         pytest.skip("not a git checkout: no list of tracked files")
     command = ["git", "-C", str(repository), "ls-files", "android_demo"]
     tracked = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert not [name for name in tracked if name.endswith((".jar", ".aar", ".apk", ".dex", ".so", ".class", ".bat"))]
+    built = [name for name in tracked if name.endswith((".jar", ".aar", ".apk", ".dex", ".so", ".class"))]
+    assert not set(built) - {"android_demo/gradle/wrapper/gradle-wrapper.jar"}  # checked by hash
 
 
 def classes(demo: Path) -> dict[str, str]:
@@ -172,6 +198,10 @@ def test_the_manifest_names_classes_that_exist(demo: Path, manifest: ElementTree
         has_filter = activity.find("intent-filter") is not None
         assert activity.attrib[f"{ANDROID}exported"] == ("true" if has_filter else "false")  # required since Android 12
         assert activity.attrib.get(f"{ANDROID}parentActivityName", ".ChatActivity").removeprefix(".") in activities
+    for tag, parent in (("service", "Service"), ("receiver", "BroadcastReceiver")):
+        named = {element.attrib[f"{ANDROID}name"].removeprefix(".") for element in application.iter(tag)}
+        assert named == {name for name, extended in known.items() if extended == parent}
+    assert [s.attrib[f"{ANDROID}foregroundServiceType"] for s in application.iter("service")] == ["dataSync"]
     launchers = [c for c in application.iter("category") if c.attrib[f"{ANDROID}name"].endswith(".LAUNCHER")]
     assert len(launchers) == 1
 
@@ -201,6 +231,8 @@ def declared(resources: Path) -> dict[str, set[str]]:
 
 
 def referenced(demo: Path, resources: Path) -> Iterator[tuple[str, str]]:
+    for text in sources(demo, "core").values():
+        yield from (("string", name) for name in re.findall(r'\bphrase\("(\w+)"', text))
     for text in sources(demo, "app").values():
         yield from re.findall(r"(?<!android\.)\bR\.(\w+)\.(\w+)", text)
     files = [*resources.glob("*/*.xml"), demo / "app" / "src" / "main" / "AndroidManifest.xml"]
@@ -264,12 +296,12 @@ def test_buttons_side_by_side_share_the_width(resources: Path) -> None:
 
 def test_texts_take_the_values_they_are_given(demo: Path, resources: Path) -> None:
     """getString(R.string.x, a, b): as many values as places, or the app ends with an exception when it speaks."""
-    strings = {
-        e.attrib["name"]: "".join(e.itertext())
-        for e in ElementTree.parse(resources / "values/strings.xml").iter("string")
-    }
-    places = {name: len(set(re.findall(r"%(\d+)\$", text))) for name, text in strings.items()}
+    places = {name: len(found) for name, found in placeholders(resources / "values/strings.xml").items()}
     calls = 0
+    for path, text in sources(demo, "core").items():
+        for call in re.finditer(r'\bphrase\("(\w+)"', text):
+            calls += 1
+            assert _values(text[call.end() :]) == places[call[1]], f"{path}: {call[0]}"
     for path, text in sources(demo, "app").items():
         for call in re.finditer(r"getString\(R\.string\.(\w+)", text):
             calls += 1
@@ -278,7 +310,24 @@ def test_texts_take_the_values_they_are_given(demo: Path, resources: Path) -> No
             r"(?:setText|setTitle|setMessage|toast|menu\.add|makeText)\([^()]*R\.string\.(\w+)", text
         ):
             assert places[name] == 0, f"{path}: {name}"
-    assert calls > 20
+    assert calls > 100
+
+
+def placeholders(file: Path) -> dict[str, frozenset[str]]:
+    """Name of a text -> its places, "%1$s"."""
+    texts = {e.attrib["name"]: "".join(e.itertext()) for e in ElementTree.parse(file).iter("string")}
+    return {name: frozenset(re.findall(r"%\d+\$[.\d]*\w", text)) for name, text in texts.items()}
+
+
+def test_every_text_is_there_in_each_language(resources: Path) -> None:
+    ours = placeholders(resources / "values/strings.xml")
+    others = sorted(resources.glob("values-*/strings.xml"))
+    assert others
+    for file in others:
+        theirs = placeholders(file)
+        assert theirs == ours, sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+        texts = [e.text for e in ElementTree.parse(file).iter("string")]
+        assert all(text and text.strip() for text in texts)
 
 
 def _values(rest: str) -> int:

@@ -42,7 +42,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny("gemma3n-pattern", folder / "checkpoint")
     (folder / "small.toml").write_text(CUT)
     for name, option in (("pair", "with_slice"), ("small", "slice")):
-        options = {"context": 256, "prefill": (8, 32), "measure": False, option: folder / "small.toml"}
+        options: dict[str, Any] = {"context": 256, "prefill": (8, 32), "measure": False, option: folder / "small.toml"}
         convert("custom-fp32", folder / "checkpoint", folder / f"{name}.litertlm", **options)
     return folder
 
@@ -57,7 +57,10 @@ def open_engine(bundles: Path) -> Callable[..., Engine]:
 
 def test_either_model_runs(open_engine: Callable[..., Engine]) -> None:
     logits = []
-    for name, options in (("small", {}), ("pair", {"model": "small"}), ("pair", {"model": "custom"}), ("pair", {})):
+    runs: tuple[tuple[str, dict[str, str]], ...] = (
+        ("small", {}), ("pair", {"model": "small"}), ("pair", {"model": "custom"}), ("pair", {}),
+    )  # fmt: skip
+    for name, options in runs:
         with open_engine(name, **options) as engine:
             assert engine.models == (("custom", "small") if name == "pair" else ())
             assert engine.model == (None if name == "small" else options.get("model", "custom"))
@@ -131,7 +134,7 @@ def test_a_reply_goes_on_in_the_other_model(bundles: Path) -> None:
     how = Decoding(Sampler(GREEDY), StopTokens([]), max_output_tokens=6)
     written = list(sequence.reply(IDS[:30], how))
     assert pool.model == "small"
-    drawn = {}
+    drawn: dict[str, list[int]] = {}
     for model in ("custom", "small"):
         pool.use(model)
         other = TokenSequence(scheduler, pool)

@@ -1,4 +1,4 @@
-"""Build and test the Android demo without Gradle: python -m tools.android {test,build}
+"""Build and test the Android demo without Gradle: python -m tools.android {test,build,pages}
 
 Exits with 77, as test suites do for "skipped", where a tool is absent.
 """
@@ -13,6 +13,7 @@ from tools.android import apk as apks
 from tools.android.core_tests import run_core_tests
 from tools.android.errors import CompileError, ToolError
 from tools.android.kotlin import java_version
+from tools.android.pages import misaligned
 from tools.android.toolchain import kotlin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,6 +40,15 @@ def build_main() -> None:
     java_version()
     apk = apks.build_apk(apks.Demo(REPOSITORY / "android_demo"), kotlin(default_cache()), default_cache(), WORK)
     click.echo(apk)
+
+
+@main.command("pages")
+@click.argument("apk", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def pages_main(apk: Path) -> None:
+    """Check that an APK's libraries load where memory pages have 16 KiB."""
+    if problems := misaligned(apk):
+        raise CompileError("; also ".join(problems))
+    click.echo(f"{apk.name}: every 64-bit library is aligned to 16 KiB")
 
 
 if __name__ == "__main__":

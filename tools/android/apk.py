@@ -17,6 +17,7 @@ from typing import Self
 from tools.android.errors import CompileError, ToolError
 from tools.android.fetch import fetch, run
 from tools.android.kotlin import Module, compiled, java
+from tools.android.newer_api import newer_jar
 from tools.android.toolchain import ANDROID, D8, Kotlin, debian_program
 
 PACKAGE = "org.gemmaedge.app"
@@ -90,19 +91,21 @@ class Badging:
 def build_apk(demo: Demo, kotlin: Kotlin, cache: Path, work: Path) -> Path:
     """Compile everything, package and sign. Raises ToolError or CompileError."""
     tools = ApkTools.find()
-    android_jar = fetch(ANDROID, cache) / "android.jar"
+    old = fetch(ANDROID, cache) / "android.jar"
+    newer = _compile_java("android-classes", sorted((demo.root / "ci/stubs/android").rglob("*.java")), [old], work)
+    android_jar = newer_jar(old, work)
     # Without the JDK's classes: what core uses has to be in Android.
     core = compiled(Module.of("core", [demo.kotlin("core")], [android_jar], "-no-jdk", "-Werror"), kotlin, work)
-    stubs = compiled(Module.of("litertlm-signatures", [demo.root / "ci/stubs"], []), kotlin, work)
+    stubs = compiled(Module.of("litertlm-signatures", [demo.root / "ci/stubs/litertlm"], []), kotlin, work)
     out = work / "apk"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     linked = _link_resources(demo, tools, out)
     r = _compile_r(out / "java", work)
     sources = [demo.kotlin("engine"), demo.kotlin("app")]
-    app = compiled(Module.of("app", sources, [core, stubs, r, android_jar], "-no-jdk", "-Werror"), kotlin, work)
+    app = compiled(Module.of("app", sources, [core, stubs, r, android_jar, newer], "-no-jdk", "-Werror"), kotlin, work)
     d8 = fetch(D8, cache) / "d8.jar"
-    _dex([core, app, r], kotlin.libraries, [android_jar, stubs], d8, out)
+    _dex([core, app, r], kotlin.libraries, [android_jar, stubs, newer], d8, out)
     return _package(linked, demo, tools, out)
 
 
@@ -112,7 +115,9 @@ def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:
     # The Gradle plugin takes the package from its own files and refuses it here; aapt2 wants it here.
     text = demo.manifest.read_text()
     manifest.write_text(text.replace("<manifest ", f'<manifest package="{PACKAGE}" ', 1))
-    _build([tools.aapt2, "compile", "--dir", str(demo.app / "res"), "-o", "resources.zip"], out, "compiling resources")
+    # The Gradle plugin reads resources.properties; aapt2 takes everything there for a resource.
+    shutil.copytree(demo.app / "res", out / "res", ignore=shutil.ignore_patterns("*.properties"))
+    _build([tools.aapt2, "compile", "--dir", "res", "-o", "resources.zip"], out, "compiling resources")
     versions = ["--version-code", "1", "--version-name", VERSION_NAME]
     sdks = ["--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)]
     files = ["--manifest", manifest.name, "-A", str(demo.app / "assets"), "--java", "java", "-o", "linked.apk"]
@@ -125,16 +130,19 @@ def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:
 
 
 def _compile_r(sources: Path, work: Path) -> Path:
-    """R's classes, in a folder named after their content: Kotlin copies their constants."""
-    source = sources / PACKAGE.replace(".", "/") / "R.java"
-    folder = work / "r" / hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    """R's classes: Kotlin copies their constants."""
+    return _compile_java("r", [sources / PACKAGE.replace(".", "/") / "R.java"], [], work)
+
+
+def _compile_java(name: str, sources: Sequence[Path], classpath: Sequence[Path], work: Path) -> Path:
+    """Classes in a folder named after the content of their sources."""
+    content = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    folder = work / name / content
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _build(
-        ["javac", "-nowarn", "--release", "8", "-Xlint:-options", "-d", str(folder), str(source)],
-        sources,
-        "compiling R",
-    )
+    javac = ["javac", "-nowarn", "--release", "8", "-Xlint:-options", "-d", str(folder)]
+    path = ["-classpath", ":".join(map(str, classpath))] if classpath else []
+    _build([*javac, *path, *map(str, sources)], folder, f"compiling {name}")
     return folder
 
 

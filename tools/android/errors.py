@@ -9,3 +9,7 @@ class ToolError(GemmaEdgeError):
 
 class CompileError(GemmaEdgeError):
     """The sources do not compile, or a test of theirs fails. The message has the compiler's lines."""
+
+    def __str__(self) -> str:
+        """Whole: a compiler says in many lines what is wrong, and where."""
+        return Exception.__str__(self)

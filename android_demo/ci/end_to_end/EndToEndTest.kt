@@ -54,7 +54,7 @@ class EndToEndTest {
         }
     }
 
-    private suspend fun import(): Bundle = Transfer(folder.root).run(picked(original), original.name, report)
+    private suspend fun import(): Bundle = Transfer(folder.root).run(picked(original), original.name, report).bundle
 
     private suspend fun ChatController.until(phase: Phase): ChatState = state.first {
         check(phase == Phase.FAILED || it.phase != Phase.FAILED) { "${it.notice}" }

@@ -85,7 +85,7 @@ class EmbeddingTable:
                 f"{section.path}: embedding table has {len(found)} bytes, {self.rows} rows of {self.width} need "
                 f"{expected}; convert the checkpoint again"
             )
-        self._table = np.frombuffer(found, dtype).reshape(self.rows, columns)
+        self._table: NDArray[Any] = np.frombuffer(found, dtype).reshape(self.rows, columns)
         blocks = _named(graph, tensor.name + _SCALES)
         if blocks is None:
             self._scales = _row_scales(tensor, self.rows, section)
@@ -124,9 +124,12 @@ class EmbeddingTable:
 
     def _of(self, table: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
         """Rows [n, ...] of a table, of its layers those that are wanted."""
+        rows: NDArray[Any]
         if self._layers is None or table.ndim == 2:
-            return table[ids]
-        return table[ids[:, None], self._layers].reshape(len(ids), -1)
+            rows = table[ids]
+        else:
+            rows = table[ids[:, None], self._layers].reshape(len(ids), -1)
+        return rows
 
 
 def _only_graph(model: Table, section: FileRange) -> Table:

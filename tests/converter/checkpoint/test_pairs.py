@@ -138,7 +138,7 @@ def test_verify_compares_with_either(ten_layers: Path, tmp_path: Path) -> None:
 
 
 def test_two_models_take_hardly_more_than_the_large_one() -> None:
-    """At full size, to the byte: what the decoder's section will have, of which the tables are no part."""
+    """At full size, to the byte: the sections of the decoder and its tables."""
     nbytes = {}
     for name in ("e4b-int4", "e4b+e2b-int4"):
         plan = published_plan(Target.parse(name, prefill=(16,), modalities=("text",), context=1024))
@@ -148,6 +148,7 @@ def test_two_models_take_hardly_more_than_the_large_one() -> None:
         sections = plan.graphs.items()
         nbytes[name] = sum(emit("", list(graphs), encodings, plan.cache_layout).lay_out() for _, graphs in sections)
     assert nbytes["e4b-int4"] < nbytes["e4b+e2b-int4"] < 1.02 * nbytes["e4b-int4"]
+    assert plan is not None
     assert [model.layers for model in plan.models] == [35, 30]
     assert plan.models[1].weight_bytes < 0.6 * plan.models[0].weight_bytes
 
@@ -194,7 +195,17 @@ def test_what_cannot_be_is_refused(ten_layers: Path, tmp_path: Path) -> None:
         Target.parse("custom-int4", with_slice=tmp_path / "custom.toml")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"a":{"layers":[0],"ffn_widths":[8]}}', '{"a":{"layers":[1]},"b":{}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"a":{"layers":[0],"ffn_widths":[8]}}',
+        '{"a":{"layers":[1],"ffn_widths":[8]},"b":{"layers":[1],"ffn_widths":[8]}}',
+        '{"a":{"layers":[0],"ffn_widths":[8]},"b":{"layers":[1],"ffn_widths":[8]}}',
+        '{"a":{"layers":[0],"ffn_widths":[Infinity]},"b":{}}',
+    ],
+)
 def test_damaged_words_about_models_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.litertlm"
     spec = SectionSpec(SectionKind.TFLITE_MODEL, 4, ModelType.PREFILL_DECODE, {"models": text})

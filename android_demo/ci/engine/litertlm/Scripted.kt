@@ -175,6 +175,16 @@ class ConversationConfig(
     val samplerConfig: SamplerConfig? = null,
     val prefillPrefaceOnInit: Boolean = false,
     val maxOutputToken: Int? = null,
-)
+) {
+    init {
+        require(maxOutputToken == null || maxOutputToken > 0)
+    }
+}
 
-data class SamplerConfig(val topK: Int, val topP: Double, val temperature: Double, val seed: Int = 0)
+data class SamplerConfig(val topK: Int, val topP: Double, val temperature: Double, val seed: Int = 0) {
+    init {
+        require(topK > 0)
+        require(topP >= 0 && topP <= 1)
+        require(temperature >= 0)
+    }
+}

@@ -19,9 +19,20 @@ data class EngineConfig(
     val maxNumImages: Int? = null,
     val cacheDir: String? = null,
     val activationDataType: ActivationDataType? = null,
-)
+) {
+    init {
+        require(maxNumTokens == null || maxNumTokens > 0)
+        require(maxNumImages == null || maxNumImages > 0)
+    }
+}
 
-data class SamplerConfig(val topK: Int, val topP: Double, val temperature: Double, val seed: Int = 0)
+data class SamplerConfig(val topK: Int, val topP: Double, val temperature: Double, val seed: Int = 0) {
+    init {
+        require(topK > 0)
+        require(topP >= 0 && topP <= 1)
+        require(temperature >= 0)
+    }
+}
 
 data class LoraConfig(val loraPath: String? = null, val audioLoraPath: String? = null)
 
@@ -46,4 +57,29 @@ data class ConversationConfig(
     val enableResponseFormat: Boolean = false,
     val enableSpeculativeDecoding: Boolean? = null,
     val chatTemplate: String? = null,
-)
+) {
+    init {
+        require(maxOutputToken == null || maxOutputToken > 0)
+    }
+}
+
+data class RepetitionPenaltyConfig(
+    val repetitionPenalty: Float? = null,
+    val presencePenalty: Float? = null,
+    val frequencyPenalty: Float? = null,
+    val windowSize: Int? = null,
+) {
+    init {
+        require(repetitionPenalty == null || repetitionPenalty >= 1.0f)
+        require(windowSize == null || windowSize >= 0)
+    }
+}
+
+data class NoRepeatNgramConfig(val noRepeatNgramSize: Int? = null, val windowSize: Int? = null) {
+    init {
+        require(noRepeatNgramSize == null || noRepeatNgramSize >= 0)
+        require(windowSize == null || windowSize >= 0)
+    }
+}
+
+data class SuppressTokensConfig(val suppressTokens: Collection<Int>)

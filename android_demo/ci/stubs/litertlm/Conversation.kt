@@ -10,16 +10,34 @@ interface MessageCallback {
     fun onError(throwable: Throwable)
 }
 
-class RepetitionPenaltyConfig
-
-class NoRepeatNgramConfig
-
-class SuppressTokensConfig
-
 class ResponseFormat
 
 class Conversation internal constructor() : AutoCloseable {
     val isAlive: Boolean get() = throw SignatureOnly()
+
+    fun sendMessage(
+        message: Message,
+        extraContext: Map<String, Any> = emptyMap(),
+        repetitionPenaltyConfig: RepetitionPenaltyConfig? = null,
+        noRepeatNgramConfig: NoRepeatNgramConfig? = null,
+        suppressTokensConfig: SuppressTokensConfig? = null,
+        maxOutputToken: Int? = null,
+        thinkingConfig: ThinkingConfig? = null,
+        responseFormat: ResponseFormat? = null,
+        disableSpeculativeDecoding: Boolean = false,
+    ): Message = throw SignatureOnly()
+
+    fun sendMessage(
+        contents: Contents,
+        extraContext: Map<String, Any> = emptyMap(),
+        repetitionPenaltyConfig: RepetitionPenaltyConfig? = null,
+        noRepeatNgramConfig: NoRepeatNgramConfig? = null,
+        suppressTokensConfig: SuppressTokensConfig? = null,
+        maxOutputToken: Int? = null,
+        thinkingConfig: ThinkingConfig? = null,
+        responseFormat: ResponseFormat? = null,
+        disableSpeculativeDecoding: Boolean = false,
+    ): Message = throw SignatureOnly()
 
     fun sendMessage(
         text: String,
@@ -83,12 +101,44 @@ class Conversation internal constructor() : AutoCloseable {
         disableSpeculativeDecoding: Boolean = false,
     ): Flow<Message> = throw SignatureOnly()
 
+    fun sendMessageAsync(
+        text: String,
+        callback: MessageCallback,
+        extraContext: Map<String, Any> = emptyMap(),
+        repetitionPenaltyConfig: RepetitionPenaltyConfig? = null,
+        noRepeatNgramConfig: NoRepeatNgramConfig? = null,
+        suppressTokensConfig: SuppressTokensConfig? = null,
+        maxOutputToken: Int? = null,
+        thinkingConfig: ThinkingConfig? = null,
+        responseFormat: ResponseFormat? = null,
+        disableSpeculativeDecoding: Boolean = false,
+    ): Unit = throw SignatureOnly(text)
+
+    fun sendMessageAsync(
+        text: String,
+        extraContext: Map<String, Any> = emptyMap(),
+        repetitionPenaltyConfig: RepetitionPenaltyConfig? = null,
+        noRepeatNgramConfig: NoRepeatNgramConfig? = null,
+        suppressTokensConfig: SuppressTokensConfig? = null,
+        maxOutputToken: Int? = null,
+        thinkingConfig: ThinkingConfig? = null,
+        responseFormat: ResponseFormat? = null,
+        disableSpeculativeDecoding: Boolean = false,
+    ): Flow<Message> = throw SignatureOnly(text)
+
     fun cancelProcess(): Unit = throw SignatureOnly()
 
     @ExperimentalApi
     fun getBenchmarkInfo(): BenchmarkInfo = throw SignatureOnly()
 
     fun getTokenCount(): Int = throw SignatureOnly()
+
+    @ExperimentalApi
+    fun renderMessageIntoString(message: Message, extraContext: Map<String, Any> = emptyMap()): String =
+        throw SignatureOnly("$message $extraContext")
+
+    @ExperimentalApi
+    fun renderPrefaceIntoString(): String = throw SignatureOnly()
 
     override fun close(): Unit = throw SignatureOnly()
 }

@@ -1,6 +1,6 @@
 package com.google.ai.edge.litertlm
 
-enum class Role(val value: String) { SYSTEM("system"), USER("user"), MODEL("assistant"), TOOL("tool") }
+enum class Role(val value: String) { SYSTEM("system"), USER("user"), MODEL("model"), TOOL("tool") }
 
 data class ToolCall(val name: String, val arguments: Map<String, Any?>)
 

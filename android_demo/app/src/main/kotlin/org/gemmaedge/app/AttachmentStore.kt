@@ -18,10 +18,10 @@ class UnreadableAttachment(val kind: Attachment.Kind, cause: Throwable? = null) 
  * Images and sound of the chat, as files in the app's own storage in formats that LiteRT-LM reads. What Android grants
  * for a picked document ends with the process; the chat does not.
  *
- * Nothing here is for the main thread, but for [newRecording] and [clear].
+ * Nothing here is for the main thread, but for [newRecording].
  */
 class AttachmentStore(private val context: Context) {
-    private val folder = File(context.filesDir, "attachments").apply { mkdirs() }
+    private val folder by lazy { File(context.filesDir, "attachments").apply { mkdirs() } }
 
     /** A JPEG of any image that Android can decode, upright, and no larger than an encoder can use. */
     fun addImage(uri: Uri): Attachment = adding(Attachment.Kind.IMAGE, ".jpg") { target ->
@@ -37,9 +37,6 @@ class AttachmentStore(private val context: Context) {
     }
 
     fun newRecording(): File = File.createTempFile("recording", ".wav", folder)
-
-    /** Forget the attachments of a chat that was cleared. */
-    fun clear() = folder.listFiles().orEmpty().forEach { it.delete() }
 
     private fun adding(kind: Attachment.Kind, suffix: String, write: (File) -> Unit): Attachment {
         val target = File.createTempFile(kind.name.lowercase(), suffix, folder)

@@ -1,12 +1,14 @@
 package org.gemmaedge.app
 
 import android.app.Activity
+import android.app.AlertDialog
 import android.content.ClipData
 import android.content.ClipboardManager
 import android.content.Intent
 import android.content.pm.PackageManager
 import android.os.Build
 import android.os.Bundle
+import android.os.Process
 import android.view.ContextMenu
 import android.view.Menu
 import android.view.MenuItem
@@ -19,25 +21,32 @@ import android.widget.Toast
 import java.io.File
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
-import kotlinx.coroutines.MainScope
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
+import kotlinx.coroutines.flow.combine
+import kotlinx.coroutines.flow.conflate
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.chat.ChatState
+import org.gemmaedge.core.chat.DraftState
 import org.gemmaedge.core.chat.Phase
 import org.gemmaedge.core.chat.Role
-import org.gemmaedge.core.formatBytes
 import org.gemmaedge.core.memory.ProcessMemory
-import org.gemmaedge.core.store.StoredBundle
+import org.gemmaedge.core.screen.ChatFacts
+import org.gemmaedge.core.screen.ChatScreen
+import org.gemmaedge.core.screen.Phrase
+import org.gemmaedge.core.screen.phraseOf
+import org.gemmaedge.core.text.Block
+import org.gemmaedge.core.text.parseMarkdown
 
 /** The chat. It owns nothing but views: the conversation and the engine live in [DemoApplication]. */
 class ChatActivity : Activity() {
     private val app get() = application as DemoApplication
-    private val scope = MainScope()
+    private val scope = screenScope()
     private var watching: Job? = null
     private var lastPhase = Phase.IDLE
+    private var shown: ChatScreen? = null
     private lateinit var messages: MessagesAdapter
     private lateinit var list: ListView
     private lateinit var composer: Composer
@@ -54,7 +63,7 @@ class ChatActivity : Activity() {
         registerForContextMenu(list)
         composer = Composer(this)
         prompt = LoadPrompt(this, scope, onLoading = {})
-        view<View>(R.id.notice).setOnClickListener { app.chat.noticeRead() }
+        view<View>(R.id.notice).setOnClickListener { if (shown?.noticeRestarts == true) askToRestart() else app.chat.noticeRead() }
         view<View>(R.id.choose_model).setOnClickListener { showModels() }
         view<View>(R.id.load_again).setOnClickListener { scope.launch { loadAgain() } }
     }
@@ -72,9 +81,8 @@ class ChatActivity : Activity() {
     override fun onStart() {
         super.onStart()
         watching = scope.launch {
-            launch { app.draft.state.collect { composer.render(app.chat.state.value, it) } }
-            app.chat.state.collect { state ->
-                render(state)
+            combine(app.chat.state, app.draft.state) { chat, draft -> chat to draft }.conflate().collect { (chat, draft) ->
+                render(chat, draft)
                 delay(FRAME_MS) // tokens come faster than anybody reads; the newest state is never skipped
             }
         }
@@ -98,15 +106,15 @@ class ChatActivity : Activity() {
     }
 
     override fun onPrepareOptionsMenu(menu: Menu): Boolean {
-        val state = app.chat.state.value
-        menu.findItem(R.id.menu_new).isEnabled = state.messages.isNotEmpty() && state.phase != Phase.GENERATING
-        menu.findItem(R.id.menu_release).isEnabled = state.loaded != null
+        menu.findItem(R.id.menu_new).isEnabled = shown?.canBegin == true
+        menu.findItem(R.id.menu_release).isEnabled = shown?.canRelease == true
         return super.onPrepareOptionsMenu(menu)
     }
 
     override fun onOptionsItemSelected(item: MenuItem): Boolean {
         when (item.itemId) {
             R.id.menu_models -> showModels()
+            R.id.menu_chats -> startActivity(Intent(this, ChatsActivity::class.java))
             R.id.menu_settings -> startActivity(Intent(this, SettingsActivity::class.java))
             R.id.menu_new -> beginAnew()
             R.id.menu_release -> if (app.chat.state.value.loaded != null) app.chat.release(forMemory = false)
@@ -116,8 +124,15 @@ class ChatActivity : Activity() {
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
-        val message = messages.getItem((info as AdapterContextMenuInfo).position)
+        val place = (info as AdapterContextMenuInfo).position
+        val message = messages.getItem(place)
         menu.add(R.string.copy).setOnMenuItemClickListener { copy(message.text) }
+        for (code in parseMarkdown(message.text).filterIsInstance<Block.Code>().filter { !message.isUser }) {
+            val name = code.text.lineSequence().first().take(CODE_NAME_CHARS)
+            menu.add(getString(R.string.copy_code, name)).setOnMenuItemClickListener { copy(code.text) }
+        }
+        if (message.canEdit) menu.add(R.string.edit).setOnMenuItemClickListener { composer.edit(place, message.text).let { true } }
+        if (message.canRegenerate) menu.add(R.string.regenerate).setOnMenuItemClickListener { regenerate() }
     }
 
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
@@ -130,16 +145,19 @@ class ChatActivity : Activity() {
     }
 
     private fun beginAnew() {
-        if (app.chat.state.value.phase == Phase.GENERATING) return // it began while the menu was open
-        app.chat.newConversation()
         app.draft.clear()
-        app.attachments.clear()
+        scope.launch { app.chats.begin() }
+    }
+
+    private fun regenerate(): Boolean {
+        if (app.chat.state.value.canSend) app.chat.regenerate() // otherwise it changed while the menu was open
+        return true
     }
 
     private fun copy(text: String): Boolean {
         getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(getString(R.string.app_name), text))
         // Android 13 and newer show by themselves what was copied.
-        if (Build.VERSION.SDK_INT < API_SHOWS_COPIES) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.TIRAMISU) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
         return true
     }
 
@@ -148,59 +166,52 @@ class ChatActivity : Activity() {
         val last = app.preferences.lastBundle ?: return
         try {
             val stored = withContext(Dispatchers.IO) { app.bundles.open(File(last)) }
-            if (stored.isVerified) prompt.ask(stored) else showModels()
+            if (stored.evidence != null) prompt.ask(stored) else showModels()
         } catch (error: DemoException) {
-            Toast.makeText(this, words(error.problem), Toast.LENGTH_LONG).show()
+            Toast.makeText(this, words(phraseOf(error.problem)), Toast.LENGTH_LONG).show()
             showModels()
         }
     }
 
+    /** The only way to get back what an engine holds that does not return. The chat is saved. */
+    private fun askToRestart() {
+        AlertDialog.Builder(this)
+            .setMessage(R.string.restart_question)
+            .setPositiveButton(R.string.restart) { _, _ ->
+                startActivity(Intent.makeRestartActivityTask(componentName))
+                Process.killProcess(Process.myPid())
+            }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
     private fun showModels() = startActivity(Intent(this, ModelsActivity::class.java))
 
-    private fun render(state: ChatState) {
-        messages.show(state.messages)
-        composer.render(state, app.draft.state.value)
-        renderNotice(state)
-        renderModel(state)
+    private fun render(state: ChatState, draft: DraftState) {
+        val facts = ChatFacts(ProcessMemory.read(), app.preferences.lastBundle, composer.hasMicrophone, WavRecorder.LONGEST_SECONDS)
+        val screen = ChatScreen.of(state, draft, facts)
+        shown = screen
+        title = screen.title.ifEmpty { getString(R.string.app_name) }
+        messages.show(screen.rows)
+        composer.render(screen)
+        show(view(R.id.notice), screen.notice)
+        show(view(R.id.status), screen.status, isGoneIfEmpty = false)
+        view<TextView>(R.id.empty).text = words(screen.empty)
+        view<View>(R.id.loading).visibility = visibleIf(screen.isLoading)
+        view<View>(R.id.load_bar).visibility = visibleIf(screen.showsLoadBar)
+        view<Button>(R.id.load_again).apply {
+            visibility = visibleIf(screen.loadAgain != null)
+            text = screen.loadAgain?.let { words(it) }
+        }
+        view<View>(R.id.status).keepScreenOn = screen.staysAwake // a phone that sleeps neither loads nor writes
         if (lastPhase == Phase.GENERATING && state.phase != Phase.GENERATING) readOut(state)
         lastPhase = state.phase
     }
 
-    private fun renderNotice(state: ChatState) {
-        val notice = state.notice?.let { getString(R.string.notice_dismiss, words(it)) }.orEmpty()
-        view<TextView>(R.id.notice).apply {
-            if (text.toString() != notice) text = notice // TalkBack reads what is set
-            visibility = visibleIf(notice.isNotEmpty())
-        }
-    }
-
-    private fun renderModel(state: ChatState) {
-        val isLoading = state.phase == Phase.LOADING
-        view<View>(R.id.loading).visibility = visibleIf(isLoading)
-        view<View>(R.id.load_bar).visibility = visibleIf(state.loaded == null)
-        view<Button>(R.id.load_again).apply {
-            val last = app.preferences.lastBundle
-            visibility = visibleIf(last != null)
-            text = last?.let { getString(R.string.load_again, nameOf(it)) }
-        }
-        // A phone that sleeps neither loads nor writes.
-        view<View>(R.id.status).keepScreenOn = isLoading || state.phase == Phase.GENERATING
-        view<TextView>(R.id.empty).setText(if (state.loaded == null) R.string.chat_empty else R.string.chat_ready)
-        val status = statusOf(state)
-        view<TextView>(R.id.status).apply { if (text.toString() != status) text = status }
-    }
-
-    private fun statusOf(state: ChatState): String {
-        val loaded = state.loaded ?: return ""
-        val name = nameOf(loaded.bundlePath)
-        val place = words(loaded.backends.text)
-        return when (state.phase) {
-            Phase.LOADING -> getString(R.string.status_loading, name)
-            Phase.GENERATING -> getString(R.string.status_writing)
-            else -> ProcessMemory.read()?.let {
-                getString(R.string.status_loaded_memory, name, place, formatBytes(it.anonBytes), formatBytes(it.fileBytes))
-            } ?: getString(R.string.status_loaded, name, place)
-        }
+    private fun show(view: TextView, phrase: Phrase?, isGoneIfEmpty: Boolean = true) {
+        val text = phrase?.let { words(it) }.orEmpty()
+        if (view.text.toString() != text) view.text = text // TalkBack reads what is set
+        if (isGoneIfEmpty) view.visibility = visibleIf(text.isNotEmpty())
     }
 
     /** The whole answer, once it is there: TalkBack would stumble over every token. */
@@ -209,10 +220,8 @@ class ChatActivity : Activity() {
         state.messages.lastOrNull { it.role == Role.MODEL }?.let { list.announceForAccessibility(it.text) }
     }
 
-    private fun nameOf(path: String) = File(path).name.removeSuffix(StoredBundle.SUFFIX)
-
     private companion object {
         const val FRAME_MS = 50L
-        const val API_SHOWS_COPIES = 33
+        const val CODE_NAME_CHARS = 30
     }
 }

@@ -16,7 +16,9 @@ import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.chat.Attachment
-import org.gemmaedge.core.chat.ChatState
+import org.gemmaedge.core.chat.DraftState
+import org.gemmaedge.core.chat.Role
+import org.gemmaedge.core.screen.ChatScreen
 
 /** Where the next message is written, spoken and illustrated; its button sends it, or stops the answer. */
 class Composer(private val activity: Activity) {
@@ -28,7 +30,10 @@ class Composer(private val activity: Activity) {
     private val record: ImageButton = activity.view(R.id.record)
     private val draftBar: View = activity.view(R.id.draft_bar)
     private val draftText: TextView = activity.view(R.id.draft)
-    private val hasMicrophone = activity.packageManager.hasSystemFeature(PackageManager.FEATURE_MICROPHONE)
+    val hasMicrophone = activity.packageManager.hasSystemFeature(PackageManager.FEATURE_MICROPHONE)
+
+    /** The place of the question that is being asked in other words. */
+    private var editing: Int? = null
 
     init {
         send.setOnClickListener { sendOrStop() }
@@ -38,18 +43,17 @@ class Composer(private val activity: Activity) {
         activity.view<View>(R.id.draft_remove).setOnClickListener { app.draft.clear() }
     }
 
-    fun render(chat: ChatState, draft: DraftState) {
-        send.isEnabled = chat.canCancel || (chat.canSend && !draft.isRecording)
+    fun render(screen: ChatScreen) {
+        send.isEnabled = screen.canStop || screen.canSend
         send.alpha = if (send.isEnabled) 1f else DISABLED_ALPHA
-        send.setImageResource(if (chat.canCancel) R.drawable.ic_stop else R.drawable.ic_send)
-        send.contentDescription = activity.getString(if (chat.canCancel) R.string.stop else R.string.send)
-        val hears = chat.loaded?.backends?.audio != null
-        attachImage.visibility = visibleIf(chat.loaded?.backends?.vision != null)
-        attachAudio.visibility = visibleIf(hears)
-        record.visibility = visibleIf((hears && hasMicrophone) || draft.isRecording)
-        record.setImageResource(if (draft.isRecording) R.drawable.ic_stop else R.drawable.ic_mic)
-        record.contentDescription = activity.getString(if (draft.isRecording) R.string.record_stop else R.string.record)
-        val text = textOf(draft)
+        send.setImageResource(if (screen.canStop) R.drawable.ic_stop else R.drawable.ic_send)
+        send.contentDescription = activity.getString(if (screen.canStop) R.string.stop else R.string.send)
+        attachImage.visibility = visibleIf(screen.takesImages)
+        attachAudio.visibility = visibleIf(screen.takesSound)
+        record.visibility = visibleIf(screen.canRecord)
+        record.setImageResource(if (screen.isRecording) R.drawable.ic_stop else R.drawable.ic_mic)
+        record.contentDescription = activity.getString(if (screen.isRecording) R.string.record_stop else R.string.record)
+        val text = screen.draft?.let { activity.words(it) }.orEmpty()
         draftBar.visibility = visibleIf(text.isNotEmpty())
         if (draftText.text.toString() != text) draftText.text = text // TalkBack reads what is set
     }
@@ -83,6 +87,14 @@ class Composer(private val activity: Activity) {
         }
     }
 
+    /** Put a former question into the field; sent, it takes the place of the former and of all that came after. */
+    fun edit(place: Int, text: String) {
+        editing = place
+        input.setText(text)
+        input.setSelection(text.length)
+        input.requestFocus()
+    }
+
     fun onMicrophoneAllowed(isAllowed: Boolean) {
         if (isAllowed) app.draft.startRecording() else toast(R.string.record_denied)
     }
@@ -95,7 +107,9 @@ class Composer(private val activity: Activity) {
             val text = input.text.toString().trim()
             val attachments = app.draft.state.value.attachments
             if (text.isEmpty() && attachments.isEmpty()) return
-            app.chat.send(text, attachments)
+            val place = editing?.takeIf { chat.messages.getOrNull(it)?.role == Role.USER } // of this chat, as it is now
+            if (place == null) app.chat.send(text, attachments) else app.chat.edit(place, text)
+            editing = null
             input.text.clear()
             app.draft.clear()
         }
@@ -114,13 +128,6 @@ class Composer(private val activity: Activity) {
         } else {
             activity.requestPermissions(arrayOf(Manifest.permission.RECORD_AUDIO), ASK_MICROPHONE)
         }
-    }
-
-    private fun textOf(draft: DraftState): String = when {
-        draft.isRecording -> activity.getString(R.string.recording, WavRecorder.LONGEST_SECONDS)
-        draft.hasFailed -> activity.getString(R.string.record_failed)
-        draft.attachments.isEmpty() -> ""
-        else -> activity.getString(R.string.attachments_attached, activity.names(draft.attachments))
     }
 
     private fun toast(text: Int) = Toast.makeText(activity, text, Toast.LENGTH_LONG).show()

@@ -1,6 +1,7 @@
 package org.gemmaedge.app
 
 import android.content.ContentResolver
+import android.content.Intent
 import android.net.Uri
 import android.provider.DocumentsContract.Document
 import android.provider.OpenableColumns
@@ -10,12 +11,25 @@ import java.io.IOException
 import java.io.InputStream
 import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.Problem
+import org.gemmaedge.core.store.WorkRequest
 import org.gemmaedge.core.transfer.ByteSource
 import org.gemmaedge.core.transfer.Opened
 
 /** A document that the user picked: on this phone, on a USB disk, or wherever another app keeps it. */
 class ContentSource(private val resolver: ContentResolver, private val uri: Uri) : ByteSource {
     private val facts = query()
+
+    /** What [WorkRequest.Import] remembers it by. */
+    val address: String get() = uri.toString()
+
+    /** Also after a restart of the phone. A provider that does not allow it is asked again for an import that was interrupted. */
+    fun keepReadable() {
+        try {
+            resolver.takePersistableUriPermission(uri, Intent.FLAG_GRANT_READ_URI_PERMISSION)
+        } catch (_: SecurityException) {
+            // Readable as long as this process lives.
+        }
+    }
 
     override val name: String get() = facts.name
 

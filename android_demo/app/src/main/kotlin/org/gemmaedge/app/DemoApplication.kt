@@ -2,66 +2,80 @@ package org.gemmaedge.app
 
 import android.app.Application
 import android.content.ComponentCallbacks2
+import android.net.Uri
 import android.os.SystemClock
 import java.io.File
 import kotlinx.coroutines.CoroutineScope
-import kotlinx.coroutines.MainScope
+import kotlinx.coroutines.flow.distinctUntilChanged
+import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.launch
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.chat.ChatController
+import org.gemmaedge.core.chat.ChatStore
+import org.gemmaedge.core.chat.Chats
+import org.gemmaedge.core.chat.Draft
+import org.gemmaedge.core.chat.Notice
+import org.gemmaedge.core.memory.MemorySignal
+import org.gemmaedge.core.memory.isShort
 import org.gemmaedge.core.store.BundleStore
 import org.gemmaedge.core.store.BundleWork
+import org.gemmaedge.core.store.WorkJournal
 import org.gemmaedge.engine.LiteRtChatEngine
 
-/** What outlives every screen: the chat with its engine, the bundles, the work on them. Rotation touches none of it. */
+/**
+ * What outlives every screen: the chats with their engine, the bundles, the work on them. Rotation touches none of it.
+ *
+ * Nothing is read or parsed before the first screen is up: whatever lies on disk is read in the background.
+ */
 class DemoApplication : Application() {
-    val scope: CoroutineScope = MainScope()
-    lateinit var preferences: Preferences
-        private set
-    lateinit var bundles: BundleStore
-        private set
-    lateinit var work: BundleWork
-        private set
-    lateinit var attachments: AttachmentStore
-        private set
-    lateinit var draft: Draft
-        private set
-    lateinit var chat: ChatController
-        private set
+    val scope: CoroutineScope = guardedScope { error -> chat.tell(Notice(Notice.Kind.UNEXPECTED, "$error")) }
+    val preferences by lazy { Preferences(getSharedPreferences("demo", MODE_PRIVATE)) }
+    val bundles by lazy { BundleStore(File(filesDir, "models"), PUSHED_FOLDER, cacheDir, ::readCatalogue) }
+    val connection by lazy { Connection(this) }
+    val work by lazy {
+        val journal = WorkJournal(File(filesDir, "models/work.json"))
+        BundleWork(bundles, scope, journal, { ContentSource(contentResolver, Uri.parse(it)) }, connection::network)
+    }
+    val attachments by lazy { AttachmentStore(this) }
+    val draft by lazy { Draft(WavRecorder(attachments), scope) }
+    val chat: ChatController by lazy { ChatController(LiteRtChatEngine(), scope, SystemClock::elapsedRealtime) }
+    val chats by lazy { Chats(ChatStore(File(filesDir, "chats"), former = File(filesDir, "chat.json")), chat) }
 
     override fun onCreate() {
         super.onCreate()
-        preferences = Preferences(getSharedPreferences("demo", MODE_PRIVATE))
-        val catalogue = assets.open("catalogue.json").use { Catalogue.parse(it.reader().readText()) }
-        bundles = BundleStore(File(filesDir, "models"), PUSHED_FOLDER, cacheDir, catalogue)
-        work = BundleWork(bundles, scope)
-        attachments = AttachmentStore(this)
-        draft = Draft(attachments, scope)
-        val saved = SavedChat(File(filesDir, "chat.json"))
-        chat = ChatController(LiteRtChatEngine(), scope, SystemClock::elapsedRealtime, saved.read())
-        scope.launch { saved.keep(chat.state) }
+        scope.launch { chats.restoreAndKeep() }
+        scope.launch {
+            work.restore()
+            work.state.map { it.needsProcess }.distinctUntilChanged().collect { if (it) TransferService.start(this@DemoApplication) }
+        }
     }
 
     /**
-     * Give the model back before Android ends the process: it is by far the largest part of it, and the chat stays.
+     * Give the model back where memory is short: it is by far the largest part of this process, and the chat stays.
      *
-     * UI_HIDDEN only says that the user looks elsewhere. Since Android 14 an app hears of nothing worse than BACKGROUND.
+     * UI_HIDDEN only says that the user looks elsewhere. Since Android 14 an app hears of nothing worse than BACKGROUND,
+     * which says no more than that either: [isShort] asks for the numbers.
      */
-    @Suppress("DEPRECATION") // RUNNING_CRITICAL: what older versions send while the app is in front
+    @Suppress("DEPRECATION") // what versions before Android 14 send
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
-        val isShort = level == ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL
-        if (isShort || level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND) releaseForMemory()
+        when {
+            level == ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL -> releaseIfShort(MemorySignal.CRITICAL)
+            level == ComponentCallbacks2.TRIM_MEMORY_BACKGROUND -> releaseIfShort(MemorySignal.BACKGROUND)
+            level > ComponentCallbacks2.TRIM_MEMORY_BACKGROUND -> releaseIfShort(MemorySignal.NEXT_TO_BE_ENDED)
+        }
     }
 
     override fun onLowMemory() {
         super.onLowMemory()
-        releaseForMemory()
+        releaseIfShort(MemorySignal.CRITICAL)
     }
 
-    private fun releaseForMemory() {
-        if (chat.state.value.loaded != null) chat.release(forMemory = true)
+    private fun releaseIfShort(signal: MemorySignal) {
+        if (chat.state.value.loaded != null && isShort(signal, readDeviceMemory(this, freedBytes = 0))) chat.release(forMemory = true)
     }
+
+    private fun readCatalogue(): Catalogue = assets.open("catalogue.json").use { Catalogue.parse(it.reader().readText()) }
 
     private companion object {
         /** Where `gemma-edge android push` writes (runtime/android/push.py). */

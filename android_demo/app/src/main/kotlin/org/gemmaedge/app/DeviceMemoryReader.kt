@@ -16,8 +16,5 @@ fun readDeviceMemory(context: Context, freedBytes: Long): DeviceMemory {
     return DeviceMemory(info.availMem + freedBytes, info.threshold, info.totalMem, advertisedBytes(info), info.lowMemory)
 }
 
-/** advertisedMem came with Android 14; by reflection, because android_demo/ci compiles against an older one. */
 private fun advertisedBytes(info: ActivityManager.MemoryInfo): Long? =
-    if (Build.VERSION.SDK_INT < API_ADVERTISED) null else info.javaClass.getField("advertisedMem").getLong(info)
-
-private const val API_ADVERTISED = 34
+    if (Build.VERSION.SDK_INT < Build.VERSION_CODES.UPSIDE_DOWN_CAKE) null else info.advertisedMem

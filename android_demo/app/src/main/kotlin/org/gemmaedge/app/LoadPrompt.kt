@@ -6,6 +6,7 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import org.gemmaedge.core.bundle.Evidence
 import org.gemmaedge.core.chat.LoadRequest
 import org.gemmaedge.core.formatBytes
 import org.gemmaedge.core.memory.DeviceMemory
@@ -23,6 +24,17 @@ class LoadPrompt(private val activity: Activity, private val scope: CoroutineSco
     private var dialog: AlertDialog? = null
 
     fun ask(stored: StoredBundle) {
+        if (stored.isVerified) return askForMemory(stored)
+        val message = if (stored.evidence == Evidence.PART_OF_TABLE) R.string.unverified_part else R.string.unverified_nothing
+        dialog = AlertDialog.Builder(activity)
+            .setTitle(R.string.unverified_title)
+            .setMessage(activity.getString(message, stored.name))
+            .setPositiveButton(R.string.verdict_load_anyway) { _, _ -> askForMemory(stored) }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
+    private fun askForMemory(stored: StoredBundle) {
         val held = ProcessMemory.read()?.anonBytes.takeIf { app.chat.state.value.loaded != null } ?: 0L
         val device = readDeviceMemory(activity, freedBytes = held)
         val report = stored.report ?: return askWithoutReport(stored, device)
@@ -87,15 +99,23 @@ class LoadPrompt(private val activity: Activity, private val scope: CoroutineSco
 
     private fun load(stored: StoredBundle) {
         val chat = app.chat
-        if (!chat.state.value.canLoad) return // another load was faster
-        if (chat.state.value.messages.isEmpty()) app.bundles.entryOf(stored)?.let { chat.change(it.defaults) }
+        app.scope.launch { // as the model, it outlives the screen
+            val entry = withContext(Dispatchers.IO) { app.bundles.entryOf(stored) }
+            app.chats.untilRestored()
+            if (!chat.state.value.canLoad) return@launch // another load was faster
+            if (chat.state.value.messages.isEmpty()) entry?.let { chat.change(it.defaults) }
+            chat.load(requestFor(stored))
+            onLoading()
+        }
+    }
+
+    private fun requestFor(stored: StoredBundle): LoadRequest {
         val wanted = app.preferences.backends
         val backends = wanted.copy(
             vision = wanted.vision.takeIf { stored.bundle.hasVision },
             audio = wanted.audio.takeIf { stored.bundle.hasAudio },
         )
         app.preferences.lastBundle = stored.file.path
-        chat.load(LoadRequest(stored.file.path, backends, app.cacheDir.path))
-        onLoading()
+        return LoadRequest(stored.file.path, backends, app.cacheDir.path)
     }
 }

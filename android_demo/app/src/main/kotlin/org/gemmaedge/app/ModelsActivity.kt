@@ -1,9 +1,11 @@
 package org.gemmaedge.app
 
+import android.Manifest
 import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
 import android.net.Uri
+import android.os.Build
 import android.os.Bundle
 import android.view.ContextMenu
 import android.view.Menu
@@ -20,21 +22,24 @@ import java.net.MalformedURLException
 import java.net.URL
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
-import kotlinx.coroutines.MainScope
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
-import org.gemmaedge.core.formatBytes
+import org.gemmaedge.core.screen.WorkBar
+import org.gemmaedge.core.screen.detailsOf
+import org.gemmaedge.core.screen.phraseOf
 import org.gemmaedge.core.store.Listed
+import org.gemmaedge.core.store.Pause
+import org.gemmaedge.core.store.StoredBundle
+import org.gemmaedge.core.store.WorkRequest
 import org.gemmaedge.core.store.WorkState
-import org.gemmaedge.core.transfer.TransferProgress
 
 /** The bundles: import, download, verify, delete, and load one. */
 class ModelsActivity : Activity() {
     private val app get() = application as DemoApplication
-    private val scope = MainScope()
+    private val scope = screenScope()
     private var watching: Job? = null
     private lateinit var models: ModelsAdapter
     private lateinit var prompt: LoadPrompt
@@ -52,11 +57,13 @@ class ModelsActivity : Activity() {
             setOnItemClickListener { _, _, position, _ -> chosen(models.getItem(position)) }
             registerForContextMenu(this)
         }
-        view<Button>(R.id.work_stop).setOnClickListener { if (app.work.isRunning) app.work.stop() else app.work.seen() }
+        view<Button>(R.id.work_stop).setOnClickListener { stopOrClose() }
+        view<Button>(R.id.work_pause).setOnClickListener { pauseOrGoOn() }
     }
 
     override fun onStart() {
         super.onStart()
+        if (app.work.shouldGoOn) app.work.resume()
         watching = scope.launch {
             launch { list() } // a copy may run for minutes before the collector lists
             app.work.state.collect { state ->
@@ -99,6 +106,7 @@ class ModelsActivity : Activity() {
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
         val listed = models.getItem((info as AdapterContextMenuInfo).position)
         // A copy that runs is not to lose its file.
+        if (listed is Listed.Here) menu.add(R.string.details).setOnMenuItemClickListener { details(listed.stored) }
         if (listed !is Listed.Offered && !app.work.isRunning) menu.add(R.string.delete).setOnMenuItemClickListener { delete(listed) }
     }
 
@@ -123,7 +131,9 @@ class ModelsActivity : Activity() {
             val sources = withContext(Dispatchers.IO) { picked.map { ContentSource(contentResolver, it) } }
             val (reports, bundles) = sources.partition { it.name.endsWith(".json") }
             if (bundles.size == 1 && reports.size <= 1) {
-                if (!app.work.isRunning) app.work.copyHere(bundles.single(), reports.singleOrNull())
+                val request = WorkRequest.Import(bundles.single().name, bundles.single().address, reports.singleOrNull()?.address)
+                (bundles + reports).forEach { it.keepReadable() }
+                begin(request)
             } else {
                 Toast.makeText(this, R.string.import_one_bundle, Toast.LENGTH_LONG).show()
             }
@@ -147,9 +157,32 @@ class ModelsActivity : Activity() {
             if (url == null) {
                 field.error = getString(R.string.url_not_https)
             } else {
-                if (!app.work.isRunning) app.work.download(url)
+                begin(WorkRequest.Download(url.toString()))
                 dialog.dismiss()
             }
+        }
+    }
+
+    /** Without leave to show it, a notification is all that is missing: the work goes on. */
+    private fun begin(request: WorkRequest) {
+        if (app.work.isRunning) return
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.TIRAMISU) {
+            requestPermissions(arrayOf(Manifest.permission.POST_NOTIFICATIONS), ASK_TO_NOTIFY)
+        }
+        app.work.begin(request)
+    }
+
+    private fun stopOrClose() {
+        val state = app.work.state.value
+        if (state is WorkState.Done || state is WorkState.Failed) app.work.seen() else app.work.stop()
+    }
+
+    private fun pauseOrGoOn() {
+        val state = app.work.state.value
+        when {
+            state is WorkState.Running -> app.work.pause()
+            state is WorkState.Asking || (state as? WorkState.Paused)?.reason == Pause.METERED -> app.work.allowMetered()
+            else -> app.work.resume()
         }
     }
 
@@ -163,8 +196,8 @@ class ModelsActivity : Activity() {
     private fun chosen(listed: Listed) {
         if (app.work.isRunning) return
         when (listed) {
-            is Listed.Here -> if (listed.stored.isVerified) prompt.ask(listed.stored) else app.work.verify(listed.stored)
-            is Listed.Offered -> app.work.download(listed.entry)
+            is Listed.Here -> if (listed.stored.evidence != null) prompt.ask(listed.stored) else app.work.verify(listed.stored)
+            is Listed.Offered -> begin(WorkRequest.Offered(listed.entry.report.fileName))
             is Listed.Damaged -> Toast.makeText(this, listed.message, Toast.LENGTH_LONG).show()
             is Listed.Unfinished -> Toast.makeText(this, R.string.model_unfinished_what_to_do, Toast.LENGTH_LONG).show()
         }
@@ -182,8 +215,13 @@ class ModelsActivity : Activity() {
             dialog.setMessage(getString(R.string.delete_pushed, file.path))
         } else {
             dialog.setMessage(getString(R.string.delete_question, file.name)).setPositiveButton(R.string.delete) { _, _ ->
-                if (listed is Listed.Unfinished) app.bundles.delete(listed) else app.bundles.delete(file)
-                scope.launch { list() }
+                scope.launch {
+                    // Gigabytes: storage takes its time over them.
+                    withContext(Dispatchers.IO) {
+                        if (listed is Listed.Unfinished) app.bundles.delete(listed) else app.bundles.delete(file)
+                    }
+                    list()
+                }
             }
         }
         dialog.show()
@@ -193,55 +231,44 @@ class ModelsActivity : Activity() {
     private suspend fun list() = models.show(withContext(Dispatchers.IO) { app.bundles.list() })
 
     private fun render(state: WorkState) {
-        view<View>(R.id.work).apply {
-            visibility = visibleIf(state != WorkState.Idle)
-            keepScreenOn = state is WorkState.Running // a phone that sleeps copies nothing
-        }
+        val bar = WorkBar.of(state)
+        view<View>(R.id.work).visibility = visibleIf(bar != null)
+        if (bar == null) return
         view<TextView>(R.id.work_text).apply {
             // TalkBack reads the outcome, not every step on the way.
-            accessibilityLiveRegion =
-                if (state is WorkState.Running) View.ACCESSIBILITY_LIVE_REGION_NONE else View.ACCESSIBILITY_LIVE_REGION_POLITE
-            text = textOf(state)
+            accessibilityLiveRegion = if (bar.isRunning) View.ACCESSIBILITY_LIVE_REGION_NONE else View.ACCESSIBILITY_LIVE_REGION_POLITE
+            text = words(bar.text)
         }
-        val progress = (state as? WorkState.Running)?.progress?.progress
         view<ProgressBar>(R.id.work_progress).apply {
-            visibility = visibleIf(state is WorkState.Running)
-            isIndeterminate = progress == null
-            if (progress != null) this.progress = (progress.done * max / progress.total).toInt()
+            visibility = visibleIf(bar.isRunning)
+            isIndeterminate = bar.permille == null
+            bar.permille?.let { progress = it }
         }
-        view<Button>(R.id.work_stop).setText(if (state is WorkState.Running) R.string.stop else R.string.close)
+        view<Button>(R.id.work_pause).apply {
+            visibility = visibleIf(bar.goOn != null)
+            text = bar.goOn?.let { words(it) }
+        }
+        view<Button>(R.id.work_stop).text = words(bar.stop)
     }
 
-    private fun textOf(state: WorkState): String = when (state) {
-        is WorkState.Idle -> ""
-        is WorkState.Running -> textOf(state)
-        is WorkState.Done -> getString(R.string.work_done, state.stored.name)
-        is WorkState.Failed -> getString(R.string.work_failed, words(state.error.problem), state.error.message)
-    }
-
-    private fun textOf(running: WorkState.Running): String {
-        val progress = running.progress?.progress
-        return when (running.progress?.step) {
-            TransferProgress.Step.WAITING_TO_RETRY -> getString(R.string.work_waiting, running.name)
-            TransferProgress.Step.VERIFYING -> getString(R.string.work_verifying, running.name, progress?.percent ?: 0)
-            TransferProgress.Step.COPYING, null ->
-                if (progress == null) {
-                    getString(R.string.work_copying_unknown, running.name)
-                } else {
-                    getString(R.string.work_copying, running.name, formatBytes(progress.done), formatBytes(progress.total))
-                }
+    private fun details(stored: StoredBundle): Boolean {
+        val lines = detailsOf(stored).joinToString("\n\n") { (name, value) ->
+            "${words(name)}\n${wordsOf(value)}"
         }
+        AlertDialog.Builder(this).setTitle(stored.name).setMessage(lines).setPositiveButton(R.string.close, null).show()
+        return true
     }
 
     private fun show(error: DemoException) {
         AlertDialog.Builder(this)
-            .setMessage(getString(R.string.work_failed, words(error.problem), error.message))
+            .setMessage(getString(R.string.work_failed, words(phraseOf(error.problem)), error.message))
             .setPositiveButton(R.string.close, null)
             .show()
     }
 
     private companion object {
         const val PICK = 1
+        const val ASK_TO_NOTIFY = 2
         const val PAUSE_MS = 200L
     }
 }

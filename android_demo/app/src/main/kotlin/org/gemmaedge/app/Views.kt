@@ -1,7 +1,23 @@
 package org.gemmaedge.app
 
 import android.app.Activity
+import android.util.Log
 import android.view.View
+import kotlinx.coroutines.CoroutineExceptionHandler
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.MainScope
+import kotlinx.coroutines.plus
+import org.gemmaedge.core.chat.Notice
+
+/** Of the main thread. What nobody has caught is told by [onError] and does not end the app. */
+fun guardedScope(onError: (Throwable) -> Unit): CoroutineScope = MainScope() + CoroutineExceptionHandler { _, error ->
+    Log.e("gemma-edge", "not expected", error)
+    onError(error)
+}
+
+/** Of a screen. */
+fun Activity.screenScope(): CoroutineScope =
+    guardedScope { (application as DemoApplication).chat.tell(Notice(Notice.Kind.UNEXPECTED, "$it")) }
 
 /** The view of that id. findViewById became generic with Android 8; spelled so, older and newer SDKs compile it. */
 inline fun <reified T : View> Activity.view(id: Int): T {

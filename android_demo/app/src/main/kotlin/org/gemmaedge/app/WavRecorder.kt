@@ -12,19 +12,15 @@ import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.isActive
 import kotlinx.coroutines.withContext
+import org.gemmaedge.core.chat.Recorder
 import org.gemmaedge.core.media.Wav
 
 /** Records what Gemma 3n's audio encoder hears, 16 kHz mono, into a WAV file. */
-object WavRecorder {
-    const val LONGEST_SECONDS = 30 // of Gemma 3n's encoder
-    private const val SAMPLES_PER_SECOND = 16_000
+class WavRecorder(private val store: AttachmentStore) : Recorder {
+    override fun newFile(): File = store.newRecording()
 
-    /**
-     * Until the coroutine is cancelled, or the longest time is over; the file is complete then.
-     *
-     * The caller has been granted [Manifest.permission.RECORD_AUDIO]. Throws IOException: the microphone gives nothing.
-     */
-    suspend fun record(file: File) = withContext(Dispatchers.IO) {
+    /** The caller has been granted [Manifest.permission.RECORD_AUDIO]. Throws IOException: the microphone gives nothing. */
+    override suspend fun record(file: File) = withContext(Dispatchers.IO) {
         val recorder = openMicrophone()
         try {
             RandomAccessFile(file, "rw").use { output ->
@@ -38,8 +34,7 @@ object WavRecorder {
         }
     }
 
-    /** Whether anything was recorded before the end. */
-    fun hasSound(file: File): Boolean = file.length() > Wav.HEADER_BYTES
+    override fun hasSound(file: File): Boolean = file.length() > Wav.HEADER_BYTES
 
     @SuppressLint("MissingPermission") // the caller's part
     private fun openMicrophone(): AudioRecord {
@@ -55,7 +50,12 @@ object WavRecorder {
             recorder.release()
             throw IOException("the microphone cannot be opened")
         }
-        recorder.startRecording()
+        try {
+            recorder.startRecording()
+        } catch (error: IllegalStateException) { // another app has it, or the permission was taken back
+            recorder.release()
+            throw IOException("the microphone does not start (${error.message})", error)
+        }
         return recorder
     }
 
@@ -71,5 +71,10 @@ object WavRecorder {
             done += count
         }
         return done
+    }
+
+    companion object {
+        const val LONGEST_SECONDS = 30 // of Gemma 3n's encoder
+        private const val SAMPLES_PER_SECOND = 16_000
     }
 }

@@ -26,6 +26,9 @@ enum class Problem {
     /** The file or the storage cannot be read or written. */
     STORAGE,
 
+    /** What this app does not expect: a fault of its own, or of another app that provides a document. */
+    UNEXPECTED,
+
     /** The engine could not load the model. */
     LOAD_FAILED,
 

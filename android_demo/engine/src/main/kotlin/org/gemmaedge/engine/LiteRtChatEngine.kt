@@ -78,7 +78,8 @@ class LiteRtChatEngine(private val dispatcher: CoroutineDispatcher = Dispatchers
             for (piece in pieces) emit(piece)
         } finally {
             // Native threads must be out of the conversation before anybody closes it or sends the next message.
-            if (!ended.isCompleted) talking.cancelProcess()
+            // Where cancelling throws, they are still in it: the end is waited for all the same, by a caller who gives up in time.
+            if (!ended.isCompleted) runCatching { talking.cancelProcess() }
             withContext(NonCancellable) { ended.await() }
         }
     }.flowOn(dispatcher)

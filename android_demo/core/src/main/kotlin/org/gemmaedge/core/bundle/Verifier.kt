@@ -12,21 +12,42 @@ data class Progress(val done: Long, val total: Long) {
     val percent: Int get() = (done * 100 / total).toInt()
 }
 
+/** What a bundle was held against. */
+enum class Evidence {
+    /** Size and SHA-256 in the report that convert wrote. */
+    REPORT,
+
+    /** The digests in the bundle's own table, one for each section: damage is found, an exchange of the whole file is not. */
+    TABLE,
+
+    /** Such digests for some of the sections; nothing is known of the others. */
+    PART_OF_TABLE,
+
+    /** Nothing: neither a report nor a digest came with it. */
+    NONE,
+    ;
+
+    /** Whether every byte of every section is what somebody said it is. */
+    val isWhole: Boolean get() = this == REPORT || this == TABLE
+}
+
+/** A bundle in which no fault was found, and what was looked for. */
+data class Verified(val bundle: Bundle, val evidence: Evidence)
+
 /**
  * Whether a file is the bundle that convert wrote, to the byte.
  *
  * With a report, the file's size and SHA-256 decide. Without one, each section is held against the digest that the
- * bundle's own table records: damage is found as surely, but not an exchange of the whole file.
+ * bundle's own table records, where it does: [Evidence] tells how far that goes.
  */
 class Verifier(private val onProgress: (Progress) -> Unit = {}) {
     /** Throws [DemoException]: what [Bundle.open] throws, DAMAGED, NOT_AS_REPORTED or STORAGE. */
-    fun verify(file: File, report: BundleReport?): Bundle {
+    fun verify(file: File, report: BundleReport?): Verified {
         val bundle = Bundle.open(file)
-        if (report == null) verifySections(bundle) else verifyReported(bundle, report)
-        return bundle
+        return Verified(bundle, if (report == null) verifySections(bundle) else verifyReported(bundle, report))
     }
 
-    private fun verifyReported(bundle: Bundle, report: BundleReport) {
+    private fun verifyReported(bundle: Bundle, report: BundleReport): Evidence {
         val name = bundle.file.name
         if (bundle.sizeBytes != report.sizeBytes) {
             throw DemoException(
@@ -41,9 +62,10 @@ class Verifier(private val onProgress: (Progress) -> Unit = {}) {
                 "$name: has SHA-256 ${digest.take(SHOWN)}..., the report says ${report.sha256.take(SHOWN)}...; copy the file again",
             )
         }
+        return Evidence.REPORT
     }
 
-    private fun verifySections(bundle: Bundle) {
+    private fun verifySections(bundle: Bundle): Evidence {
         val recorded = bundle.sections.filter { it.sha256 != null }
         Digests(bundle.file, recorded.sumOf { it.sizeBytes }).use { digests ->
             for (section in recorded) {
@@ -56,6 +78,11 @@ class Verifier(private val onProgress: (Progress) -> Unit = {}) {
                     )
                 }
             }
+        }
+        return when (recorded.size) {
+            bundle.sections.size -> Evidence.TABLE
+            0 -> Evidence.NONE
+            else -> Evidence.PART_OF_TABLE
         }
     }
 

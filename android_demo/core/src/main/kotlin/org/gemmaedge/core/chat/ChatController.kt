@@ -10,7 +10,6 @@ import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
-import kotlinx.coroutines.isActive
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 
@@ -21,34 +20,34 @@ import kotlinx.coroutines.withContext
  * called on the one thread of [scope]'s dispatcher (on Android: the main thread); only the engine works elsewhere.
  *
  * @param clockMs a clock that only goes forward, in milliseconds.
+ * @param patience after which an engine that says nothing is given up.
  */
 class ChatController(
     private val engine: ChatEngine,
     private val scope: CoroutineScope,
     private val clockMs: () -> Long = { System.nanoTime() / NANOS_PER_MS },
     initial: ChatState = ChatState(),
+    private val patience: Patience = Patience(),
 ) {
     private val states = MutableStateFlow(initial)
+    private val calls: EngineCalls = EngineCalls(scope, patience, onReturn = ::engineReturned)
     private var work: Job? = null
+    private var answering = Timer()
 
     // The engine's conversation is not the one on the screen: after a load, a cancelled or failed answer, or new settings.
     private var isStale = true
+
+    // How often the engine got stuck: what had been asked of it by then is void.
+    private var timesStuck = 0
 
     val state: StateFlow<ChatState> = states.asStateFlow()
 
     /** Load a model, in place of the one that is loaded. */
     fun load(request: LoadRequest) {
-        val former = work
         dispatch(ChatEvent.LoadStarted(request))
-        start {
-            try {
-                former?.join()
-                loadOrFallBack(request)
-                dispatch(ChatEvent.Loaded)
-            } catch (error: Throwable) { // UnsatisfiedLinkError and OutOfMemoryError too: the app goes on without a model
-                currentCoroutineContext().ensureActive() // released meanwhile: there is nothing left to say
-                dispatch(ChatEvent.LoadFailed(describe(error)))
-            }
+        start(failed = { ChatEvent.LoadFailed(describe(it)) }) {
+            loadOrFallBack(request)
+            dispatch(ChatEvent.Loaded)
         }
     }
 
@@ -56,20 +55,55 @@ class ChatController(
     fun send(text: String, attachments: List<Attachment> = emptyList()) {
         val history = state.value.history
         dispatch(ChatEvent.Sent(text, attachments))
-        start { answer(ChatMessage(Role.USER, text, attachments), history) }
+        val timer = Timer().also { answering = it }
+        val failed = { error: Throwable ->
+            if (error is CancellationException) ChatEvent.Cancelled(timer.stats()) else ChatEvent.GenerationFailed(describe(error))
+        }
+        start(failed) {
+            streamOrFallBack(ChatMessage(Role.USER, text, attachments), history, timer)
+            dispatch(ChatEvent.Answered(timer.stats()))
+        }
     }
 
-    /** Stop the answer that is being written; it stays as far as it came. */
+    /** Ask the question at [index] anew, in other words; what was said after it is gone. */
+    fun edit(index: Int, text: String) {
+        val former = state.value.messages[index]
+        check(former.role == Role.USER) { "message $index is the model's" }
+        dispatch(ChatEvent.Rewound(index))
+        isStale = true
+        send(text, former.attachments)
+    }
+
+    /** Have the last question answered again. With a fixed seed and the same settings, the answer is the same. */
+    fun regenerate() {
+        val index = state.value.messages.indexOfLast { it.role == Role.USER }
+        edit(index, state.value.messages[index].text)
+    }
+
+    /** Stop the answer that is being written, at once; it stays as far as it came. Behind it, the engine ends its step. */
     fun cancel() {
         check(state.value.canCancel) { "nothing to cancel in ${state.value.phase}" }
+        isStale = true
+        dispatch(ChatEvent.Cancelled(answering.stats()))
         work?.cancel()
     }
 
-    /** Begin a new conversation with the same model. */
-    fun newConversation() {
-        dispatch(ChatEvent.Cleared)
+    /** Begin a new chat with the same model. */
+    fun newConversation(id: String = "") {
+        dispatch(ChatEvent.Cleared(id))
         isStale = true
     }
+
+    /** Go on with another chat. Not while an answer is being written. */
+    fun open(chat: ChatState) {
+        dispatch(ChatEvent.Opened(chat))
+        isStale = true
+    }
+
+    fun rename(title: String) = dispatch(ChatEvent.Renamed(title))
+
+    /** Show something that is not about the engine. */
+    fun tell(notice: Notice) = dispatch(ChatEvent.Told(notice))
 
     /** Apply settings from the next message on; the engine then reads the conversation again. */
     fun change(settings: ChatSettings) {
@@ -86,20 +120,17 @@ class ChatController(
      * [forMemory]: the system is short of memory; the user is told so.
      */
     fun release(forMemory: Boolean) {
-        val running = work
         dispatch(ChatEvent.Released(forMemory))
-        running?.cancel()
-        start {
-            running?.join()
-            engine.release()
-        }
+        if (state.value.phase == Phase.STUCK) return
+        work?.cancel()
+        start(failed = { ChatEvent.ReleaseFailed(describe(it)) }) { releaseEngine() }
     }
 
     private suspend fun loadOrFallBack(request: LoadRequest) {
         isStale = true
         try {
-            engine.release()
-            engine.load(request)
+            releaseEngine()
+            loadEngine(request)
         } catch (error: Throwable) {
             fallBack(request, error)
         }
@@ -108,29 +139,17 @@ class ChatController(
     /** Load on the CPU what failed with [error]; throws it where there is nothing else to try. */
     private suspend fun fallBack(request: LoadRequest, error: Throwable) {
         currentCoroutineContext().ensureActive()
-        val backends = request.backends.fallback ?: throw error
+        val backends = request.backends.fallback
+        if (backends == null || error is EngineStuck) throw error
         dispatch(ChatEvent.FellBack(backends, describe(error)))
         val fallen = state.value.loaded!!
         isStale = true
-        engine.release()
-        if (state.value.loaded !== fallen) currentCoroutineContext().ensureActive() // released meanwhile
         // To the end, even where the user stops the answer: state shows a model, and it has to be there.
-        withContext(NonCancellable) { engine.load(fallen) }
+        withContext(NonCancellable) {
+            releaseEngine()
+            if (state.value.loaded === fallen) loadEngine(fallen) // otherwise released meanwhile
+        }
         currentCoroutineContext().ensureActive()
-    }
-
-    private suspend fun answer(message: ChatMessage, history: List<ChatMessage>) {
-        val timer = Timer()
-        val end =
-            try {
-                streamOrFallBack(message, history, timer)
-                ChatEvent.Answered(timer.stats())
-            } catch (error: Throwable) {
-                isStale = true
-                val wanted = error is CancellationException || !currentCoroutineContext().isActive
-                if (wanted) ChatEvent.Cancelled(timer.stats()) else ChatEvent.GenerationFailed(describe(error))
-            }
-        if (state.value.phase == Phase.GENERATING) dispatch(end) // otherwise a release has ended it
     }
 
     private suspend fun streamOrFallBack(message: ChatMessage, history: List<ChatMessage>, timer: Timer) {
@@ -147,17 +166,53 @@ class ChatController(
     private suspend fun stream(message: ChatMessage, history: List<ChatMessage>, timer: Timer) {
         if (isStale) {
             isStale = false // before: while the history is read, settings may change, and the next message begins anew
-            engine.startConversation(state.value.settings, history)
+            val settings = state.value.settings
+            // Reading a history is one call into native code, and ends when it has read.
+            calls.call("read the conversation", patience.firstPieceMs, stopMs = patience.firstPieceMs) {
+                engine.startConversation(settings, history)
+            }
         }
-        engine.send(message).collect { piece ->
+        calls.collect("write an answer", engine.send(message)) { piece ->
             timer.count()
             dispatch(ChatEvent.Wrote(piece))
         }
     }
 
-    /** Undispatched: [action] has entered its own try before anybody can cancel it. */
-    private fun start(action: suspend () -> Unit) {
-        work = scope.launch(start = CoroutineStart.UNDISPATCHED) { action() }
+    /** A load is one call into native code, and ends when it has loaded. */
+    private suspend fun loadEngine(request: LoadRequest): Unit =
+        calls.call("load the model", patience.loadMs, stopMs = patience.loadMs) { engine.load(request) }
+
+    private suspend fun releaseEngine(): Unit = calls.call("unload the model", patience.releaseMs) { engine.release() }
+
+    /** Called long after it was given up. What it holds is unknown, so it begins anew. */
+    private fun engineReturned(): Unit = start(failed = { ChatEvent.ReleaseFailed(describe(it)) }, evenIfStuck = true) {
+        isStale = true
+        releaseEngine()
+        dispatch(ChatEvent.CameBack)
+    }
+
+    /**
+     * After all that was started before. Undispatched: it has entered its try before anybody can cancel it.
+     *
+     * Where it is cancelled, whoever did so has told [state]; where it fails, [failed] does.
+     */
+    private fun start(failed: (Throwable) -> ChatEvent, evenIfStuck: Boolean = false, action: suspend () -> Unit) {
+        val former = work
+        val timesStuckBefore = timesStuck
+        work = scope.launch(start = CoroutineStart.UNDISPATCHED) {
+            try {
+                withContext(NonCancellable) { former?.join() } // EngineCalls sees to it that it ends
+                currentCoroutineContext().ensureActive()
+                if (timesStuck == timesStuckBefore || evenIfStuck) action()
+            } catch (error: EngineStuck) {
+                timesStuck++
+                dispatch(ChatEvent.Stuck(describe(error)))
+            } catch (error: Throwable) { // UnsatisfiedLinkError and OutOfMemoryError too: the app goes on without a model
+                isStale = true
+                currentCoroutineContext().ensureActive()
+                dispatch(failed(error))
+            }
+        }
     }
 
     private fun dispatch(event: ChatEvent) {

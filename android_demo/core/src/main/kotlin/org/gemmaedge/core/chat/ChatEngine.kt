@@ -27,7 +27,8 @@ data class LoadRequest(
  * What runs a model: LiteRT-LM on a phone (engine/), the same library through its C interface in the JVM tests.
  *
  * One conversation at a time. Calls come one after the other, never concurrently; each moves its work off the caller's
- * thread. Failures are thrown as they come, [ChatController] words them.
+ * thread. Failures are thrown as they come, [ChatController] words them. A call need not return: [EngineCalls] waits for
+ * none without end.
  */
 interface ChatEngine {
     /** Load a model; the former one has been released. Takes seconds. */
@@ -43,7 +44,8 @@ interface ChatEngine {
     /**
      * Answer a message: each element is what one decoding step wrote.
      *
-     * Cancelling the collection stops the native generation, and the collection ends only when it has stopped.
+     * Cancelling the collection stops the native generation, and the collection ends only when it has stopped: nothing
+     * else may be called before.
      */
     fun send(message: ChatMessage): Flow<String>
 

@@ -23,10 +23,31 @@ sealed interface ChatEvent {
 
     data class SettingsChanged(val settings: ChatSettings) : ChatEvent
 
-    data object Cleared : ChatEvent
+    /** A new chat, called [id], with the settings of the one before. */
+    data class Cleared(val id: String = "") : ChatEvent
+
+    /** Another chat takes the place of the one on the screen; the model stays. */
+    data class Opened(val chat: ChatState) : ChatEvent
+
+    /** The chat ends before its message [count]: another takes its place. */
+    data class Rewound(val count: Int) : ChatEvent
+
+    data class Renamed(val title: String) : ChatEvent
+
+    /** Something to tell that is not about the engine. */
+    data class Told(val notice: Notice) : ChatEvent
 
     /** The model goes from memory; [forMemory] where the system asked for it. An answer in the making ends there. */
     data class Released(val forMemory: Boolean) : ChatEvent
+
+    /** Unloading failed: some of the memory may not be free. */
+    data class ReleaseFailed(val reason: String) : ChatEvent
+
+    /** The engine does not return from a call, whatever it was told. */
+    data class Stuck(val reason: String) : ChatEvent
+
+    /** It has returned after all, and is free again, without a model. */
+    data object CameBack : ChatEvent
 
     data object NoticeRead : ChatEvent
 }
@@ -65,13 +86,23 @@ fun ChatState.after(event: ChatEvent): ChatState =
                 .copy(phase = Phase.FAILED, notice = Notice(Notice.Kind.GENERATION_FAILED, event.reason))
                 .withAnswer { copy(completion = Completion.FAILED) }
         is ChatEvent.SettingsChanged -> copy(settings = event.settings)
-        is ChatEvent.Cleared ->
-            on(phase != Phase.GENERATING, event).let { it.copy(phase = if (it.canSend) Phase.READY else it.phase, messages = emptyList()) }
-        is ChatEvent.Released -> {
-            val ended = if (phase == Phase.GENERATING) withAnswer { copy(completion = Completion.CANCELLED) } else this
-            val told = if (event.forMemory) Notice(Notice.Kind.RELEASED_FOR_MEMORY) else null
-            ended.copy(phase = Phase.IDLE, loaded = null, notice = told)
+        is ChatEvent.Cleared -> on(phase != Phase.GENERATING, event).rested().copy(messages = emptyList(), id = event.id, title = null)
+        is ChatEvent.Opened -> with(event.chat) {
+            this@after.on(this@after.phase != Phase.GENERATING, event).rested()
+                .copy(messages = messages, id = id, title = title, settings = settings, notice = notice ?: this@after.notice)
         }
+        is ChatEvent.Rewound -> on(canSend && event.count in messages.indices, event).rested().copy(messages = messages.take(event.count))
+        is ChatEvent.Renamed -> copy(title = event.title)
+        is ChatEvent.Told -> copy(notice = event.notice)
+        is ChatEvent.Released -> {
+            val told = if (event.forMemory) Notice(Notice.Kind.RELEASED_FOR_MEMORY) else null
+            if (phase == Phase.STUCK) this else answerEnded().copy(phase = Phase.IDLE, loaded = null, notice = told)
+        }
+        is ChatEvent.ReleaseFailed -> copy(notice = Notice(Notice.Kind.RELEASE_FAILED, event.reason))
+        is ChatEvent.Stuck ->
+            answerEnded().copy(phase = Phase.STUCK, loaded = null, notice = Notice(Notice.Kind.ENGINE_STUCK, event.reason))
+        is ChatEvent.CameBack ->
+            on(phase == Phase.STUCK, event).copy(phase = Phase.IDLE, notice = Notice(Notice.Kind.ENGINE_CAME_BACK))
         is ChatEvent.NoticeRead -> copy(notice = null)
     }
 
@@ -81,5 +112,11 @@ private fun ChatState.on(possible: Boolean, event: ChatEvent): ChatState {
 }
 
 private fun ChatState.generating(event: ChatEvent) = on(phase == Phase.GENERATING, event)
+
+/** Without how the last answer ended. */
+private fun ChatState.rested() = if (canSend) copy(phase = Phase.READY) else this
+
+private fun ChatState.answerEnded() =
+    if (phase == Phase.GENERATING) withAnswer { copy(completion = Completion.CANCELLED) } else this
 
 private fun ChatState.withAnswer(change: ChatMessage.() -> ChatMessage) = copy(messages = messages.dropLast(1) + messages.last().change())

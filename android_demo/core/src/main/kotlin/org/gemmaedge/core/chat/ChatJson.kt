@@ -3,13 +3,15 @@ package org.gemmaedge.core.chat
 import org.gemmaedge.core.json.Json
 import org.gemmaedge.core.json.JsonException
 
-private const val VERSION = 1
+private const val VERSION = 2
 
 /** What outlives the process: settings and messages. The model does not; [Phase.IDLE] follows. */
 fun ChatState.toJson(): String =
     Json.write(
         mapOf(
             "version" to VERSION,
+            "id" to id,
+            "title" to title,
             "settings" to mapOf(
                 "system_prompt" to settings.systemPrompt,
                 "top_k" to settings.sampler.topK,
@@ -28,13 +30,15 @@ fun ChatState.toJson(): String =
  */
 fun chatFromJson(text: String): ChatState {
     val json = Json.parse(text)
-    if (json["version"].int != VERSION) throw JsonException("version: found ${json["version"].int}, expected $VERSION")
+    if (json["version"].int !in 1..VERSION) throw JsonException("version: found ${json["version"].int}, expected $VERSION")
     val messages = json["messages"].items.map(::message)
     val interrupted = messages.lastOrNull()?.completion == Completion.WRITING
     return ChatState(
         settings = settingsFrom(json["settings"]),
         messages = if (interrupted) messages.dropLast(1) + messages.last().copy(completion = Completion.CANCELLED) else messages,
         notice = if (interrupted) Notice(Notice.Kind.INTERRUPTED) else null,
+        id = json["id"].optional { this.text }.orEmpty(), // version 1 knew one chat, without a name
+        title = json["title"].optional { this.text },
     )
 }
 
@@ -56,15 +60,16 @@ private fun message(json: Json) = ChatMessage(
     stats = json["stats"].optional { GenerationStats(get("tokens").int, get("first_token_ms").long, get("total_ms").long) },
 )
 
-internal fun settingsFrom(json: Json) = ChatSettings(
-    systemPrompt = json["system_prompt"].text,
-    sampler = try {
-        SamplerSettings(json["top_k"].int, json["top_p"].double, json["temperature"].double, json["seed"].int)
+internal fun settingsFrom(json: Json): ChatSettings =
+    try {
+        ChatSettings(
+            systemPrompt = json["system_prompt"].text,
+            sampler = SamplerSettings(json["top_k"].int, json["top_p"].double, json["temperature"].double, json["seed"].int),
+            maxAnswerTokens = json["max_answer_tokens"].optional { int },
+        )
     } catch (error: IllegalArgumentException) {
         throw JsonException("settings: ${error.message}")
-    },
-    maxAnswerTokens = json["max_answer_tokens"].optional { int },
-)
+    }
 
 private inline fun <reified T : Enum<T>> enum(json: Json): T =
     enumValues<T>().find { it.name == json.text } ?: throw JsonException("found \"${json.text}\", expected a ${T::class.java.simpleName}")

@@ -42,9 +42,14 @@ data class ChatSettings(
     val systemPrompt: String = "",
     val sampler: SamplerSettings = SamplerSettings(),
     val maxAnswerTokens: Int? = null,
-)
+) {
+    init {
+        require(maxAnswerTokens == null || maxAnswerTokens >= 1) { "maxAnswerTokens is $maxAnswerTokens, expected at least 1" }
+    }
+}
 
-enum class Phase { IDLE, LOADING, READY, GENERATING, CANCELLED, FAILED }
+/** [STUCK]: the engine does not return from a call; only a new process has a free one. */
+enum class Phase { IDLE, LOADING, READY, GENERATING, CANCELLED, FAILED, STUCK }
 
 /** Something to tell the user once; [detail] is for the curious, in English. */
 data class Notice(val kind: Kind, val detail: String = "") {
@@ -58,15 +63,32 @@ data class Notice(val kind: Kind, val detail: String = "") {
         /** The app was ended in the middle of an answer. */
         INTERRUPTED,
 
+        /** A saved chat could not be read; its file was kept under another name, [detail]. */
+        CHAT_KEPT_ASIDE,
+
+        /** The chat cannot be saved: what is said now is lost with the process. */
+        NOT_SAVED,
+
+        /** A fault of the app itself, [detail]. */
+        UNEXPECTED,
+
         LOAD_FAILED,
         GENERATION_FAILED,
+        RELEASE_FAILED,
+
+        /** The engine does not return: its memory is free only after a restart of the app. */
+        ENGINE_STUCK,
+
+        /** It did in the end: a model can be loaded again. */
+        ENGINE_CAME_BACK,
     }
 }
 
 /**
- * Everything a screen shows. Immutable: [after] gives the next one.
+ * Everything a screen shows of one chat. Immutable: [after] gives the next one.
  *
  * [bundlePath] and [backends] are of the model that is loaded or being loaded; null in IDLE.
+ * [id] names the chat in [ChatStore], "" while none is open; [title] null: the beginning of the first message.
  * READY, CANCELLED and FAILED differ in how the last answer, or the load, ended. [canSend] tells whether a model is there.
  */
 data class ChatState(
@@ -75,8 +97,10 @@ data class ChatState(
     val settings: ChatSettings = ChatSettings(),
     val messages: List<ChatMessage> = emptyList(),
     val notice: Notice? = null,
+    val id: String = "",
+    val title: String? = null,
 ) {
-    val canLoad: Boolean get() = phase != Phase.LOADING && phase != Phase.GENERATING
+    val canLoad: Boolean get() = phase != Phase.LOADING && phase != Phase.GENERATING && phase != Phase.STUCK
     val canSend: Boolean get() = loaded != null && canLoad
     val canCancel: Boolean get() = phase == Phase.GENERATING
 
@@ -91,8 +115,16 @@ data class ChatState(
             .flatten()
             .map { message -> message.copy(attachments = message.attachments.filter { takes(it.kind) }) }
 
+    /** [title], or what stands for it. Empty for a chat without a word. */
+    val shownTitle: String
+        get() = title ?: messages.map { it.text.trim() }.find { it.isNotEmpty() }?.lines()?.first()?.take(LONGEST_TITLE_CHARS).orEmpty()
+
     private fun takes(kind: Attachment.Kind): Boolean = when (kind) {
         Attachment.Kind.IMAGE -> loaded?.backends?.vision != null
         Attachment.Kind.AUDIO -> loaded?.backends?.audio != null
+    }
+
+    private companion object {
+        const val LONGEST_TITLE_CHARS = 60
     }
 }

@@ -6,15 +6,19 @@ import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.Problem
 import org.gemmaedge.core.bundle.Bundle
 import org.gemmaedge.core.bundle.BundleReport
+import org.gemmaedge.core.bundle.Evidence
+import org.gemmaedge.core.bundle.Verified
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.catalogue.ModelEntry
 import org.gemmaedge.core.transfer.Transfer
 
 /**
  * A bundle on this device. [report] is null where none came with it; [isPushed]: it lies where adb put it;
- * [isVerified]: these very bytes have been held against this very report before.
+ * [evidence]: what these very bytes have been held against, null where nobody has looked at them yet.
  */
-data class StoredBundle(val bundle: Bundle, val report: BundleReport?, val isPushed: Boolean, val isVerified: Boolean) {
+data class StoredBundle(val bundle: Bundle, val report: BundleReport?, val isPushed: Boolean, val evidence: Evidence?) {
+    /** Every byte is what a report, or the bundle's own table, says. What is not may be loaded, but not without a warning. */
+    val isVerified: Boolean get() = evidence?.isWhole == true
     val file: File get() = bundle.file
     val name: String get() = file.name.removeSuffix(SUFFIX)
 
@@ -48,13 +52,14 @@ class BundleStore(
     val folder: File,
     private val pushedFolder: File,
     private val cacheFolder: File,
-    private val catalogue: Catalogue,
+    readCatalogue: () -> Catalogue,
 ) {
-    private val verified = File(folder, "verified.txt")
+    constructor(folder: File, pushedFolder: File, cacheFolder: File, catalogue: Catalogue) :
+        this(folder, pushedFolder, cacheFolder, { catalogue })
 
-    init {
-        folder.mkdirs()
-    }
+    /** Read when it is first asked for. */
+    private val catalogue by lazy(readCatalogue)
+    private val verified = File(folder, "verified.txt")
 
     /** Bundles by name, then what is not whole, then what the catalogue offers besides. */
     fun list(): List<Listed> {
@@ -74,7 +79,7 @@ class BundleStore(
         val report = reportBeside(file)
             ?: catalogue.models.map { it.report }.find { it.fileName == file.name && it.sizeBytes == bundle.sizeBytes }
         val isPushed = file.parentFile == pushedFolder
-        return StoredBundle(bundle, report, isPushed, isVerified = Mark.of(file, report) in marks())
+        return StoredBundle(bundle, report, isPushed, evidence = marks().find { it.isOf(file, report) }?.evidence)
     }
 
     /** What the catalogue says about it, if anything. */
@@ -83,19 +88,24 @@ class BundleStore(
     /** The same model with a shorter context, of those that lie here and [fits] the one that gives up least. */
     fun shorter(than: BundleReport, fits: (BundleReport) -> Boolean): StoredBundle? =
         list()
-            .mapNotNull { (it as? Listed.Here)?.stored?.takeIf(StoredBundle::isVerified) }
+            .mapNotNull { (it as? Listed.Here)?.stored?.takeIf { stored -> stored.isVerified } }
             .filter { stored ->
                 val report = stored.report
                 report != null && report.target == than.target && report.contextTokens < than.contextTokens && fits(report)
             }
             .maxByOrNull { it.report!!.contextTokens }
 
+    /** The entry with a file of this name. */
+    fun offered(fileName: String): ModelEntry? = catalogue.models.find { it.report.fileName == fileName && it.url != null }
+
     fun saveReport(bundle: File, text: String) = reportFile(bundle).writeText(text)
 
     /** Remember that it need not be hashed again before the next load, as long as nobody touches it. */
-    fun markVerified(bundle: Bundle, report: BundleReport?) {
-        val current = marks().filter { it == it.asOfNow() }
-        verified.writeText((current + Mark.of(bundle.file, report)).distinct().joinToString("\n"))
+    fun mark(verified: Verified, report: BundleReport?) {
+        val mark = Mark.of(verified.bundle.file, report, verified.evidence)
+        val current = marks().filter { it == it.asOfNow() && it.path != mark.path }
+        folder.mkdirs()
+        this.verified.writeText((current + mark).joinToString("\n"))
     }
 
     fun deleteReport(bundle: File) = reportFile(bundle).delete()
@@ -129,19 +139,30 @@ class BundleStore(
     private fun marks(): List<Mark> = if (verified.exists()) verified.readLines().mapNotNull(Mark::parse) else emptyList()
 }
 
-/** One line of verified.txt: a file as it was when it was verified, and by which report ("-": by its own table). */
-private data class Mark(val sizeBytes: Long, val modifiedMs: Long, val sha256: String, val path: String) {
+/**
+ * One line of verified.txt: a file as it was when it was looked at, and what it was held against: the SHA-256 of a report,
+ * or "-", "~" or "?" for the whole of its own table, a part of it, or nothing.
+ */
+private data class Mark(val sizeBytes: Long, val modifiedMs: Long, val against: String, val path: String) {
+    val evidence: Evidence get() = SIGNS.entries.find { it.value == against }?.key ?: Evidence.REPORT
+
     fun asOfNow() = File(path).let { copy(sizeBytes = it.length(), modifiedMs = it.lastModified()) }
 
-    override fun toString() = "$sizeBytes $modifiedMs $sha256 $path"
+    fun isOf(file: File, report: BundleReport?): Boolean =
+        path == file.path && this == asOfNow() && if (report == null) against in SIGNS.values else against == report.sha256
+
+    override fun toString() = "$sizeBytes $modifiedMs $against $path"
 
     companion object {
-        fun of(file: File, report: BundleReport?) = Mark(0, 0, report?.sha256 ?: "-", file.path).asOfNow()
+        private val SIGNS = mapOf(Evidence.TABLE to "-", Evidence.PART_OF_TABLE to "~", Evidence.NONE to "?")
+
+        fun of(file: File, report: BundleReport?, evidence: Evidence) =
+            Mark(0, 0, report?.sha256 ?: SIGNS.getValue(evidence), file.path).asOfNow()
 
         /** Null for a line that somebody else wrote. */
         fun parse(line: String): Mark? {
-            val (size, modified, sha256, path) = line.split(' ', limit = 4).takeIf { it.size == 4 } ?: return null
-            return Mark(size.toLongOrNull() ?: return null, modified.toLongOrNull() ?: return null, sha256, path)
+            val (size, modified, against, path) = line.split(' ', limit = 4).takeIf { it.size == 4 } ?: return null
+            return Mark(size.toLongOrNull() ?: return null, modified.toLongOrNull() ?: return null, against, path)
         }
     }
 }

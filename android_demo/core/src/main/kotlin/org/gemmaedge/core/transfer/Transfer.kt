@@ -3,17 +3,21 @@ package org.gemmaedge.core.transfer
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.Problem
-import org.gemmaedge.core.bundle.Bundle
 import org.gemmaedge.core.bundle.BundleReport
 import org.gemmaedge.core.bundle.Progress
+import org.gemmaedge.core.bundle.Verified
 import org.gemmaedge.core.bundle.Verifier
 import org.gemmaedge.core.formatBytes
 
@@ -52,9 +56,10 @@ class Transfer(
      * Throws [DemoException]: NO_SPACE before the first byte; NETWORK when the retries are used up; REFUSED_BY_SERVER,
      * STORAGE; and what [Verifier] throws, after which nothing is kept.
      */
-    suspend fun run(source: ByteSource, name: String, report: BundleReport?): Bundle =
+    suspend fun run(source: ByteSource, name: String, report: BundleReport?): Verified =
         withContext(Dispatchers.IO) {
             require(name.isNotEmpty() && File(name).name == name) { "a file name, not \"$name\"" }
+            folder.mkdirs()
             val partial = partialOf(name)
             copyWithRetries(source, partial, report?.sizeBytes)
             val verified = verify(partial, report)
@@ -64,7 +69,7 @@ class Transfer(
                 throw DemoException(Problem.STORAGE, "$name: cannot replace it; remove it and copy again")
             }
             partial.note.delete()
-            verified.copy(file = target)
+            verified.copy(bundle = verified.bundle.copy(file = target))
         }
 
     /** Forget what an interrupted transfer left behind. */
@@ -97,7 +102,10 @@ class Transfer(
 
     private suspend fun copy(source: ByteSource, partial: Partial, expectedBytes: Long?) {
         if (expectedBytes != null && partial.sizeBytes == expectedBytes) return // an earlier call came to the last byte
-        source.open(partial.sizeBytes.takeIf { partial.identity != null } ?: 0, partial.identity).use { opened ->
+        val offset = partial.sizeBytes.takeIf { partial.identity != null } ?: 0
+        val identity = partial.identity
+        val opened = leavable({ it.close() }) { source.open(offset, identity) }
+        try {
             val totalBytes = expectedBytes ?: opened.totalBytes
             if (opened.totalBytes != null && opened.totalBytes != totalBytes) {
                 throw DemoException(
@@ -107,6 +115,8 @@ class Transfer(
             }
             checkSpace(source.name, opened.offset, totalBytes, partial)
             partial.begin(opened.offset, opened.identity).use { output -> append(opened, output, partial, totalBytes) }
+        } finally {
+            LEFT_BEHIND.launch { opened.close() } // a stream that is being read cannot be closed before that returns
         }
     }
 
@@ -115,7 +125,7 @@ class Transfer(
         var done = opened.offset
         while (true) {
             currentCoroutineContext().ensureActive()
-            val count = opened.bytes.read(buffer)
+            val count = leavable { opened.bytes.read(buffer) }
             if (count < 0) break
             partial.writing { output.write(buffer, 0, count) }
             done += count
@@ -137,7 +147,7 @@ class Transfer(
         }
     }
 
-    private fun CoroutineScope.verify(partial: Partial, report: BundleReport?): Bundle =
+    private fun CoroutineScope.verify(partial: Partial, report: BundleReport?): Verified =
         try {
             val verifier = Verifier { progress ->
                 ensureActive()
@@ -152,6 +162,26 @@ class Transfer(
     companion object {
         const val PARTIAL_SUFFIX = ".partial"
         private const val CHUNK_BYTES = 1 shl 18
+        private val LEFT_BEHIND = CoroutineScope(SupervisorJob() + Dispatchers.IO)
+
+        /**
+         * What a blocking call gives. A stalled connection blocks for half a minute; whoever stops does not wait for it.
+         * [undo] gets what comes after that.
+         */
+        private suspend fun <T> leavable(undo: (T) -> Unit = {}, call: () -> T): T {
+            val outcome = CompletableDeferred<T>()
+            LEFT_BEHIND.launch {
+                val result = runCatching(call)
+                val isWanted = result.fold(outcome::complete, outcome::completeExceptionally)
+                if (!isWanted) result.onSuccess(undo)
+            }
+            try {
+                return outcome.await()
+            } catch (error: CancellationException) {
+                outcome.cancel()
+                throw error
+            }
+        }
         private const val RESERVE_BYTES = 64L shl 20 // Android degrades badly on a full disk
     }
 }

@@ -24,7 +24,8 @@ class VerifierTest {
     @Test
     fun `the file that the report describes passes, with progress to the end`() {
         val seen = mutableListOf<Progress>()
-        val bundle = Verifier(seen::add).verify(file(good), report)
+        val (bundle, evidence) = Verifier(seen::add).verify(file(good), report)
+        assertEquals(Evidence.REPORT, evidence)
         assertEquals(good.size.toLong(), bundle.sizeBytes)
         assertEquals(Progress(bundle.sizeBytes, bundle.sizeBytes), seen.last())
         assertEquals(100, seen.last().percent)
@@ -59,7 +60,8 @@ class VerifierTest {
     @Test
     fun `without a report the table's own digests decide`() {
         val seen = mutableListOf<Progress>()
-        val bundle = Verifier(seen::add).verify(file(good), null)
+        val (bundle, evidence) = Verifier(seen::add).verify(file(good), null)
+        assertEquals("the last section has no digest", Evidence.PART_OF_TABLE, evidence)
         val recorded = bundle.sections.filter { it.sha256 != null }
         assertEquals(recorded.sumOf { it.sizeBytes }, seen.last().done)
         assertEquals(100, seen.last().percent)
@@ -67,5 +69,20 @@ class VerifierTest {
             val message = problem(Problem.DAMAGED) { Verifier().verify(file(flipped(section.end.toInt() - 1)), null) }
             assertTrue(message, message.contains("section ${section.name} has SHA-256 "))
         }
+    }
+
+    /** The table's keys, spoiled: as many digests as the writer of another program records. */
+    private fun withDigests(kept: Int): ByteArray {
+        val text = String(good, Charsets.ISO_8859_1)
+        val keys = Regex("sha256").findAll(text).map { it.range.first }.toList()
+        assertEquals(2, keys.size)
+        return good.copyOf().also { bytes -> keys.drop(kept).forEach { bytes[it] = 'x'.code.toByte() } }
+    }
+
+    @Test
+    fun `what nothing tells of is not called verified`() {
+        assertEquals(Evidence.NONE, Verifier().verify(file(withDigests(0)), null).evidence)
+        assertEquals(Evidence.PART_OF_TABLE, Verifier().verify(file(withDigests(1)), null).evidence)
+        assertEquals(listOf(true, true, false, false), Evidence.entries.map { it.isWhole })
     }
 }

@@ -8,6 +8,7 @@ import kotlinx.coroutines.withTimeout
 import org.gemmaedge.core.chat.ScriptedEngine.Answer
 import org.gemmaedge.core.chat.ScriptedEngine.End
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
@@ -16,12 +17,20 @@ import org.junit.Test
 class ChatControllerTest {
     private val engine = ScriptedEngine()
     private var nowMs = 0L
+    private val impatient = Patience(loadMs = 400, firstPieceMs = 400, nextPieceMs = 400, stopMs = 400, releaseMs = 400)
     private val request = LoadRequest("m.litertlm")
     private val onGpu = LoadRequest("m.litertlm", Backends(Accelerator.GPU))
 
     /** runBlocking is the one thread that a controller asks for. */
-    private fun test(initial: ChatState = ChatState(), action: suspend CoroutineScope.(ChatController) -> Unit) = runBlocking {
-        withTimeout(60_000) { action(ChatController(engine, this, { nowMs++ }, initial)) }
+    private fun test(
+        initial: ChatState = ChatState(),
+        patience: Patience = Patience(),
+        action: suspend CoroutineScope.(ChatController) -> Unit,
+    ) = runBlocking<Unit> {
+        withTimeout(60_000) {
+            action(ChatController(engine, this, { nowMs++ }, initial, patience))
+            engine.wakeUp.complete(Unit)
+        }
     }
 
     private suspend fun ChatController.until(phase: Phase): ChatState = state.first { it.phase == phase }
@@ -72,10 +81,10 @@ class ChatControllerTest {
         chat.cancel()
         val cancelled = chat.until(Phase.CANCELLED)
         assertEquals(Completion.CANCELLED, cancelled.messages[1].completion)
-        assertEquals("it had stopped before anything else", "stopped", engine.calls.last())
+        assertEquals("at once, while the engine ends its step", "send Tell", engine.calls.last())
         chat.send("Go on")
         assertEquals("The end", chat.until(Phase.READY).messages.last().text)
-        assertEquals("start [] [Tell, Once upon]", engine.calls[engine.calls.size - 2])
+        assertEquals(listOf("stopped", "start [] [Tell, Once upon]", "send Go on"), engine.calls.takeLast(3))
     }
 
     @Test
@@ -249,6 +258,112 @@ class ChatControllerTest {
             assertEquals(listOf("one", "1", "two", "2"), chat.until(Phase.READY).messages.map { it.text })
             assertEquals("start [] [one, 1]", engine.calls[0])
         }
+    }
+
+    @Test
+    fun `an engine that falls silent is given up, and the chat goes on`() = test(patience = impatient) { chat ->
+        answer("Once", end = End.SILENT)
+        answer("Good day")
+        chat.loaded().send("Tell")
+        val failed = chat.until(Phase.FAILED)
+        assertEquals(Notice(Notice.Kind.GENERATION_FAILED, "the engine wrote nothing for 0.4 s"), failed.notice)
+        assertEquals("Once", failed.messages.last().text)
+        chat.send("Again")
+        assertEquals("Good day", chat.until(Phase.READY).messages.last().text)
+        assertEquals(listOf("start [] []", "send Again"), engine.calls.takeLast(2))
+    }
+
+    @Test
+    fun `an engine that never calls back holds neither the chat nor a cancel`() = test(patience = impatient) { chat ->
+        answer("Once", end = End.NEVER)
+        chat.loaded().send("Tell")
+        chat.state.first { it.messages.last().text == "Once" }
+        chat.cancel()
+        assertEquals(Phase.CANCELLED, chat.state.value.phase)
+        chat.send("Still there?") // before anybody knows
+        val stuck = chat.until(Phase.STUCK)
+        val told = "the engine did not return within 0.4 s when it was told to stop: write an answer"
+        assertEquals(Notice(Notice.Kind.ENGINE_STUCK, told), stuck.notice)
+        assertEquals(listOf(Completion.COMPLETE, Completion.CANCELLED), stuck.messages.takeLast(2).map { it.completion })
+        assertFalse(stuck.canSend || stuck.canLoad || stuck.canCancel)
+        chat.release(forMemory = true)
+        assertEquals("nothing that could be freed", Phase.STUCK, chat.state.value.phase)
+        engine.wakeUp.complete(Unit)
+        assertEquals(Notice(Notice.Kind.ENGINE_CAME_BACK), chat.until(Phase.IDLE).notice)
+        assertEquals(listOf("send Tell", "woke up", "release"), engine.calls.takeLast(3))
+        answer("Yes")
+        chat.loaded().send("Still there?")
+        assertEquals("Yes", chat.until(Phase.READY).messages.last().text)
+    }
+
+    @Test
+    fun `an engine that fails late harms nobody`() = test(patience = impatient) { chat ->
+        answer("Once", end = End.FAIL_LATE)
+        chat.loaded().send("Tell")
+        chat.until(Phase.STUCK)
+        engine.wakeUp.complete(Unit)
+        assertEquals(Notice(Notice.Kind.ENGINE_CAME_BACK), chat.until(Phase.IDLE).notice)
+        assertEquals("Once", chat.state.value.messages.last().text)
+    }
+
+    @Test
+    fun `a load that never ends is given up`() = test(patience = impatient) { chat ->
+        engine.isLoadStuck = true
+        chat.load(request)
+        val reason = "the engine did not return within 0.4 s when it was told to stop: load the model"
+        assertEquals(Notice(Notice.Kind.ENGINE_STUCK, reason), chat.until(Phase.STUCK).notice)
+    }
+
+    @Test
+    fun `a release that never ends is given up, and so is a load behind it`() = test(patience = impatient) { chat ->
+        chat.loaded()
+        engine.isReleaseStuck = true
+        chat.release(forMemory = false)
+        assertEquals(Phase.IDLE, chat.state.value.phase)
+        chat.load(request)
+        assertNull(chat.until(Phase.STUCK).loaded)
+        engine.isReleaseStuck = false
+        engine.wakeUp.complete(Unit)
+        chat.until(Phase.IDLE)
+        assertEquals("the load was void", listOf("release", "release"), engine.calls)
+    }
+
+    @Test
+    fun `a release that fails says so, and a load may follow`() = test { chat ->
+        chat.loaded()
+        engine.failRelease = IllegalStateException("close failed")
+        chat.release(forMemory = false)
+        assertEquals(Notice(Notice.Kind.RELEASE_FAILED, "close failed"), chat.state.first { it.notice != null }.notice)
+        engine.failRelease = null
+        chat.loaded()
+        assertEquals(Phase.READY, chat.state.value.phase)
+    }
+
+    @Test
+    fun `a question is edited, and what came after it is gone`() = test { chat ->
+        for (text in listOf("1", "2", "one and a half")) answer(text)
+        chat.loaded()
+        for (text in listOf("one", "two")) {
+            chat.send(text, listOf(Attachment(Attachment.Kind.IMAGE, "$text.jpg")))
+            chat.until(Phase.READY)
+        }
+        chat.edit(2, "one, then")
+        val edited = chat.until(Phase.READY)
+        assertEquals(listOf("one", "1", "one, then", "one and a half"), edited.messages.map { it.text })
+        assertEquals("two.jpg", edited.messages[2].attachments.single().path)
+        assertEquals(listOf("start [] [one, 1]", "send one, then"), engine.calls.takeLast(2))
+        assertThrows(IllegalStateException::class.java) { chat.edit(1, "x") }
+    }
+
+    @Test
+    fun `an answer is written again`() = test { chat ->
+        answer("Onc", end = End.FAIL)
+        answer("Once")
+        chat.loaded().send("Tell")
+        chat.until(Phase.FAILED)
+        chat.regenerate()
+        assertEquals(listOf("Tell", "Once"), chat.until(Phase.READY).messages.map { it.text })
+        assertEquals(listOf("start [] []", "send Tell"), engine.calls.takeLast(2))
     }
 
     @Test

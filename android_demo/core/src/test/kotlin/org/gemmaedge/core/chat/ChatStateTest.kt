@@ -23,24 +23,33 @@ class ChatStateTest {
         Phase.GENERATING to generating,
         Phase.CANCELLED to generating.after(ChatEvent.Cancelled(stats)),
         Phase.FAILED to generating.after(ChatEvent.GenerationFailed("broken")),
+        Phase.STUCK to generating.after(ChatEvent.Stuck("asleep")),
     )
 
     @Test
     fun `every event in every phase`() {
+        val anyPhase = "IDLE LOADING READY GENERATING CANCELLED FAILED STUCK"
         val expected = mapOf(
-            ChatEvent.LoadStarted(request) to "LOADING - LOADING - LOADING LOADING",
-            ChatEvent.FellBack(Backends(), "no GPU") to "- LOADING - GENERATING - -",
-            ChatEvent.Loaded to "- READY - - - -",
-            ChatEvent.LoadFailed("too large") to "- FAILED - - - -",
-            ChatEvent.Sent("Hi") to "- - GENERATING - GENERATING GENERATING",
-            ChatEvent.Wrote("x") to "- - - GENERATING - -",
-            ChatEvent.Answered(stats) to "- - - READY - -",
-            ChatEvent.Cancelled(stats) to "- - - CANCELLED - -",
-            ChatEvent.GenerationFailed("broken") to "- - - FAILED - -",
-            ChatEvent.SettingsChanged(ChatSettings()) to "IDLE LOADING READY GENERATING CANCELLED FAILED",
-            ChatEvent.Cleared to "IDLE LOADING READY - READY READY",
-            ChatEvent.Released(forMemory = false) to "IDLE IDLE IDLE IDLE IDLE IDLE",
-            ChatEvent.NoticeRead to "IDLE LOADING READY GENERATING CANCELLED FAILED",
+            ChatEvent.LoadStarted(request) to "LOADING - LOADING - LOADING LOADING -",
+            ChatEvent.FellBack(Backends(), "no GPU") to "- LOADING - GENERATING - - -",
+            ChatEvent.Loaded to "- READY - - - - -",
+            ChatEvent.LoadFailed("too large") to "- FAILED - - - - -",
+            ChatEvent.Sent("Hi") to "- - GENERATING - GENERATING GENERATING -",
+            ChatEvent.Wrote("x") to "- - - GENERATING - - -",
+            ChatEvent.Answered(stats) to "- - - READY - - -",
+            ChatEvent.Cancelled(stats) to "- - - CANCELLED - - -",
+            ChatEvent.GenerationFailed("broken") to "- - - FAILED - - -",
+            ChatEvent.SettingsChanged(ChatSettings()) to anyPhase,
+            ChatEvent.Cleared() to "IDLE LOADING READY - READY READY STUCK",
+            ChatEvent.Opened(ChatState(id = "2")) to "IDLE LOADING READY - READY READY STUCK",
+            ChatEvent.Rewound(0) to "- - - - READY READY -",
+            ChatEvent.Renamed("x") to anyPhase,
+            ChatEvent.Told(Notice(Notice.Kind.NOT_SAVED)) to anyPhase,
+            ChatEvent.Released(forMemory = false) to "IDLE IDLE IDLE IDLE IDLE IDLE STUCK",
+            ChatEvent.ReleaseFailed("no") to anyPhase,
+            ChatEvent.Stuck("asleep") to "STUCK STUCK STUCK STUCK STUCK STUCK STUCK",
+            ChatEvent.CameBack to "- - - - - - IDLE",
+            ChatEvent.NoticeRead to anyPhase,
         )
         assertEquals(Phase.entries.toSet(), states.keys)
         for ((event, row) in expected) {
@@ -111,6 +120,24 @@ class ChatStateTest {
     }
 
     @Test
+    fun `another chat takes the place of the first, the model stays`() {
+        val messages = listOf(ChatMessage(Role.USER, "Meow?"))
+        val other = ChatState(id = "2", title = "Cats", messages = messages, notice = Notice(Notice.Kind.INTERRUPTED))
+        val opened = states.getValue(Phase.FAILED).after(ChatEvent.Opened(other))
+        assertEquals(other.copy(phase = Phase.READY, loaded = request), opened)
+        val begun = opened.after(ChatEvent.Cleared("3"))
+        assertEquals(ChatState(Phase.READY, request, id = "3", notice = Notice(Notice.Kind.INTERRUPTED)), begun)
+    }
+
+    @Test
+    fun `a chat is called by its title, or by its first words`() {
+        val chat = ChatState(messages = listOf(ChatMessage(Role.USER, "What is a cat?\nTell me."), ChatMessage(Role.MODEL, "An animal")))
+        assertEquals("What is a cat?", chat.shownTitle)
+        assertEquals("Cats", chat.after(ChatEvent.Renamed("Cats")).shownTitle)
+        assertEquals("", ChatState().shownTitle)
+    }
+
+    @Test
     fun `history is what was answered`() {
         val cancelledEmpty = ready.after(ChatEvent.Sent("one")).after(ChatEvent.Cancelled(stats))
         val cancelled = cancelledEmpty.after(ChatEvent.Sent("two")).after(ChatEvent.Wrote("2")).after(ChatEvent.Cancelled(stats))
@@ -136,5 +163,6 @@ class ChatStateTest {
         assertThrows(IllegalArgumentException::class.java) { SamplerSettings(topK = 0) }
         assertThrows(IllegalArgumentException::class.java) { SamplerSettings(topP = 1.1) }
         assertThrows(IllegalArgumentException::class.java) { SamplerSettings(temperature = -1.0) }
+        assertThrows(IllegalArgumentException::class.java) { ChatSettings(maxAnswerTokens = 0) }
     }
 }

@@ -25,10 +25,20 @@ class ScriptedEngine : ChatEngine {
 
     class Answer(val pieces: List<String>, val end: End = End.DONE)
 
-    enum class End { DONE, FAIL, WAIT_FOR_CANCEL }
+    /** [NEVER]: it does not even end when it is cancelled, until [wakeUp]. [FAIL_LATE]: it ends so, and then with an error. */
+    enum class End { DONE, FAIL, WAIT_FOR_CANCEL, SILENT, NEVER, FAIL_LATE }
+
+    /** Completed, whatever is stuck goes on. */
+    val wakeUp = CompletableDeferred<Unit>()
+
+    /** Whether that does not return, even when cancelled, before [wakeUp]. */
+    var isLoadStuck = false
+    var isReleaseStuck = false
+    var failRelease: Throwable? = null
 
     override suspend fun load(request: LoadRequest) {
         calls += "load ${request.backends.text}"
+        if (isLoadStuck) withContext(NonCancellable) { wakeUp.await() }
         gate.await()
         failLoad(request)?.let { throw it }
         isLoaded = true
@@ -47,6 +57,12 @@ class ScriptedEngine : ChatEngine {
         when (answer.end) {
             End.DONE -> Unit
             End.FAIL -> throw IllegalStateException("the engine broke\nat some line")
+            End.SILENT -> awaitCancellation()
+            End.NEVER, End.FAIL_LATE -> {
+                withContext(NonCancellable) { wakeUp.await() }
+                calls += "woke up"
+                if (answer.end == End.FAIL_LATE) throw IllegalStateException("too late")
+            }
             End.WAIT_FOR_CANCEL ->
                 try {
                     awaitCancellation()
@@ -59,6 +75,8 @@ class ScriptedEngine : ChatEngine {
 
     override suspend fun release() {
         calls += "release"
+        if (isReleaseStuck) withContext(NonCancellable) { wakeUp.await() }
+        failRelease?.let { throw it }
         isLoaded = false
     }
 }

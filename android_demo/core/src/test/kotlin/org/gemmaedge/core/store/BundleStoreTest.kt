@@ -4,6 +4,8 @@ import java.io.File
 import org.gemmaedge.core.Problem
 import org.gemmaedge.core.Vectors
 import org.gemmaedge.core.bundle.BundleReport
+import org.gemmaedge.core.bundle.Evidence
+import org.gemmaedge.core.bundle.Verified
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.problem
 import org.junit.Assert.assertEquals
@@ -28,6 +30,7 @@ class BundleStoreTest {
         BundleStore(folder, pushed, caches, Catalogue.parse("""{"models": [${entries.joinToString()}]}"""))
 
     private fun write(file: File, bytes: ByteArray, report: String? = null): File {
+        file.parentFile!!.mkdirs()
         file.writeBytes(bytes)
         report?.let { File("${file.path}.json").writeText(it) }
         return file
@@ -79,7 +82,7 @@ class BundleStoreTest {
         for (context in listOf(512, 1024, 2048)) {
             val text = report.replace("\"context_tokens\": 2048", "\"context_tokens\": $context")
             val file = write(File(folder, "c$context.litertlm"), good, text)
-            store.markVerified(store.open(file).bundle, BundleReport.parse(text))
+            store.mark(Verified(store.open(file).bundle, Evidence.REPORT), BundleReport.parse(text))
         }
         write(File(folder, "other.litertlm"), good, report.replace("custom-int4", "e2b-int4"))
         assertEquals("c1024", store.shorter(full) { true }?.name)
@@ -96,7 +99,7 @@ class BundleStoreTest {
         val file = write(File(folder, "m.litertlm"), good, report)
         fun stored() = store.open(file)
         assertFalse(stored().isVerified)
-        store.markVerified(stored().bundle, stored().report)
+        store.mark(Verified(stored().bundle, Evidence.REPORT), stored().report)
         assertTrue(stored().isVerified)
         assertTrue("by another store, after a restart", store().open(file).isVerified)
 
@@ -107,10 +110,24 @@ class BundleStoreTest {
 
         file.setLastModified(file.lastModified() + 2_000)
         assertFalse("touched", stored().isVerified)
-        store.markVerified(stored().bundle, stored().report)
+        store.mark(Verified(stored().bundle, Evidence.REPORT), stored().report)
         assertEquals("the old mark is gone", 1, File(folder, "verified.txt").readLines().size)
         File(folder, "verified.txt").appendText("\nnot a mark")
         assertTrue(stored().isVerified)
+    }
+
+    @Test
+    fun `without a report, a mark tells what was looked at`() {
+        val store = store()
+        val file = write(File(folder, "m.litertlm"), good)
+        assertNull("nobody has looked", store.open(file).evidence)
+        for (evidence in Evidence.entries - Evidence.REPORT) {
+            store.mark(Verified(store.open(file).bundle, evidence), null)
+            assertEquals(evidence, store.open(file).evidence)
+            assertEquals(evidence == Evidence.TABLE, store.open(file).isVerified)
+        }
+        store.saveReport(file, report)
+        assertNull("a report has come since", store.open(file).evidence)
     }
 
     @Test

@@ -12,15 +12,21 @@ import java.util.concurrent.CountDownLatch
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeout
+import kotlinx.coroutines.yield
 import org.gemmaedge.core.Problem
 import org.gemmaedge.core.Vectors
 import org.gemmaedge.core.bundle.BundleReport
+import org.gemmaedge.core.bundle.Evidence
 import org.gemmaedge.core.catalogue.Catalogue
+import org.gemmaedge.core.transfer.Behaviour
 import org.gemmaedge.core.transfer.ByteSource
+import org.gemmaedge.core.transfer.FlakyServer
 import org.gemmaedge.core.transfer.Opened
+import org.gemmaedge.core.transfer.Retries
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
@@ -38,11 +44,30 @@ class BundleWorkTest {
     private val good = Vectors.bytes("small.litertlm")
     private val report = reportOf(good)
     private val folder by lazy { File(temporary.root, "models") }
-    private val store by lazy { BundleStore(folder, temporary.newFolder("pushed"), temporary.newFolder("cache"), Catalogue(emptyList())) }
+    private var entries = ""
+    private var network = Network.UNMETERED
+    private val journal by lazy { WorkJournal(File(folder, "work.json")) }
+    private val pushed by lazy { temporary.newFolder("pushed") }
+    private val caches by lazy { temporary.newFolder("cache") }
+    private val store by lazy { newStore() }
+    private val documents = mutableMapOf<String, ByteSource>()
+
+    private fun newStore() = BundleStore(folder, pushed, caches) { Catalogue.parse("""{"models": [$entries]}""") }
+
+    private fun newWork(scope: CoroutineScope) =
+        BundleWork(store, scope, journal, { documents.getValue(it) }, { network }, Retries(attempts = 1, firstDelayMs = 0))
 
     private fun test(action: suspend CoroutineScope.(BundleWork) -> Unit) = runBlocking {
-        withTimeout(60_000) { action(BundleWork(store, this)) }
+        withTimeout(60_000) { action(newWork(this)) }
     }
+
+    private fun BundleWork.copyHere(source: ByteSource, report: ByteSource?) {
+        documents["document"] = source
+        report?.let { documents["report"] = it }
+        begin(WorkRequest.Import(source.name, "document", report?.let { "report" }))
+    }
+
+    private fun BundleWork.download(url: URL) = begin(WorkRequest.Download(url.toString()))
 
     private suspend fun BundleWork.outcome(): WorkState = state.first { it !is WorkState.Running }
 
@@ -82,7 +107,8 @@ class BundleWorkTest {
         work.copyHere(Document("small.litertlm", good), null)
         val done = work.outcome() as WorkState.Done
         assertNull(done.stored.report)
-        assertTrue(done.stored.isVerified)
+        assertEquals("one section has no digest", Evidence.PART_OF_TABLE, done.stored.evidence)
+        assertFalse(done.stored.isVerified)
         work.copyHere(Document("bad.litertlm", good.copyOf().also { it[33_000] = (it[33_000] + 1).toByte() }), null)
         assertEquals(Problem.DAMAGED, failure(work.outcome()))
         assertFalse(File(folder, "bad.litertlm").exists())
@@ -95,7 +121,7 @@ class BundleWorkTest {
         work.copyHere(Document("small.litertlm", good + 0), null)
         val done = work.outcome() as WorkState.Done
         assertNull(done.stored.report)
-        assertTrue(done.stored.isVerified)
+        assertEquals(Evidence.PART_OF_TABLE, done.stored.evidence)
     }
 
     @Test
@@ -110,6 +136,10 @@ class BundleWorkTest {
         val unreadable = Document("x.json", good) { throw IOException("gone") }
         work.copyHere(Document("small.litertlm", good), unreadable)
         assertEquals(Problem.STORAGE, failure(work.outcome()))
+        work.copyHere(Document("small.litertlm", good), Document("x.json", good) { throw SecurityException("no grant") })
+        val unexpected = (work.outcome() as WorkState.Failed).error
+        assertEquals("small.litertlm: SecurityException (no grant)", unexpected.message)
+        assertEquals(Problem.UNEXPECTED, unexpected.problem)
     }
 
     @Test
@@ -135,11 +165,11 @@ class BundleWorkTest {
         )
         withContext(Dispatchers.IO) { arrived.await() }
         work.stop()
-        stopped.countDown()
-        assertEquals(WorkState.Idle, work.outcome())
-        assertEquals(5000L, File(folder, "small.litertlm.partial").length())
+        assertEquals("at once, though the document blocks", WorkState.Idle, work.state.value)
         work.copyHere(Document("small.litertlm", good), reportDocument)
         assertTrue(work.outcome() is WorkState.Done)
+        stopped.countDown()
+        assertNull(journal.read())
     }
 
     @Test
@@ -179,18 +209,139 @@ class BundleWorkTest {
     }
 
     @Test
-    fun `a download from the catalogue is held against the catalogue's report`() = test { work ->
+    fun `a download from the catalogue is held against the catalogue's report`() = runBlocking {
         served(mapOf("/m/small.litertlm" to good)) { url ->
-            val entries = Catalogue.parse("""{"models": [{"title": "Small", "url": "$url", "report": $report}]}""")
-            work.download(entries.models.single())
+            entries = """{"title": "Small", "url": "$url", "report": $report}"""
+            val work = newWork(this)
+            work.begin(WorkRequest.Offered("small.litertlm"))
             assertEquals(File(folder, "small.litertlm"), (work.outcome() as WorkState.Done).stored.file)
+            work.begin(WorkRequest.Offered("other.litertlm"))
+            val error = (work.outcome() as WorkState.Failed).error
+            assertEquals("other.litertlm: no longer in the catalogue; choose another", error.message)
         }
         served(mapOf("/m/small.litertlm" to good + 0)) { url ->
-            val entries = Catalogue.parse("""{"models": [{"title": "Small", "url": "$url", "report": $report}]}""")
+            entries = """{"title": "Small", "url": "$url", "report": $report}"""
+            val store = newStore()
             store.delete(File(folder, "small.litertlm"))
-            work.download(entries.models.single())
+            val work = BundleWork(store, this, journal, documents::getValue)
+            work.begin(WorkRequest.Offered("small.litertlm"))
             assertEquals(Problem.NOT_AS_REPORTED, failure(work.outcome()))
         }
+    }
+
+    /** A server that sends a part of the bundle and then stalls; its report is in the catalogue. */
+    private suspend fun stalling(behaviour: Behaviour, action: suspend (FlakyServer) -> Unit) =
+        FlakyServer(good, behaviour).use { server ->
+            entries = """{"title": "Small", "url": "${server.url}", "report": $report}"""
+            action(server)
+        }
+
+    private val offered = WorkRequest.Offered("small.litertlm")
+
+    private suspend fun BundleWork.untilArrived(bytes: Long) {
+        while (File(folder, "small.litertlm.partial").length() < bytes) yield()
+        assertTrue(state.value is WorkState.Running)
+    }
+
+    @Test
+    fun `a download is paused at once and resumed where it was`() = test { work ->
+        stalling(Behaviour.Stall(5000)) { server ->
+            work.begin(offered)
+            work.untilArrived(5000)
+            work.pause()
+            assertEquals(WorkState.Paused(offered, Pause.WANTED), work.state.value)
+            assertEquals(JournalEntry(offered, mayUseMetered = false, wasRunning = false), journal.read())
+            work.resume()
+            assertTrue(work.outcome() is WorkState.Done)
+            assertEquals(listOf("", "bytes=5000-"), server.ranges.toList())
+            assertNull("nothing is left to do", journal.read())
+        }
+    }
+
+    @Test
+    fun `after a restart of the phone it goes on`() = runBlocking {
+        stalling(Behaviour.Stall(5000)) { server ->
+            val job = launch { // a process
+                val work = newWork(this)
+                work.begin(offered)
+                work.untilArrived(5000)
+                work.pause(Pause.TIME_LIMIT)
+            }
+            job.join()
+            val work = newWork(this) // another
+            work.restore()
+            assertEquals(WorkState.Paused(offered, Pause.RESTARTED), work.state.value)
+            assertTrue(work.shouldGoOn)
+            work.resume()
+            assertTrue(work.outcome() is WorkState.Done)
+            assertEquals("bytes=5000-", server.ranges.last())
+        }
+        val none = newWork(this)
+        none.restore()
+        assertEquals(WorkState.Idle, none.state.value)
+    }
+
+    @Test
+    fun `what the user has paused rests after a restart`() = runBlocking {
+        journal.write(JournalEntry(WorkRequest.Import("m", "content://1", null), mayUseMetered = true, wasRunning = false))
+        val work = newWork(this)
+        work.restore()
+        assertEquals(Pause.WANTED, (work.state.value as WorkState.Paused).reason)
+        assertFalse(work.shouldGoOn)
+        work.stop()
+        assertEquals(WorkState.Idle, work.state.value)
+        assertNull(journal.read())
+    }
+
+    @Test
+    fun `a journal of another version is no work`() {
+        folder.mkdirs()
+        for (text in listOf("", "{}", """{"kind":"magic"}""", "[")) {
+            File(folder, "work.json").writeText(text)
+            assertNull(text, journal.read())
+        }
+        val download = JournalEntry(WorkRequest.Download("https://example.org/m.litertlm?x=1"), mayUseMetered = true, wasRunning = true)
+        journal.write(download)
+        assertEquals(download, journal.read())
+        assertEquals("m.litertlm", download.request.name)
+    }
+
+    @Test
+    fun `a network that is paid for by the byte is asked about`() = test { work ->
+        stalling(Behaviour.Stall(5000)) {
+            network = Network.METERED
+            work.begin(offered)
+            assertEquals(WorkState.Asking(offered, good.size.toLong()), work.state.value)
+            work.stop()
+            network = Network.UNMETERED
+            work.begin(offered)
+            work.untilArrived(5000)
+            network = Network.METERED
+            work.networkChanged()
+            assertEquals(WorkState.Paused(offered, Pause.METERED), work.state.value)
+            work.networkChanged()
+            assertEquals("it stays so", WorkState.Paused(offered, Pause.METERED), work.state.value)
+            work.allowMetered()
+            work.networkChanged()
+            assertTrue(work.outcome() is WorkState.Done)
+        }
+    }
+
+    @Test
+    fun `without a network it rests, and goes on with one`() = test { work ->
+        stalling(Behaviour.Stall(5000)) {
+            work.begin(offered)
+            work.untilArrived(5000)
+            network = Network.NONE
+            work.networkChanged()
+            assertEquals(WorkState.Paused(offered, Pause.OFFLINE), work.state.value)
+            network = Network.UNMETERED
+            work.networkChanged()
+            assertTrue(work.outcome() is WorkState.Done)
+        }
+        network = Network.NONE
+        work.download(URL("http://127.0.0.1:1/m/small.litertlm"))
+        assertEquals("the server is not at fault", Pause.OFFLINE, (work.outcome() as WorkState.Paused).reason)
     }
 
     /** Files by path, with their query ignored; the bundle's address is given to [action]. */

@@ -8,6 +8,7 @@ import java.net.Socket
 import java.net.URL
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.CopyOnWriteArrayList
+import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
 
 /** What the server does with one request; requests beyond the list are served whole. */
@@ -17,6 +18,9 @@ sealed interface Behaviour {
 
     /** Close the connection after so many bytes of the body. */
     data class Drop(val afterBytes: Int) : Behaviour
+
+    /** Send so many bytes of the body, and then nothing, with the connection open until the server is closed. */
+    data class Stall(val afterBytes: Int) : Behaviour
 
     /** Answer with this status and no body. */
     data class Status(val code: Int) : Behaviour
@@ -51,12 +55,17 @@ class FlakyServer(@Volatile var content: ByteArray, vararg behaviours: Behaviour
                 } catch (_: java.io.IOException) {
                     break
                 }
-                runCatching { connection.use(::answer) }
+                thread(isDaemon = true) { runCatching { connection.use(::answer) } }
             }
         }
     }
 
-    override fun close() = socket.close()
+    private val stalled = CountDownLatch(1)
+
+    override fun close() {
+        stalled.countDown()
+        socket.close()
+    }
 
     private fun answer(connection: Socket) {
         val headers = readHeaders(connection.getInputStream().bufferedReader(Charsets.ISO_8859_1))
@@ -88,6 +97,11 @@ class FlakyServer(@Volatile var content: ByteArray, vararg behaviours: Behaviour
         out.write((lines + "Connection: close").joinToString("\r\n", postfix = "\r\n\r\n").toByteArray())
         when (behaviour) {
             is Behaviour.Status -> Unit
+            is Behaviour.Stall -> {
+                out.write(body, 0, minOf(behaviour.afterBytes, body.size))
+                out.flush()
+                stalled.await()
+            }
             is Behaviour.Drop -> out.write(body, 0, minOf(behaviour.afterBytes, body.size))
             else -> out.write(body)
         }

@@ -35,7 +35,7 @@ class TransferTest {
         Transfer(folder.root, { freeBytes }, Retries(attempts, firstDelayMs = 0), seen::add)
 
     private fun fetch(source: ByteSource, attempts: Int = 0, report: BundleReport? = this.report): Bundle =
-        runBlocking { transfer(attempts).run(source, "m.litertlm", report) }
+        runBlocking { transfer(attempts).run(source, "m.litertlm", report).bundle }
 
     private fun assertArrived(bundle: Bundle) {
         assertEquals(File(folder.root, "m.litertlm"), bundle.file)
@@ -259,7 +259,7 @@ class TransferTest {
     fun `a storage that cannot be written is not a broken connection`() {
         val message = FlakyServer(good).use { server ->
             problem(Problem.STORAGE) {
-                val nowhere = Transfer(File(folder.root, "none"), { plenty }, Retries(3))
+                val nowhere = Transfer(File(folder.newFile("file"), "none"), { plenty }, Retries(3))
                 runBlocking { nowhere.run(HttpSource(server.url), "m.litertlm", report) }
             }
         }

@@ -1,0 +1,137 @@
+package org.gemmaedge.app
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.Intent
+import android.os.Bundle
+import android.view.ContextMenu
+import android.view.Menu
+import android.view.MenuItem
+import android.view.View
+import android.widget.AdapterView.AdapterContextMenuInfo
+import android.widget.EditText
+import android.widget.ListView
+import android.widget.SearchView
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.cancel
+import kotlinx.coroutines.launch
+import org.gemmaedge.core.chat.ChatSummary
+
+/** The chats: search, open, rename, share, delete. */
+class ChatsActivity : Activity() {
+    private val app get() = application as DemoApplication
+    private val scope = screenScope()
+    private var searching: Job? = null
+    private var query = ""
+    private lateinit var chats: ChatsAdapter
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        setContentView(R.layout.activity_chats)
+        setActionBar(view(R.id.toolbar))
+        actionBar?.setDisplayHomeAsUpEnabled(true)
+        chats = ChatsAdapter(this)
+        view<ListView>(R.id.chats).apply {
+            adapter = chats
+            emptyView = this@ChatsActivity.view(R.id.empty)
+            setOnItemClickListener { _, _, position, _ -> open(chats.getItem(position)) }
+            registerForContextMenu(this)
+        }
+        view<SearchView>(R.id.search).setOnQueryTextListener(object : SearchView.OnQueryTextListener {
+            override fun onQueryTextSubmit(text: String) = false
+
+            override fun onQueryTextChange(text: String): Boolean {
+                query = text
+                list()
+                return true
+            }
+        })
+    }
+
+    override fun onStart() {
+        super.onStart()
+        list()
+    }
+
+    override fun onDestroy() {
+        scope.cancel()
+        super.onDestroy()
+    }
+
+    override fun onCreateOptionsMenu(menu: Menu): Boolean {
+        menuInflater.inflate(R.menu.chats, menu)
+        return true
+    }
+
+    override fun onOptionsItemSelected(item: MenuItem): Boolean {
+        when (item.itemId) {
+            android.R.id.home -> finish()
+            R.id.menu_new -> thenFinish { app.chats.begin() }
+            else -> return super.onOptionsItemSelected(item)
+        }
+        return true
+    }
+
+    override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
+        val chat = chats.getItem((info as AdapterContextMenuInfo).position)
+        menu.add(R.string.rename).setOnMenuItemClickListener { rename(chat) }
+        menu.add(R.string.share).setOnMenuItemClickListener { share(chat) }
+        menu.add(R.string.delete).setOnMenuItemClickListener { delete(chat) }
+    }
+
+    private fun list() {
+        searching?.cancel()
+        searching = scope.launch { chats.show(app.chats.list(query)) }
+    }
+
+    private fun open(chat: ChatSummary) = thenFinish { app.chats.open(chat.id) }
+
+    private fun thenFinish(action: suspend () -> Unit) {
+        app.scope.launch {
+            action()
+            finish()
+        }
+    }
+
+    private fun rename(chat: ChatSummary): Boolean {
+        val field = EditText(this).apply {
+            setText(chat.title)
+            hint = getString(R.string.chat_title)
+        }
+        AlertDialog.Builder(this)
+            .setTitle(R.string.rename)
+            .setView(field)
+            .setPositiveButton(R.string.save) { _, _ -> changed { app.chats.rename(chat.id, field.text.toString().trim()) } }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+        return true
+    }
+
+    private fun share(chat: ChatSummary): Boolean {
+        scope.launch {
+            val text = app.chats.export(chat.id) ?: return@launch
+            val send = Intent(Intent.ACTION_SEND).setType("text/markdown")
+                .putExtra(Intent.EXTRA_TEXT, text)
+                .putExtra(Intent.EXTRA_SUBJECT, chat.title)
+            startActivity(Intent.createChooser(send, chat.title))
+        }
+        return true
+    }
+
+    private fun delete(chat: ChatSummary): Boolean {
+        AlertDialog.Builder(this)
+            .setMessage(getString(R.string.delete_chat_question, chat.title))
+            .setPositiveButton(R.string.delete) { _, _ -> changed { app.chats.delete(chat.id) } }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+        return true
+    }
+
+    /** To the end, though the screen may go. */
+    private fun changed(action: suspend () -> Unit) {
+        app.scope.launch {
+            action()
+            list()
+        }
+    }
+}
