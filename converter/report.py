@@ -173,7 +173,7 @@ def _trained_grid(plan: Plan) -> dict[str, Any]:
     on_grid = {tensor.spec.name: tensor for tensor in plan.tensors if tensor.spec.grid is not None}.values()
     kept = [tensor for tensor in on_grid if tensor.storage.grid is not None]
     values = {
-        "encoding": ENCODING.name,
+        "encoding": ", ".join(sorted({tensor.storage.encoding.name for tensor in kept})) or ENCODING.name,
         "tensors": len(kept),
         "values": sum(tensor.spec.values for tensor in kept),
         "read_by_row": [t.spec.name for t in on_grid if Placement.of(t.spec.role) is Placement.OFFLOADED],

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import spelling
-from gemma_edge.converter.checkpoint.compressed import unpacked
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
 from gemma_edge.converter.checkpoint.origin import Origin
+from gemma_edge.converter.checkpoint.packed import read_integers, unpacked
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
@@ -239,6 +239,12 @@ class Checkpoint:
                 chunk = values[: min(rows_per_chunk, stop - first)]
                 read_values(file, tensor, first * columns, chunk.reshape(-1))
                 yield first, chunk
+
+    def integers(self, source: str, start: int, stop: int) -> tuple[NDArray[np.int8], Float32]:
+        """Rows of a matrix that is stored as integers: codes [n, columns], scales [n, groups]. Raises as `read`."""
+        tensor = self._require(source)
+        with reading(tensor.file) as file:
+            return read_integers(file, tensor, start, stop - start)
 
     def derive(self, derivation: Derivation) -> Float32:
         """Compute values from whole stored tensors. Raises CheckpointError as `read` does."""

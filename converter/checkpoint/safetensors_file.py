@@ -42,7 +42,7 @@ class TensorInfo:
     """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
 
     shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf/names.py).
-    scales: of a matrix of packed integers, where they lie (see compressed.py).
+    scales: of a matrix of packed integers, where they lie (see packed.py).
     """
 
     name: str

@@ -7,6 +7,7 @@ from typing import Any
 import sentencepiece
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
+from gemma_edge.converter.checkpoint.packed import without_quantization
 from gemma_edge.converter.models.questions import Names
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.tokenizer.chat_template import (
@@ -25,8 +26,8 @@ def model_config(checkpoint: Path, names: Names, dtype: str, data_files: Mapping
     data_files: how many data files each graph has. Gemma 3n is found by the name of its multimodal class only, which
     AutoModelForCausalLM then loads without encoders.
     """
-    config = read_json_object(checkpoint / "config.json")
-    text = config.get("text_config", config)
+    config = without_quantization(read_json_object(checkpoint / "config.json"))
+    text = without_quantization(config.get("text_config", config))
     settings = {"dtype": dtype, "use_external_data_format": dict(data_files)}
     named: Json = {"architectures": [names.onnx_architecture], "model_type": names.onnx_model_type}
     if names.onnx_text_type is None:

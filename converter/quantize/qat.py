@@ -1,6 +1,7 @@
 """Which tensors of a checkpoint lie on a 4-bit grid (see qat_grid.py): a fact, found in a few rows of each.
 
-Training put them there, or a GGUF has them as Q4_0, which is such a grid.
+Training put them there, or a GGUF has them as Q4_0, which is such a grid; or a checkpoint stores integers with scales,
+as compressed-tensors does, and these are kept as they are.
 
 The sample only decides how many bytes a tensor gets. Whether its blocks really lie on a grid is seen block by block
 while they are stored, and the report says how many values were kept to the last bit.
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.packed import encoding_of
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.qat_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid
 from gemma_edge.converter.quantize.recipes import Recipe
@@ -40,7 +42,12 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
 def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
     """The stored dtype if sampled rows lie on a grid."""
     tensor = checkpoint.resolve(spec.source)
-    if spec.derivation or tensor is None or tensor.shape != spec.shape or tensor.dtype not in (*DTYPES, Q4_0):
+    if spec.derivation or tensor is None or tensor.shape != spec.shape:
+        return None
+    if tensor.scales is not None:  # an adapter, or a slice, leaves other values than are stored
+        encoding = encoding_of(tensor) if type(checkpoint) is Checkpoint else None
+        return None if encoding is None else encoding.name
+    if tensor.dtype not in (*DTYPES, Q4_0):
         return None
     if spec.shape[1] % BLOCK:
         return None

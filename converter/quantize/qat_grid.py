@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.quantize.quantize import QuantError, Quantized, Search, error_of, quantize_rows
+from gemma_edge.converter.quantize.quantize import QuantError, Quantized, QuantizeError, Search, error_of, quantize_rows
 from gemma_edge.runtime.formats.encoding import Encoding
 
 Float32 = NDArray[np.float32]
@@ -52,11 +52,22 @@ _SPARE_BITS = {"BF16": 45, "F16": 42, "F32": 29}
 class Grid:
     """That a tensor's integers are those it was trained with.
 
-    dtype: of the checkpoint, one of DTYPES or Q4_0: to its last bit values are kept. negative_steps: kernels take them.
+    dtype: of the checkpoint, one of DTYPES or Q4_0: to its last bit values are kept; or the name of the encoding in
+        which it stores integers. negative_steps: kernels take them.
     """
 
     dtype: str
     negative_steps: bool = False
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the integers need not be found."""
+        return self.dtype not in (*DTYPES, Q4_0)
+
+    @property
+    def encoding(self) -> Encoding:
+        """In which they are kept."""
+        return Encoding.parse(self.dtype) if self.is_stored else ENCODING
 
 
 def lies_on_grid(rows: Float32) -> bool:
@@ -90,6 +101,20 @@ def keep_grid(rows: Float32, grid: Grid, search: Search) -> Quantized:
         batch = slice(first, first + _BATCH_BLOCKS)
         error += _keep(groups[batch], grid, search, levels[batch], steps[batch])
     return Quantized(ENCODING.pack(levels.reshape(n, k)), steps.astype("<f2").reshape(n, -1), error)
+
+
+def as_stored(codes: NDArray[np.int8], scales: Float32, encoding: Encoding, values: Float32) -> Quantized:
+    """Integers [n, k] and scales [n, groups] of the checkpoint, as they are; its `values` [n, k] are their product.
+
+    A scale is rounded only where `encoding` has no such number; the error counts the values that are exact.
+    Raises QuantizeError for a scale that no kernel takes.
+    """
+    if (scales < 0).any():
+        raise QuantizeError("found a scale below 0, expected none; convert the checkpoint that it was made from")
+    kept = np.maximum(scales, _SMALLEST_STEP if encoding.block else np.float32(2.0**-126)).astype(encoding.scale_dtype)
+    stored = (codes.reshape(*scales.shape, -1) * kept.astype(np.float32)[..., np.newaxis]).reshape(values.shape)
+    error = error_of(stored - values, values) + QuantError(exact=int(np.count_nonzero(stored == values)))
+    return Quantized(encoding.pack(codes), kept.reshape(encoding.scale_shape(values.shape)), error)
 
 
 def _keep(groups: Float32, grid: Grid, search: Search, levels: NDArray[np.int8], steps: Float32) -> QuantError:

@@ -43,7 +43,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from gemma_edge.converter.quantize import qat_grid
 from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.storage import ENCODER_ROLES, Floor, Placement, RecipeError, Storage
@@ -237,7 +236,9 @@ class Recipe:
             return Storage(_FP32, storage.search)
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
         if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
-            return Storage(qat_grid.ENCODING, storage.search, Grid(spec.grid, self.negative_scales))
+            grid = Grid(spec.grid, self.negative_scales)
+            if not self.every_block or grid.encoding.block == self.every_block:
+                return Storage(grid.encoding, storage.search, grid)
         if self.every_block and storage.encoding.kind == "int" and not storage.encoding.block:
             return self._checked(spec, self._in_blocks(spec, storage))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.

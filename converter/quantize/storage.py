@@ -50,8 +50,11 @@ class Storage:
 
     def store(self, rows: NDArray[np.float32]) -> Quantized:
         """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
-        if self.grid is not None:
-            return qat_grid.keep_grid(rows, self.grid, self.search)
+        grid = self.grid
+        if grid is not None and grid.is_stored:  # as near as the values tell; Stream has the integers themselves
+            grid = Grid(qat_grid.DTYPES[-1]) if grid.encoding == qat_grid.ENCODING else None
+        if grid is not None:
+            return qat_grid.keep_grid(rows, grid, self.search)
         return quantize_rows(rows, self.encoding, self.search)
 
     def restored(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.products import CORES
+from gemma_edge.converter.quantize.qat_grid import as_stored
 from gemma_edge.converter.quantize.quantize import QuantError, Quantized, QuantizeError
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.quantize.stored import Placed
@@ -128,7 +129,11 @@ class Stream:
     def _round(self, name: str, row: int, values: NDArray[np.float32]) -> Quantized:
         if name in self.quantizers:
             return self.quantizers[name](row, values)
-        return self.storages[name].store(values)
+        storage = self.storages[name]
+        if storage.grid is not None and storage.grid.is_stored:
+            codes, scales = self.checkpoint.integers(self.specs[name].source, row, row + len(values))
+            return as_stored(codes, scales, storage.encoding, values)
+        return storage.store(values)
 
 
 def write_at(file: BinaryIO, data: bytes | NDArray[Any], offset: int) -> None:

@@ -26,10 +26,11 @@ def elf(alignment: int, bits: int = 64) -> bytes:
 def apk(path: Path, content: bytes, compression: int = zipfile.ZIP_DEFLATED, at: int = 0) -> Path:
     """`at`: where the library's bytes begin, if not at once."""
     name = "lib/arm64-v8a/libx.so"
-    with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("classes.dex", elf(1))  # no library
         if at:
-            archive.writestr("padding", bytes(at - file.tell() - 2 * 30 - len("padding") - len(name)))
+            assert archive.fp is not None
+            archive.writestr("padding", bytes(at - archive.fp.tell() - 2 * 30 - len("padding") - len(name)))
         archive.writestr(name, content, compression)
     return path
 

@@ -138,7 +138,7 @@ def test_verify_compares_with_either(ten_layers: Path, tmp_path: Path) -> None:
 
 
 def test_two_models_take_hardly_more_than_the_large_one() -> None:
-    """At full size, to the byte: what the decoder's section will have, of which the tables are no part."""
+    """At full size, to the byte: the sections of the decoder and its tables."""
     nbytes = {}
     for name in ("e4b-int4", "e4b+e2b-int4"):
         plan = published_plan(Target.parse(name, prefill=(16,), modalities=("text",), context=1024))

@@ -2,7 +2,7 @@
 
 Of a matrix X [N, K] such a checkpoint holds X_packed int32 [N, K * bits / 32], X_scale [N, K / group] and X_shape: see
 compressed_tensors/packing.py. What has zero points, another order of columns or another format stays as it is, and is
-refused by name.
+refused by name. Where a bundle has words for the integers and scales, it gets them as they are (see quantize/qat.py).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, unreadable
 from gemma_edge.runtime.formats.direct import DirectReader
-from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
 
 Float32 = NDArray[np.float32]
 
@@ -84,22 +84,47 @@ def _read(path: Path, offset: int, nbytes: int) -> bytes:
         raise unreadable(path, error) from error
 
 
+def encoding_of(tensor: TensorInfo) -> Encoding | None:
+    """In which its integers and scales can be kept; None where no bundle has such groups."""
+    if tensor.scales is None:
+        return None
+    bits, groups = int(tensor.dtype[1]), tensor.scales.shape[1]
+    block = tensor.shape[1] // groups if groups > 1 else 0
+    return Encoding("int", bits, block) if not block or (bits == 4 and block in BLOCKS) else None
+
+
+def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of the same model with its values as plain numbers."""
+    return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
 def read_packed(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> bool:
     """Fill `values` (flat, whole rows) from value number `first` on, which begins a row.
 
     Returns whether all scales are numbers. Raises CheckpointError where the file has become shorter.
     """
+    columns = tensor.shape[1]
+    codes, factors = read_integers(file, tensor, first // columns, values.size // columns)
+    values[:] = codes.reshape(-1)
+    values.reshape(*factors.shape, -1)[...] *= factors[..., np.newaxis]
+    return bool(np.isfinite(factors).all())
+
+
+def read_integers(file: DirectReader, tensor: TensorInfo, first: int, rows: int) -> tuple[NDArray[np.int8], Float32]:
+    """Of so many rows from `first` on the codes [rows, columns] and the scales [rows, groups], which may be no numbers.
+
+    Raises CheckpointError where the file has become shorter.
+    """
     assert tensor.scales is not None
     bits, columns, scale = int(tensor.dtype[1]), tensor.shape[1], tensor.scales
-    rows, groups = values.size // columns, scale.shape[1]
+    groups = scale.shape[1]
     encoding = _SCALES[scale.dtype]
     row_bytes = groups * encoding.bits // 8
-    stored = file.read(tensor.offset + first * bits // 8, values.size * bits // 8)
-    scales = _read(scale.file, scale.offset + first // columns * row_bytes, rows * row_bytes)
-    if len(stored) < values.size * bits // 8 or len(scales) < rows * row_bytes:
+    stored = file.read(tensor.offset + first * columns * bits // 8, rows * columns * bits // 8)
+    scales = _read(scale.file, scale.offset + first * row_bytes, rows * row_bytes)
+    if len(stored) < rows * columns * bits // 8 or len(scales) < rows * row_bytes:
         raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
     signed = np.frombuffer(stored, np.uint8) ^ np.uint8(_SIGN_BITS[bits])
     factors = encoding.unpack(scales, (rows, groups)).astype(np.float32, copy=False)
-    values[:] = Encoding("int", bits).unpack(signed, (rows, columns)).reshape(-1)
-    values.reshape(rows, groups, -1)[...] *= factors[..., np.newaxis]
-    return bool(np.isfinite(factors).all())
+    codes: NDArray[Any] = Encoding("int", bits).unpack(signed, (rows, columns))
+    return codes.astype(np.int8, copy=False), factors
