@@ -57,7 +57,7 @@ class Config:
             "sliding_attention": AttentionLayer(Rope(*f.rope("sliding_attention", 10_000.0)), window, heads),
             "full_attention": AttentionLayer(Rope(*f.rope("full_attention", 1_000_000.0)), None, heads),
         }
-        types = f.layer_types(layers, f.positive("sliding_window_pattern", f.positive("_sliding_window_pattern", 6)))
+        types = f.layer_types(layers, f.positive("sliding_window_pattern", 6))
         return cls(
             vocab_size=f.positive("vocab_size", 262_208),
             width=f.positive("hidden_size", 2304),
