@@ -126,12 +126,12 @@ def test_inspect(converted: tuple[Path, str]) -> None:
 
 def test_targets() -> None:
     values, text = json_of("targets"), output_of("targets")
-    assert len(values) == 16
+    assert len(values) == 24
     by_name = {row["target"]: row for row in values}
     assert by_name["e2b-int4"]["repository"] == "google/gemma-3n-E2B-it"
     assert by_name["custom-fp32"]["repository"] is None
     for name, row in by_name.items():
-        recipe = Recipe.named(name.split("-")[1])
+        recipe = Recipe.named(name.rpartition("-")[2])
         assert row["encodings"] == {role.value: storage.encoding.name for role, storage in recipe.roles.items()}
         assert cells(text, name)[1] == (row["repository"] or "(--checkpoint DIR)")
 
@@ -168,7 +168,9 @@ def test_help_and_defaults(tiny_gemma3: Path) -> None:
 
 def test_an_unknown_target(tiny_gemma3n: Path, tmp_path: Path) -> None:
     arguments = ("--target", "e3b-int4", "--checkpoint", tiny_gemma3n)
-    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith("target 'e3b-int4': expected {e4b,")
+    assert error_of("convert", *arguments, "--out", tmp_path / "model").startswith(
+        "target 'e3b-int4': expected {gemma4-e4b,"
+    )
     assert error_of("plan", *arguments).endswith("`gemma-edge targets` lists them")
     assert list(tmp_path.iterdir()) == []
 

@@ -58,6 +58,7 @@ def test_a_name_that_is_too_long() -> None:
 def test_official_repositories() -> None:
     assert {name: official.repository for name, official in OFFICIAL.items()} == {
         "1b": "google/gemma-3-1b-it", "e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it",
+        "gemma4-e2b": "google/gemma-4-E2B-it", "gemma4-e4b": "google/gemma-4-E4B-it",
     }  # fmt: skip
 
 
