@@ -15,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gemma_edge.converter.graph import audio_ops, conv_ops
+from gemma_edge.converter.graph.rope import Rope
 from gemma_edge.converter.graph.values import ANY, DType, Operand, Shape, Value
 from gemma_edge.converter.tensors import TensorSpec
 
@@ -27,27 +25,6 @@ __all__ = [
     "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice", "Unary",
     "Value",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary embedding of one kind of layer. Angles are position / (factor * theta^(2i/E)) (arXiv 2104.09864)."""
-
-    theta: float
-    factor: float = 1.0  # "linear" rope scaling: positions are divided by it
-    share: float = 1.0  # "proportional" rope: of the pairs, the first ones, that turn; the others' angle is 0
-
-    def inverse_frequencies(self, head_size: int) -> NDArray[np.float32]:
-        """Radians per position for each pair of a head's values, [E/2].
-
-        Rounded to float32 after each step, as transformers does: at position 32k one unit in the last place is 2e-3
-        rad. The power is taken in float64: numpy's float32 power is 2 units off, and not the same on every processor.
-        """
-        exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
-        powers = np.array([self.theta ** float(exponent) for exponent in exponents], np.float32)
-        frequencies = np.float32(1.0) / powers / np.float32(self.factor)
-        frequencies[int(self.share * head_size // 2) :] = 0.0  # transformers' _compute_proportional_rope_parameters
-        return frequencies
 
 
 @dataclass(frozen=True, eq=False)
