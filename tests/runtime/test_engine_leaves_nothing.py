@@ -78,5 +78,6 @@ def test_silent_conversations_take_what_the_plan_counts_for_them(tiny_model: Pat
     (few_bytes, *few), (many_bytes, *many) = (in_a_process(IDLE, tiny_model, cache_dir, count) for count in (2, 8))
     planned_bytes = plan.footprint(slots=8).anon_bytes - plan.footprint(slots=2).anon_bytes
     assert sum(many) - sum(few) == planned_bytes
-    # Pages that no token was written to yet are not there; a process's own memory moves by some hundred KiB.
-    assert planned_bytes * 0.5 < many_bytes - few_bytes < planned_bytes + MIB
+    # Pages that no token was written to yet are not there; a process's own memory moves by some hundred KiB, and what a
+    # slot binds, nine signatures here, takes LiteRT some 20 KiB each.
+    assert planned_bytes * 0.5 < many_bytes - few_bytes < planned_bytes + 2 * MIB
