@@ -123,7 +123,7 @@ async function* events(answer) {
 function request(messages) {
   const temperature = $("temperature").value;
   return {
-    model: $("model").textContent,
+    ...($("model").textContent ? { model: $("model").textContent } : {}), // not known before the first figures
     messages,
     stream: true,
     stream_options: { include_usage: true },

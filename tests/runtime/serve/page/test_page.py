@@ -234,3 +234,10 @@ def test_the_page_names_its_own_programs_and_nothing_else() -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert b'data-key="needed"' in packed_page(needs_key=True).html
+
+
+def test_a_question_before_the_first_figures_is_answered(seen: Seen, watched: Running) -> None:
+    seen.page.route("**/v1/stats", lambda route: route.abort())
+    seen.page.goto(watched.url)
+    seen.page.get_by_label("Most tokens").fill("2")
+    _ask(seen.page, QUESTION)
