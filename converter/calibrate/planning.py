@@ -18,7 +18,7 @@ from gemma_edge.converter.plan.output import Bundle, output_of
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.progress import Stage, silent
-from gemma_edge.converter.quantize.qat import with_grids
+from gemma_edge.converter.quantize.qat import with_grids, with_static_scales
 from gemma_edge.converter.quantize.recipes import Recipe
 
 
@@ -75,6 +75,7 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
         model = request.stored(replace(Model.from_json(source.text_config), encoders=model.encoders))
     if request.beside is not None:
         source = in_parts(source, model)
+    model = with_static_scales(model, source)
     return source, with_grids(model, source, request.recipe_for(model))
 
 

@@ -143,7 +143,7 @@ class StreamingModel:
         machine = Machine(self._checkpoint, NO_HOOKS, tokens=1)
         machine.values = {self.head.out: products}
         for op in self._tail[1:]:
-            assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone
+            assert isinstance(op, ir.Binary | ir.Unary | ir.StaticRange)  # which treat every logit alone
             machine.step(op)
         return machine.values[self.graph.outputs["logits"]]
 
