@@ -179,9 +179,7 @@ def _trained_grid(plan: Plan) -> dict[str, Any]:
         "tensors": len(kept),
         "values": sum(tensor.spec.values for tensor in kept),
         "read_by_row": [
-            t.spec.name
-            for t in on_grid
-            if t.storage.grid is None and Placement.of(t.spec.role) is Placement.OFFLOADED
+            t.spec.name for t in on_grid if t.storage.grid is None and Placement.of(t.spec.role) is Placement.OFFLOADED
         ],
     }
     return {"trained_grid": values} if on_grid else {}

@@ -1,7 +1,7 @@
 """Write a tiny checkpoint as transformers' quantizer "gemma" has it, by transformers' own layers and writer.
 
-Bits are those of Google's checkpoints for phones: 4 for attention and the first layers' feed-forward, 2 for the others',
-8 for tables and for what reads per-layer embeddings.
+Bits are of the kind of Google's checkpoints for phones: 4 for attention and for the first layers' feed-forward, 2 for
+that of the others, 8 for what reads per-layer embeddings, 8 and 2 for tables.
 """
 
 import shutil
@@ -36,7 +36,7 @@ def write_gemma_quant(name: str, directory: Path, *, is_static: bool) -> transfo
     patterns: dict[str, dict[str, Any]] = {
         rf"layers\.({wide})\.mlp": {"num_bits": 2},
         "embed_tokens$": {"num_bits": 8},
-        "embed_tokens_per_layer": {"num_bits": 4},
+        "embed_tokens_per_layer": {"num_bits": 2},
         "per_layer": {"num_bits": 8},
     }
     settings = GemmaQuantizationConfig(4, True, patterns, [])

@@ -62,9 +62,9 @@ def _matrix(name: str, stored: TensorInfo, scale: TensorInfo, shape: tuple[int, 
     is_whole = bits and stored.shape[:-1] == (rows,) and scale.dtype == "F32" and scale.shape[:1] == (rows,)
     if not is_whole or not groups or columns % groups:
         raise CheckpointError(
-            f"{stored.file}: {stored.name} is {stored.dtype} of shape {list(stored.shape)} with {scale.dtype} scales of "
-            f"{list(scale.shape)}, expected integers of 2, 4 or 8 bits of [{rows}, {columns}], whole bytes in a row, and "
-            "F32 scales; download the checkpoint again"
+            f"{stored.file}: {stored.name} is {stored.dtype} of shape {list(stored.shape)} with {scale.dtype} scales "
+            f"of {list(scale.shape)}, expected integers of 2, 4 or 8 bits of [{rows}, {columns}], in whole bytes, "
+            "and F32 scales; download the checkpoint again"
         )
     return replace(stored, name=name, dtype=f"W{bits}A8", shape=shape, scales=scale)
 

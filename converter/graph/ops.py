@@ -22,8 +22,8 @@ from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = [
     "ANY", "OPS", "Attention", "Binary", "Concat", "DType", "Embed", "Graph", "Hadamard", "KVCache", "LastToken",
-    "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice", "StaticRange",
-    "Unary", "Value",
+    "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice",
+    "StaticRange", "Unary", "Value",
 ]  # fmt: skip
 
 
@@ -228,28 +228,23 @@ class Graph:
         return self.caches[layer]
 
     def linear(self, x: Value, weight: str) -> Value:
-        """[..., K] -> [..., N]. Inputs of a weight whose columns are turned are turned first, once for all weights.
-
-        Where the weight has static scales, inputs and outputs are on their levels.
-        """
+        """[..., K] -> [..., N]. Inputs of a weight whose columns are turned are turned first, once for all weights;
+        where it has static scales, inputs and outputs are put on their levels."""
         spec = self.weight(weight)
         assert x.shape[-1] == spec.shape[1], (weight, x.shape, spec.shape)
         if spec.fold.hadamard:
             x = self.hadamard(x)
         if spec.static is not None:
             x = self.static_range(x, spec.static.inputs)
-        out = Value((*x.shape[:-1], spec.shape[0]))
-        self.ops.append(Linear(x, spec, out))
+        self.ops.append(Linear(x, spec, out := Value((*x.shape[:-1], spec.shape[0]))))
         return out if spec.static is None else self.static_range(out, spec.static.outputs)
 
     def static_range(self, x: Value, scale: float) -> Value:
         """Same shape; x itself where the scale is 0, the same value where x was put on these levels before."""
-        if not scale:
-            return x
-        if (x, scale) not in self._on_levels:
+        if scale and (x, scale) not in self._on_levels:
             self._on_levels[x, scale] = Value(x.shape)
             self.ops.append(StaticRange(x, scale, self._on_levels[x, scale]))
-        return self._on_levels[x, scale]
+        return self._on_levels[x, scale] if scale else x
 
     def embed(self, ids: Value, table: str) -> Value:
         """[B, T] int32 -> [B, T, N]."""

@@ -310,7 +310,7 @@ class Target:
         return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
-        """Refuse a checkpoint that is not the size the target names, lacks a modality, or computes what is not written."""
+        """Refuse a checkpoint of another size than the target names, without a modality, or of what is not written."""
         for modality in self.modalities or ():
             if modality not in model.modalities:
                 raise TargetError(
@@ -335,7 +335,9 @@ class Target:
         if not self.format.runs:
             raise TargetError(f"format {self.format.name}: {levels}, which it has no place for; use litertlm or onnx")
         if self.lora is not None:
-            raise TargetError(f"--lora: {levels}, where an adapter's share has none; use the checkpoint it was made for")
+            raise TargetError(
+                f"--lora: {levels}, where an adapter's share has none; use the checkpoint it was made for"
+            )
 
 
 def _shape(model: Model) -> dict[str, str | int]:

@@ -64,7 +64,7 @@ def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint, recipe: Recipe) -> str
 
 
 def _encoding(spec: TensorSpec, tensor: TensorInfo) -> Encoding | None:
-    """Of tables a scale per row, which all that reads them knows; LiteRT looks up no rows of 2 bits, 4 hold the same."""
+    """Of tables a scale per row, and at least 4 bits, which hold the same: our runtime looks up no rows of 2."""
     encoding = encoding_of(tensor)
     if encoding is None or Placement.of(spec.role) is Placement.RESIDENT:
         return encoding

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' quantizer "gemma": every code and scale is kept, and so are the levels of activations."""
+"""Checkpoints of transformers' quantizer "gemma": every code and scale is kept, and so are levels of activations."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -78,10 +78,9 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 def converted(written: Written, out: Path, precision: str, container: str) -> Mapping[str, Any]:
-    return convert(
-        f"custom-{precision}", written.directory, out, format=container, context=CONTEXT_TOKENS, measure=False,
-        **({"prefill": (8, 32)} if container == "litertlm" else {}),
-    ).values  # fmt: skip
+    options: dict[str, Any] = {"prefill": (8, 32)} if container == "litertlm" else {}
+    options |= {"format": container, "context": CONTEXT_TOKENS, "measure": False}
+    return convert(f"custom-{precision}", written.directory, out, **options).values
 
 
 def errors(written: Written, out: Path, cache: Path) -> NDArray[np.float32]:
@@ -105,7 +104,7 @@ def is_as_transformers(off: NDArray[np.float32]) -> bool:
     """But for values half way between two levels, where the last bit of a float32 decides which: one in 50,000 or so,
     of the 10,000 that a token takes here.
     """
-    return np.count_nonzero(off <= TOLERANCE) >= 0.75 * off.size
+    return bool(np.count_nonzero(off <= TOLERANCE) >= 0.75 * off.size)
 
 
 @pytest.mark.parametrize("container", ["litertlm", "onnx"])
@@ -184,7 +183,7 @@ def test_other_formats_and_adapters_are_refused(static: Written, tmp_path: Path)
         (
             {f"{GATE}.weight": torch.zeros(192, 40, dtype=torch.uint8)},
             f"{GATE}.weight is U8 of shape [192, 40] with F32 scales of [192, 1], expected integers of 2, 4 or 8 bits "
-            "of [192, 96], whole bytes in a row, and F32 scales; download the checkpoint again",
+            "of [192, 96], in whole bytes, and F32 scales; download the checkpoint again",
         ),
         (
             {f"{GATE}.input_activation_scale": torch.tensor(-1.0)},
