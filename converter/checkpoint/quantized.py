@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from gemma_edge.converter.checkpoint import gemma_quant
+from gemma_edge.converter.checkpoint.integers import gemma_quant
 
 _ORIGINAL: Final = "convert the checkpoint that it was made from"
 _DEQUANTIZE: Final = "load it with transformers, call model.dequantize(), save_pretrained() it, and convert that"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.checkpoint.packed import encoding_of
+from gemma_edge.converter.checkpoint.integers.packed import encoding_of
 from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.qat_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid

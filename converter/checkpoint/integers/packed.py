@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint import gemma_quant
+from gemma_edge.converter.checkpoint.integers import gemma_quant
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, unreadable
 from gemma_edge.runtime.formats.direct import DirectReader
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
