@@ -43,7 +43,7 @@ class TensorInfo:
     """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
 
     shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf/names.py).
-    scales: of a matrix of packed integers, where they lie (see integers/packed.py). static: see integers/gemma_quant.py.
+    scales, static: of a matrix of integers, see integers/.
     """
 
     name: str
