@@ -61,8 +61,10 @@ def _hadamard(s: Lowering, op: ir.Hadamard) -> onnx_ir.Value:
 
 
 def _static_range(s: Lowering, op: ir.StaticRange) -> onnx_ir.Value:
-    levels = s.file.constant(op.scale), s.file.constant(128, np.uint8)  # int8 fails to load on x86: ONNX Runtime 1.31.1
-    return s.file.op("DequantizeLinear", s.file.op("QuantizeLinear", s[op.x], *levels), *levels)
+    """Spelled out: of two pairs of QuantizeLinear and DequantizeLinear in a row, ONNX Runtime (1.31.1) makes one."""
+    scale = s.file.constant(op.scale)
+    levels = s.file.op("Round", s.file.op("Div", s[op.x], scale))  # ties to even
+    return s.file.op("Mul", s.file.op("Clip", levels, s.file.constant(-128.0), s.file.constant(127.0)), scale)
 
 
 def _matmul(s: Lowering, op: ir.MatMul) -> onnx_ir.Value:
