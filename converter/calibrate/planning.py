@@ -10,6 +10,7 @@ from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.checkpoint.slices.view import in_parts, sliced
+from gemma_edge.converter.evaluate.static_scales import with_static_scales
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL
@@ -18,7 +19,7 @@ from gemma_edge.converter.plan.output import Bundle, output_of
 from gemma_edge.converter.plan.plan import Plan, make_plan
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.progress import Stage, silent
-from gemma_edge.converter.quantize.qat import with_grids, with_static_scales
+from gemma_edge.converter.quantize.qat import with_grids
 from gemma_edge.converter.quantize.recipes import Recipe
 
 

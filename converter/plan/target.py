@@ -334,6 +334,8 @@ class Target:
         levels = "the checkpoint's layers have int8 levels of their own for what they read and give"
         if not self.format.runs:
             raise TargetError(f"format {self.format.name}: {levels}, which it has no place for; use litertlm or onnx")
+        if self.beside is not None:
+            raise TargetError(f"target {self.name}: {levels}, which two models cannot share; convert one of them")
         if self.lora is not None:
             raise TargetError(
                 f"--lora: {levels}, where an adapter's share has none; use the checkpoint it was made for"

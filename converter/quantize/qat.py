@@ -16,7 +16,7 @@ from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.qat_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid
 from gemma_edge.converter.quantize.recipes import Placement, Recipe
-from gemma_edge.converter.tensors import StaticScales, TensorSpec
+from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 
 _SAMPLED_ROWS: Final = 4
@@ -69,17 +69,3 @@ def _encoding(spec: TensorSpec, tensor: TensorInfo) -> Encoding | None:
     if encoding is None or Placement.of(spec.role) is Placement.RESIDENT:
         return encoding
     return None if encoding.block else Encoding("int", max(4, encoding.bits))
-
-
-def with_static_scales(model: Model, checkpoint: Checkpoint) -> Model:
-    """`model` with the int8 levels that a checkpoint stores for inputs and outputs of linear layers.
-
-    What a weight is multiplied by on its way, outputs are as well.
-    """
-    found = {}
-    for name, spec in model.tensors.items():
-        tensor = None if spec.derivation else checkpoint.resolve(spec.source)
-        if tensor is not None and tensor.static is not None and Placement.of(spec.role) is Placement.RESIDENT:
-            scales = StaticScales(tensor.static.inputs, tensor.static.outputs * spec.fold.mul)
-            found[name] = replace(spec, static=scales)
-    return replace(model, tensors={**model.tensors, **found}) if found else model

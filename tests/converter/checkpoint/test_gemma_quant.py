@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from safetensors.torch import load_file, save_file
 from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
+from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.plan.output import output_of
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.report import print_plan
+from gemma_edge.converter.tensors import StaticScales
+from gemma_edge.converter.verify.verify import verify
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections
 from gemma_edge.runtime.formats.litertlm import Bundle
@@ -28,10 +31,11 @@ from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from tests.converter.litert.test_partitions import delegations
 from tests.slots import litert_slot, onnx_slot
 from tools.gemma_quant_writer import write_gemma_quant
+from tools.tiny import TINY
 
 CONTEXT_TOKENS = 128
 TOLERANCE = 1e-3  # of logits that spread over about +-10
-TEXTS, TOKENS, DECODED = 16, 4, 2  # short: a level that is missed changes all that follows
+TEXTS, TOKENS, DECODED = 16, 4, 2  # short, as a level that is missed changes all that follows
 GATE = "model.layers.0.mlp.gate_proj"
 
 
@@ -132,6 +136,17 @@ def test_codes_scales_and_levels_are_those_of_the_checkpoint(static: Written, co
     assert is_as_transformers(off)
 
 
+def test_nothing_is_found_to_be_lost(static: Written, tmp_path: Path) -> None:
+    """While converting, where the same products are the same numbers, and by `verify` of what is written."""
+    options: dict[str, Any] = {"context": CONTEXT_TOKENS, "prefill": (8, 32)}
+    report = convert("custom-int4", static.directory, tmp_path / "out.litertlm", **options).values
+    assert report["quality"]["kl"] == 0.0
+    found = verify(tmp_path / "out.litertlm", static.directory, limit=128, window=64, cache_dir=str(tmp_path / "cache"))
+    assert found.weights_kl == 0.0
+    assert not found.findings
+    assert found.bundle.metrics["kl"].value < 0.1
+
+
 def test_numbers_that_the_integers_stand_for_give_the_logits(dynamic: Written, tmp_path: Path) -> None:
     report = converted(dynamic, tmp_path / "fp32.litertlm", "fp32", "litertlm")
     assert "static_scales" not in report
@@ -175,6 +190,16 @@ def test_other_formats_and_adapters_are_refused(static: Written, tmp_path: Path)
     assert str(caught.value) == (
         f"--lora: {levels}, where an adapter's share has none; use the checkpoint it was made for"
     )
+
+
+def test_two_models_are_refused() -> None:
+    model = Model.from_json(TINY["gemma3n-pattern"].config)
+    name = "layers.0.mlp.up_proj.weight"
+    static = replace(model.tensors[name], static=StaticScales(0.5, 0.5))
+    with pytest.raises(
+        GemmaEdgeError, match=r"^target e4b\+e2b-int4: the checkpoint's layers .*; convert one of them$"
+    ):
+        Target.parse("e4b+e2b-int4").check(replace(model, tensors={**model.tensors, name: static}))
 
 
 @pytest.mark.parametrize(
