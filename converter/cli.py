@@ -155,6 +155,12 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "1024,8192, as far as the context is longer; or none]",
         ),
         click.option(
+            "--draft",
+            type=Lengths(),
+            help="Run this many tokens at once where a reply can be guessed, which makes copying faster; takes memory. "
+            "An ONNX graph takes any.  [default: none]",
+        ),
+        click.option(
             "--format",
             metavar="[litertlm|onnx|gguf|compressed-tensors]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",

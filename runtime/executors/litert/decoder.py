@@ -169,7 +169,8 @@ class LitertDecoder:
             inputs = model.signatures[call.name].inputs
             if call.whole.name not in arrays:
                 arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
-        logits = aligned_zeros(model.signatures["decode"].outputs["logits"])
+        outputs = [model.signatures[call.name].outputs["logits"] for call in calls if call.has_logits]
+        logits = aligned_zeros(max(outputs, key=lambda tensor: tensor.nbytes))
         inputs_of = {call: arrays[call.whole.name] for call in calls}
         return Shared(inputs_of, logits, self._embedder, per_layer)
 

@@ -31,7 +31,7 @@ class Shared:
     """What all slots of a decoder use, one at a time.
 
     inputs: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T].
-    logits: float32 [1,1,V].
+    logits: float32 [1,N,V], of the most tokens that a call gives them of; the others write to its first rows.
     """
 
     inputs: Mapping[Call, Mapping[str, NDArray[Any]]]
@@ -79,7 +79,8 @@ class LitertSlot:
         self._rings = rings
         self._context_tokens = context_tokens
         bound = [self._bind(model, call, arrays) for call, arrays in shared.inputs.items()]
-        self._decodes = [each for each in bound if each.call.has_logits]
+        self._decodes = [each for each in bound if each.call.is_decode]
+        self._verifies = [each for each in bound if each.call.is_verify]
         self._prefills = [each for each in bound if not each.call.has_logits]
         self._prefill_rows = tuple({each.rows for each in self._prefills})
         # R >= window + largest prefill, so at least `largest` positions behind the window are kept, plus the one that
@@ -91,7 +92,7 @@ class LitertSlot:
         self._written = 0  # positions that may not be zero
 
     def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
-        run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits})
+        run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits[:, : call.rows]})
         return _Bound(call, run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
 
     @property
@@ -133,7 +134,18 @@ class LitertSlot:
     def decode(self, token_id: int) -> Logits:
         self._check([token_id])
         self._run(self._decodes, [token_id], self._position)
-        logits: Logits = self._shared.logits.reshape(-1).copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
+        logits: Logits = self._shared.logits[0, 0].copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
+        return logits
+
+    @property
+    def verify_tokens(self) -> Sequence[int]:
+        return sorted({each.rows for each in self._verifies})
+
+    def verify(self, token_ids: Sequence[int]) -> Logits:
+        self._check(token_ids)
+        rows = min(n for n in self.verify_tokens if n >= len(token_ids))
+        self._run([each for each in self._verifies if each.rows == rows], token_ids, self._position)
+        logits: Logits = self._shared.logits[0, : len(token_ids)].copy()
         return logits
 
     def _run(self, among: Sequence[_Bound], token_ids: Sequence[int], start: int) -> None:
@@ -241,9 +253,9 @@ class LitertSlot:
         return caches
 
     def close(self) -> None:
-        for each in (*self._decodes, *self._prefills):
+        for each in (*self._decodes, *self._verifies, *self._prefills):
             each.run.close()
-        self._decodes, self._prefills, self._caches = [], [], {}
+        self._decodes, self._verifies, self._prefills, self._caches = [], [], [], {}
 
 
 def is_key(cache_name: str) -> bool:
