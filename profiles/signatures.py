@@ -61,8 +61,8 @@ class Call:
         return math.inf if self.past is None else self.past
 
     def takes(self, position: int) -> bool:
-        """Whether it may run with its first row at `position`."""
-        return position <= self.reach
+        """Whether it may run with its first row at `position`. Each row of a verification stands before the next."""
+        return position + (self.rows - 1 if self.is_verify else 0) <= self.reach
 
 
 def calls(prefill_tokens: Sequence[int], spans: Iterable[int], verify_tokens: Sequence[int] = ()) -> Iterator[Call]:
