@@ -157,8 +157,8 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--draft",
             type=Lengths(),
-            help="Run this many tokens at once where a reply can be guessed, which makes copying faster; takes memory. "
-            "An ONNX graph takes any.  [default: none]",
+            help="Run this many tokens at once where a reply can be guessed, such as 4 or 4,8: text that repeats its "
+            "prompt comes faster; each takes memory.  [default: none]",
         ),
         click.option(
             "--format",

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-_NAME: Final = re.compile(r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|(?P<kind>prefill|verify)_(?P<rows>[1-9]\d{0,8}))")
+_NAME: Final = re.compile(
+    r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|(?P<kind>prefill|verify)_(?P<rows>[1-9]\d{0,8}))"
+)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class Engine:
         if is_asked and not self._decoder.can_verify:
             raise ConfigError(
                 f"enable_speculative_decoding: {self.bundle.path.name} cannot verify what is guessed; leave it out, or "
-                "convert with --draft 4"
+                "convert to .litertlm with --draft 4"
             )
         return self._decoder.can_verify if is_asked is None else is_asked
 

@@ -101,9 +101,8 @@ class Options(TypedDict, total=False):
     """What a request may say, named as on the command line.
 
     profile: a device profile's name or file; what does not fit it is refused; with fit, the closest variant that
-    fits is converted. context, prefill, draft: tokens; prefill left out is 16,128, as far as the context allows, and draft
-    none. recipe: a
-    file, one of the other named recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes
+    fits is converted. context, prefill, draft: tokens; prefill left out is 16,128, as far as the context allows, and
+    draft none. recipe: a file, one of the other named recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes
     ("2.6GB").
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
@@ -137,7 +136,7 @@ class Target:
     size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
     prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. draft_tokens: how many tokens each
-    verify signature runs, all but the first of them guessed; an ONNX graph takes any. fit: where the profile is too
+    verify signature runs, all but the first of them guessed. fit: where the profile is too
     small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
@@ -198,6 +197,11 @@ class Target:
 
     def _check_draft(self) -> None:
         lengths = self.draft_tokens
+        if lengths and not self.format.verifies:
+            raise TargetError(
+                f"draft {','.join(map(str, lengths))}: {self.format.name} verifies nothing; use --format "
+                f"{LITERTLM.name}, or leave --draft out"
+            )
         if any(n < 2 for n in lengths) or sorted(set(lengths)) != list(lengths):
             raise TargetError(
                 f"draft {','.join(map(str, lengths))}: expected lengths of at least 2, one token and what is guessed "

@@ -25,6 +25,7 @@ E2B = ActivationShape(
     altup_inputs=4,
     ple_values=7680,
     kv_values=20 * 2 * 512,
+    vocab_size=262_400,
 )
 RING_BYTES = 16 * 640 * 2 * 512 * 4  # 16 sliding layers of 640 slots, K and V of 2 heads x 256, float32
 E2B_KV_BYTES = RING_BYTES + 4 * 4096 * 2 * 512 * 4
