@@ -82,8 +82,8 @@ class Engine:
         vision_backend: Backend | type[Backend] | None = None,
         audio_backend: Backend | type[Backend] | None = None,
         enable_benchmark: bool = False,  # noqa: ARG002  figures are always collected
-        enable_speculative_decoding: bool | None = None,
         *,
+        enable_speculative_decoding: bool | None = None,
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
         slots: int | None = None,

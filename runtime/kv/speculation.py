@@ -84,7 +84,8 @@ class Speculation:
         if self._slot is slot and self._pending and self._pending[0][0] == tokens[-1]:
             self.last = Guessed(is_accepted=True)
             self._earn(1.0)
-            return self._pending.popleft()[1]
+            _, logits = self._pending.popleft()
+            return logits
         if self._pending:
             self._wanted = 0
         self._take_back(slot, len(tokens) - 1)
@@ -93,7 +94,8 @@ class Speculation:
         if not guesses:
             logits = slot.decode(tokens[-1])
             self._how.prices.add(1, time.perf_counter() - started)
-            self._earn(_ALLOWANCE if self._balance < _START else 0.0)
+            if self._balance < _START:
+                self._earn(_ALLOWANCE)
             self.last = Guessed()
             return logits
         first, *others = slot.verify([tokens[-1], *guesses])

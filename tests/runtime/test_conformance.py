@@ -13,7 +13,8 @@ from gemma_edge import runtime
 MADE_BY_THE_ENGINE = {"Conversation", "Session", "LlmCapability"}
 
 NO_LORA = "adapters are not converted"
-NO_SPECULATION = "the converter writes no drafter"
+NO_SPECULATION = "the prompt that it makes has nothing to copy"
+GUESSED = "what speculative decoding came to"
 ONE_SIZE = "Gemma 3n's vision encoder has one image size"
 ONE_DELEGATE = "our executor is XNNPACK with float32 activations"
 RINGS_ARE_IN_THE_BUNDLE = "the converter decides about ring caches, the bundle says so"
@@ -51,6 +52,9 @@ DIFFERENCES: Mapping[str, str] = {
     "Benchmark: no use_ringbuffers_local_attention": RINGS_ARE_IN_THE_BUNDLE,
     "Benchmark: also executor": "ours or litert_lm's",
     "Benchmark: also run_and_look": INSIDE,
+    "BenchmarkInfo: also last_accepted_token_count": GUESSED,
+    "BenchmarkInfo: also last_drafted_token_count": GUESSED,
+    "BenchmarkInfo: also last_verify_count": GUESSED,
     "BenchmarkInfo: also of": "how it is made from the timing of a turn",
     "Conversation: no get_debug_artifacts": NO_DEBUGGER,
     "Conversation: also asend_message": "asyncio",
