@@ -1,5 +1,6 @@
 """Speculative decoding: the text is that of plain steps, whatever is guessed, and guessing that does not pay rests."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from gemma_edge.runtime.cli import run_main
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import KvSlot
 from gemma_edge.runtime.kv.drafter import Drafter
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens, draw
 from gemma_edge.runtime.kv.speculation import Prices, Speculating, Speculation
+from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, Penalties, RepetitionPenaltyConfig
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
@@ -273,6 +277,31 @@ def test_it_is_refused_where_nothing_verifies(tiny_model: Path, tmp_path: Path) 
             engine.create_session(enable_speculative_decoding=True)
         slot = engine._decoder.new_slot()
         assert not slot.verify_tokens()
+
+
+def test_litert_lm_runs_the_bundle_as_any_other(drafting_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    path = str(drafting_bundle("gemma3n"))
+    cpu = Backend.CPU(thread_count=1)
+    replies = []
+    for engine in (Engine(path, cpu, cache_dir=str(tmp_path)), LitertLmEngine(path, cpu, cache_dir=str(tmp_path))):
+        with engine, engine.create_conversation(sampler_config=GREEDY, max_output_tokens=60) as conversation:
+            replies.append(str(conversation.send_message("And the LORD said unto")))
+    assert replies[0] == replies[1]
+    assert len(replies[0]) > 20
+
+
+def test_the_command_line(drafting_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = [str(drafting_bundle("gemma3")), "--prompt", "And God said, And God said,", "--speculative-decoding"]
+    arguments += ["--greedy", "--max-output-tokens", "80", "--threads", "1", "--stats", "--cache-dir", str(tmp_path)]
+    shown = CliRunner().invoke(run_main, arguments)
+    assert shown.exit_code == 0
+    assert re.search(r"; guessed \d+ in \d+ calls, \d+ saved a call; ", shown.stderr)
+    plain = CliRunner().invoke(run_main, [*arguments, "--no-speculative-decoding"])
+    assert plain.stdout == shown.stdout
+    assert "guessed" not in plain.stderr
+    refused = CliRunner().invoke(run_main, [*arguments, "--executor", "litert-lm"])
+    assert refused.exit_code == 2
+    assert "litert-lm has no drafter for these bundles; leave out --executor" in refused.stderr
 
 
 def test_two_replies_at_once_are_each_as_alone(engine: Engine, val_bin: Path) -> None:
