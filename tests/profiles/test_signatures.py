@@ -37,8 +37,8 @@ def test_litert_lm_sees_the_whole_context_only() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "prefill", "prefill_", "prefill_0", "prefill_-1", "decode_2", "verify", "verify_1", "verify_04", "until_decode", "until_0_decode", "xdecode",
-     "until_64_prefill", "decode ", "prefill_9999999999"],
+    ["", "prefill", "prefill_", "prefill_0", "prefill_-1", "decode_2", "until_decode", "until_0_decode", "xdecode",
+     "until_64_prefill", "decode ", "prefill_9999999999", "verify", "verify_1", "verify_04"],
 )  # fmt: skip
 def test_other_names(name: str) -> None:
     assert Call.of_name(name) is None

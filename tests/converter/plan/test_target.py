@@ -104,8 +104,8 @@ def test_a_long_context_has_spans(context: int, spans: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("draft", "options", "message"),
     [
-        ((1,), {}, "draft 1: expected lengths of at least 2, one token and what is guessed after it, rising; for example "
-         "--draft 4"),
+        ((1,), {}, "draft 1: expected lengths of at least 2, one token and what is guessed after it, rising; for "
+         "example --draft 4"),
         ((8, 4), {}, "draft 8,4: expected lengths of at least 2, one token and what is guessed after it, rising; for "
          "example --draft 4"),
         ((4, 32), {"prefill": (8, 16)}, "draft 32: longer than the longest prefill chunk, 16; give lengths up to that"),
@@ -114,8 +114,9 @@ def test_a_long_context_has_spans(context: int, spans: tuple[int, ...]) -> None:
     ],
 )  # fmt: skip
 def test_drafts_that_make_no_sense(draft: tuple[int, ...], options: Options, message: str) -> None:
+    asked: Options = {**options, "draft": draft}
     with pytest.raises(TargetError) as caught:
-        Target.parse("custom-int4", draft=draft, **options)
+        Target.parse("custom-int4", **asked)
     assert str(caught.value) == message
     assert Target.parse("custom-int4").draft_tokens == ()
 

@@ -54,8 +54,7 @@ class Steps:
         return (4, 8)
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
-        [logits] = self._run([token_id])
-        return logits
+        return self._run([token_id]).reshape(-1)
 
     def verify(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._run(token_ids)
@@ -63,7 +62,8 @@ class Steps:
     def _run(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self.calls.append(len(token_ids))
         self.tokens.extend(token_ids)
-        return np.eye(50, dtype=np.float32)[(np.asarray(token_ids) + 1) % 50]
+        logits: NDArray[np.float32] = np.eye(50, dtype=np.float32)[(np.asarray(token_ids) + 1) % 50]
+        return logits
 
     def rewind(self, position: int) -> None:
         del self.tokens[position:]
@@ -97,6 +97,17 @@ def test_guesses_change_nothing_but_the_calls(right: int) -> None:
     if right == 7:
         assert slot.calls[:3] == [4, 8, 8]
         assert accepted > 100
+
+
+def test_guesses_that_a_slot_no_longer_holds_count_for_nothing() -> None:
+    """Another model ran meanwhile, and the slot was brought back to what was drawn."""
+    slot, text = Steps([]), [i % 50 for i in range(100)]
+    steps = Speculation(Speculating(lambda: Guesses(text, 7)), 100)
+    for length in range(1, 30):
+        slot.rewind(length - 1)
+        assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
+        assert slot.tokens[:length] == text[:length]
+    assert not steps.last.is_accepted
 
 
 def test_nothing_is_guessed_beyond_the_end() -> None:
@@ -227,7 +238,7 @@ def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:
     slot = engine._decoder.new_slot()
     slot.prefill(prompt[:-1])
     start = slot.position
-    after = {(): slot.decode(prompt[-1])}
+    after: dict[tuple[int, ...], NDArray[np.float32]] = {(): slot.decode(prompt[-1])}
     likely = np.argsort(-after[()])[:3].tolist()
     for first in likely:
         after[first,] = slot.decode(first)
@@ -237,8 +248,7 @@ def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:
     guesses = Guesses([*prompt, likely[0], int(np.argmax(after[likely[0],])), 5, 5], 9)
     speculating = partial(Speculation, Speculating(lambda: guesses), len(prompt) + 4)
     counts: dict[tuple[int, int], int] = {}
-    draws = accepted = 600
-    accepted = 0
+    draws, accepted = 600, 0
     for _ in range(draws):
         steps, tokens = speculating(), list(prompt)
         how = Decoding(sampler, StopTokens([]))
