@@ -155,6 +155,12 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "1024,8192, as far as the context is longer; or none]",
         ),
         click.option(
+            "--draft",
+            type=Lengths(),
+            help="Run this many tokens at once where a reply can be guessed, such as 4 or 4,8: text that repeats its "
+            "prompt comes faster; each takes memory.  [default: none]",
+        ),
+        click.option(
             "--format",
             metavar="[litertlm|onnx|gguf|compressed-tensors]",
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",

@@ -127,6 +127,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "context_tokens": plan.context_tokens,
         "prefill_tokens": list(target.prefill_tokens),
         "spans_tokens": list(target.spans_for(plan.model)),
+        "draft_tokens": list(target.draft_tokens),
         "modalities": [modality.value for modality in plan.model.modalities],
         "kv": {
             "type": target.kv.value,

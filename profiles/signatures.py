@@ -1,7 +1,8 @@
 """The signatures of a LiteRT decoder: what a call runs, how far back it looks, and what it is called.
 
 LiteRT-LM calls `decode`, and of those whose names begin with "prefill" one for each number of rows. Every other name is
-ours alone: "until_1024_decode" is the same step for positions up to 1024, which reads no more of the caches than that.
+ours alone: "until_1024_decode" is the same step for positions up to 1024, which reads no more of the caches than that,
+and "verify_4" runs four tokens, of which three are guesses, and gives the logits after each.
 """
 
 import math
@@ -10,14 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-_NAME: Final = re.compile(r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|prefill_(?P<rows>[1-9]\d{0,8}))")
+_NAME: Final = re.compile(
+    r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|(?P<kind>prefill|verify)_(?P<rows>[1-9]\d{0,8}))"
+)
 
 
 @dataclass(frozen=True)
 class Call:
     """One signature. rows: tokens it runs at once. past: the most that may stand before them; None: the whole context.
 
-    has_logits: of the last row; a prefill only fills the caches.
+    has_logits: of every row; a prefill only fills the caches.
     """
 
     rows: int
@@ -27,17 +30,27 @@ class Call:
     @property
     def name(self) -> str:
         """What it is called in a file."""
-        base = "decode" if self.has_logits else f"prefill_{self.rows}"
+        base = f"{'verify' if self.has_logits else 'prefill'}_{self.rows}" if not self.is_decode else "decode"
         return base if self.past is None else f"until_{self.past}_{base}"
+
+    @property
+    def is_decode(self) -> bool:
+        """One token in, its logits out."""
+        return self.has_logits and self.rows == 1
+
+    @property
+    def is_verify(self) -> bool:
+        """Several tokens in, the logits of each out."""
+        return self.has_logits and self.rows > 1
 
     @classmethod
     def of_name(cls, name: str) -> Self | None:
         """The call of that name; None for what is none of ours."""
         match = _NAME.fullmatch(name)
-        if match is None:
+        if match is None or (match["kind"] == "verify" and match["rows"] == "1"):  # which would be a decode
             return None
         past, rows = match["past"], match["rows"]
-        return cls(int(rows or 1), rows is None, None if past is None else int(past))
+        return cls(int(rows or 1), match["kind"] != "prefill", None if past is None else int(past))
 
     @property
     def whole(self) -> "Call":
@@ -50,17 +63,20 @@ class Call:
         return math.inf if self.past is None else self.past
 
     def takes(self, position: int) -> bool:
-        """Whether it may run with its first row at `position`."""
-        return position <= self.reach
+        """Whether it may run with its first row at `position`. Each row of a verification stands before the next."""
+        return position + (self.rows - 1 if self.is_verify else 0) <= self.reach
 
 
-def calls(prefill_tokens: Sequence[int], spans: Iterable[int]) -> Iterator[Call]:
-    """A decode step and each length of a prefill over the whole context; a step and the longest prefill over each span.
+def calls(prefill_tokens: Sequence[int], spans: Iterable[int], verify_tokens: Sequence[int] = ()) -> Iterator[Call]:
+    """A decode step, each length of a prefill and of a verification over the whole context; over each span a step, the
+    longest prefill and each verification.
 
     Each takes memory, and the shorter prefills are called once a turn.
     """
     yield Call(1, True)
     yield from (Call(rows, False) for rows in prefill_tokens)
+    yield from (Call(rows, True) for rows in verify_tokens)
     for past in spans:
         yield Call(1, True, past)
         yield Call(prefill_tokens[-1], False, past)
+        yield from (Call(rows, True, past) for rows in verify_tokens)

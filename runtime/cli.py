@@ -36,6 +36,13 @@ executor_option = click.option(
     help="What runs the model: ours, or Google's engine.",
 )
 
+speculative_option = click.option(
+    "--speculative-decoding/--no-speculative-decoding",
+    default=None,
+    help="Guess from the prompt and the reply, and verify several tokens at once: the same text, faster where it "
+    "repeats.  [default: where the bundle was converted with --draft]",
+)
+
 
 @click.command("run")
 @click.argument("bundle", type=click.Path())
@@ -54,6 +61,7 @@ executor_option = click.option(
 @executor_option
 @click.option("--model", "which", help="Which of two models in the bundle: e2b.  [default: the large one]")
 @click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@speculative_option
 @click.option("--stats", is_flag=True, help="Print speed and memory after each reply, to standard error.")
 def run_main(
     bundle: str,
@@ -70,6 +78,7 @@ def run_main(
     executor: str,
     which: str | None,
     profile: str | None,
+    speculative_decoding: bool | None,
     stats: bool,
 ) -> None:
     """Chat with a bundle, or answer one prompt. Images and recordings go with the first message.
@@ -96,13 +105,23 @@ def run_main(
         raise click.UsageError("--profile is kept by our executor; leave out --executor")
     if executor == "litert-lm" and which is not None:
         raise click.UsageError("litert-lm runs the large model alone; leave out --executor")
+    if executor == "litert-lm" and speculative_decoding is not None:
+        raise click.UsageError("litert-lm has no drafter for these bundles; leave out --executor")
     if prompt is None and sys.stdin is None:
         raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
     is_answered = True
     with (
         LitertLmEngine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir)
         if executor == "litert-lm"
-        else Engine(bundle, cpu, max_num_tokens=context, cache_dir=cache_dir, profile=profile, model=which) as engine,
+        else Engine(
+            bundle,
+            cpu,
+            max_num_tokens=context,
+            cache_dir=cache_dir,
+            enable_speculative_decoding=speculative_decoding,
+            profile=profile,
+            model=which,
+        ) as engine,
         engine.create_conversation(
             system_message=system, sampler_config=sampler, max_output_tokens=max_output_tokens
         ) as conversation,
@@ -184,11 +203,18 @@ def _figures(conversation: "Chat") -> str:
 
     media_s = conversation.timing.media_s if isinstance(conversation, Conversation) else 0.0  # Google's does not tell
     info, memory = conversation.get_benchmark_info(), read_memory()
+    guessed = ""
+    if info.last_verify_count:
+        guessed = (
+            f"guessed {info.last_drafted_token_count} in {info.last_verify_count} calls, "
+            f"{info.last_accepted_token_count} saved a call; "
+        )
     return (
         f"[{f'images and audio {media_s:.2f} s; ' if media_s else ''}"
         f"first token {info.time_to_first_token_in_second:.2f} s; "
         f"prefill {info.last_prefill_token_count} tokens, {info.last_prefill_tokens_per_second:.1f}/s; "
         f"decode {info.last_decode_token_count} tokens, {info.last_decode_tokens_per_second:.1f}/s; "
+        f"{guessed}"
         f"context {conversation.token_count} tokens; "
         f"memory {memory.hard_bytes / MIB:.0f} MiB anonymous, {memory.file_bytes / MIB:.0f} MiB mapped]"
     )

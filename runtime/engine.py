@@ -26,10 +26,12 @@ from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
 from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.kv.drafter import PromptLookup
 from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.speculation import Speculating
 from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve, trim_heap
@@ -50,6 +52,8 @@ class Engine:
             ":nocache" packs into memory at every start.
         vision_backend, audio_backend: where images and recordings are encoded, by default as `backend`. An encoder is
             loaded when it is first needed; with a profile it is released when the message is encoded.
+        enable_speculative_decoding: whether replies are guessed from the prompt and what they say, and several tokens
+            verified at once; the text is the same. By default where the bundle was converted with --draft.
         profile: the device, by name, file or value. A bundle that does not fit its budget is refused; threads, context
             and the place of packed weights follow it where nothing is asked for; memory is watched from then on.
         over_budget: "raise", or "warn" to go on where the budget does not hold, or "switch" to go on with the smaller
@@ -79,6 +83,7 @@ class Engine:
         audio_backend: Backend | type[Backend] | None = None,
         enable_benchmark: bool = False,  # noqa: ARG002  figures are always collected
         *,
+        enable_speculative_decoding: bool | None = None,
         profile: str | os.PathLike[str] | DeviceProfile | None = None,
         over_budget: OverBudgetAction = "raise",
         slots: int | None = None,
@@ -106,6 +111,7 @@ class Engine:
         self.models: tuple[str, ...] = () if several is None else tuple(several.models)
         try:
             self._check_model(model, over_budget)
+            self._speculating = Speculating(PromptLookup) if self._speculates(enable_speculative_decoding) else None
         except BaseException:
             self._decoder.close()
             raise
@@ -155,6 +161,15 @@ class Engine:
                 f'over_budget is "switch", {name} holds one model; leave it out, or convert with --with-slice'
             )
 
+    def _speculates(self, is_asked: bool | None) -> bool:
+        """Raises ConfigError."""
+        if is_asked and not self._decoder.can_verify:
+            raise ConfigError(
+                f"enable_speculative_decoding: {self.bundle.path.name} cannot verify what is guessed; leave it out, or "
+                "convert to .litertlm with --draft 4"
+            )
+        return self._decoder.can_verify if is_asked is None else is_asked
+
     @property
     def model(self) -> str | None:
         """Which of `models` runs; None of a bundle with one."""
@@ -200,7 +215,8 @@ class Engine:
         Raises TemplateError, BundleError: no usable chat template. ToolError: a tool without a name. MessageError: a
         message that cannot be read. ConfigError: max_output_tokens below 1.
         """
-        return Conversation(self.text_model, self.new_sequence(), options, self.init_s, self.media)
+        sequence = self.new_sequence(enable_speculative_decoding=options.enable_speculative_decoding)
+        return Conversation(self.text_model, sequence, options, self.init_s, self.media)
 
     def create_session(
         self,
@@ -208,24 +224,37 @@ class Engine:
         apply_prompt_template: bool = True,
         sampler_config: SamplerConfig | None = None,
         max_output_tokens: int | None = None,
+        enable_speculative_decoding: bool | None = None,
     ) -> Session:
-        """A session. sampler_config None: the bundle's own."""
+        """A session. sampler_config None: the bundle's own. enable_speculative_decoding None: as the engine's.
+
+        Raises ConfigError.
+        """
         check_max_output_tokens(max_output_tokens)
         return Session(
             self.text_model,
-            self.new_sequence(),
+            self.new_sequence(enable_speculative_decoding=enable_speculative_decoding),
             Sampler(sampler_config or self.text_model.sampler_config),
             self.init_s,
             apply_prompt_template=apply_prompt_template,
             max_output_tokens=max_output_tokens,
         )
 
-    def new_sequence(self, *, is_passing: bool = False) -> TokenSequence:
+    def new_sequence(
+        self, *, is_passing: bool = False, enable_speculative_decoding: bool | None = None
+    ) -> TokenSequence:
         """An empty token sequence: what sessions and conversations are built on.
 
         is_passing: nobody will go on with it; where slots are kept, no chat loses its slot for it.
+        enable_speculative_decoding: as the engine's by default. Raises ConfigError.
         """
-        return TokenSequence(self._scheduler, self._pool, self._check_memory, is_passing=is_passing)
+        speculating = self._speculating
+        if enable_speculative_decoding is not None:
+            is_on = self._speculates(enable_speculative_decoding)
+            speculating = (speculating or Speculating(PromptLookup)) if is_on else None
+        return TokenSequence(
+            self._scheduler, self._pool, self._check_memory, is_passing=is_passing, speculating=speculating
+        )
 
     @property
     def embedding_bytes(self) -> int:

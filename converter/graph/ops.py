@@ -197,6 +197,7 @@ class Graph:
         self.name = name
         self.tokens = tokens  # T, or ANY
         self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
+        self.is_steps = False  # whether its rows have to come out as they would from runs of one row each, to the bit
         self.tensors = tensors
         self.ops: list[Op] = []
         self.inputs: dict[str, Value] = {}

@@ -7,6 +7,11 @@ computed from `input_pos` in a few integer ops at the start, so that the rest is
 Where little can stand before a run (`Graph.past`), only the first slots of a cache are read, through a SLICE: a small
 copy, while the caches themselves are those of every other signature.
 
+A verification (`Graph.is_steps`) has to give, to the bit, what as many decode steps give: text must not depend on what
+was guessed, and where integer kernels round their inputs the smallest difference grows. So it adds in a step's order:
+its rows are written first, each query sees those before it where they lie, and only its own row beside the cache. The
+rows land in one piece, so whoever calls it must not let them pass the end of a ring.
+
 Sliding layers keep a ring: position p lives in slot p mod R. With R >= window + the longest prefill, no row that a
 query of this run can still see is overwritten by this run's rows, padding included.
 
@@ -32,9 +37,12 @@ FEW_QUERIES = 32
 class Positions:
     """What one signature derives from input_pos, each part built when first asked for."""
 
-    def __init__(self, sub: Subgraph, tokens: int, layout: CacheLayout, past: int | None = None) -> None:
-        """past: as of `Graph`."""
+    def __init__(
+        self, sub: Subgraph, tokens: int, layout: CacheLayout, past: int | None = None, *, is_steps: bool = False
+    ) -> None:
+        """past, is_steps: as of `Graph`."""
         self._sub, self._tokens, self._layout, self._past = sub, tokens, layout, past
+        self.is_steps = is_steps
         # Only the first entry counts: rows of a run are consecutive, and padding rows may hold anything.
         pos = sub.input("input_pos", (tokens,), I32)
         self._start = sub.slice(pos, 0, 0, 1, Phase.PROLOGUE)  # [1]
@@ -74,6 +82,20 @@ class Positions:
             self._masks[key] = sub.concat([mask] * group, 2)
         return self._masks[key]
 
+    def step_mask(self, window: int | None, group: int) -> Tensor:
+        """As `mask`, of a verification: each slot read, this run's rows in theirs, then the query's own row.
+
+        [1, 1, T * group, S + 1], the queries of a token side by side.
+        """
+        key = (window, group)
+        if key not in self._masks:
+            sub, t = self._sub, self._tokens
+            slots = sub.mul(self._hidden_slots(window), sub.constant(HIDDEN))  # [1, 1, T, S]
+            mask = sub.concat([slots, sub.constant(np.zeros((1, 1, t, 1)))], -1)
+            row = sub.reshape(mask, (1, t, 1, mask.shape[-1]))
+            self._masks[key] = sub.reshape(sub.concat([row] * group, 2), (1, 1, t * group, mask.shape[-1]))
+        return self._masks[key]
+
     def write(self, window: int | None) -> "CacheWrite":
         """Where this run's rows go in caches of this window."""
         if window not in self._writes:
@@ -82,28 +104,36 @@ class Positions:
 
     def _wraps(self, window: int | None) -> bool:
         """Whether this run's rows may pass the end of the ring; a single row cannot."""
-        return self._layout.is_ring(window) and self._tokens > 1
+        return self._layout.is_ring(window) and self._tokens > 1 and not self.is_steps
 
     def _hidden_slots(self, window: int | None) -> Tensor:
         """1 where an old slot must not be seen: not written yet, or outside the window. [1, 1, T or 1, S]."""
         sub, slots = self._sub, self._layout.read_slots(window, self._past)
+        written = self._tokens if self.is_steps else 0  # rows of this run that are in the cache
         if self._layout.is_ring(window):
-            # Slot r was last written at start - 1 - age with age = (start - 1 - r) mod R.
-            back = sub.constant(1 + np.arange(slots).reshape(1, 1, 1, slots), I32)
+            # Slot r was last written at end - 1 - age with age = (end - 1 - r) mod R; end: start and what is written.
+            back = sub.constant(1 - written + np.arange(slots).reshape(1, 1, 1, slots), I32)
             start = sub.reshape(self._start, (1, 1, 1, 1), Phase.PROLOGUE)
             ring = sub.constant(slots, I32)
             age = sub.floor_mod(sub.sub(start, back, Phase.PROLOGUE), ring, Phase.PROLOGUE)
             held = sub.sub(
-                sub.sub(self._start_f32, sub.constant(1.0)), sub.cast(age, F32, Phase.PROLOGUE)
+                sub.sub(self._start_f32, sub.constant(1.0 - written)), sub.cast(age, F32, Phase.PROLOGUE)
             )  # position in each slot; negative before its first write
             hidden = self._positive(sub.mul(held, sub.constant(-1.0)))
+            if written:
+                hidden = sub.maximum(hidden, self._later(held))
         else:
             held = sub.constant(np.arange(slots, dtype=np.float32).reshape(1, 1, 1, slots))
-            hidden = self._positive(sub.sub(sub.add(held, sub.constant(1.0)), self._start_f32))
+            hidden = self._later(held)
         if window is not None:
             oldest = sub.sub(self._rows, sub.constant(float(window - 1)))  # first position a row still sees
             hidden = sub.maximum(hidden, self._positive(sub.sub(oldest, held)))
         return hidden
+
+    def _later(self, held: Tensor) -> Tensor:
+        """1 where a slot holds no position before the row: [1, 1, T or 1, S]."""
+        before = self._rows if self.is_steps else self._start_f32  # all that is in the cache is before every row
+        return self._positive(self._sub.sub(self._sub.add(held, self._sub.constant(1.0)), before))
 
     def _positive(self, x: Tensor) -> Tensor:
         """1 where the integer-valued x is at least 1, else 0."""
@@ -143,14 +173,14 @@ class CacheWrite:
     at_values: Tensor | None
     source: Tensor | None
 
-    def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int) -> Tensor:
-        """The cache after this run; the last op that touches it."""
+    def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int, phase: Phase) -> Tensor:
+        """The cache after this run."""
         if self.source is not None:
             # One ring after the other, so that one is in memory twice and not all; see profiles/costs.py.
-            return sub.gather(sub.concat_in_turn([old, new], axis), self.source, axis, Phase.EPILOGUE)
+            return sub.gather(sub.concat_in_turn([old, new], axis), self.source, axis, phase)
         start = self.at_keys if axis == 2 else self.at_values
         assert start is not None
-        return sub.dynamic_update_slice(old, new, start, Phase.EPILOGUE)
+        return sub.dynamic_update_slice(old, new, start, phase)
 
 
 class CacheTensors:
@@ -168,28 +198,42 @@ class CacheTensors:
         self.new_k = sub.transpose(k, (0, 2, 1, 3))  # [1, T, K, E] -> [1, K, T, E]
         self.new_v = sub.transpose(v, (0, 2, 3, 1))  # [1, T, K, E] -> [1, K, E, T]
         self._past: tuple[Tensor, Tensor] | None = None
+        self._written: tuple[Tensor, Tensor] | None = None
 
     def past(self) -> tuple[Tensor, Tensor]:
-        """Old keys and values in float32; cut and converted once, for however many layers share them."""
+        """Keys and values in float32, old ones, or with this run's where those are written; cut and converted once,
+        for however many layers share them."""
         if self._past is None:
             sub = self._sub
-            k = sub.slice(self._stored_k, 2, 0, self._read_slots)
-            v = sub.slice(self._stored_v, 3, 0, self._read_slots)
+            k, v = self._written or (self._stored_k, self._stored_v)
+            k, v = sub.slice(k, 2, 0, self._read_slots), sub.slice(v, 3, 0, self._read_slots)
             self._past = (sub.dequantize(k), sub.dequantize(v)) if self._half else (k, v)
         return self._past
 
-    def write(self, positions: Positions) -> None:
-        """Put this run's rows into the cache and declare it an output under its own name."""
+    def write(self, positions: Positions, phase: Phase) -> None:
+        """Put this run's rows into the cache. In the epilogue, what `past` gave before has no part in it."""
         sub, write = self._sub, positions.write(self._cache.window)
         k, v = self.new_k, self.new_v
         if self._half:
-            k, v = sub.cast(k, F16, Phase.EPILOGUE), sub.cast(v, F16, Phase.EPILOGUE)
-        sub.output(f"kv_cache_k_{self._cache.layer}", write.apply(sub, self._stored_k, k, 2))
-        sub.output(f"kv_cache_v_{self._cache.layer}", write.apply(sub, self._stored_v, v, 3))
+            k, v = sub.cast(k, F16, phase), sub.cast(v, F16, phase)
+        self._written = (
+            write.apply(sub, self._stored_k, k, 2, phase),
+            write.apply(sub, self._stored_v, v, 3, phase),
+        )
+
+    def output(self, positions: Positions) -> None:
+        """Declare the cache with this run's rows an output under its own name."""
+        if self._written is None:
+            self.write(positions, Phase.EPILOGUE)
+        assert self._written is not None
+        for name, cache in zip("kv", self._written, strict=True):
+            self._sub.output(f"kv_cache_{name}_{self._cache.layer}", cache)
 
 
 def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None, positions: Positions) -> Tensor:
     """q [1, T, H, E] -> [1, T, H, E]; the H / K query heads of a KV head are stacked as extra rows."""
+    if positions.is_steps:
+        return _attention_of_steps(sub, q, cache, window, positions)
     _, t, heads, size = q.shape
     kv_heads = cache.new_k.shape[1]
     group = heads // kv_heads
@@ -204,6 +248,32 @@ def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None,
         _weighted(sub, sub.slice(weights, 3, slots, t), cache.new_v),
     )  # [1, K, G*T, E]
     return sub.transpose(sub.reshape(y, (1, heads, t, size)), (0, 2, 1, 3))
+
+
+def _attention_of_steps(
+    sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None, positions: Positions
+) -> Tensor:
+    """As `attention`, of a verification."""
+    _, t, heads, size = q.shape
+    kv_heads = cache.new_k.shape[1]
+    group = heads // kv_heads
+    k, v = cache.past()
+    slots = k.shape[2]
+
+    q = sub.transpose(sub.reshape(q, (t, kv_heads, group, size)), (1, 0, 2, 3))  # [1, T, H, E] -> [K, T, H/K, E]
+    own_k = sub.reshape(cache.new_k, (1, kv_heads * t, 1, size))
+    own_v = sub.reshape(sub.transpose(cache.new_v, (0, 1, 3, 2)), (1, kv_heads * t, 1, size))
+    own = sub.batch_matmul(own_k, sub.reshape(q, (1, kv_heads * t, group, size)), True)  # [1, K*T, 1, H/K]
+    own = sub.reshape(own, (1, kv_heads, t * group, 1))
+    scores = sub.concat([_scores(sub, sub.reshape(q, (1, kv_heads, t * group, size)), k), own], -1)
+    weights = sub.softmax(sub.add(scores, positions.step_mask(window, group)))  # [1, K, T*G, S + 1]
+    own = sub.reshape(sub.slice(weights, 3, slots, 1), (1, kv_heads * t, group, 1))
+    y = sub.add(
+        _weighted(sub, sub.slice(weights, 3, 0, slots), v),
+        sub.reshape(sub.mul(own, own_v), (1, kv_heads, t * group, size)),
+    )
+    y = sub.transpose(sub.reshape(y, (kv_heads, t, group, size)), (1, 0, 2, 3))  # -> [T, K, H/K, E]
+    return sub.reshape(y, (1, t, heads, size))
 
 
 def _scores(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint
 from gemma_edge.profiles.costs_encoders import with_encoders
-from gemma_edge.profiles.signatures import calls
+from gemma_edge.profiles.signatures import Call, calls
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.encoding import EncodingError
 
@@ -45,10 +45,14 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
 
 def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
-    for call in calls(target.prefill_tokens, target.spans_for(model)):
-        graph = model.decoder(prefix + call.name, call.rows, call.has_logits)
-        graph.past = call.past
+    for call in _calls(model, target):
+        graph = model.decoder(prefix + call.name, call.rows, call.has_logits, every_row=True)
+        graph.past, graph.is_steps = call.past, call.is_verify
         yield graph
+
+
+def _calls(model: Model, target: Target) -> Iterator[Call]:
+    return calls(target.prefill_tokens, target.spans_for(model), target.draft_tokens)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
@@ -73,7 +77,7 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
         largest_ring_bytes=max((nbytes for nbytes, is_ring in caches if is_ring), default=0),
         kv_is_half=layout.half,
-        calls=(1 if target.beside is None else 2) * tuple(calls(target.prefill_tokens, target.spans_for(model.model))),
+        calls=(1 if target.beside is None else 2) * tuple(_calls(model.model, target)),
         shape=model.activations(layout.context_tokens),
     )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)

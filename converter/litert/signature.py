@@ -7,7 +7,7 @@ from typing import Any
 from gemma_edge.converter.evaluate.machine import operands
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert.attention import CacheTensors, Positions
-from gemma_edge.converter.litert.file import Tensor, TfliteFile
+from gemma_edge.converter.litert.file import Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.quantize.stored import StoredWeight
@@ -40,7 +40,8 @@ class Signature:
         """Made when the first op asks: a lookup has none."""
         if self._positions is None:
             assert self._layout is not None, "a graph with positions needs a cache layout"
-            self._positions = Positions(self.sub, self._graph.tokens, self._layout, self._graph.past)
+            graph = self._graph
+            self._positions = Positions(self.sub, graph.tokens, self._layout, graph.past, is_steps=graph.is_steps)
         return self._positions
 
     def emit(self, lower: Mapping[type, Callable[["Signature", Any], Tensor]]) -> None:
@@ -50,7 +51,7 @@ class Signature:
         for op in self._graph.ops:
             self._values[op.out] = lower[type(op)](self, op)
         for cache in self._graph.caches.values():
-            self.cache(cache).write(self.positions)
+            self.cache(cache).output(self.positions)
         for name, value in self._graph.outputs.items():
             self.sub.output(name, self._values[value])
         self.sub.finish()
@@ -87,5 +88,8 @@ class Signature:
             assert self._layout is not None
             k, v = self[cache.k], self[cache.v]
             read_slots = self._layout.read_slots(cache.window, self._graph.past)
-            self._caches[cache.layer] = CacheTensors(self.sub, cache, self._layout, read_slots, k, v)
+            tensors = CacheTensors(self.sub, cache, self._layout, read_slots, k, v)
+            if self._graph.is_steps:
+                tensors.write(self.positions, Phase.BODY)
+            self._caches[cache.layer] = tensors
         return self._caches[cache.layer]

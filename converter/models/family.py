@@ -89,9 +89,12 @@ class Model:
         names: Names = _family(self.config).NAMES
         return names
 
-    def decoder(self, name: str, tokens: int, with_logits: bool) -> Graph:
-        """One signature of the decoder for `tokens` tokens at a time, or ANY number."""
-        graph: Graph = _family(self.config).decoder(self.config, self.tensors, name, tokens, with_logits)
+    def decoder(self, name: str, tokens: int, with_logits: bool, every_row: bool = False) -> Graph:
+        """One signature of the decoder for `tokens` tokens at a time, or ANY number.
+
+        with_logits: of the last token, or of each with every_row.
+        """
+        graph: Graph = _family(self.config).decoder(self.config, self.tensors, name, tokens, with_logits, every_row)
         return graph
 
     def lookups(self, tokens: int = 1) -> Iterator[Graph]:

@@ -120,10 +120,17 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     yield blocks.vector("norm.weight", c.width, PLUS_ONE)
 
 
-def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: int, with_logits: bool) -> Graph:
+def decoder(
+    config: Config,
+    specs: Mapping[str, TensorSpec],
+    name: str,
+    tokens: int,
+    with_logits: bool,
+    every_row: bool = False,
+) -> Graph:
     """embeddings [1, T, D] -> logits [1, 1, V] of the last token, or only the KV cache.
 
-    Without logits the graph stops at the last layer's keys.
+    every_row: logits [1, T, V]. Without logits the graph stops at the last layer's keys.
     """
     c = config
     g = Graph(name, tokens, specs)
@@ -144,7 +151,7 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
         gate, up = g.linear(h, layer + "mlp.gate_proj.weight"), g.linear(h, layer + "mlp.up_proj.weight")
         y = g.linear(g.mul(g.gelu(gate), up), layer + "mlp.down_proj.weight")
         x = g.layers[i] = g.add(x, norm(y, "post_feedforward_layernorm"))
-    x = g.last_token(x)
+    x = x if every_row else g.last_token(x)
     g.output("logits", blocks.logits(g, g.rms_norm(x, "norm.weight", c.eps), c.softcap))
     return g
 

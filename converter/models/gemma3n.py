@@ -227,10 +227,18 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     yield blocks.vector("norm.weight", width)
 
 
-def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: int, with_logits: bool) -> Graph:
+def decoder(
+    config: Config,
+    specs: Mapping[str, TensorSpec],
+    name: str,
+    tokens: int,
+    with_logits: bool,
+    every_row: bool = False,
+) -> Graph:
     """embeddings [1, T, D], per_layer_embeddings [1, T, L, P] -> logits [1, 1, V] of the last token, or only the cache.
 
-    Without logits the graph stops at the keys and values of the last layer that owns any: for E2B 20 of 30 layers.
+    every_row: logits [1, T, V]. Without logits the graph stops at the keys and values of the last layer that owns any:
+    for E2B 20 of 30 layers.
     """
     c = config
     g = Graph(name, tokens, specs)
@@ -252,7 +260,7 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
         y = _feed_forward(g, c, i, active, h, y)
         per_layer_i = g.reshape(g.slice(per_layer, 2, i, 1), (1, tokens, c.ple_width))
         state = g.layers[number] = _altup_correct(g, c, number, predicted, active, y, per_layer_i)
-    x = g.rms_norm(_gather(g, c, g.last_token(state)), "norm.weight", c.eps)
+    x = g.rms_norm(_gather(g, c, state if every_row else g.last_token(state)), "norm.weight", c.eps)
     g.output("logits", blocks.logits(g, x, c.softcap))
     return g
 

@@ -191,10 +191,18 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     yield blocks.vector("norm.weight", width)
 
 
-def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: int, with_logits: bool) -> Graph:
+def decoder(
+    config: Config,
+    specs: Mapping[str, TensorSpec],
+    name: str,
+    tokens: int,
+    with_logits: bool,
+    every_row: bool = False,
+) -> Graph:
     """embeddings [1, T, D], per_layer_embeddings [1, T, L, P] -> logits [1, 1, V] of the last token, or only the cache.
 
-    Without logits the graph stops at the keys and values of the last layer that owns any: for E2B 15 of 35 layers.
+    every_row: logits [1, T, V]. Without logits the graph stops at the keys and values of the last layer that owns any:
+    for E2B 15 of 35 layers.
     """
     c = config
     g = Graph(name, tokens, specs)
@@ -215,7 +223,7 @@ def decoder(config: Config, specs: Mapping[str, TensorSpec], name: str, tokens: 
         if per_layer is not None:
             x = _told(g, c, i, x, g.reshape(g.slice(per_layer, 2, i, 1), (1, tokens, c.ple_width)))
         x = g.layers[i] = g.mul(x, g.weight(f"layers.{i}.layer_scalar"))
-    x = g.rms_norm(g.last_token(x), "norm.weight", c.eps)
+    x = g.rms_norm(x if every_row else g.last_token(x), "norm.weight", c.eps)
     g.output("logits", blocks.logits(g, x, c.softcap))
     return g
 

@@ -79,6 +79,7 @@ class ModelSizes:
             altup_inputs=config.residual_streams,
             ple_values=config.ple_values,
             kv_values=sum(2 * layer.heads.kv * layer.heads.size for layer in self.owners),
+            vocab_size=config.vocab_size,
         )
 
 

@@ -28,7 +28,7 @@ class Format:
     one_table: a head that is tied to the embedding is the same bytes. folds: tables hold what a token looks up; else
     whoever runs it multiplies. turns: whoever runs it turns inputs, see formats/hadamard.py. balances: norms of any
     values are stored without loss. encoders: it holds those of images and audio. runs: our runtime runs it.
-    pairs: it holds two models of the same weights.
+    pairs: it holds two models of the same weights. verifies: it holds signatures that verify several tokens.
     suffix: what names of files end with, by which `--out` is known; none of directories.
     """
 
@@ -48,6 +48,7 @@ class Format:
     encoders: bool = True
     runs: bool = True
     pairs: bool = False
+    verifies: bool = False
     suffix: str = ""
 
     def recipe(self, recipe: Recipe, is_tied: bool) -> Recipe:
@@ -73,7 +74,7 @@ ONNX_INT4_BLOCKS: Final = (256, 128, 64, 32)
 room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.28e-3 instead of 1.39e-3 of
 128 on tiny-gemma3n, see int4.toml), for two fifths more bytes to read per token."""
 
-LITERTLM: Final = Format("litertlm", "litert", tuple(KVType), pairs=True, suffix=".litertlm")
+LITERTLM: Final = Format("litertlm", "litert", tuple(KVType), pairs=True, verifies=True, suffix=".litertlm")
 FORMATS: Final[Mapping[str, Format]] = {
     known.name: known
     for known in (

@@ -101,9 +101,9 @@ class Options(TypedDict, total=False):
     """What a request may say, named as on the command line.
 
     profile: a device profile's name or file; what does not fit it is refused; with fit, the closest variant that
-    fits is converted. context, prefill: tokens; prefill left out is 16,128, as far as the context allows. recipe: a
-    file, one of the other named recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes
-    ("2.6GB").
+    fits is converted. context, prefill, draft: tokens; prefill left out is 16,128, as far as the context allows, and
+    draft none. recipe: a file, one of the other named recipes, or "auto", which measures which encodings lose least in
+    a bundle of max_bytes ("2.6GB").
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
@@ -115,6 +115,7 @@ class Options(TypedDict, total=False):
     context: int | None
     prefill: Sequence[int] | None
     spans: Sequence[int] | None
+    draft: Sequence[int] | None
     kv: str
     recipe: str | Path | None
     encoding: Sequence[str]
@@ -134,7 +135,8 @@ class Target:
 
     size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
-    prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. fit: where the profile is too
+    prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. draft_tokens: how many tokens each
+    verify signature runs, all but the first of them guessed. fit: where the profile is too
     small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
@@ -148,6 +150,7 @@ class Target:
     context_tokens: int | None = None
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
     spans: tuple[int, ...] | None = None
+    draft_tokens: tuple[int, ...] = ()
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -173,6 +176,7 @@ class Target:
                 f"spans {','.join(map(str, self.spans))}: expected lengths of at least 1, rising; for example "
                 "--spans 1024,4096"
             )
+        self._check_draft()
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
             raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
@@ -190,6 +194,24 @@ class Target:
             self._check_pair(self.beside)
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
+
+    def _check_draft(self) -> None:
+        lengths = self.draft_tokens
+        if lengths and not self.format.verifies:
+            raise TargetError(
+                f"draft {','.join(map(str, lengths))}: {self.format.name} verifies nothing; use --format "
+                f"{LITERTLM.name}, or leave --draft out"
+            )
+        if any(n < 2 for n in lengths) or sorted(set(lengths)) != list(lengths):
+            raise TargetError(
+                f"draft {','.join(map(str, lengths))}: expected lengths of at least 2, one token and what is guessed "
+                "after it, rising; for example --draft 4"
+            )
+        if lengths and lengths[-1] > self.prefill_tokens[-1]:  # a ring has room for a prefill behind its window
+            raise TargetError(
+                f"draft {lengths[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
+                "up to that"
+            )
 
     def _check_pair(self, beside: Slice) -> None:
         if not self.format.pairs:
@@ -216,6 +238,7 @@ class Target:
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
         prefill, spans = options.get("prefill"), options.get("spans")
+        draft = options.get("draft")
         is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
         if is_automatic != (max_bytes is not None):
             raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
@@ -230,6 +253,7 @@ class Target:
             context_tokens=options.get("context"),
             prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
             spans=None if spans is None else tuple(spans),
+            draft_tokens=tuple(draft or ()),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),

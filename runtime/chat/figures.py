@@ -7,7 +7,9 @@ from gemma_edge.runtime.kv.generate import TurnTiming
 
 @dataclass(frozen=True)
 class BenchmarkInfo:
-    """Figures of the last turn. Field names are litert_lm's."""
+    """Figures of the last turn. Field names are litert_lm's, but for those of speculative decoding: guesses that were
+    run, those that stood and saved a call, and the calls that ran guesses.
+    """
 
     init_time_in_second: float
     time_to_first_token_in_second: float
@@ -15,6 +17,9 @@ class BenchmarkInfo:
     last_prefill_tokens_per_second: float
     last_decode_token_count: int
     last_decode_tokens_per_second: float
+    last_drafted_token_count: int = 0
+    last_accepted_token_count: int = 0
+    last_verify_count: int = 0
 
     @classmethod
     def of(cls, init_s: float, timing: TurnTiming) -> "BenchmarkInfo":
@@ -26,4 +31,7 @@ class BenchmarkInfo:
             timing.prefill_tokens_per_s,
             timing.decode_tokens,
             timing.decode_tokens_per_s,
+            timing.drafted_tokens,
+            timing.accepted_tokens,
+            timing.verify_calls,
         )

@@ -33,7 +33,7 @@ class ConversationOptions:
     extra_context: variables of the chat template. sampler_config: by default the bundle's. system_message: the first of
     the messages, as text. max_output_tokens: of one reply. chat_template: in place of the bundle's.
     sanitize_control_tokens: whether control tokens that a user or an earlier reply wrote out stay text, as they always
-    do in what tools are called and say.
+    do in what tools are called and say. enable_speculative_decoding: as of `Engine`, by default the engine's.
     """
 
     messages: Sequence[Json | Message] | None = None
@@ -49,6 +49,7 @@ class ConversationOptions:
     max_output_tokens: int | None = None
     chat_template: str | None = None
     sanitize_control_tokens: bool = False
+    enable_speculative_decoding: bool | None = None
 
 
 _Fields = ParamSpec("_Fields")

@@ -241,6 +241,9 @@ class Session:
             run_tokens=self._run_tokens + self._timing.run_tokens,
             time_to_first_token_s=self._prefill_s + self._timing.time_to_first_token_s,
             token_s=list(self._timing.token_s),
+            drafted_tokens=self._timing.drafted_tokens,
+            accepted_tokens=self._timing.accepted_tokens,
+            verify_calls=self._timing.verify_calls,
         )
 
     def get_benchmark_info(self) -> BenchmarkInfo:

@@ -97,7 +97,7 @@ class KvSlot(Protocol):
     """One token sequence in one decoder. Its memory goes with the last reference, or with `close`.
 
     Raises:
-        ContextOverflowError: `chunks`, `prefill` or `decode` would pass `context_tokens`; nothing was run.
+        ContextOverflowError: `chunks`, `prefill`, `decode` or `verify` would pass `context_tokens`; nothing was run.
         RewindError: `rewind` or `restore` to a position whose keys and values are gone; nothing was changed.
         ExecutorError: a token id outside the vocabulary. ClosedError: any call after `close`, or the decoder's.
     """
@@ -136,6 +136,19 @@ class KvSlot(Protocol):
 
     def decode(self, token_id: int) -> Logits:
         """Append one token and return the logits of the one after it: float32 [V], the caller's own."""
+
+    def verify_tokens(self) -> Sequence[int]:
+        """How many tokens `verify` can run at once from `position` on, rising; each size has a price of its own.
+
+        None where the model cannot, and none near the end of the context, or where rows of several tokens do not fit.
+        """
+
+    def verify(self, token_ids: Sequence[int]) -> Logits:
+        """Append several tokens and return the logits after each: float32 [n, V], the caller's own.
+
+        They, and the keys and values, are those of as many calls of `decode`, to the bit. At least 2 tokens, and at
+        most as many as the largest of `verify_tokens`; then `rewind` goes back to any position from the first of them.
+        """
 
     def rewind(self, position: int) -> None:
         """Forget the tokens at `position` and after."""
@@ -191,6 +204,10 @@ class Decoder(Protocol):
     @property
     def vocab_size(self) -> int:
         """Length of the logits."""
+
+    @property
+    def can_verify(self) -> bool:
+        """Whether its slots have `verify`."""
 
     @property
     def embedding_bytes(self) -> int:

@@ -26,15 +26,38 @@ class Reason(StrEnum):
     BUDGET = "budget"
 
 
+@dataclass(frozen=True)
+class Guessed:
+    """How a token's logits were come by. drafted: guesses that ran with the call that gave them; 0 of a plain step.
+    is_accepted: they came with an earlier call, which had guessed the token before.
+    """
+
+    drafted: int = 0
+    is_accepted: bool = False
+
+
 @dataclass
 class TurnTiming:
-    """What one turn took. Filled while it runs."""
+    """What one turn took. Filled while it runs.
+
+    drafted_tokens: guesses that were run. accepted_tokens: those that stood and saved a call. verify_calls: calls that
+    ran guesses.
+    """
 
     media_s: float = 0.0  # spent on images and recordings, before prefill
     prefill_tokens: int = 0  # of the prompt
     run_tokens: int = 0  # what had to run before the first token: no prefix that was there, but all that was lost
     time_to_first_token_s: float = 0.0  # from the start of prefill until the first token is drawn
     token_s: list[float] = field(default_factory=list)  # of every later token
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    verify_calls: int = 0
+
+    def add_guessed(self, guessed: Guessed) -> None:
+        """Count one token's."""
+        self.drafted_tokens += guessed.drafted
+        self.accepted_tokens += guessed.is_accepted
+        self.verify_calls += guessed.drafted > 0
 
     @property
     def decode_tokens(self) -> int:
@@ -95,6 +118,7 @@ class Drawn:
     sampler_state: int
     seconds: float
     scores: Scores | None = None
+    guessed: Guessed = Guessed()
 
 
 def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:

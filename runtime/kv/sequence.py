@@ -15,6 +15,7 @@ from gemma_edge.runtime.kv.generate import Decoding, Drawn, TurnTiming, finite
 from gemma_edge.runtime.kv.saved import save_state
 from gemma_edge.runtime.kv.scheduler import CancelledError, Scheduler, Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
+from gemma_edge.runtime.kv.speculation import Speculating
 from gemma_edge.runtime.kv.turn import Check, Job, Mark, Outcome, Prompt, Turn, reply_steps
 from gemma_edge.runtime.text.sampler import log_probability
 
@@ -25,16 +26,24 @@ class TokenSequence:
     """Token ids with the logits that follow them. Not for several threads at once, except `cancel`."""
 
     def __init__(
-        self, scheduler: Scheduler, pool: SlotPool, before_call: Check = lambda: None, *, is_passing: bool = False
+        self,
+        scheduler: Scheduler,
+        pool: SlotPool,
+        before_call: Check = lambda: None,
+        *,
+        is_passing: bool = False,
+        speculating: Speculating | None = None,
     ) -> None:
         """before_call: runs before each call into the model, and may raise to prevent it.
 
-        is_passing: nobody will go on with it, as `SlotPool.lend` has it.
+        is_passing: nobody will go on with it, as `SlotPool.lend` has it. speculating: how replies are guessed; None
+        takes plain steps.
         """
         self._scheduler = scheduler
         self._pool = pool
         self._before_call = before_call
         self._is_passing = is_passing
+        self._speculating = speculating
         self._tokens: list[int] = []
         self._owner: weakref.ref[object] = weakref.ref(self)
         self._work: Callable[[], Work[Any] | None] = lambda: None
@@ -132,7 +141,7 @@ class TokenSequence:
         own = replace(how, sampler=how.sampler.copy())
 
         def steps(work: Work[Drawn]) -> Steps:
-            return reply_steps(self._job(work), held, prompt, own, outcome, mark)
+            return reply_steps(self._job(work), held, prompt, own, outcome, mark, self._speculating)
 
         task = self._submit(steps)
         return Turn(task, outcome, self, how.sampler, TurnTiming())

@@ -12,6 +12,7 @@ from gemma_edge.runtime.executors.base import ContextOverflowError, Logits
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, TurnTiming, draw
 from gemma_edge.runtime.kv.scheduler import Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
+from gemma_edge.runtime.kv.speculation import Speculating, Speculation
 from gemma_edge.runtime.text.sampler import Sampler
 
 Check: TypeAlias = Callable[[], None]
@@ -107,7 +108,13 @@ class Mark(Enum):
 
 
 def reply_steps(
-    job: Job, held: Sequence[int], prompt: Prompt, how: Decoding, outcome: Outcome, mark: Mark | None
+    job: Job,
+    held: Sequence[int],
+    prompt: Prompt,
+    how: Decoding,
+    outcome: Outcome,
+    mark: Mark | None,
+    speculating: Speculating | None,
 ) -> Steps:
     """Puts out each `Drawn` of the reply to `held` and `prompt`. mark: see `TokenSequence.reply`."""
     try:
@@ -121,6 +128,7 @@ def reply_steps(
             raise ContextOverflowError(len(tokens) + 1, job.pool.context_tokens)
         outcome.prompt, outcome.prompt_tokens = prompt, len(tokens)
         lease = yield from job.lend(tokens[:-1])
+        steps = Speculation(speculating, len(tokens) + min(room, how.max_output_tokens or room))
         try:
             outcome.cached_tokens = lease.cached
             started = time.perf_counter()
@@ -135,8 +143,8 @@ def reply_steps(
             job.check()
             prefill_s = time.perf_counter() - started
 
-            def decode(token_id: int) -> Logits:
-                return lease.slot.decode(token_id)  # of the lease there is then
+            def decode(_token_id: int) -> Logits:
+                return steps.decode(lease.slot, tokens)  # of the lease there is then
 
             drawing = draw(decode, tokens[-1], room, how)
             while True:
@@ -145,7 +153,7 @@ def reply_steps(
                 except StopIteration as end:
                     outcome.reason = end.value
                     return
-                job.work.put(replace(drawn, seconds=drawn.seconds + prefill_s) if prefill_s else drawn)
+                job.work.put(replace(drawn, seconds=drawn.seconds + prefill_s, guessed=steps.last))
                 prefill_s = 0.0
                 tokens.append(drawn.token_id)
                 yield
@@ -153,6 +161,7 @@ def reply_steps(
                 if not lease.is_current:
                     lease = yield from job.follow(lease, tokens[:-1])
         finally:
+            steps.settle(len(tokens) - 1)
             lease.release()
     except OverBudget:
         outcome.reason = Reason.BUDGET
@@ -226,5 +235,6 @@ class Turn:
             timing.prefill_tokens = len(outcome.prompt)
             timing.run_tokens = outcome.prompt_tokens - outcome.cached_tokens
             timing.time_to_first_token_s = drawn.seconds
+        timing.add_guessed(drawn.guessed)
         self._read += 1
         return drawn.token_id

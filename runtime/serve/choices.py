@@ -45,6 +45,8 @@ class Totals:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     first_token_at: float | None = None  # time.monotonic
     token_s: list[float] = field(default_factory=list)
 
@@ -204,6 +206,8 @@ def _add(totals: Totals, turn: Turn) -> None:
     totals.prompt_tokens += usage.prompt
     totals.cached_tokens += usage.cached
     totals.generated_tokens += usage.generated
+    totals.drafted_tokens += turn.timing.drafted_tokens
+    totals.accepted_tokens += turn.timing.accepted_tokens
     totals.token_s += turn.timing.token_s
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from gemma_edge.runtime.cli import speculative_option
 from gemma_edge.runtime.serve.deploy.printing import print_options
 
 
@@ -33,6 +34,7 @@ class _Slots(click.ParamType[int | None]):
 @click.option("--context", type=int, help="A context shorter than the bundle's.")
 @click.option("--slots", type=_Slots(), default="auto", show_default=True, help="Chats answered and kept at once.")
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
+@speculative_option
 @click.option(
     "--queue", "waiting", type=click.IntRange(min=1), default=64, show_default=True, help="Requests that wait."
 )
@@ -66,6 +68,7 @@ def serve_main(
     context: int | None,
     slots: int | None,
     threads: int | None,
+    speculative_decoding: bool | None,
     waiting: int,
     max_output_tokens: int | None,
     truncate: Literal["oldest"] | None,
@@ -116,7 +119,15 @@ def serve_main(
     )
     folder = None if cache_dir is None else str(cache_dir)
     cpu = Backend.CPU(thread_count=threads)
-    with Engine(bundle, cpu, max_num_tokens=context, cache_dir=folder, profile=profile, slots=slots) as engine:
+    with Engine(
+        bundle,
+        cpu,
+        max_num_tokens=context,
+        cache_dir=folder,
+        enable_speculative_decoding=speculative_decoding,
+        profile=profile,
+        slots=slots,
+    ) as engine:
         room = f"{engine.slots} slots of {engine.max_num_tokens} tokens"
         try:
             serve(

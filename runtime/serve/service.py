@@ -172,6 +172,8 @@ class Service:
                 prompt_tokens=totals.prompt_tokens,
                 cached_tokens=totals.cached_tokens,
                 generated_tokens=totals.generated_tokens,
+                drafted_tokens=totals.drafted_tokens,
+                accepted_tokens=totals.accepted_tokens,
                 wait_s=record.wait_s,
                 first_token_s=0.0 if first is None else first - record.arrived,
                 token_s=tuple(totals.token_s),

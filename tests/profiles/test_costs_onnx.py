@@ -19,6 +19,7 @@ E2B = ActivationShape(
     altup_inputs=4,
     ple_values=7680,
     kv_values=20 * 2 * 512,
+    vocab_size=262_400,
 )
 KV_BYTES = (15 * 640 + 5 * 4096) * 2 * 512 * 4  # 15 rings, 4 full layers, and one sliding layer that others share
 

@@ -160,6 +160,13 @@ class LitertDecoder:
                     f"{self._sections.decoder.path}: the inputs of {call.name} are not those of "
                     f"{call.whole.name if caches == own else 'decode'}; convert the checkpoint with gemma-edge"
                 )
+        longest = max((call.rows for call in calls if not call.has_logits), default=1)
+        for call in calls:
+            if call.is_verify and (call.rows > longest or "logits" not in model.signatures[call.name].outputs):
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: {call.name} cannot be taken back, expected logits, and no more "
+                    f"rows than the longest prefill has, {longest}; convert the checkpoint with gemma-edge"
+                )
         return calls
 
     def _make_shared(self, model: ModelSection, per_layer: EmbeddingTable | None) -> Shared:
@@ -169,7 +176,8 @@ class LitertDecoder:
             inputs = model.signatures[call.name].inputs
             if call.whole.name not in arrays:
                 arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
-        logits = aligned_zeros(model.signatures["decode"].outputs["logits"])
+        outputs = [model.signatures[call.name].outputs["logits"] for call in calls if call.has_logits]
+        logits = aligned_zeros(max(outputs, key=lambda tensor: tensor.nbytes))
         inputs_of = {call: arrays[call.whole.name] for call in calls}
         return Shared(inputs_of, logits, self._embedder, per_layer)
 
@@ -180,6 +188,10 @@ class LitertDecoder:
     @property
     def vocab_size(self) -> int:
         return int(self._shared.logits.shape[-1])
+
+    @property
+    def can_verify(self) -> bool:
+        return any(call.is_verify for call in self._shared.inputs)
 
     @property
     def embedding_bytes(self) -> int:

@@ -17,7 +17,7 @@ from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
-from gemma_edge.runtime.formats.flatbuffer import root_of
+from gemma_edge.runtime.formats.flatbuffer import Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.formats.tflite_model import TensorType
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
@@ -162,5 +162,12 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
         altup_inputs,
         ple_values,
         kv_values=sum(prod(shape) // slots_of(name, shape) for name, shape in caches.items()),
+        vocab_size=_vocab_size(model, signatures["decode"]),
     )
     return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, calls, activations
+
+
+def _vocab_size(model: Table, decode: Table) -> int:
+    graph = model.subgraphs[decode.subgraph_index]
+    [logits] = (graph.tensors[entry.tensor_index] for entry in sane(decode.outputs) if entry.name == b"logits")
+    return shape_of(logits)[-1]

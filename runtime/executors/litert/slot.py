@@ -6,7 +6,9 @@ Facts behind every rule here were measured with ai-edge-litert 2.3.0:
 - rows of a partly filled chunk are real tokens first, padding after; padding is overwritten by what comes next;
 - a chunk that passes the end of the context corrupts the cache (the write is clamped), so none ever does;
 - sliding layers may keep rings of R slots with R >= window + largest prefill. A ring is exact at a position as long as
-  the highest position ever written, padding included, is at most R - window + 1 above it.
+  the highest position ever written, padding included, is at most R - window + 1 above it. A verification is no longer
+  than the largest prefill, so going back over what was refused is always exact; its rows land in one piece, so none
+  begins where they would pass the end of a ring.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +33,7 @@ class Shared:
     """What all slots of a decoder use, one at a time.
 
     inputs: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T].
-    logits: float32 [1,1,V].
+    logits: float32 [1,N,V], of the most tokens that a call gives them of; the others write to its first rows.
     """
 
     inputs: Mapping[Call, Mapping[str, NDArray[Any]]]
@@ -77,9 +79,11 @@ class LitertSlot:
         self._shared = shared
         self._caches = caches
         self._rings = rings
+        self._ring_slots = {slots_of(name, caches[name].shape) for name in rings}
         self._context_tokens = context_tokens
         bound = [self._bind(model, call, arrays) for call, arrays in shared.inputs.items()]
-        self._decodes = [each for each in bound if each.call.has_logits]
+        self._decodes = [each for each in bound if each.call.is_decode]
+        self._verifies = [each for each in bound if each.call.is_verify]
         self._prefills = [each for each in bound if not each.call.has_logits]
         self._prefill_rows = tuple({each.rows for each in self._prefills})
         # R >= window + largest prefill, so at least `largest` positions behind the window are kept, plus the one that
@@ -91,7 +95,7 @@ class LitertSlot:
         self._written = 0  # positions that may not be zero
 
     def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
-        run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits})
+        run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits[:, : call.rows]})
         return _Bound(call, run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
 
     @property
@@ -133,7 +137,30 @@ class LitertSlot:
     def decode(self, token_id: int) -> Logits:
         self._check([token_id])
         self._run(self._decodes, [token_id], self._position)
-        logits: Logits = self._shared.logits.reshape(-1).copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
+        logits: Logits = self._shared.logits[0, 0].copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
+        return logits
+
+    def verify_tokens(self) -> Sequence[int]:
+        # A step over another span may add in another order.
+        span = min((each.call.reach for each in self._decodes if each.call.takes(self._position)), default=None)
+        return sorted(
+            each.rows
+            for each in self._verifies
+            if each.call.reach == span and each.call.takes(self._position) and self._has_room(each.rows)
+        )
+
+    def _has_room(self, rows: int) -> bool:
+        """Whether rows that land in one piece pass no end, of the context or of a ring."""
+        return self._position + rows <= self._context_tokens and all(
+            self._position % slots + rows <= slots for slots in self._ring_slots
+        )
+
+    def verify(self, token_ids: Sequence[int]) -> Logits:
+        self._check(token_ids)
+        rows = next((n for n in self.verify_tokens() if n >= len(token_ids)), None)
+        assert rows is not None, f"{len(token_ids)} tokens at {self._position}: none of verify_tokens is so many"
+        self._run([each for each in self._verifies if each.rows == rows], token_ids, self._position)
+        logits: Logits = self._shared.logits[0, : len(token_ids)].copy()
         return logits
 
     def _run(self, among: Sequence[_Bound], token_ids: Sequence[int], start: int) -> None:
@@ -241,9 +268,9 @@ class LitertSlot:
         return caches
 
     def close(self) -> None:
-        for each in (*self._decodes, *self._prefills):
+        for each in (*self._decodes, *self._verifies, *self._prefills):
             each.run.close()
-        self._decodes, self._prefills, self._caches = [], [], {}
+        self._decodes, self._verifies, self._prefills, self._caches = [], [], [], {}
 
 
 def is_key(cache_name: str) -> bool:

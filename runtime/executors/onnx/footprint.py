@@ -141,6 +141,7 @@ def _activations(directory: OnnxDirectory, kept: tuple[Cache, ...]) -> Activatio
         altup_inputs=1 + sum(_ALTUP.fullmatch(name) is not None for name in model.graph.initializers),
         ple_values=ple_values,
         kv_values=sum(cache.kv_heads * cache.head_size for cache in kept),
+        vocab_size=max(matrices)[0],
     )
 
 

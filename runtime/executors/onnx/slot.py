@@ -132,6 +132,12 @@ class OnnxSlot:
         logits: Logits = self._shared.logits.reshape(-1).copy()
         return logits
 
+    def verify_tokens(self) -> Sequence[int]:
+        return ()  # see OnnxDecoder.can_verify
+
+    def verify(self, token_ids: Sequence[int]) -> Logits:
+        return np.stack([self.decode(token_id) for token_id in token_ids])
+
     def _run(self, token_ids: Sequence[int]) -> None:
         count, start = len(token_ids), self.position
         for name, table in self._shared.tables.items():

@@ -45,6 +45,9 @@ class Counters:
         self.tokens["prompt"] += event.prompt_tokens
         self.tokens["cached"] += event.cached_tokens
         self.tokens["generated"] += event.generated_tokens
+        if event.drafted_tokens:
+            self.tokens["drafted"] += event.drafted_tokens
+            self.tokens["accepted"] += event.accepted_tokens
         if event.first_token_s:
             self.wait.add([event.wait_s])
             self.first_token.add([event.first_token_s])

@@ -17,7 +17,7 @@ def exposition(counters: Counters, state: State | None, alerts: Sequence[Alert])
     lines = [
         *_family("requests_total", "counter", "Requests that have ended.", requests),
         *_family("refusals_total", "counter", "Refused or broken off.", _by("code", counters.refusals)),
-        *_family("tokens_total", "counter", "Of prompts, of those cached, and written.", _by("type", counters.tokens)),
+        *_family("tokens_total", "counter", "By what became of them.", _by("type", counters.tokens)),
         *_histogram("wait_seconds", "Until a request had its turn.", counters.wait),
         *_histogram("first_token_seconds", "From a request's arrival to its first token.", counters.first_token),
         *_histogram("token_seconds", "Each token after the first.", counters.per_token),

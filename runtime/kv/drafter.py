@@ -1,0 +1,58 @@
+"""Guessing how a reply goes on, so that several tokens can be verified at the price of little more than one.
+
+A guess costs time where it is wrong, and never changes the text.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+_SHORTEST, _LONGEST = 2, 32
+"""Tokens that have to agree before what followed them is proposed, and how many are compared."""
+
+_CANDIDATES = 16
+"""Places that are compared, the latest of them."""
+
+
+class Drafter(Protocol):
+    """What guesses. One for each reply, so it may keep what it has seen."""
+
+    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+        """Up to n tokens that may come next; none where there is no guess.
+
+        history: prompt and reply so far; of one reply, each call's begins with that of the call before.
+        """
+
+
+class PromptLookup:
+    """Proposes what followed the last time that the text was as it is now: copying, of a prompt or of the reply.
+
+    Needs no weights (Saxena, "Prompt Lookup Decoding", 2023). Of all places where the last two tokens occurred before,
+    the one counts whose tokens before agree furthest, the latest among equals.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[int, ...], list[int]] = {}  # where each two tokens ended, rising
+        self._indexed = 0  # tokens of the history whose ends are there
+
+    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+        """See Drafter."""
+        for end in range(max(self._indexed, _SHORTEST), len(history)):  # not the last two: they are what is looked up
+            self._ends.setdefault(tuple(history[end - _SHORTEST : end]), []).append(end)
+        self._indexed = max(self._indexed, len(history))
+        ends = self._ends.get(tuple(history[len(history) - _SHORTEST :]), ())[-_CANDIDATES:]
+        best = max(ends, key=lambda end: (_agreeing(history, end), end), default=None)
+        if best is None:
+            return ()
+        guesses: list[int] = []
+        for at in range(best, best + n):  # what repeats goes on with what is guessed
+            guesses.append(history[at] if at < len(history) else guesses[at - len(history)])
+        return guesses
+
+
+def _agreeing(history: Sequence[int], end: int) -> int:
+    """How many tokens before `end` are the last ones of the history, up to _LONGEST."""
+    longest = min(_LONGEST, end)
+    back = 0
+    while back < longest and history[end - 1 - back] == history[len(history) - 1 - back]:
+        back += 1
+    return back

@@ -1,0 +1,151 @@
+"""Decode steps of a reply, several at once where they can be guessed.
+
+What is drawn decides: a guess only says which token is run before it is known to be drawn. Each token is still drawn
+from the logits that a plain step gives, with penalties, response format, bias and generator as ever, and a guess that
+is not drawn is taken back. So the text is that of plain steps, greedy or sampled with the same seed, whatever is asked
+for. For a guess that is certain of itself this is speculative sampling (Leviathan et al., 2023): it stands with the
+probability that the model gives it, and otherwise what comes instead has the model's distribution without it.
+
+Whether guessing pays is kept in an account of decode steps: a verification costs what it takes longer than a step, and
+each guess that stands earns one. It is overdrawn by little, and then guessing rests; it may try again by and by.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+
+from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
+from gemma_edge.runtime.kv.drafter import Drafter
+from gemma_edge.runtime.kv.generate import Guessed
+from gemma_edge.runtime.media.soft_tokens import SoftToken
+
+_SAMPLES, _FEWEST = 9, 3
+_USUAL_PRICE = 1.5
+"""Steps that a verification takes, until some were measured."""
+
+_START, _MOST = 1.0, 4.0
+"""Steps that a reply may lose at once at its beginning, and at most, once guessing has earned them."""
+
+_ALLOWANCE = 0.01
+"""Of each plain step, what may be lost by trying again."""
+
+
+@dataclass
+class Prices:
+    """What calls of one decoder take, by their tokens. For the thread that runs it."""
+
+    _seconds: dict[int, deque[float]] = field(default_factory=dict)
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """One call has taken so long."""
+        self._seconds.setdefault(tokens, deque(maxlen=_SAMPLES)).append(seconds)
+
+    def of(self, tokens: int) -> float:
+        """In decode steps, by the medians of the last calls."""
+        verifying, stepping = self._seconds.get(tokens, ()), self._seconds.get(1, ())
+        if min(len(verifying), len(stepping)) < _FEWEST:  # the first ones read pages that nothing has read before
+            return _USUAL_PRICE
+        return max(1.0, median(verifying) / median(stepping))
+
+
+@dataclass(frozen=True)
+class Speculating:
+    """How replies of one decoder are guessed. drafter: makes one for a reply."""
+
+    drafter: Callable[[], Drafter]
+    prices: Prices = field(default_factory=Prices)
+
+
+class Speculation:
+    """One reply's decode steps.
+
+    Args:
+        how: None takes plain steps.
+        end: the most tokens there will be; nothing is guessed beyond.
+    """
+
+    def __init__(self, how: Speculating | None, end: int) -> None:
+        self._how = how
+        self._drafter = None if how is None else how.drafter()
+        self._end = end
+        self._balance = _START
+        self._wanted = 0  # guesses that the next verification shall have; 0: the fewest
+        self._slot: KvSlot | None = None  # what holds guesses
+        self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
+        self.last = Guessed()
+
+    def decode(self, slot: KvSlot, tokens: Sequence[int]) -> Logits:
+        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
+        if self._how is None:
+            return slot.decode(tokens[-1])
+        if self._stands(slot, tokens):
+            self.last = Guessed(is_accepted=True)
+            self._earn(1.0)
+            _, logits = self._pending.popleft()
+            return logits
+        if self._pending:
+            self._wanted = 0
+        self._take_back(slot, len(tokens) - 1)
+        guesses, rows = self._guesses(slot, tokens)
+        started = time.perf_counter()
+        if not guesses:
+            logits = slot.decode(tokens[-1])
+            self._how.prices.add(1, time.perf_counter() - started)
+            if self._balance < _START:
+                self._earn(_ALLOWANCE)
+            self.last = Guessed()
+            return logits
+        rows_logits = slot.verify([tokens[-1], *guesses])
+        first: Logits = rows_logits[0]
+        self._how.prices.add(rows, time.perf_counter() - started)
+        self._earn(1.0 - self._how.prices.of(rows))
+        self._slot = slot
+        self._pending.extend(zip(guesses, rows_logits[1:], strict=True))
+        self.last = Guessed(drafted=len(guesses))
+        return first
+
+    def _stands(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
+        """Whether the last token was guessed, and the slot still holds it and the guesses after it."""
+        return (
+            self._slot is slot
+            and bool(self._pending)
+            and self._pending[0][0] == tokens[-1]
+            and slot.position == len(tokens) - 1 + len(self._pending)
+        )
+
+    def _guesses(self, slot: KvSlot, tokens: Sequence[int]) -> tuple[list[int], int]:
+        """What to run after the last token, and the rows of the call that runs it; nothing where it would not pay."""
+        assert self._how is not None
+        assert self._drafter is not None
+        sizes = slot.verify_tokens()
+        affordable = [rows for rows in sizes if self._how.prices.of(rows) - 1 <= self._balance]
+        most = min(max(affordable, default=1), max(min(affordable, default=1), self._wanted + 1)) - 1
+        proposed = self._drafter.propose(tokens, min(most, self._end - len(tokens) - 1)) if most > 0 else ()
+        guesses: list[int] = []
+        for guess in proposed:
+            if isinstance(guess, SoftToken):  # of an image or a recording: never drawn
+                break
+            guesses.append(guess)
+        rows = next((rows for rows in affordable if rows > len(guesses)), 0)
+        if not guesses or len(guesses) < self._how.prices.of(rows) - 1:  # could not earn what it costs
+            return [], 0
+        self._wanted = 2 * len(guesses) + 1  # if all of them stand
+        return guesses, rows
+
+    def _earn(self, steps: float) -> None:
+        self._balance = min(_MOST, self._balance + steps)
+
+    def _take_back(self, slot: KvSlot, position: int) -> None:
+        self._pending.clear()
+        if self._slot is slot and slot.position > position:
+            slot.rewind(position)
+        self._slot = None
+
+    def settle(self, length: int) -> None:
+        """The reply has ended with so many tokens before the last drawn one: what was only guessed is taken back."""
+        if self._slot is not None:
+            with suppress(ClosedError):
+                self._take_back(self._slot, length)
