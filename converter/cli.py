@@ -188,6 +188,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="NAME|FILE",
             help="Store a smaller model beside Gemma 3n E4B, of the same weights: e2b, or a TOML or CSV file.",
         ),
+        click.option(
+            "--drafter",
+            type=click.Path(path_type=Path),
+            help="A Gemma 4's assistant, a directory: LiteRT-LM then runs several tokens at once, those it guesses.",
+        ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(
             "--fit",

@@ -11,8 +11,9 @@ from gemma_edge.converter.calibrate.step import balanced_plan, calibrated, check
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hashing import hashing
 from gemma_edge.converter.identity import identity
+from gemma_edge.converter.plan.options import Options
 from gemma_edge.converter.plan.output import Bundle, digest_and_sync, output_of
-from gemma_edge.converter.plan.target import Options, Target, format_of
+from gemma_edge.converter.plan.target import Target, format_of
 from gemma_edge.converter.progress import Stage, silent
 from gemma_edge.converter.quality.acceptance import Acceptance
 from gemma_edge.converter.quality.beside import report_path, spare_inputs

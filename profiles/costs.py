@@ -55,6 +55,9 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 # (Gemma 3 270M, two spans), which are its rows' logits. In place of a ring it writes nothing.
 VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logits of its rows"
 
+# Of a drafter, one signature and its logits are counted as the decoder's are; its weights are packed likewise.
+DRAFTER_SOURCE = "computed: its weights, mapped; operators and tensors of one signature, and its logits"
+
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
 # prefill takes 66 MiB more.
 CONVERTED_PREFILL_SHARE = 0.64
@@ -176,6 +179,12 @@ def litert_footprint(
             Part("libraries", 0, LIBRARIES_FILE_BYTES, LIBRARIES_SOURCE),
         )
     )
+
+
+def with_drafter(footprint: Footprint, weights_bytes: int, vocab_size: int) -> Footprint:
+    """The same beside a drafter, which LiteRT-LM keeps for as long as the model."""
+    anon_bytes = CALL_ANON_BYTES + vocab_size * FLOAT_BYTES
+    return Footprint.of((*footprint.parts, Part("drafter", anon_bytes, weights_bytes, DRAFTER_SOURCE)))
 
 
 def predicted_decode_tokens_per_s(profile: DeviceProfile, bytes_per_token: int) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from gemma_edge.converter.calibrate.auto import automatic_recipe
 from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows, rounds_for_a_text
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
+from gemma_edge.converter.checkpoint.drafted import drafted
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
@@ -37,6 +38,8 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
         config = request.slice.checkpoint_config(config)
     model = request.stored(Model.of_checkpoint(config, image_pixels(path)))
     request.check(model)
+    if request.drafter is not None:
+        model = model.with_drafter(read_config(request.drafter))
     changes = ""
     if request.max_bytes is None:
         fitting = fit_target(request, model)
@@ -53,10 +56,12 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
 def published_plan(request: Target) -> Plan | None:
     """The plan for an official model, from what is published of it: nothing is downloaded, no checkpoint is needed.
 
-    None where the request follows from a checkpoint's values: another model, an adapter, a recipe that is measured.
+    None where the request follows from a checkpoint: another model, an adapter, a drafter, a recipe that is measured.
     Raises OverBudget.
     """
-    if request.size not in OFFICIAL or request.lora is not None or request.max_bytes is not None:
+    if request.size not in OFFICIAL or request.max_bytes is not None:
+        return None
+    if request.lora is not None or request.drafter is not None:
         return None
     return make_plan(fit_target(request, request.official_model()))
 
@@ -73,9 +78,12 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
     if request.slice is not None:
         source = sliced(source, request.slice)
     if request.lora is not None:  # the head may have become untied
-        model = request.stored(replace(Model.from_json(source.text_config), encoders=model.encoders))
+        text = Model.from_json(source.text_config)
+        model = request.stored(replace(text, encoders=model.encoders, drafter=model.drafter))
     if request.beside is not None:
         source = in_parts(source, model)
+    if request.drafter is not None:
+        source = drafted(source, request.drafter)
     model = with_static_scales(model, source)
     return source, with_grids(model, source, request.recipe_for(model))
 

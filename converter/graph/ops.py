@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gemma_edge.converter.graph import audio_ops, conv_ops
+from gemma_edge.converter.graph import audio_ops, conv_ops, draft_ops
 from gemma_edge.converter.graph.rope import Rope
 from gemma_edge.converter.graph.values import ANY, DType, Operand, Shape, Value
 from gemma_edge.converter.tensors import TensorSpec
@@ -181,7 +181,7 @@ class Concat:
 
 Op = (
     Linear | Embed | RmsNorm | RopeRotate | Attention | MatMul | Binary | Unary | Mean | Reshape | Slice | Concat
-    | LastToken | Hadamard | StaticRange | audio_ops.Op | conv_ops.Op
+    | LastToken | Hadamard | StaticRange | audio_ops.Op | conv_ops.Op | draft_ops.Op
 )  # fmt: skip
 OPS: tuple[type, ...] = get_args(Op)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.graph import draft_ops, reference_audio, reference_conv
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.graph import reference_audio, reference_conv
 from gemma_edge.runtime.formats import hadamard
 
 Array = NDArray[np.floating[Any]]
@@ -54,6 +54,10 @@ class _Machine:
             return self.values[operand]
         return operand if isinstance(operand, float) else self.weights[operand.name]
 
+    def past_of(self, past: draft_ops.Past) -> tuple[Array, Array]:
+        """Keys and values before this run, [positions, K, E]."""
+        return self._past[past.layer]
+
     def seen(self, cache: ir.KVCache) -> tuple[Array, Array]:
         """Past and present keys and values, [positions, K, E]."""
         k, v = self.values[cache.k][0], self.values[cache.v][0]
@@ -89,16 +93,28 @@ def _rotate(m: _Machine, op: ir.RopeRotate) -> Array:
 def _attention(m: _Machine, op: ir.Attention) -> Array:
     q: Array = m[op.q][0]  # [T, H, E]
     k, v = m.seen(op.cache)  # [S, K, E]
-    group = q.shape[1] // k.shape[1]
     out = np.empty_like(q)
     for row, position in enumerate(m.positions):
         first = 0 if op.cache.window is None else max(0, position + 1 - op.cache.window)
-        for head in range(q.shape[1]):
-            keys, values = k[first : position + 1, head // group], v[first : position + 1, head // group]
-            scores = keys @ q[row, head]
-            weights = np.exp(scores - scores.max())
-            out[row, head] = weights @ values / weights.sum()
+        out[row] = _attend(q[row], k[first : position + 1], v[first : position + 1])
     return out[None]
+
+
+def _past_attention(m: _Machine, op: draft_ops.PastAttention) -> Array:
+    k, v = m.past_of(op.past)
+    first = 0 if op.past.window is None else max(0, len(k) - op.past.window)
+    return _attend(m[op.q][0, 0], k[first:], v[first:])[None, None]
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """One query [H, E] over keys and values [S, K, E] -> [H, E]."""
+    group = q.shape[0] // k.shape[1]
+    out = np.empty_like(q)
+    for head in range(q.shape[0]):
+        scores = k[:, head // group] @ q[head]
+        weights = np.exp(scores - scores.max())
+        out[head] = weights @ v[:, head // group] / weights.sum()
+    return out
 
 
 def _unary(m: _Machine, op: ir.Unary) -> Array:
@@ -152,6 +168,7 @@ RUN: dict[type, Callable[[_Machine, Any], Array]] = {
     ir.StaticRange: _static_range,
     ir.LastToken: lambda m, op: m[op.x][:, -1:],
     ir.Concat: lambda m, op: np.concatenate([m[part] for part in op.parts], op.axis),
+    draft_ops.PastAttention: _past_attention,
     **reference_audio.RUN,
     **reference_conv.RUN,
 }

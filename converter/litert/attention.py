@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gemma_edge.converter.graph.draft_ops import Past
 from gemma_edge.converter.graph.ops import KVCache, Rope
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor
 from gemma_edge.converter.litert.ops import F16, F32, I32, Subgraph
@@ -96,6 +97,13 @@ class Positions:
             self._masks[key] = sub.reshape(sub.concat([row] * group, 2), (1, 1, t * group, mask.shape[-1]))
         return self._masks[key]
 
+    def past_mask(self, window: int | None) -> Tensor:
+        """0 or HIDDEN for each slot, of a query that stands behind all that is in the cache: [1, 1, 1, S]."""
+        key = (window, 0)
+        if key not in self._masks:
+            self._masks[key] = self._sub.mul(self._hidden_slots(window, own=0), self._sub.constant(HIDDEN))
+        return self._masks[key]
+
     def write(self, window: int | None) -> "CacheWrite":
         """Where this run's rows go in caches of this window."""
         if window not in self._writes:
@@ -106,8 +114,11 @@ class Positions:
         """Whether this run's rows may pass the end of the ring; a single row cannot."""
         return self._layout.is_ring(window) and self._tokens > 1 and not self.is_steps
 
-    def _hidden_slots(self, window: int | None) -> Tensor:
-        """1 where an old slot must not be seen: not written yet, or outside the window. [1, 1, T or 1, S]."""
+    def _hidden_slots(self, window: int | None, own: int = 1) -> Tensor:
+        """1 where an old slot must not be seen: not written yet, or outside the window. [1, 1, T or 1, S].
+
+        own: how many of the window's positions are the query's.
+        """
         sub, slots = self._sub, self._layout.read_slots(window, self._past)
         written = self._tokens if self.is_steps else 0  # rows of this run that are in the cache
         if self._layout.is_ring(window):
@@ -126,7 +137,7 @@ class Positions:
             held = sub.constant(np.arange(slots, dtype=np.float32).reshape(1, 1, 1, slots))
             hidden = self._later(held)
         if window is not None:
-            oldest = sub.sub(self._rows, sub.constant(float(window - 1)))  # first position a row still sees
+            oldest = sub.sub(self._rows, sub.constant(float(window - own)))  # first position a row still sees
             hidden = sub.maximum(hidden, self._positive(sub.sub(oldest, held)))
         return hidden
 
@@ -228,6 +239,25 @@ class CacheTensors:
         assert self._written is not None
         for name, cache in zip("kv", self._written, strict=True):
             self._sub.output(f"kv_cache_{name}_{self._cache.layer}", cache)
+
+
+class PastTensors:
+    """One layer's cache in a signature that only reads it, as float32."""
+
+    def __init__(self, sub: Subgraph, past: Past, layout: CacheLayout) -> None:
+        slots, kind = layout.slots(past.window), F16 if layout.half else F32
+        k = sub.input(f"kv_cache_k_{past.layer}", (1, past.kv_heads, slots, past.size), kind)
+        v = sub.input(f"kv_cache_v_{past.layer}", (1, past.kv_heads, past.size, slots), kind)
+        self.k, self.v = (sub.dequantize(k), sub.dequantize(v)) if layout.half else (k, v)
+
+
+def past_attention(sub: Subgraph, q: Tensor, past: PastTensors, window: int | None, positions: Positions) -> Tensor:
+    """q [1, 1, H, E] -> [1, 1, H, E], of a query without a key of its own."""
+    _, _, heads, size = q.shape
+    kv_heads = past.k.shape[1]
+    q = sub.reshape(q, (1, kv_heads, heads // kv_heads, size))
+    weights = sub.softmax(sub.add(_scores(sub, q, past.k), positions.past_mask(window)))  # [1, K, H/K, S]
+    return sub.reshape(_weighted(sub, weights, past.v), (1, 1, heads, size))
 
 
 def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None, positions: Positions) -> Tensor:

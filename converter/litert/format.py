@@ -16,7 +16,7 @@ from rich.console import Console
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.activations import round_tokens
 from gemma_edge.converter.evaluate.machine import Inputs
-from gemma_edge.converter.graph.ops import Graph
+from gemma_edge.converter.graph.ops import Graph, RmsNorm, Value
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.matformer.pair import small_model
 from gemma_edge.converter.plan.door import DECODER
@@ -27,9 +27,10 @@ from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.packed_rows import StoredRows
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
-from gemma_edge.profiles.costs import litert_footprint
+from gemma_edge.profiles.costs import litert_footprint, with_drafter
 from gemma_edge.profiles.costs_encoders import with_encoders
-from gemma_edge.profiles.signatures import Call, calls
+from gemma_edge.profiles.signatures import Call
+from gemma_edge.profiles.signatures import calls as calls_of
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.encoding import EncodingError
 
@@ -39,8 +40,26 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
     decoders = [*_decoders(model, target, "")]
     if target.beside is not None:
         decoders += _decoders(small_model(model, target.beside), target, f"{target.beside.name}/")
-    encoders = [graph for encoder in model.encoders for graph in encoder.graphs(in_one=False)]
-    return {DECODER: decoders} | {graph.name: [graph] for graph in (*model.lookups(), *encoders)}
+    others = [*model.lookups(), *(graph for encoder in model.encoders for graph in encoder.graphs(in_one=False))]
+    if model.drafter is not None:
+        others.append(model.drafter.graph())
+        decoders.append(_verify(model, target))
+        for graph in (decoders[0], decoders[-1]):
+            graph.output("activations", _hidden(graph))
+    return {DECODER: decoders} | {graph.name: [graph] for graph in others}
+
+
+def _verify(model: Model, target: Target) -> Graph:
+    """What LiteRT-LM runs a drafter's guesses with; the runtime here has signatures of its own names for that."""
+    assert target.verify_tokens is not None
+    graph = model.decoder("verify", target.verify_tokens, with_logits=True, every_row=True)
+    graph.is_steps = True
+    return graph
+
+
+def _hidden(graph: Graph) -> Value:
+    """Behind the last norm of a decoder, [1, T, D]."""
+    return next(op.out for op in reversed(graph.ops) if isinstance(op, RmsNorm))
 
 
 def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
@@ -52,7 +71,7 @@ def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
 
 
 def _calls(model: Model, target: Target) -> Iterator[Call]:
-    return calls(target.prefill_tokens, target.spans_for(model), target.draft_tokens)
+    return calls_of(target.prefill_tokens, target.spans_for(model), target.draft_tokens)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
@@ -67,6 +86,10 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     layout = cache_layout(target, model.model)
     by_role = model.sums(target)
     weights_bytes = resident(by_role)
+    drafter = model.model.drafter
+    calls = (1 if target.beside is None else 2) * tuple(_calls(model.model, target))
+    if target.verify_tokens is not None:
+        calls += (Call(target.verify_tokens, True),)
     caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
@@ -77,9 +100,13 @@ def needs(model: ModelSizes, target: Target) -> Needs:
         ring_bytes=sum(nbytes for nbytes, is_ring in caches if is_ring),
         largest_ring_bytes=max((nbytes for nbytes, is_ring in caches if is_ring), default=0),
         kv_is_half=layout.half,
-        calls=(1 if target.beside is None else 2) * tuple(_calls(model.model, target)),
+        calls=calls,
         shape=model.activations(layout.context_tokens),
     )
+    if drafter is not None:
+        recipe = target.recipe_for(model.model)
+        drafter_bytes = sum(nbytes(spec, recipe.storage(spec)) for spec in drafter.tensors.values())
+        footprint = with_drafter(footprint, drafter_bytes, model.model.config.vocab_size)
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
 
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gemma_edge.converter.graph import draft_ops
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
-from gemma_edge.converter.litert.attention import attention
+from gemma_edge.converter.litert.attention import attention, past_attention
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import I8, I32
 from gemma_edge.converter.litert.signature import Signature
@@ -70,6 +71,10 @@ def _rotate(s: Signature, op: ir.RopeRotate) -> Tensor:
 
 def _attention(s: Signature, op: ir.Attention) -> Tensor:
     return attention(s.sub, s[op.q], s.cache(op.cache), op.cache.window, s.positions)
+
+
+def _past_attention(s: Signature, op: draft_ops.PastAttention) -> Tensor:
+    return past_attention(s.sub, s[op.q], s.past(op.past), op.past.window, s.positions)
 
 
 def _hadamard(s: Signature, op: ir.Hadamard) -> Tensor:
@@ -135,6 +140,7 @@ LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
     ir.LastToken: _last_token,
     ir.Hadamard: _hadamard,
     ir.StaticRange: _static_range,
+    draft_ops.PastAttention: _past_attention,
     **tflite_audio.LOWER,
     **tflite_conv.LOWER,
 }

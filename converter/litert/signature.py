@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gemma_edge.converter.evaluate.machine import operands
+from gemma_edge.converter.graph import draft_ops
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.litert.attention import CacheTensors, Positions
+from gemma_edge.converter.litert.attention import CacheTensors, PastTensors, Positions
 from gemma_edge.converter.litert.file import Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout
@@ -29,6 +30,7 @@ class Signature:
         self._layout = layout
         self._values: dict[ir.Value, Tensor] = {}
         self._caches: dict[int, CacheTensors] = {}
+        self._pasts: dict[draft_ops.Past, PastTensors] = {}
         self._positions: Positions | None = None
         self.levels: dict[ir.Value, Tensor] = {}  # in int8
         integers = (op.x for op in graph.ops if isinstance(op, ir.Linear) and self.static_scales(op))
@@ -93,3 +95,10 @@ class Signature:
                 tensors.write(self.positions, Phase.BODY)
             self._caches[cache.layer] = tensors
         return self._caches[cache.layer]
+
+    def past(self, past: draft_ops.Past) -> PastTensors:
+        """The tensors of a cache that this graph reads and leaves as it is, shared by all who read it."""
+        if past not in self._pasts:
+            assert self._layout is not None
+            self._pasts[past] = PastTensors(self.sub, past, self._layout)
+        return self._pasts[past]

@@ -9,6 +9,8 @@ from typing import Any
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import gemma3, gemma3n, gemma4, vision
+from gemma_edge.converter.models.drafter.gemma4 import Config as DrafterConfig
+from gemma_edge.converter.models.drafter.gemma4 import Drafter
 from gemma_edge.converter.models.encoders import Encoder, Modality, encoders_of
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.models.questions import Config, Names
@@ -26,6 +28,7 @@ class Model:
     config: Config
     tensors: Mapping[str, TensorSpec]  # the decoder's, by the graph's name, in order of use
     encoders: tuple[Encoder, ...] = ()
+    drafter: Drafter | None = None
 
     @classmethod
     def of_checkpoint(cls, config: Mapping[str, Any], image_pixels: int) -> "Model":
@@ -53,6 +56,13 @@ class Model:
     def with_modalities(self, modalities: Collection[Modality]) -> "Model":
         """This model without the encoders of other ones."""
         return replace(self, encoders=tuple(encoder for encoder in self.encoders if encoder.modality in modalities))
+
+    def with_drafter(self, config: Mapping[str, Any]) -> "Model":
+        """This model with the drafter of that config.json beside it. Raises ConfigError where the two do not fit."""
+        drafter = DrafterConfig.from_json(config)
+        if not isinstance(self.config, gemma4.Config):
+            raise ConfigError(f"drafter: made for {gemma4.FAMILY}, the model is a {self.family}; leave --drafter out")
+        return replace(self, drafter=Drafter.of(drafter, self.config))
 
     @cached_property
     def shares(self) -> Mapping[Role, float]:

@@ -68,7 +68,7 @@ class Config:
         types = (*f.layer_types(layers, 6)[:-1], FULL)  # as Gemma4TextConfig has it, whatever config.json says
         ffn = f.positive("intermediate_size", 9216)
         wide = 2 if f.flag("use_double_wide_mlp", False) else 1
-        kinds = _kinds(f, types)
+        kinds = kinds_of(f, types)
         return cls(
             vocab_size=f.positive("vocab_size", 262_144),
             ple_vocab_size=f.positive("vocab_size_per_layer_input", 262_144),
@@ -130,7 +130,7 @@ class _LastOwner(Config):
         return min(layer, self.kv_layers - 1)
 
 
-def _kinds(f: Fields, types: tuple[str, ...]) -> dict[str, AttentionLayer]:
+def kinds_of(f: Fields, types: tuple[str, ...]) -> dict[str, AttentionLayer]:
     """By layer_types' names. Heads have one size for each, in either spelling of config.json."""
     ropes = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
@@ -219,7 +219,7 @@ def decoder(
         if not with_logits and i == c.kv_layers - 1:
             return g
         y = blocks.attend(g, h, i, attention, c.eps, caches[c.kv_source(i)])
-        x = _feed_forward(g, c, i, x, y)
+        x = feed_forward(g, c.eps, i, x, y)
         if per_layer is not None:
             x = _told(g, c, i, x, g.reshape(g.slice(per_layer, 2, i, 1), (1, tokens, c.ple_width)))
         x = g.layers[i] = g.mul(x, g.weight(f"layers.{i}.layer_scalar"))
@@ -237,12 +237,12 @@ def lookups(config: Config, specs: Mapping[str, TensorSpec], tokens: int) -> Ite
         yield blocks.lookup("per_layer_embedder", specs, tokens, "embed_tokens_per_layer.weight", shape)
 
 
-def _feed_forward(g: Graph, c: Config, layer: int, x: Value, attended: Value) -> Value:
+def feed_forward(g: Graph, eps: float, layer: int, x: Value, attended: Value) -> Value:
     """The rest of attention's residual, then the MLP; all [B, T, D]."""
     p = f"layers.{layer}."
 
     def norm(y: Value, which: str) -> Value:
-        return g.rms_norm(y, f"{p}{which}.weight", c.eps)
+        return g.rms_norm(y, f"{p}{which}.weight", eps)
 
     x = g.add(x, norm(attended, "post_attention_layernorm"))
     h = norm(x, "pre_feedforward_layernorm")

@@ -178,7 +178,8 @@ def _specs(model: Model) -> dict[str, TensorSpec]:
     specs = dict(model.tensors)
     overlays = tuple(encoder.embedder.overlay() for encoder in model.encoders)
     specs[EMBEDDING] = replace(specs[EMBEDDING], overlays=overlays)
-    return specs | {name: spec for encoder in model.encoders for name, spec in encoder.tensors.items()}
+    drafter = {} if model.drafter is None else model.drafter.tensors
+    return specs | {name: spec for encoder in model.encoders for name, spec in encoder.tensors.items()} | {**drafter}
 
 
 def _planned(spec: TensorSpec, recipe: Recipe, section: str, format: Format) -> PlannedTensor:  # noqa: A002

@@ -1,13 +1,11 @@
 """What the user asks for, as one value, checked before any file is opened."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
-from importlib import resources
 from pathlib import Path
-from typing import Final, Self, TypedDict, TypeVar, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
@@ -15,11 +13,12 @@ from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.models.matformer.pair import large_model
 from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan.calibration import CalibrationText, calibration_text
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.plan.options import Options
 from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
-from gemma_edge.converter.tokenizer.windows import read_text
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
@@ -36,25 +35,15 @@ SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
 conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
 
 
+DRAFTER_TOKENS = 4
+"""Known and guessed ones of a drafter's: guesses after the third are seldom right (see facts in litert's README)."""
+
+
 class TargetError(GemmaEdgeError):
     """A request that cannot work, whatever the checkpoint, or that this checkpoint does not fit."""
 
 
-BUILT_IN_TEXT = "built-in"
 _Choice = TypeVar("_Choice", bound=StrEnum)
-
-
-@dataclass(frozen=True)
-class CalibrationText:
-    """What a checkpoint is run on to see what its layers are given. name: of the file, or BUILT_IN_TEXT."""
-
-    name: str
-    content: str = field(repr=False)
-
-    @property
-    def sha256(self) -> str:
-        """Of the content in UTF-8."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 def format_of(out: Path, asked: str | None) -> str | None:
@@ -97,38 +86,6 @@ AUTO: Final = "auto"
 """The recipe that is chosen by measuring."""
 
 
-class Options(TypedDict, total=False):
-    """What a request may say, named as on the command line.
-
-    profile: a device profile's name or file; what does not fit it is refused; with fit, the closest variant that
-    fits is converted. context, prefill, draft: tokens; prefill left out is 16,128, as far as the context allows, and
-    draft none. recipe: a file, one of the other named recipes, or "auto", which measures which encodings lose least in
-    a bundle of max_bytes ("2.6GB").
-    encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
-    left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
-    are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
-    describes it; a target of such a name (e3.39-int4) is the same. with_slice: likewise, a smaller model to store
-    beside the whole, of the same weights; a target of two names (e4b+e2b-int4) is the same.
-    """
-
-    profile: str | None
-    context: int | None
-    prefill: Sequence[int] | None
-    spans: Sequence[int] | None
-    draft: Sequence[int] | None
-    kv: str
-    recipe: str | Path | None
-    encoding: Sequence[str]
-    format: str | None
-    modalities: Sequence[str] | None
-    fit: bool
-    calibrate: str | Path | None
-    max_bytes: str | None
-    lora: str | Path | None
-    slice: str | Path | None
-    with_slice: str | Path | None
-
-
 @dataclass(frozen=True)
 class Target:
     """A request: which model, how precise, for how long a context, and for which device.
@@ -141,7 +98,7 @@ class Target:
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
     of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
-    beside: what to store beside the whole, of the same weights.
+    beside: what to store beside the whole, of the same weights. drafter: directory of the checkpoint that guesses.
     """
 
     size: str
@@ -161,6 +118,7 @@ class Target:
     lora: Path | None = None
     slice: Slice | None = None
     beside: Slice | None = None
+    drafter: Path | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens is not None and self.context_tokens < 16:
@@ -192,6 +150,8 @@ class Target:
             )
         if self.beside is not None:
             self._check_pair(self.beside)
+        if self.drafter is not None:
+            self._check_drafter(self.drafter)
         if self.fit and self.profile is None:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
 
@@ -212,6 +172,23 @@ class Target:
                 f"draft {lengths[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
                 "up to that"
             )
+
+    def _check_drafter(self, drafter: Path) -> None:
+        if not self.format.verifies:
+            raise TargetError(
+                f"drafter {drafter}: {self.format.name} has no place for one; use --format {LITERTLM.name}, or leave "
+                "--drafter out"
+            )
+        if self.beside is not None:
+            raise TargetError(f"drafter {drafter}: expected one model beside it, found two; leave one of them out")
+
+    @property
+    def verify_tokens(self) -> int | None:
+        """How many tokens LiteRT-LM runs at once, all but the first of them the drafter's guesses; None without one."""
+        if self.drafter is None:
+            return None
+        longest = self.draft_tokens[-1] if self.draft_tokens else DRAFTER_TOKENS
+        return min(longest, self.prefill_tokens[-1])
 
     def _check_pair(self, beside: Slice) -> None:
         if not self.format.pairs:
@@ -238,7 +215,7 @@ class Target:
         recipe, max_bytes, modalities = options.get("recipe"), options.get("max_bytes"), options.get("modalities")
         profile, calibrate, lora = options.get("profile"), options.get("calibrate"), options.get("lora")
         prefill, spans = options.get("prefill"), options.get("spans")
-        draft = options.get("draft")
+        draft, drafter = options.get("draft"), options.get("drafter")
         is_automatic = recipe == AUTO  # a Path, or "./auto", is a file
         if is_automatic != (max_bytes is not None):
             raise TargetError("recipe auto and max-bytes: expected both or none; give --recipe auto --max-bytes 2.6GB")
@@ -264,6 +241,7 @@ class Target:
             lora=None if lora is None else user_path(lora),
             slice=cls._slice(target, cut, options.get("slice")),
             beside=cls._slice(target, beside, options.get("with_slice")),
+            drafter=None if drafter is None else user_path(drafter),
         )
 
     @classmethod
@@ -371,15 +349,6 @@ def _shape(model: Model) -> dict[str, str | int]:
     config = model.config
     layers, ffn = len(config.attention), config.ffn_width
     return {"family": model.family, "layers": layers, "hidden_size": config.width, "ffn": ffn}
-
-
-def calibration_text(choice: str | Path) -> CalibrationText:
-    """The built-in text, or that of a file. Raises TextError naming the file."""
-    if str(choice) == BUILT_IN_TEXT:
-        text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
-        return CalibrationText(BUILT_IN_TEXT, text)
-    path = user_path(choice)
-    return CalibrationText(path.name, read_text(path))
 
 
 def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:

@@ -37,6 +37,7 @@ from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.model import NamedModel, models_of
 
 _INPUTS = {"embeddings", "per_layer_embeddings", "input_pos"}
+_ACTIVATIONS = "activations"  # an output for LiteRT-LM's drafter; LiteRT wants a place for it
 _CACHE = re.compile(r"kv_cache_([kv])_\d+")
 
 
@@ -173,9 +174,11 @@ class LitertDecoder:
         calls = self._calls(model)
         arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
         for call in calls:
-            inputs = model.signatures[call.name].inputs
             if call.whole.name not in arrays:
-                arrays[call.whole.name] = {key: aligned_zeros(inputs[key]) for key in _INPUTS & inputs.keys()}
+                whole = model.signatures[call.whole.name]
+                own = {key: whole.inputs[key] for key in _INPUTS & whole.inputs.keys()}
+                own |= {key: whole.outputs[key] for key in {_ACTIVATIONS} & whole.outputs.keys()}
+                arrays[call.whole.name] = {key: aligned_zeros(tensor) for key, tensor in own.items()}
         outputs = [model.signatures[call.name].outputs["logits"] for call in calls if call.has_logits]
         logits = aligned_zeros(max(outputs, key=lambda tensor: tensor.nbytes))
         inputs_of = {call: arrays[call.whole.name] for call in calls}

@@ -8,7 +8,8 @@ import pytest
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.target import Options, Target, TargetError, format_of
+from gemma_edge.converter.plan.options import Options
+from gemma_edge.converter.plan.target import Target, TargetError, format_of
 from gemma_edge.converter.quantize.recipes import Floor
 from gemma_edge.converter.tensors import Role, TensorSpec
 

@@ -1,0 +1,37 @@
+"""The ops that only a drafter needs: it reads what another model has cached, and keeps nothing; draft.py appends them.
+
+Only LiteRT has a drafter beside a model, so no other emitter spells them.
+"""
+
+from dataclasses import dataclass
+
+from gemma_edge.converter.graph.values import Value
+
+
+@dataclass(frozen=True)
+class Past:
+    """The keys and values that a layer of another graph owns.
+
+    layer: its number there. kv_heads, size: K and E. window: as of its KVCache.
+    """
+
+    layer: int
+    kv_heads: int
+    size: int
+    window: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class PastAttention:
+    """softmax(q k^T + window mask) v over what stands before; q [B, 1, H, E], scale already in q, H a multiple of K.
+
+    The query has no key of its own. Of a window W it sees the W positions before its own, one more than a causal layer
+    does (transformers masking_utils.py, sliding_window_bidirectional_overlay).
+    """
+
+    q: Value
+    past: Past
+    out: Value
+
+
+Op = PastAttention

@@ -1,0 +1,69 @@
+"""Tiny random assistants of a tiny Gemma 4 (tools/tiny.py), in Hugging Face format.
+
+    python -m tools.tiny_drafter NAME DIRECTORY [--seed 0]
+
+NAME: of the Gemma 4 it guesses for. Its layers read that model's keys and values, so nothing of a size is free but its
+own width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import transformers
+
+from tools.tiny import TINY, Tiny, random_values, stored, write_json, write_parameters
+
+WIDTH, LAYERS = 64, ("sliding_attention", "sliding_attention", "full_attention")
+
+
+def write_drafter(name: str, directory: Path, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+    """Write the assistant; returns it as transformers computes it, in float32. changes: of its own config."""
+    target = TINY[name].config
+    kept = ("vocab_size", "num_key_value_heads", "head_dim", "global_head_dim", "sliding_window", "rope_parameters")
+    text = {key: target[key] for key in kept if key in target} | {
+        "model_type": "gemma4_text", "hidden_size": WIDTH, "intermediate_size": 128, "num_hidden_layers": len(LAYERS),
+        "num_kv_shared_layers": len(LAYERS), "layer_types": list(LAYERS), "num_attention_heads": 4,
+        "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "max_position_embeddings": 2048,
+        "use_double_wide_mlp": False,
+    }  # fmt: skip
+    settings = {"text_config": text, "backbone_hidden_size": target["hidden_size"]} | changes
+    config = transformers.Gemma4AssistantConfig(**settings, attn_implementation="eager")
+    with _all_shared():
+        model = transformers.Gemma4AssistantForCausalLM(config).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in stored(model).items():
+            parameter.copy_(random_values(parameter_name, parameter.shape, Tiny(text), generator))
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", config.to_dict() | {"architectures": ["Gemma4AssistantForCausalLM"]})
+    write_parameters(directory, stored(model), "F32", 1)
+    return model
+
+
+@contextmanager
+def _all_shared() -> Iterator[None]:
+    """transformers 5.23.0 looks for a layer that owns keys and values, and refuses every assistant, which has none."""
+    config_class = transformers.Gemma4TextConfig
+    modes = config_class.kv_sharing_modes
+    config_class.kv_sharing_modes = property(lambda config: ["reuse"] * config.num_hidden_layers)
+    try:
+        yield
+    finally:
+        config_class.kv_sharing_modes = modes
+
+
+@click.command()
+@click.argument("name", type=click.Choice([name for name in TINY if name.startswith("gemma4")]))
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True)
+def main(name: str, directory: Path, seed: int) -> None:
+    """Write a tiny random assistant."""
+    write_drafter(name, directory, seed)
+
+
+if __name__ == "__main__":
+    main()
