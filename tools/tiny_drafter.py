@@ -20,8 +20,14 @@ from tools.tiny import TINY, Tiny, random_values, stored, write_json, write_para
 WIDTH, LAYERS = 64, ("sliding_attention", "sliding_attention", "full_attention")
 
 
-def write_drafter(name: str, directory: Path, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
-    """Write the assistant; returns it as transformers computes it, in float32. changes: of its own config."""
+def write_drafter(
+    name: str, directory: Path, seed: int = 0, echoed: torch.Tensor | None = None, **changes: Any
+) -> transformers.PreTrainedModel:
+    """Write the assistant; returns it as transformers computes it, in float32. changes: of its text_config.
+
+    echoed: the model's table of embeddings [V, D]; the assistant then guesses the last token again, as random models
+    are wont to say, and its layers hardly matter.
+    """
     target = TINY[name].config
     kept = ("vocab_size", "num_key_value_heads", "head_dim", "global_head_dim", "sliding_window", "rope_parameters")
     text = {key: target[key] for key in kept if key in target} | {
@@ -30,14 +36,21 @@ def write_drafter(name: str, directory: Path, seed: int = 0, **changes: Any) -> 
         "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "max_position_embeddings": 2048,
         "use_double_wide_mlp": False,
     }  # fmt: skip
-    settings = {"text_config": text, "backbone_hidden_size": target["hidden_size"]} | changes
-    config = transformers.Gemma4AssistantConfig(**settings, attn_implementation="eager")
+    text |= changes | ({} if echoed is None else {"hidden_size": target["hidden_size"]})
+    config = transformers.Gemma4AssistantConfig(
+        text_config=text, backbone_hidden_size=target["hidden_size"], attn_implementation="eager"
+    )
     with _all_shared():
         model = transformers.Gemma4AssistantForCausalLM(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in stored(model).items():
             parameter.copy_(random_values(parameter_name, parameter.shape, Tiny(text), generator))
+            if echoed is not None and ".post_" in parameter_name:
+                parameter.mul_(0.01)
+        if echoed is not None:
+            model.model.embed_tokens.weight.copy_(echoed)
+            model.pre_projection.weight.copy_(torch.eye(echoed.shape[1], 2 * echoed.shape[1]))
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config.to_dict() | {"architectures": ["Gemma4AssistantForCausalLM"]})
     write_parameters(directory, stored(model), "F32", 1)

@@ -25,8 +25,9 @@ class Past:
 class PastAttention:
     """softmax(q k^T + window mask) v over what stands before; q [B, 1, H, E], scale already in q, H a multiple of K.
 
-    The query has no key of its own. Of a window W it sees the W positions before its own, one more than a causal layer
-    does (transformers masking_utils.py, sliding_window_bidirectional_overlay).
+    The query has no key of its own. Of a window W it sees the W + 1 positions before its own, where a causal layer sees
+    W - 1: in transformers its place is that of the last key, and the distance W still counts
+    (modeling_gemma4_assistant.py, create_attention_masks; masking_utils.py, sliding_window_bidirectional_overlay).
     """
 
     q: Value

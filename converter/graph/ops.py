@@ -187,10 +187,9 @@ OPS: tuple[type, ...] = get_args(Op)
 
 
 class Graph:
-    """A tape: each method appends one op and returns its output, shapes inferred and checked.
+    """A tape: each method appends one op and returns its output. Mistaken shapes are a model file's: assertions.
 
-    Shape mistakes are mistakes in a model file, so they are assertions. `tensors` are the model's facts by name;
-    `used` collects those that this graph really touches, which is what a section of a file has to hold.
+    `tensors` are the model's facts by name; `used` those that this graph touches, which a section of a file must hold.
     """
 
     def __init__(self, name: str, tokens: int, tensors: Mapping[str, TensorSpec]) -> None:
@@ -198,6 +197,7 @@ class Graph:
         self.tokens = tokens  # T, or ANY
         self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.is_steps = False  # whether its rows have to come out as they would from runs of one row each, to the bit
+        self.wraps = True  # whether whoever runs it lets its rows pass the end of a ring, or of the context
         self.tensors = tensors
         self.ops: list[Op] = []
         self.inputs: dict[str, Value] = {}

@@ -102,7 +102,7 @@ def _attention(m: _Machine, op: ir.Attention) -> Array:
 
 def _past_attention(m: _Machine, op: draft_ops.PastAttention) -> Array:
     k, v = m.past_of(op.past)
-    first = 0 if op.past.window is None else max(0, len(k) - op.past.window)
+    first = 0 if op.past.window is None else max(0, len(k) - op.past.window - 1)
     return _attend(m[op.q][0, 0], k[first:], v[first:])[None, None]
 
 

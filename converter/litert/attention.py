@@ -10,7 +10,8 @@ copy, while the caches themselves are those of every other signature.
 A verification (`Graph.is_steps`) has to give, to the bit, what as many decode steps give: text must not depend on what
 was guessed, and where integer kernels round their inputs the smallest difference grows. So it adds in a step's order:
 its rows are written first, each query sees those before it where they lie, and only its own row beside the cache. The
-rows land in one piece, so whoever calls it must not let them pass the end of a ring.
+rows land in one piece, which whoever calls it must not let pass the end of a cache; unless that has to be expected
+(`Graph.wraps`): then row by row in a ring, and elsewhere without those behind the end.
 
 Sliding layers keep a ring: position p lives in slot p mod R. With R >= window + the longest prefill, no row that a
 query of this run can still see is overwritten by this run's rows, padding included.
@@ -39,11 +40,18 @@ class Positions:
     """What one signature derives from input_pos, each part built when first asked for."""
 
     def __init__(
-        self, sub: Subgraph, tokens: int, layout: CacheLayout, past: int | None = None, *, is_steps: bool = False
+        self,
+        sub: Subgraph,
+        tokens: int,
+        layout: CacheLayout,
+        past: int | None = None,
+        *,
+        is_steps: bool = False,
+        wraps: bool = True,
     ) -> None:
-        """past, is_steps: as of `Graph`."""
+        """past, is_steps, wraps: as of `Graph`."""
         self._sub, self._tokens, self._layout, self._past = sub, tokens, layout, past
-        self.is_steps = is_steps
+        self.is_steps, self._can_wrap = is_steps, wraps
         # Only the first entry counts: rows of a run are consecutive, and padding rows may hold anything.
         pos = sub.input("input_pos", (tokens,), I32)
         self._start = sub.slice(pos, 0, 0, 1, Phase.PROLOGUE)  # [1]
@@ -101,23 +109,26 @@ class Positions:
         """0 or HIDDEN for each slot, of a query that stands behind all that is in the cache: [1, 1, 1, S]."""
         key = (window, 0)
         if key not in self._masks:
-            self._masks[key] = self._sub.mul(self._hidden_slots(window, own=0), self._sub.constant(HIDDEN))
+            self._masks[key] = self._sub.mul(
+                self._hidden_slots(window, reach=None if window is None else window + 1), self._sub.constant(HIDDEN)
+            )
         return self._masks[key]
 
     def write(self, window: int | None) -> "CacheWrite":
         """Where this run's rows go in caches of this window."""
         if window not in self._writes:
-            self._writes[window] = self._scattered(window) if self._wraps(window) else self._contiguous(window)
+            make = self._in_pieces if self.is_steps or not self._wraps(window) else self._scattered
+            self._writes[window] = make(window)
         return self._writes[window]
 
     def _wraps(self, window: int | None) -> bool:
         """Whether this run's rows may pass the end of the ring; a single row cannot."""
-        return self._layout.is_ring(window) and self._tokens > 1 and not self.is_steps
+        return self._layout.is_ring(window) and self._tokens > 1 and self._can_wrap
 
-    def _hidden_slots(self, window: int | None, own: int = 1) -> Tensor:
+    def _hidden_slots(self, window: int | None, reach: int | None = None) -> Tensor:
         """1 where an old slot must not be seen: not written yet, or outside the window. [1, 1, T or 1, S].
 
-        own: how many of the window's positions are the query's.
+        reach: how far back a row sees; None: as far as a causal layer of that window.
         """
         sub, slots = self._sub, self._layout.read_slots(window, self._past)
         written = self._tokens if self.is_steps else 0  # rows of this run that are in the cache
@@ -137,7 +148,9 @@ class Positions:
             held = sub.constant(np.arange(slots, dtype=np.float32).reshape(1, 1, 1, slots))
             hidden = self._later(held)
         if window is not None:
-            oldest = sub.sub(self._rows, sub.constant(float(window - own)))  # first position a row still sees
+            oldest = sub.sub(
+                self._rows, sub.constant(float(window - 1 if reach is None else reach))
+            )  # first position a row still sees
             hidden = sub.maximum(hidden, self._positive(sub.sub(oldest, held)))
         return hidden
 
@@ -150,17 +163,32 @@ class Positions:
         """1 where the integer-valued x is at least 1, else 0."""
         return self._sub.minimum(self._sub.unary(Opcode.RELU, x), self._sub.constant(1.0))
 
-    def _contiguous(self, window: int | None) -> "CacheWrite":
-        """Rows land in one piece: DYNAMIC_UPDATE_SLICE at start, modulo the ring."""
-        sub, start = self._sub, self._start
-        if self._layout.is_ring(window):
-            start = sub.floor_mod(start, sub.constant(self._layout.slots(window), I32), Phase.PROLOGUE)
-        slot, zero = sub.reshape(start, (), Phase.PROLOGUE), sub.constant(0, I32)
-        return CacheWrite(
-            at_keys=sub.pack([zero, zero, slot, zero], Phase.PROLOGUE),
-            at_values=sub.pack([zero, zero, zero, slot], Phase.PROLOGUE),
-            source=None,
+    def _in_pieces(self, window: int | None) -> "CacheWrite":
+        """DYNAMIC_UPDATE_SLICE at start, modulo the ring; one for each row where they may wrap."""
+        sub, zero = self._sub, self._sub.constant(0, I32)
+        at_keys, at_values = [], []
+        for row in range(self._tokens if self._wraps(window) else 1):
+            start = sub.add(self._start, sub.constant(row, I32), Phase.PROLOGUE) if row else self._start
+            if self._layout.is_ring(window):
+                start = sub.floor_mod(start, sub.constant(self._layout.slots(window), I32), Phase.PROLOGUE)
+            slot = sub.reshape(start, (), Phase.PROLOGUE)
+            at_keys.append(sub.pack([zero, zero, slot, zero], Phase.PROLOGUE))
+            at_values.append(sub.pack([zero, zero, zero, slot], Phase.PROLOGUE))
+        return CacheWrite(tuple(at_keys), tuple(at_values), None, self._end(window))
+
+    def _end(self, window: int | None) -> Tensor | None:
+        """See CacheWrite; None where the rows cannot pass the end of the context."""
+        if not (self.is_steps and self._can_wrap) or self._layout.is_ring(window):
+            return None
+        sub, t = self._sub, self._tokens
+        last = self._layout.slots(window) - t  # where a piece begins that reaches the end
+        behind = sub.maximum(
+            sub.sub(self._start, sub.constant(last, I32), Phase.PROLOGUE), sub.constant(0, I32), Phase.PROLOGUE
         )
+        row = sub.sub(sub.constant(np.arange(t), I32), behind, Phase.PROLOGUE)
+        is_old = sub.less(row, sub.constant(0, I32), Phase.PROLOGUE)
+        new = sub.add(row, sub.constant(t, I32), Phase.PROLOGUE)
+        return sub.select(is_old, sub.constant(np.arange(t), I32), new, Phase.PROLOGUE)
 
     def _scattered(self, window: int | None) -> "CacheWrite":
         """Rows may wrap: slot r takes new row (r - start) mod R if there is one, else keeps what it holds."""
@@ -173,25 +201,36 @@ class Positions:
         source = sub.select(
             is_new, sub.add(row, count, Phase.PROLOGUE), sub.constant(np.arange(slots), I32), Phase.PROLOGUE
         )
-        return CacheWrite(None, None, source)
+        return CacheWrite((), (), source, None)
 
 
 @dataclass(frozen=True)
 class CacheWrite:
-    """Either start indices for one contiguous piece, or for each slot its index in concat(old, new)."""
+    """Either start indices of pieces of equal length, or for each slot its index in concat(old, new).
 
-    at_keys: Tensor | None
-    at_values: Tensor | None
+    end: for each row of a piece its index in concat(the cache's last rows, new): LiteRT moves a piece that would pass
+    the end to just before it.
+    """
+
+    at_keys: tuple[Tensor, ...]
+    at_values: tuple[Tensor, ...]
     source: Tensor | None
+    end: Tensor | None
 
     def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int, phase: Phase) -> Tensor:
         """The cache after this run."""
         if self.source is not None:
             # One ring after the other, so that one is in memory twice and not all; see profiles/costs.py.
             return sub.gather(sub.concat_in_turn([old, new], axis), self.source, axis, phase)
-        start = self.at_keys if axis == 2 else self.at_values
-        assert start is not None
-        return sub.dynamic_update_slice(old, new, start, phase)
+        if self.end is not None:
+            rows = new.shape[axis]
+            last = sub.slice(old, axis, old.shape[axis] - rows, rows, phase)
+            new = sub.gather(sub.concat([last, new], axis), self.end, axis, phase)
+        starts = self.at_keys if axis == 2 else self.at_values
+        rows = new.shape[axis] // len(starts)
+        for i, start in enumerate(starts):
+            old = sub.dynamic_update_slice(old, sub.slice(new, axis, i * rows, rows, phase), start, phase)
+        return old
 
 
 class CacheTensors:

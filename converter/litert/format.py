@@ -67,6 +67,7 @@ def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     for call in _calls(model, target):
         graph = model.decoder(prefix + call.name, call.rows, call.has_logits, every_row=True)
         graph.past, graph.is_steps = call.past, call.is_verify
+        graph.wraps = not call.is_verify  # of ours: see runtime/executors/litert/slot.py
         yield graph
 
 

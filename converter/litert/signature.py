@@ -43,7 +43,9 @@ class Signature:
         if self._positions is None:
             assert self._layout is not None, "a graph with positions needs a cache layout"
             graph = self._graph
-            self._positions = Positions(self.sub, graph.tokens, self._layout, graph.past, is_steps=graph.is_steps)
+            self._positions = Positions(
+                self.sub, graph.tokens, self._layout, graph.past, is_steps=graph.is_steps, wraps=graph.wraps
+            )
         return self._positions
 
     def emit(self, lower: Mapping[type, Callable[["Signature", Any], Tensor]]) -> None:

@@ -1,0 +1,306 @@
+"""A Gemma 4's assistant as a section of the bundle: against transformers, and in Google's own engine.
+
+Prompts are longer than the sliding window (16 tokens) and than one prefill chunk, so that rings have wrapped.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import litert_lm
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from gemma_edge.converter.checkpoint.checkpoint import CheckpointError, read_config
+from gemma_edge.converter.cli import main
+from gemma_edge.converter.convert import convert
+from gemma_edge.converter.models.fields import ConfigError
+from gemma_edge.converter.plan.target import Target, TargetError
+from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from tests.converter.litert.tflite_runs import Session
+from tools.tiny import write_json, write_tiny
+from tools.tiny_drafter import write_drafter
+
+NAME = "gemma4-e2b-pattern"
+CONTEXT_TOKENS, PREFILL_TOKENS, DRAFTS = 128, (8, 32), 3
+TOLERANCE = 1e-3  # of logits that spread over about +-12, as in test_parity.py; transformers' float32 is as far off
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and its assistant: as transformers has them, as files, and as a bundle in float32."""
+
+    model: Any
+    assistant: Any
+    folder: Path
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "pair.litertlm"
+
+
+OPTIONS: Any = {"context": CONTEXT_TOKENS, "prefill": PREFILL_TOKENS, "spans": (), "measure": False}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("drafter")
+    made = Pair(write_tiny(NAME, folder / "model"), write_drafter(NAME, folder / "assistant"), folder)
+    convert("custom-fp32", folder / "model", made.bundle, drafter=folder / "assistant", **OPTIONS)
+    return made
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Of one round. activations: the model's, [1, 1, D]. logits: [DRAFTS, V]. projected: [DRAFTS, D]."""
+
+    activations: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    projected: NDArray[np.float32]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [int(row.argmax()) for row in self.logits]
+
+
+def expected(pair: Pair, ids: list[int]) -> Guesses:
+    """As transformers' SinglePositionMultiTokenCandidateGenerator guesses behind ids, the last of which is not run."""
+    with torch.no_grad():
+        seen = pair.model(torch.tensor([ids[:-1]]), output_hidden_states=True, return_shared_kv_states=True)
+        hidden, token, logits, projected = seen.hidden_states[-1][:, -1:], ids[-1], [], []
+        activations = hidden.numpy()
+        for _ in range(DRAFTS):
+            embedding = pair.model.get_input_embeddings()(torch.tensor([[token]]))
+            found = pair.assistant(
+                inputs_embeds=torch.cat([embedding, hidden], -1),
+                position_ids=torch.tensor([[len(ids) - 1]]),
+                shared_kv_states=dict(seen.shared_kv_states),
+            )
+            hidden, token = found.last_hidden_state, int(found.logits.argmax())
+            logits.append(found.logits[0, 0].numpy())
+            projected.append(hidden[0, 0].numpy())
+    return Guesses(activations, np.stack(logits), np.stack(projected))
+
+
+def section(bundle: Path, model_type: ModelType) -> Session:
+    opened = Bundle.open(bundle)
+    return Session.of(opened.read(opened.section(SectionKind.TFLITE_MODEL, model_type)))
+
+
+def guessed(pair: Pair, ids: list[int]) -> Guesses:
+    """The same by the signatures of the bundle, run as LiteRT-LM runs them."""
+    model, drafter = section(pair.bundle, ModelType.PREFILL_DECODE), section(pair.bundle, ModelType.MTP_DRAFTER)
+    tables = {
+        "embeddings": section(pair.bundle, ModelType.EMBEDDER),
+        "per_layer_embeddings": section(pair.bundle, ModelType.PER_LAYER_EMBEDDER),
+    }
+
+    def rows(name: str, tokens: list[int]) -> NDArray[np.float32]:
+        found = [
+            tables[name].run(next(iter(tables[name].interpreter.get_signature_list())), {"token_ids": np.int32([[t]])})
+            for t in tokens
+        ]
+        return np.concatenate([row["embeddings"] for row in found], axis=1)
+
+    def run(signature: str, position: int, tokens: list[int]) -> dict[str, NDArray[Any]]:
+        inputs = {name: rows(name, tokens) for name in tables}
+        return model.run(signature, inputs | {"input_pos": np.arange(position, position + len(tokens), dtype=np.int32)})
+
+    past = ids[:-1]
+    chunked = len(past) - 1 - (len(past) - 1) % 8
+    for start in range(0, chunked, 8):
+        run("prefill_8", start, past[start : start + 8])
+    for position in range(chunked, len(past)):
+        hidden = run("decode", position, [past[position]])["activations"]
+    activations, token, logits, projected = hidden, ids[-1], [], []
+    read = drafter.interpreter.get_signature_list()["mtp_drafter"]["inputs"]
+    drafter.caches.update({name: cache for name, cache in model.caches.items() if name in read})
+    for _ in range(DRAFTS):
+        found = drafter.run(
+            "mtp_drafter",
+            {
+                "activations": np.concatenate([rows("embeddings", [token]), hidden], -1),
+                "input_pos": np.array([len(past)], np.int32),
+            },
+        )
+        hidden, token = found["projected_activations"], int(found["logits"].argmax())
+        logits.append(found["logits"][0, 0])
+        projected.append(hidden[0, 0])
+    return Guesses(activations, np.stack(logits), np.stack(projected))
+
+
+@pytest.mark.parametrize("count", [5, 17, 18, 71])  # within the window, at its edge on either side, rings that wrapped
+def test_guesses_are_those_of_transformers(pair: Pair, count: int) -> None:
+    ids = np.random.default_rng(count).integers(0, 2048, count).tolist()
+    wanted, found = expected(pair, ids), guessed(pair, ids)
+    for name in ("activations", "logits", "projected"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=TOLERANCE, err_msg=name)
+    assert found.tokens == wanted.tokens
+
+
+# ---------------------------------------------------------------- in LiteRT-LM, and without it
+
+PROMPTS = (
+    "Once upon a time", "The sun was", "Tom and Lily went to the park", "hello", "One day a big bear", "She said",
+    "A cat and a mouse", "In the garden", "My mother", "Two boys played",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["fp32", "int4"])
+def echo(pair: Pair, request: pytest.FixtureRequest) -> Path:
+    """The model with an assistant that is right now and then."""
+    write_drafter(NAME, pair.folder / "echo", echoed=pair.model.get_input_embeddings().weight)
+    bundle = pair.folder / f"echo-{request.param}.litertlm"
+    convert(f"custom-{request.param}", pair.folder / "model", bundle, drafter=pair.folder / "echo", **OPTIONS)
+    return bundle
+
+
+def replies(bundle: Path, cache: Path, is_on: bool) -> list[str]:
+    """To each prompt, until the context is full: rings wrap twice, and the last rounds would pass its end."""
+    backend = litert_lm.Backend.CPU(thread_count=1)
+    texts = []
+    with litert_lm.Engine(str(bundle), backend, cache_dir=str(cache), enable_speculative_decoding=is_on) as engine:
+        for prompt in PROMPTS:
+            sampler = litert_lm.SamplerConfig(top_k=1)
+            with engine.create_conversation(sampler_config=sampler) as conversation:
+                texts.append(conversation.send_message(prompt)["content"][0]["text"])
+    return texts
+
+
+def test_text_is_the_same_with_and_without(echo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
+    try:
+        guessed_replies = replies(echo, tmp_path, True)
+        logged = capfd.readouterr().err
+        assert guessed_replies == replies(echo, tmp_path, False)
+    finally:
+        litert_lm.set_min_log_severity(litert_lm.LogSeverity.WARNING)
+    rates = [float(rate) for rate in re.findall(r"MTP Drafter - Success rate: ([\d.e-]+)", logged)]
+    print(f"{echo.name}: {rates} of the guesses were accepted")
+    assert max(rates) > 0.1
+
+
+def test_our_runtime_runs_such_a_bundle_as_any(echo: Path, tmp_path: Path) -> None:
+    without = echo.with_name("without-" + echo.name)
+    precision = echo.stem.removeprefix("echo-")
+    convert(f"custom-{precision}", echo.parent / "model", without, **OPTIONS)
+    said = []
+    for bundle in (echo, without):
+        with Engine(bundle, cache_dir=tmp_path) as engine, engine.create_conversation() as conversation:
+            said.append(conversation.send_message(PROMPTS[0], max_output_tokens=40))
+    assert said[0] == said[1]
+
+
+# ---------------------------------------------------------------- planned and shown
+
+
+def test_plan_report_and_inspection_name_it(pair: Pair) -> None:
+    run = CliRunner().invoke(
+        main,
+        ["plan", "--target", "custom-int4", "--checkpoint", str(pair.folder / "model"), "--context", "128",
+         "--prefill", "8,32", "--drafter", str(pair.folder / "assistant"), "--json"],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    planned = json.loads(run.stdout)
+    names = [section["name"] for section in planned["sections"]]
+    assert "tf_lite_mtp_drafter" in names
+    [part] = [part for part in planned["footprint"]["parts"] if part["name"] == "drafter"]
+    assert part["file_bytes"] == planned["bytes_by_section"]["mtp_drafter"]
+    report = json.loads(pair.bundle.with_name(pair.bundle.name + ".json").read_text())
+    assert report["source"]["drafter"]["checkpoint"] == "assistant"
+    assert "drafter/model.safetensors" in report["source"]["sha256"]
+    shown = CliRunner().invoke(main, ["inspect", str(pair.bundle), "--json"])
+    signatures = {
+        signature["name"]: signature
+        for section in json.loads(shown.stdout)["sections"]
+        for signature in section.get("signatures", ())
+    }
+    assert [tensor["name"] for tensor in signatures["mtp_drafter"]["outputs"]] == ["logits", "projected_activations"]
+    shapes = {tensor["name"]: tensor["shape"] for tensor in signatures["verify"]["outputs"]}
+    assert shapes["logits"] == [1, 4, 2048]
+    assert shapes["activations"] == [1, 4, 96]
+
+
+def test_verify_is_as_long_as_asked_for_and_no_longer_than_a_prefill(pair: Pair) -> None:
+    drafter = pair.folder / "assistant"
+    assert Target.parse("custom-int4", drafter=drafter).verify_tokens == 4
+    assert Target.parse("custom-int4", drafter=drafter, draft=(2, 6)).verify_tokens == 6
+    assert Target.parse("custom-int4", drafter=drafter, prefill=(3,)).verify_tokens == 3
+    assert Target.parse("custom-int4").verify_tokens is None
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def refusal(error: type[Exception], model: Path, drafter: Path, tmp_path: Path, **options: Any) -> str:
+    out = tmp_path / "out"
+    with pytest.raises(error) as caught:
+        convert("custom-int4", model, out, drafter=drafter, **options)
+    assert not out.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 1024}, "made for a model with a vocabulary of 1024, expected 2048"),
+        ({"head_dim": 64}, "layer 0 reads 1 KV heads of 64 with Rope.*, expected those of the model's layer 2, 1 KV h"),
+        ({"sliding_window": 24}, "layer 0 reads keys and values of a window of 24, expected one of the model's, 16, N"),
+    ],
+)
+def test_an_assistant_of_another_model_is_refused(
+    pair: Pair, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    write_drafter(NAME, tmp_path / "other", **changes)
+    found = refusal(ConfigError, pair.folder / "model", tmp_path / "other", tmp_path)
+    assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", "gemma4", "model_type is 'gemma4', expected gemma4_assistant; give the checkpoint whose name"),
+        ("backbone_hidden_size", 64, "made for a model with hidden states of 64, expected 96; give the assistant of"),
+    ],
+)
+def test_what_is_no_assistant_of_this_model_is_refused(
+    pair: Pair, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write_json(other / "config.json", {**read_config(pair.folder / "assistant"), key: value})
+    assert message in refusal(ConfigError, pair.folder / "model", other, tmp_path)
+
+
+def test_an_incomplete_assistant_is_refused(pair: Pair, tmp_path: Path) -> None:
+    assert "not a directory" in refusal(CheckpointError, pair.folder / "model", tmp_path / "nowhere", tmp_path)
+    write_drafter(NAME, tmp_path / "other")
+    config = read_config(tmp_path / "other")
+    config["text_config"]["intermediate_size"] = 64
+    write_json(tmp_path / "other" / "config.json", config)
+    found = refusal(CheckpointError, pair.folder / "model", tmp_path / "other", tmp_path)
+    assert "layers.0.mlp.gate_proj.weight: shape [128, 64], expected [64, 64] by config.json" in found
+
+
+def test_only_a_gemma4_has_an_assistant(pair: Pair, tiny_gemma3: Path, tmp_path: Path) -> None:
+    found = refusal(ConfigError, tiny_gemma3, pair.folder / "assistant", tmp_path)
+    assert found == "drafter: made for gemma4, the model is a gemma3; leave --drafter out"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "onnx has no place for one; use --format litertlm, or leave --drafter out"),
+        ({"with_slice": "e2b"}, "expected one model beside it, found two; leave one of them out"),
+    ],
+)
+def test_a_bundle_without_a_place_for_it_is_refused(
+    pair: Pair, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(TargetError, pair.folder / "model", pair.folder / "assistant", tmp_path, **options)
