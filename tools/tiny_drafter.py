@@ -14,19 +14,25 @@ from typing import Any
 import click
 import torch
 import transformers
+from safetensors.torch import save_file
 
-from tools.tiny import TINY, Tiny, random_values, stored, write_json, write_parameters
+from tools.tiny import TINY, Tiny, random_values, stored, write_json
 
 WIDTH, LAYERS = 64, ("sliding_attention", "sliding_attention", "full_attention")
 
 
 def write_drafter(
-    name: str, directory: Path, seed: int = 0, echoed: torch.Tensor | None = None, **changes: Any
+    name: str,
+    directory: Path,
+    seed: int = 0,
+    echoed: torch.Tensor | None = None,
+    clusters: tuple[int, int] | None = None,
+    **changes: Any,
 ) -> transformers.PreTrainedModel:
     """Write the assistant; returns it as transformers computes it, in float32. changes: of its text_config.
 
     echoed: the model's table of embeddings [V, D]; the assistant then guesses the last token again, as random models
-    are wont to say, and its layers hardly matter.
+    are wont to say, and its layers hardly matter. clusters: of its tokens, how many there are and how many count.
     """
     target = TINY[name].config
     kept = ("vocab_size", "num_key_value_heads", "head_dim", "global_head_dim", "sliding_window", "rope_parameters")
@@ -37,9 +43,11 @@ def write_drafter(
         "use_double_wide_mlp": False,
     }  # fmt: skip
     text |= changes | ({} if echoed is None else {"hidden_size": target["hidden_size"]})
-    config = transformers.Gemma4AssistantConfig(
-        text_config=text, backbone_hidden_size=target["hidden_size"], attn_implementation="eager"
-    )
+    settings: dict[str, Any] = {"text_config": text, "backbone_hidden_size": target["hidden_size"]}
+    if clusters is not None:
+        settings |= {"use_ordered_embeddings": True, "num_centroids": clusters[0]}
+        settings |= {"centroid_intermediate_top_k": clusters[1]}
+    config = transformers.Gemma4AssistantConfig(**settings, attn_implementation="eager")
     with _all_shared():
         model = transformers.Gemma4AssistantForCausalLM(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -48,12 +56,15 @@ def write_drafter(
             parameter.copy_(random_values(parameter_name, parameter.shape, Tiny(text), generator))
             if echoed is not None and ".post_" in parameter_name:
                 parameter.mul_(0.01)
+        if clusters is not None:
+            model.masked_embedding.token_ordering.copy_(torch.randperm(text["vocab_size"], generator=generator))
         if echoed is not None:
             model.model.embed_tokens.weight.copy_(echoed)
             model.pre_projection.weight.copy_(torch.eye(echoed.shape[1], 2 * echoed.shape[1]))
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config.to_dict() | {"architectures": ["Gemma4AssistantForCausalLM"]})
-    write_parameters(directory, stored(model), "F32", 1)
+    order = {} if clusters is None else {"masked_embedding.token_ordering": model.masked_embedding.token_ordering}
+    save_file({**stored(model), **order}, directory / "model.safetensors")
     return model
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from gemma_edge.converter.calibrate.auto import automatic_recipe
 from gemma_edge.converter.calibrate.step import balanced_plan, measuring_windows, rounds_for_a_text
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
-from gemma_edge.converter.checkpoint.drafted import drafted
+from gemma_edge.converter.checkpoint.drafted import drafted, with_order
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
@@ -82,8 +82,9 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
         model = request.stored(replace(text, encoders=model.encoders, drafter=model.drafter))
     if request.beside is not None:
         source = in_parts(source, model)
-    if request.drafter is not None:
-        source = drafted(source, request.drafter)
+    if request.drafter is not None and model.drafter is not None:
+        source = both = drafted(source, request.drafter)
+        model = replace(model, drafter=with_order(model.drafter, both))
     model = with_static_scales(model, source)
     return source, with_grids(model, source, request.recipe_for(model))
 

@@ -8,16 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, TensorInfo, Unconverted
-from gemma_edge.converter.models.drafter.gemma4 import PREFIX
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, CheckpointError, TensorInfo, Unconverted, reading
+from gemma_edge.converter.models.drafter.gemma4 import PREFIX, Drafter
 from gemma_edge.converter.tensors import TensorSpec
 
 Float32 = NDArray[np.float32]
 
+_ORDER = "masked_embedding.token_ordering"
+_INTEGERS = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
+
 
 @dataclass(frozen=True)
 class AssistantCheckpoint(Checkpoint):
-    """Its projections lie beside the decoder, not in it: their names have no prefix."""
+    """Its projections lie beside the decoder, not in it: their names have no prefix.
+
+    order: ids of all tokens, one cluster after the other; None where it has none.
+    """
+
+    order: TensorInfo | None = None
 
     def resolve(self, source: str) -> TensorInfo | None:
         """As Checkpoint.resolve."""
@@ -29,7 +37,7 @@ class DraftedCheckpoint(Checkpoint):
     """whole: the model's, with all that is done to it. drafter: whose source names begin with PREFIX."""
 
     whole: Checkpoint
-    drafter: Checkpoint
+    drafter: AssistantCheckpoint
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -88,4 +96,30 @@ class DraftedCheckpoint(Checkpoint):
 def drafted(whole: Checkpoint, drafter: Path) -> DraftedCheckpoint:
     """With the drafter in that directory. Raises CheckpointError."""
     opened = AssistantCheckpoint.open(drafter)
-    return DraftedCheckpoint(whole.path, whole.config, whole.tensors, whole.prefix, whole, opened, origin=whole.origin)
+    tensors = dict(opened.tensors)
+    order = tensors.pop(_ORDER, None)
+    assistant = AssistantCheckpoint(opened.path, opened.config, tensors, opened.prefix, order)
+    return DraftedCheckpoint(
+        whole.path, whole.config, whole.tensors, whole.prefix, whole, assistant, origin=whole.origin
+    )
+
+
+def with_order(drafter: Drafter, source: DraftedCheckpoint) -> Drafter:
+    """With the order of its tokens, where it goes by clusters. Raises CheckpointError: not every token once."""
+    size, stored = drafter.config.vocab_size, source.drafter.order
+    if not drafter.config.clusters:
+        return drafter
+    if stored is None or stored.dtype not in _INTEGERS or stored.shape != (size,):
+        found = "nothing" if stored is None else f"{stored.dtype} {list(stored.shape)}"
+        raise CheckpointError(
+            f"{source.drafter.path}: {_ORDER} is {found}, expected I64 [{size}]; the checkpoint is incomplete, get it "
+            "again"
+        )
+    with reading(stored.file) as file:
+        order = np.frombuffer(file.read(stored.offset, stored.nbytes), _INTEGERS[stored.dtype])
+    if not np.array_equal(np.sort(order), np.arange(size)):
+        raise CheckpointError(
+            f"{source.drafter.path}: {_ORDER} does not name each of {size} tokens once; the checkpoint is damaged, get "
+            "it again"
+        )
+    return replace(drafter, order=order.astype(np.int32))

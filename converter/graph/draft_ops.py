@@ -4,8 +4,13 @@ Only LiteRT has a drafter beside a model, so no other emitter spells them.
 """
 
 from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gemma_edge.converter.graph.values import Value
+from gemma_edge.converter.tensors import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -35,4 +40,21 @@ class PastAttention:
     out: Value
 
 
-Op = PastAttention
+@dataclass(frozen=True, eq=False)
+class ClusterLogits:
+    """x [B, 1, N] times the transpose of table [V, N], of some tokens only, [B, 1, V]: the others' are below these.
+
+    clusters: [B, 1, C]; the tokens of the `chosen` largest of them count. tokens: int32 [C, V / C], those of each.
+    Source: transformers models/gemma4_assistant, Gemma4AssistantMaskedEmbedder.
+    """
+
+    x: Value
+    clusters: Value
+    table: TensorSpec
+    tokens: NDArray[np.int32]
+    chosen: int
+    out: Value
+
+
+Op = PastAttention | ClusterLogits
+OPS: tuple[type, ...] = get_args(Op)

@@ -106,6 +106,15 @@ def _past_attention(m: _Machine, op: draft_ops.PastAttention) -> Array:
     return _attend(m[op.q][0, 0], k[first:], v[first:])[None, None]
 
 
+def _cluster_logits(m: _Machine, op: draft_ops.ClusterLogits) -> Array:
+    largest = np.argsort(m[op.clusters][0, 0])[-op.chosen :]
+    tokens = op.tokens[largest].reshape(-1)
+    found: Array = m[op.table][tokens] @ m[op.x][0, 0]
+    out = np.full(op.out.shape, found.min() - 1)
+    out[0, 0, tokens] = found
+    return out
+
+
 def _attend(q: Array, k: Array, v: Array) -> Array:
     """One query [H, E] over keys and values [S, K, E] -> [H, E]."""
     group = q.shape[0] // k.shape[1]
@@ -169,6 +178,7 @@ RUN: dict[type, Callable[[_Machine, Any], Array]] = {
     ir.LastToken: lambda m, op: m[op.x][:, -1:],
     ir.Concat: lambda m, op: np.concatenate([m[part] for part in op.parts], op.axis),
     draft_ops.PastAttention: _past_attention,
+    draft_ops.ClusterLogits: _cluster_logits,
     **reference_audio.RUN,
     **reference_conv.RUN,
 }

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_edge.converter.graph.draft_ops import Past
 from gemma_edge.converter.graph.ops import KVCache, Rope
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor
 from gemma_edge.converter.litert.ops import F16, F32, I32, Subgraph
@@ -280,25 +279,6 @@ class CacheTensors:
             self._sub.output(f"kv_cache_{name}_{self._cache.layer}", cache)
 
 
-class PastTensors:
-    """One layer's cache in a signature that only reads it, as float32."""
-
-    def __init__(self, sub: Subgraph, past: Past, layout: CacheLayout) -> None:
-        slots, kind = layout.slots(past.window), F16 if layout.half else F32
-        k = sub.input(f"kv_cache_k_{past.layer}", (1, past.kv_heads, slots, past.size), kind)
-        v = sub.input(f"kv_cache_v_{past.layer}", (1, past.kv_heads, past.size, slots), kind)
-        self.k, self.v = (sub.dequantize(k), sub.dequantize(v)) if layout.half else (k, v)
-
-
-def past_attention(sub: Subgraph, q: Tensor, past: PastTensors, window: int | None, positions: Positions) -> Tensor:
-    """q [1, 1, H, E] -> [1, 1, H, E], of a query without a key of its own."""
-    _, _, heads, size = q.shape
-    kv_heads = past.k.shape[1]
-    q = sub.reshape(q, (1, kv_heads, heads // kv_heads, size))
-    weights = sub.softmax(sub.add(_scores(sub, q, past.k), positions.past_mask(window)))  # [1, K, H/K, S]
-    return sub.reshape(_weighted(sub, weights, past.v), (1, 1, heads, size))
-
-
 def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None, positions: Positions) -> Tensor:
     """q [1, T, H, E] -> [1, T, H, E]; the H / K query heads of a KV head are stacked as extra rows."""
     if positions.is_steps:
@@ -310,11 +290,11 @@ def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None,
     slots = old_k.shape[2]
 
     q = sub.reshape(sub.transpose(q, (0, 2, 1, 3)), (1, kv_heads, group * t, size))
-    scores = sub.concat([_scores(sub, q, old_k), _scores(sub, q, cache.new_k)], -1)
+    scores = sub.concat([scores_of(sub, q, old_k), scores_of(sub, q, cache.new_k)], -1)
     weights = sub.softmax(sub.add(scores, positions.mask(window, group)))  # [1, K, G*T, S + T]
     y = sub.add(
-        _weighted(sub, sub.slice(weights, 3, 0, slots), old_v),
-        _weighted(sub, sub.slice(weights, 3, slots, t), cache.new_v),
+        weighted_sum(sub, sub.slice(weights, 3, 0, slots), old_v),
+        weighted_sum(sub, sub.slice(weights, 3, slots, t), cache.new_v),
     )  # [1, K, G*T, E]
     return sub.transpose(sub.reshape(y, (1, heads, t, size)), (0, 2, 1, 3))
 
@@ -334,25 +314,25 @@ def _attention_of_steps(
     own_v = sub.reshape(sub.transpose(cache.new_v, (0, 1, 3, 2)), (1, kv_heads * t, 1, size))
     own = sub.batch_matmul(own_k, sub.reshape(q, (1, kv_heads * t, group, size)), True)  # [1, K*T, 1, H/K]
     own = sub.reshape(own, (1, kv_heads, t * group, 1))
-    scores = sub.concat([_scores(sub, sub.reshape(q, (1, kv_heads, t * group, size)), k), own], -1)
+    scores = sub.concat([scores_of(sub, sub.reshape(q, (1, kv_heads, t * group, size)), k), own], -1)
     weights = sub.softmax(sub.add(scores, positions.step_mask(window, group)))  # [1, K, T*G, S + 1]
     own = sub.reshape(sub.slice(weights, 3, slots, 1), (1, kv_heads * t, group, 1))
     y = sub.add(
-        _weighted(sub, sub.slice(weights, 3, 0, slots), v),
+        weighted_sum(sub, sub.slice(weights, 3, 0, slots), v),
         sub.reshape(sub.mul(own, own_v), (1, kv_heads, t * group, size)),
     )
     y = sub.transpose(sub.reshape(y, (kv_heads, t, group, size)), (1, 0, 2, 3))  # -> [T, K, H/K, E]
     return sub.reshape(y, (1, t, heads, size))
 
 
-def _scores(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:
+def scores_of(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:
     """q [1, K, N, E] with keys [1, K, S, E] -> [1, K, N, S]."""
     if q.shape[2] <= FEW_QUERIES:
         return sub.transpose(sub.batch_matmul(keys, q, True), (0, 1, 3, 2))
     return sub.batch_matmul(q, keys, True)
 
 
-def _weighted(sub: Subgraph, weights: Tensor, values: Tensor) -> Tensor:
+def weighted_sum(sub: Subgraph, weights: Tensor, values: Tensor) -> Tensor:
     """The sum of values [1, K, E, S] by weights [1, K, N, S] -> [1, K, N, E]."""
     if weights.shape[2] <= FEW_QUERIES:
         return sub.transpose(sub.batch_matmul(values, weights, True), (0, 1, 3, 2))

@@ -8,7 +8,8 @@ from gemma_edge.converter.graph import draft_ops
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
-from gemma_edge.converter.litert.attention import attention, past_attention
+from gemma_edge.converter.litert.attention import attention
+from gemma_edge.converter.litert.drafting import cluster_logits, past_attention
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import I8, I32
 from gemma_edge.converter.litert.signature import Signature
@@ -77,6 +78,11 @@ def _past_attention(s: Signature, op: draft_ops.PastAttention) -> Tensor:
     return past_attention(s.sub, s[op.q], s.past(op.past), op.past.window, s.positions)
 
 
+def _cluster_logits(s: Signature, op: draft_ops.ClusterLogits) -> Tensor:
+    tokens = s.sub.constant(op.tokens, I32)
+    return cluster_logits(s.sub, s[op.x], s[op.clusters], s.stored(op.table), tokens, op.chosen)
+
+
 def _hadamard(s: Signature, op: ir.Hadamard) -> Tensor:
     return s.sub.hadamard(s[op.x])
 
@@ -141,6 +147,7 @@ LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
     ir.Hadamard: _hadamard,
     ir.StaticRange: _static_range,
     draft_ops.PastAttention: _past_attention,
+    draft_ops.ClusterLogits: _cluster_logits,
     **tflite_audio.LOWER,
     **tflite_conv.LOWER,
 }

@@ -91,32 +91,32 @@ class Subgraph:
 
     def less(self, a: Tensor, b: Tensor, phase: Phase) -> Tensor:
         shape = np.broadcast_shapes(a.shape, b.shape)
-        return self._op(Opcode.LESS, [a, b], shape, BOOL, Options.LessOptions, schema.LessOptionsT(), phase)
+        return self.op(Opcode.LESS, [a, b], shape, BOOL, Options.LessOptions, schema.LessOptionsT(), phase)
 
     def select(self, condition: Tensor, a: Tensor, b: Tensor, phase: Phase) -> Tensor:
         shape = np.broadcast_shapes(condition.shape, a.shape, b.shape)
         options = schema.SelectV2OptionsT()
-        return self._op(Opcode.SELECT_V2, [condition, a, b], shape, a.type, Options.SelectV2Options, options, phase)
+        return self.op(Opcode.SELECT_V2, [condition, a, b], shape, a.type, Options.SelectV2Options, options, phase)
 
     def unary(self, code: int, x: Tensor) -> Tensor:
         """TANH, RSQRT, SQRT, SIN, COS, RELU, LOGISTIC: ops without options."""
-        return self._op(code, [x], x.shape, x.type)
+        return self.op(code, [x], x.shape, x.type)
 
     def gelu(self, x: Tensor) -> Tensor:
-        return self._op(Opcode.GELU, [x], x.shape, F32, Options.GeluOptions, schema.GeluOptionsT(approximate=True))
+        return self.op(Opcode.GELU, [x], x.shape, F32, Options.GeluOptions, schema.GeluOptionsT(approximate=True))
 
     def cast(self, x: Tensor, kind: int, phase: Phase) -> Tensor:
         options = schema.CastOptionsT(inDataType=x.type, outDataType=kind)
-        return self._op(Opcode.CAST, [x], x.shape, kind, Options.CastOptions, options, phase)
+        return self.op(Opcode.CAST, [x], x.shape, kind, Options.CastOptions, options, phase)
 
     def quantize(self, x: Tensor, scale: float) -> Tensor:
         """float32 -> int8, to the nearest, ties to even."""
         options = schema.QuantizeOptionsT()
-        return self._op(Opcode.QUANTIZE, [x], x.shape, I8, Options.QuantizeOptions, options, scale=scale)
+        return self.op(Opcode.QUANTIZE, [x], x.shape, I8, Options.QuantizeOptions, options, scale=scale)
 
     def dequantize(self, x: Tensor) -> Tensor:
         """float16, or int8 -> float32."""
-        return self._op(
+        return self.op(
             Opcode.DEQUANTIZE, [x], x.shape, F32, Options.DequantizeOptions, schema.DequantizeOptionsT()
         )  # fmt: skip
 
@@ -124,10 +124,10 @@ class Subgraph:
         """[..., N] -> [..., 1]."""
         axis = self.constant([len(x.shape) - 1], I32)
         options = schema.ReducerOptionsT(keepDims=True)
-        return self._op(Opcode.MEAN, [x, axis], (*x.shape[:-1], 1), F32, Options.ReducerOptions, options)
+        return self.op(Opcode.MEAN, [x, axis], (*x.shape[:-1], 1), F32, Options.ReducerOptions, options)
 
     def softmax(self, x: Tensor) -> Tensor:
-        return self._op(Opcode.SOFTMAX, [x], x.shape, F32, Options.SoftmaxOptions, schema.SoftmaxOptionsT(beta=1.0))
+        return self.op(Opcode.SOFTMAX, [x], x.shape, F32, Options.SoftmaxOptions, schema.SoftmaxOptionsT(beta=1.0))
 
     # --- layout
 
@@ -136,7 +136,7 @@ class Subgraph:
             return x
         options = schema.ReshapeOptionsT(newShape=np.array(shape, np.int32))
         target = self.constant(list(shape), I32)
-        return self._op(Opcode.RESHAPE, [x, target], shape, x.type, Options.ReshapeOptions, options, phase)
+        return self.op(Opcode.RESHAPE, [x, target], shape, x.type, Options.ReshapeOptions, options, phase)
 
     def transpose(self, x: Tensor, order: Sequence[int]) -> Tensor:
         shape = [x.shape[axis] for axis in order]
@@ -145,7 +145,7 @@ class Subgraph:
             return self.reshape(x, shape)
         options = schema.TransposeOptionsT()
         permutation = self.constant(list(order), I32)
-        return self._op(Opcode.TRANSPOSE, [x, permutation], shape, x.type, Options.TransposeOptions, options)
+        return self.op(Opcode.TRANSPOSE, [x, permutation], shape, x.type, Options.TransposeOptions, options)
 
     def slice(self, x: Tensor, axis: int, start: int, size: int, phase: Phase = Phase.BODY) -> Tensor:
         axis %= len(x.shape)
@@ -154,7 +154,7 @@ class Subgraph:
         begin = [start if i == axis else 0 for i in range(len(x.shape))]
         shape = [size if i == axis else n for i, n in enumerate(x.shape)]
         operands = [x, self.constant(begin, I32), self.constant(shape, I32)]
-        return self._op(Opcode.SLICE, operands, shape, x.type, Options.SliceOptions, schema.SliceOptionsT(), phase)
+        return self.op(Opcode.SLICE, operands, shape, x.type, Options.SliceOptions, schema.SliceOptionsT(), phase)
 
     def pad(self, x: Tensor, axis: int, before: int, after: int) -> Tensor:
         """Zeros before and after the entries of one axis."""
@@ -162,7 +162,7 @@ class Subgraph:
             return x
         amounts = [[before, after] if i == axis % len(x.shape) else [0, 0] for i in range(len(x.shape))]
         shape = [n + sum(amount) for n, amount in zip(x.shape, amounts, strict=True)]
-        return self._op(
+        return self.op(
             Opcode.PAD, [x, self.constant(amounts, I32)], shape, x.type, Options.PadOptions, schema.PadOptionsT()
         )
 
@@ -190,22 +190,22 @@ class Subgraph:
         shape[axis] = sum(part.shape[axis] for part in parts)
         options = schema.ConcatenationOptionsT(axis=axis)
         code, form, scale = Opcode.CONCATENATION, Options.ConcatenationOptions, parts[0].scale
-        return self._op(code, list(parts), shape, parts[0].type, form, options, phase, scale)
+        return self.op(code, list(parts), shape, parts[0].type, form, options, phase, scale)
 
     def pack(self, scalars: Sequence[Tensor], phase: Phase) -> Tensor:
         """Scalars [] -> [n]."""
         options = schema.PackOptionsT(valuesCount=len(scalars), axis=0)
-        return self._op(
+        return self.op(
             Opcode.PACK, list(scalars), (len(scalars),), scalars[0].type, Options.PackOptions, options, phase
         )
 
     def gather(self, x: Tensor, indices: Tensor, axis: int, phase: Phase) -> Tensor:
         shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
         options = schema.GatherOptionsT(axis=axis)
-        return self._op(Opcode.GATHER, [x, indices], shape, x.type, Options.GatherOptions, options, phase)
+        return self.op(Opcode.GATHER, [x, indices], shape, x.type, Options.GatherOptions, options, phase)
 
     def dynamic_update_slice(self, x: Tensor, update: Tensor, start: Tensor, phase: Phase) -> Tensor:
-        return self._op(Opcode.DYNAMIC_UPDATE_SLICE, [x, update, start], x.shape, x.type, phase=phase)
+        return self.op(Opcode.DYNAMIC_UPDATE_SLICE, [x, update, start], x.shape, x.type, phase=phase)
 
     # --- with weights
 
@@ -229,7 +229,7 @@ class Subgraph:
                 w = self.dequantize(w)
             shape = (*x.shape[:-1], last - first)
             code, form = Opcode.FULLY_CONNECTED, Options.FullyConnectedOptions
-            parts.append(self._op(code, [x, w, None], shape, kind, form, options, scale=scale))
+            parts.append(self.op(code, [x, w, None], shape, kind, form, options, scale=scale))
         return self.concat(parts, -1)
 
     def hadamard(self, x: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ class Subgraph:
         blocks = self.reshape(x, (1, math.prod(x.shape) // hadamard.BLOCK, hadamard.BLOCK))
         options = schema.FullyConnectedOptionsT(keepNumDims=True)
         operands = [blocks, self.constant(hadamard.matrix()), None]
-        turned = self._op(
+        turned = self.op(
             Opcode.FULLY_CONNECTED, operands, blocks.shape, F32, Options.FullyConnectedOptions, options
         )  # fmt: skip
         return self.reshape(turned, x.shape)
@@ -249,7 +249,7 @@ class Subgraph:
         options = schema.Conv2DOptionsT(
             padding=_padding(same), strideH=stride[0], strideW=stride[1], dilationHFactor=1, dilationWFactor=1
         )
-        return self._op(Opcode.CONV_2D, [x, kernel, bias], shape, F32, Options.Conv2DOptions, options)
+        return self.op(Opcode.CONV_2D, [x, kernel, bias], shape, F32, Options.Conv2DOptions, options)
 
     def depthwise_conv2d(
         self, x: Tensor, kernel: Tensor, bias: Tensor, stride: tuple[int, int], same: bool, shape: Sequence[int]
@@ -260,19 +260,19 @@ class Subgraph:
             depthMultiplier=1,
         )  # fmt: skip
         operands = [x, kernel, bias]
-        return self._op(Opcode.DEPTHWISE_CONV_2D, operands, shape, F32, Options.DepthwiseConv2DOptions, options)
+        return self.op(Opcode.DEPTHWISE_CONV_2D, operands, shape, F32, Options.DepthwiseConv2DOptions, options)
 
     def average_pool(self, x: Tensor, size: int, shape: Sequence[int]) -> Tensor:
         """Squares of `size` that do not overlap."""
         options = schema.Pool2DOptionsT(
             padding=_padding(same=False), strideH=size, strideW=size, filterHeight=size, filterWidth=size
         )
-        return self._op(Opcode.AVERAGE_POOL_2D, [x], shape, F32, Options.Pool2DOptions, options)
+        return self.op(Opcode.AVERAGE_POOL_2D, [x], shape, F32, Options.Pool2DOptions, options)
 
     def batch_matmul(self, a: Tensor, b: Tensor, transpose_b: bool = False) -> Tensor:
         shape = (*a.shape[:-1], b.shape[-2] if transpose_b else b.shape[-1])
         options = schema.BatchMatMulOptionsT(adjY=transpose_b)
-        return self._op(Opcode.BATCH_MATMUL, [a, b], shape, F32, Options.BatchMatMulOptions, options)
+        return self.op(Opcode.BATCH_MATMUL, [a, b], shape, F32, Options.BatchMatMulOptions, options)
 
     def embedding_lookup(self, ids: Tensor, table: StoredWeight) -> Tensor:
         """ids [n] -> [n, N]. EMBEDDING_LOOKUP has no float16 kernel, so those tables go through GATHER.
@@ -284,12 +284,12 @@ class Subgraph:
             integers, scales = self._integers_and_scales(table)
             factors = self.cast(self.gather(scales, ids, 0, Phase.BODY), F32, Phase.BODY)  # [n, blocks]
             blocks = (*factors.shape, table.encoding.block)
-            rows = self.reshape(self._op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
+            rows = self.reshape(self.op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
             return self.reshape(self.mul(rows, self.reshape(factors, (*factors.shape, 1))), shape)
         rows = self.weight(table)
         if rows.type == F16:
             return self.cast(self.gather(rows, ids, 0, Phase.BODY), F32, Phase.BODY)
-        return self._op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
+        return self.op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
 
     # --- inside
 
@@ -356,7 +356,7 @@ class Subgraph:
         )
         return Tensor(index, tuple(int(n) for n in shape), kind)
 
-    def _op(
+    def op(
         self,
         code: int,
         inputs: Sequence[Tensor | None],
@@ -366,13 +366,16 @@ class Subgraph:
         options: Any = None,
         phase: Phase = Phase.BODY,
         scale: float = 0.0,
+        unread: tuple[Sequence[int], int] | None = None,
     ) -> Tensor:
+        """Any op. unread: shape and type of an output before its own, which nobody reads."""
+        outputs = [] if unread is None else [self._tensor(*unread)]
         out = self._tensor(shape, kind, quantization=_per_tensor(scale) if scale else None)
         out = replace(out, scale=scale)
         operator = schema.OperatorT(
             opcodeIndex=self._file.opcode(code),
             inputs=np.array([-1 if x is None else x.index for x in inputs], np.int32),
-            outputs=np.array([out.index], np.int32),
+            outputs=np.array([*(other.index for other in outputs), out.index], np.int32),
             builtinOptionsType=options_type,
             builtinOptions=options,
         )
@@ -383,7 +386,7 @@ class Subgraph:
         self, code: int, a: Tensor, b: Tensor, options_type: int, options: Any, phase: Phase = Phase.BODY
     ) -> Tensor:
         assert a.type == b.type, (a.type, b.type)
-        return self._op(code, [a, b], np.broadcast_shapes(a.shape, b.shape), a.type, options_type, options, phase)
+        return self.op(code, [a, b], np.broadcast_shapes(a.shape, b.shape), a.type, options_type, options, phase)
 
 
 def _per_tensor(scale: float) -> Any:

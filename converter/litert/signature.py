@@ -7,7 +7,8 @@ from typing import Any
 from gemma_edge.converter.evaluate.machine import operands
 from gemma_edge.converter.graph import draft_ops
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.litert.attention import CacheTensors, PastTensors, Positions
+from gemma_edge.converter.litert.attention import CacheTensors, Positions
+from gemma_edge.converter.litert.drafting import PastTensors
 from gemma_edge.converter.litert.file import Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout

@@ -5,12 +5,15 @@ generation/candidate_generator.py: every guess of a row is made at the position 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gemma_edge.converter.graph import draft
 from gemma_edge.converter.graph.draft_ops import Past
-from gemma_edge.converter.graph.ops import Graph
+from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models import blocks, gemma4
 from gemma_edge.converter.models.blocks import AttentionLayer
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
@@ -36,6 +39,8 @@ class Config:
     eps: float
     tied_head: bool
     attention: tuple[AttentionLayer, ...]  # one per layer
+    clusters: int = 0  # of tokens; 0: all tokens are weighed
+    chosen: int = 0  # clusters whose tokens are weighed
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Config":
@@ -46,7 +51,6 @@ class Config:
                 f"{FILE}: model_type is {values.get('model_type')!r}, expected {MODEL_TYPE}; give the checkpoint whose "
                 "name ends in -assistant"
             )
-        whole.expect("use_ordered_embeddings", (False,))
         f = Fields(whole.nested("text_config"), FILE)
         f.expect("model_type", gemma4.MODEL_TYPES)
         f.expect("hidden_activation", ("gelu_pytorch_tanh",))
@@ -67,7 +71,21 @@ class Config:
             eps=f.number("rms_norm_eps", 1e-6),
             tied_head=whole.flag("tie_word_embeddings", True),
             attention=tuple(kinds[kind] for kind in types),
+            **_clusters(whole, f.positive("vocab_size", 262_144)),
         )
+
+
+def _clusters(f: Fields, vocab_size: int) -> dict[str, int]:
+    if not f.flag("use_ordered_embeddings", False):
+        return {}
+    clusters = f.positive("num_centroids", 2048)
+    chosen = f.positive("centroid_intermediate_top_k", 32)
+    if vocab_size % clusters or chosen > clusters:
+        raise ConfigError(
+            f"{FILE}: {chosen} of {clusters} clusters of {vocab_size} tokens, expected equal ones, and no more than "
+            "there are; fix the checkpoint"
+        )
+    return {"clusters": clusters, "chosen": chosen}
 
 
 def tensors(config: Config) -> Iterator[TensorSpec]:
@@ -83,17 +101,24 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
         yield blocks.vector(layer + "layer_scalar", 1)
     yield blocks.vector("norm.weight", c.width)
     head = "lm_head.weight"
-    yield TensorSpec(head, "embed_tokens.weight" if c.tied_head else head, (c.vocab_size, c.width), Role.HEAD)
+    role = Role.EMBEDDING if c.clusters else Role.HEAD  # of clusters, some rows are read
+    yield TensorSpec(head, "embed_tokens.weight" if c.tied_head else head, (c.vocab_size, c.width), role)
+    if c.clusters:
+        yield blocks.matrix("masked_embedding.centroids.weight", c.clusters, c.width, Role.SMALL)
     yield blocks.matrix("post_projection.weight", c.model_width, c.width, Role.SMALL)
 
 
 @dataclass(frozen=True)
 class Drafter:
-    """One that fits a model. tensors: by the graph's name, with PREFIX. pasts: what each layer reads."""
+    """One that fits a model. tensors: by the graph's name, with PREFIX. pasts: what each layer reads.
+
+    order: ids of all tokens, int32 [V], one cluster after the other; a checkpoint's, so None until that is opened.
+    """
 
     config: Config
     tensors: Mapping[str, TensorSpec]
     pasts: tuple[Past, ...]
+    order: NDArray[np.int32] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, config: Config, model: gemma4.Config) -> "Drafter":
@@ -129,9 +154,17 @@ class Drafter:
             x = gemma4.feed_forward(g, c.eps, i, x, g.linear(y, p + "self_attn.o_proj.weight"))
             x = g.layers[i] = g.mul(x, g.weight(p + "layer_scalar"))
         x = g.rms_norm(x, "norm.weight", c.eps)
-        g.output("logits", g.linear(x, "lm_head.weight"))
+        g.output("logits", self._logits(g, x))
         g.output("projected_activations", g.linear(x, "post_projection.weight"))
         return g
+
+    def _logits(self, g: Graph, x: Value) -> Value:
+        c = self.config
+        if not c.clusters:
+            return g.linear(x, "lm_head.weight")
+        assert self.order is not None
+        clusters = g.linear(x, "masked_embedding.centroids.weight")
+        return draft.cluster_logits(g, x, clusters, "lm_head.weight", self.order.reshape(c.clusters, -1), c.chosen)
 
 
 def _pasts(config: Config, model: gemma4.Config) -> Iterator[Past]:

@@ -48,10 +48,12 @@ class Pair:
 OPTIONS: Any = {"context": CONTEXT_TOKENS, "prefill": PREFILL_TOKENS, "spans": (), "measure": False}
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+@pytest.fixture(scope="module", params=[None, (64, 4)], ids=["all tokens", "clusters"])
+def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Pair:
+    """With an assistant that weighs the whole vocabulary, as those of large models do, or as E2B's and E4B's do."""
     folder = tmp_path_factory.mktemp("drafter")
-    made = Pair(write_tiny(NAME, folder / "model"), write_drafter(NAME, folder / "assistant"), folder)
+    assistant = write_drafter(NAME, folder / "assistant", clusters=request.param)
+    made = Pair(write_tiny(NAME, folder / "model"), assistant, folder)
     convert("custom-fp32", folder / "model", made.bundle, drafter=folder / "assistant", **OPTIONS)
     return made
 
@@ -139,7 +141,11 @@ def guessed(pair: Pair, ids: list[int]) -> Guesses:
 def test_guesses_are_those_of_transformers(pair: Pair, count: int) -> None:
     ids = np.random.default_rng(count).integers(0, 2048, count).tolist()
     wanted, found = expected(pair, ids), guessed(pair, ids)
-    for name in ("activations", "logits", "projected"):
+    weighed = wanted.logits > wanted.logits.min(1, keepdims=True)  # the others have one value, any below these
+    assert np.array_equal(weighed.sum(1), np.full(DRAFTS, 2047 if pair.assistant.masked_embedding is None else 128))
+    assert (found.logits[~weighed] < found.logits.max()).all()
+    np.testing.assert_allclose(found.logits[weighed], wanted.logits[weighed], rtol=0, atol=TOLERANCE)
+    for name in ("activations", "projected"):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=TOLERANCE, err_msg=name)
     assert found.tokens == wanted.tokens
 
