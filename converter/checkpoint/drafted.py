@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from gemma_edge.converter.tensors import TensorSpec
 Float32 = NDArray[np.float32]
 
 _ORDER = "masked_embedding.token_ordering"
-_INTEGERS = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
+_INTEGERS: Final[dict[str, "np.dtype[np.integer[Any]]"]] = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
 
 
 @dataclass(frozen=True)

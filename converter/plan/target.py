@@ -36,7 +36,7 @@ conversation pays for at most eight times what it has written; each costs the me
 
 
 DRAFTER_TOKENS = 4
-"""Known and guessed ones of a drafter's: guesses after the third are seldom right (see facts in litert's README)."""
+"""One that is known, and a drafter's guesses: vLLM takes 2 of E2B's and 4 of E4B's (vllm-project/vllm#41745)."""
 
 
 class TargetError(GemmaEdgeError):
@@ -178,6 +178,10 @@ class Target:
             raise TargetError(
                 f"drafter {drafter}: {self.format.name} has no place for one; use --format {LITERTLM.name}, or leave "
                 "--drafter out"
+            )
+        if self.prefill_tokens[-1] < 2:
+            raise TargetError(
+                f"drafter {drafter}: its guesses need a prefill chunk of at least 2; give a longer --prefill"
             )
         if self.beside is not None:
             raise TargetError(f"drafter {drafter}: expected one model beside it, found two; leave one of them out")

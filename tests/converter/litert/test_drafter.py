@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError, read_config
 from gemma_edge.converter.cli import main
@@ -48,14 +49,23 @@ class Pair:
 OPTIONS: Any = {"context": CONTEXT_TOKENS, "prefill": PREFILL_TOKENS, "spans": (), "measure": False}
 
 
-@pytest.fixture(scope="module", params=[None, (64, 4)], ids=["all tokens", "clusters"])
-def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Pair:
-    """With an assistant that weighs the whole vocabulary, as those of large models do, or as E2B's and E4B's do."""
-    folder = tmp_path_factory.mktemp("drafter")
-    assistant = write_drafter(NAME, folder / "assistant", clusters=request.param)
-    made = Pair(write_tiny(NAME, folder / "model"), assistant, folder)
-    convert("custom-fp32", folder / "model", made.bundle, drafter=folder / "assistant", **OPTIONS)
-    return made
+def made(folder: Path, clusters: tuple[int, int] | None) -> Pair:
+    assistant = write_drafter(NAME, folder / "assistant", clusters=clusters)
+    pair = Pair(write_tiny(NAME, folder / "model"), assistant, folder)
+    convert("custom-fp32", folder / "model", pair.bundle, drafter=folder / "assistant", **OPTIONS)
+    return pair
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The assistant weighs the whole vocabulary, as those of the larger models do."""
+    return made(tmp_path_factory.mktemp("drafter"), None)
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The assistant weighs the tokens of 4 clusters of 64, as E2B's and E4B's do of 32 of 2048."""
+    return made(tmp_path_factory.mktemp("clusters"), (64, 4))
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,9 @@ def guessed(pair: Pair, ids: list[int]) -> Guesses:
 
     def rows(name: str, tokens: list[int]) -> NDArray[np.float32]:
         found = [
-            tables[name].run(next(iter(tables[name].interpreter.get_signature_list())), {"token_ids": np.int32([[t]])})
+            tables[name].run(
+                next(iter(tables[name].interpreter.get_signature_list())), {"token_ids": np.array([[t]], np.int32)}
+            )
             for t in tokens
         ]
         return np.concatenate([row["embeddings"] for row in found], axis=1)
@@ -137,16 +149,27 @@ def guessed(pair: Pair, ids: list[int]) -> Guesses:
     return Guesses(activations, np.stack(logits), np.stack(projected))
 
 
-@pytest.mark.parametrize("count", [5, 17, 18, 71])  # within the window, at its edge on either side, rings that wrapped
+COUNTS = pytest.mark.parametrize("count", [5, 17, 18, 71])  # within a window, at its edges, rings that have wrapped
+
+
+@COUNTS
 def test_guesses_are_those_of_transformers(pair: Pair, count: int) -> None:
     ids = np.random.default_rng(count).integers(0, 2048, count).tolist()
     wanted, found = expected(pair, ids), guessed(pair, ids)
-    weighed = wanted.logits > wanted.logits.min(1, keepdims=True)  # the others have one value, any below these
-    assert np.array_equal(weighed.sum(1), np.full(DRAFTS, 2047 if pair.assistant.masked_embedding is None else 128))
-    assert (found.logits[~weighed] < found.logits.max()).all()
-    np.testing.assert_allclose(found.logits[weighed], wanted.logits[weighed], rtol=0, atol=TOLERANCE)
-    for name in ("activations", "projected"):
+    for name in ("activations", "logits", "projected"):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=0, atol=TOLERANCE, err_msg=name)
+    assert found.tokens == wanted.tokens
+
+
+@COUNTS
+def test_guesses_of_clusters_are_those_of_transformers(clustered: Pair, count: int) -> None:
+    ids = np.random.default_rng(count).integers(0, 2048, count).tolist()
+    wanted, found = expected(clustered, ids), guessed(clustered, ids)
+    weighed = wanted.logits > wanted.logits.min(1, keepdims=True)  # the others have one value, less than any of these
+    assert weighed.sum(1).tolist() == [4 * 32] * DRAFTS
+    np.testing.assert_allclose(found.logits[weighed], wanted.logits[weighed], rtol=0, atol=TOLERANCE)
+    assert found.logits[~weighed].max() < found.logits[weighed].min()
+    np.testing.assert_allclose(found.projected, wanted.projected, rtol=0, atol=TOLERANCE)
     assert found.tokens == wanted.tokens
 
 
@@ -160,8 +183,10 @@ PROMPTS = (
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
 def echo(pair: Pair, request: pytest.FixtureRequest) -> Path:
-    """The model with an assistant that is right now and then."""
-    write_drafter(NAME, pair.folder / "echo", echoed=pair.model.get_input_embeddings().weight)
+    """The model with an assistant that is right now and then; in integers with one that goes by clusters."""
+    clusters = (64, 48) if request.param == "int4" else None
+    table = pair.model.get_input_embeddings().weight
+    write_drafter(NAME, pair.folder / "echo", echoed=table, clusters=clusters)
     bundle = pair.folder / f"echo-{request.param}.litertlm"
     convert(f"custom-{request.param}", pair.folder / "model", bundle, drafter=pair.folder / "echo", **OPTIONS)
     return bundle
@@ -202,7 +227,7 @@ def test_our_runtime_runs_such_a_bundle_as_any(echo: Path, tmp_path: Path) -> No
     convert(f"custom-{precision}", echo.parent / "model", without, **OPTIONS)
     said = []
     for bundle in (echo, without):
-        with Engine(bundle, cache_dir=tmp_path) as engine, engine.create_conversation() as conversation:
+        with Engine(str(bundle), cache_dir=str(tmp_path)) as engine, engine.create_conversation() as conversation:
             said.append(conversation.send_message(PROMPTS[0], max_output_tokens=40))
     assert said[0] == said[1]
 
@@ -307,6 +332,7 @@ def test_only_a_gemma4_has_an_assistant(pair: Pair, tiny_gemma3: Path, tmp_path:
     ("options", "message"),
     [
         ({"format": "onnx"}, "onnx has no place for one; use --format litertlm, or leave --drafter out"),
+        ({"prefill": (1,)}, "its guesses need a prefill chunk of at least 2; give a longer --prefill"),
         ({"with_slice": "e2b"}, "expected one model beside it, found two; leave one of them out"),
     ],
 )
@@ -314,3 +340,32 @@ def test_a_bundle_without_a_place_for_it_is_refused(
     pair: Pair, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(TargetError, pair.folder / "model", pair.folder / "assistant", tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (None, "masked_embedding.token_ordering is nothing, expected I64 [2048]; the checkpoint is incomplete, get it"),
+        (torch.zeros(2048, dtype=torch.long), "does not name each of 2048 tokens once; the checkpoint is damaged, get"),
+    ],
+)
+def test_clusters_without_their_tokens_are_refused(
+    clustered: Pair, tmp_path: Path, order: torch.Tensor | None, message: str
+) -> None:
+    stored = load_file(clustered.folder / "assistant" / "model.safetensors")
+    del stored["masked_embedding.token_ordering"]
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file(
+        stored | ({} if order is None else {"masked_embedding.token_ordering": order}), other / "model.safetensors"
+    )
+    write_json(other / "config.json", read_config(clustered.folder / "assistant"))
+    assert message in refusal(CheckpointError, clustered.folder / "model", other, tmp_path)
+
+
+def test_clusters_of_unequal_sizes_are_refused(clustered: Pair, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    write_json(other / "config.json", {**read_config(clustered.folder / "assistant"), "num_centroids": 60})
+    found = refusal(ConfigError, clustered.folder / "model", other, tmp_path)
+    assert "4 of 60 clusters of 2048 tokens, expected equal ones, and no more than there are; fix" in found
