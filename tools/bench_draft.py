@@ -1,0 +1,128 @@
+"""What guessing by prompt lookup gains: decode with it and without, on text that repeats its prompt and on other text.
+
+    python -m tools.bench_draft BUNDLE [--tokens 150] [--rounds 1] [--sampled] [--json]
+
+The bundle is converted with --draft. Each of 50 prompts (tools/draft_prompts.toml) is answered both ways, in turns, on
+one thread; what is compared is processor time, which other work on the machine changes little. Exit status 1 where a
+text differs.
+"""
+
+import argparse
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gemma_edge.runtime.config import Backend
+from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.text.sampler import SamplerConfig
+
+PROMPTS = Path(__file__).parent / "draft_prompts.toml"
+GREEDY = SamplerConfig(top_k=1)
+SAMPLED = SamplerConfig(top_k=64, top_p=0.95, temperature=1.0, seed=1)
+
+
+@dataclass
+class Figures:
+    """Of all prompts of a kind. Seconds of processor time, of decoding alone."""
+
+    prompts: int = 0
+    equal_texts: int = 0
+    tokens: int = 0
+    plain_s: float = 0.0
+    guessed_s: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    verify_calls: int = 0
+    gains: list[float] = field(default_factory=list)  # of each prompt
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast."""
+        return self.plain_s / self.guessed_s
+
+
+def prompts() -> Iterator[tuple[str, str]]:
+    """(kind, prompt)."""
+    found = tomllib.loads(PROMPTS.read_text())
+    for form in found["copy"]:
+        for document in found["documents"]:
+            yield "copy", form.format(document.strip())
+    yield from (("other", prompt) for prompt in found["other"])
+
+
+def decode(
+    engine: Engine, prompt: str, sampler: SamplerConfig, tokens: int, is_on: bool
+) -> tuple[list[int], Any, float]:
+    """The tokens, the timing of the turn, and the processor time of decoding."""
+    with engine.create_session(
+        apply_prompt_template=False,
+        sampler_config=sampler,
+        max_output_tokens=tokens,
+        enable_speculative_decoding=is_on,
+    ) as session:
+        session.run_prefill([prompt])
+        started = time.process_time()
+        session.run_decode()
+        return list(session.token_ids), session.timing, time.process_time() - started
+
+
+def measure(engine: Engine, sampler: SamplerConfig, tokens: int, rounds: int) -> dict[str, Figures]:
+    """By kind."""
+    kinds: dict[str, Figures] = {}
+    for kind, prompt in prompts():
+        figures = kinds.setdefault(kind, Figures())
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        texts = []
+        for _ in range(rounds):
+            for is_on in (False, True):
+                token_ids, timing, took_s = decode(engine, prompt, sampler, tokens, is_on)
+                seconds[is_on].append(took_s)
+                texts.append(token_ids)
+        plain_s, guessed_s = min(seconds[False]), min(seconds[True])
+        figures.prompts += 1
+        figures.equal_texts += all(text == texts[0] for text in texts)
+        figures.tokens += timing.decode_tokens
+        figures.plain_s += plain_s
+        figures.guessed_s += guessed_s
+        figures.drafted += timing.drafted_tokens
+        figures.accepted += timing.accepted_tokens
+        figures.verify_calls += timing.verify_calls
+        figures.gains.append(plain_s / guessed_s)
+    return kinds
+
+
+def main() -> int:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--tokens", type=int, default=150, help="of each reply, at most")
+    parser.add_argument("--rounds", type=int, default=1, help="of each prompt; the best time of each way counts")
+    parser.add_argument("--sampled", action="store_true", help="sample, with a seed, instead of greedy")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with Engine(asked.bundle, Backend.CPU(thread_count=1), enable_speculative_decoding=True) as engine:
+        decode(engine, "A first one, to warm up:", GREEDY, 20, False)
+        kinds = measure(engine, SAMPLED if asked.sampled else GREEDY, asked.tokens, asked.rounds)
+    if asked.json:
+        print(
+            json.dumps({kind: {**asdict(figures), "gain": figures.gain} for kind, figures in kinds.items()}, indent=2)
+        )
+    else:
+        print(
+            f"{'':8}{'prompts':>8}{'equal':>7}{'tokens':>8}{'drafted':>9}{'stood':>7}{'calls':>7}{'gain':>7}{'least':>7}"
+        )
+        for kind, f in kinds.items():
+            print(
+                f"{kind:8}{f.prompts:8}{f.equal_texts:7}{f.tokens:8}{f.drafted:9}{f.accepted:7}{f.verify_calls:7}"
+                f"{f.gain:7.2f}{min(f.gains):7.2f}"
+            )
+    return 0 if all(figures.equal_texts == figures.prompts for figures in kinds.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
