@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot
+from gemma_edge.runtime.kv.drafter import PromptLookup
 from gemma_edge.runtime.kv.prefix import reuse_prefix
+from gemma_edge.runtime.kv.slots import SlotPool
+from gemma_edge.runtime.kv.speculation import Speculating
 
 _AT_ONCE = 32
 """Tokens that the small model may lack when it guesses. It catches up with more than these first, a chunk each time, as
@@ -37,3 +40,12 @@ class ModelDrafter:
         except ClosedError:
             return ()
         return guesses[1:]
+
+
+def guessing(pool: SlotPool, model: str | None) -> Speculating:
+    """How replies are guessed that slots of this pool hold: by this model while another one runs, else from the text.
+
+    Raises ExecutorError: no memory for its slot.
+    """
+    slot = None if model is None else pool.draft_slot(model)
+    return Speculating(lambda: PromptLookup() if slot is None or pool.model == model else ModelDrafter(slot))
