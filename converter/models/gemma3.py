@@ -128,10 +128,9 @@ def decoder(
     with_logits: bool,
     every_row: bool = False,
 ) -> Graph:
-    """embeddings [1, T, D] -> logits [1, 1, V] of the last token, or [1, T, V],
-    or only the KV cache.
+    """embeddings [1, T, D] -> logits [1, 1, V] of the last token, or only the KV cache.
 
-    Without logits the graph stops at the last layer's keys.
+    every_row: logits [1, T, V]. Without logits the graph stops at the last layer's keys.
     """
     c = config
     g = Graph(name, tokens, specs)

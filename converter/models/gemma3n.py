@@ -235,10 +235,10 @@ def decoder(
     with_logits: bool,
     every_row: bool = False,
 ) -> Graph:
-    """embeddings [1, T, D], per_layer_embeddings [1, T, L, P] -> logits [1, 1, V] of the last token, or [1, T, V],
-    or only the cache.
+    """embeddings [1, T, D], per_layer_embeddings [1, T, L, P] -> logits [1, 1, V] of the last token, or only the cache.
 
-    Without logits the graph stops at the keys and values of the last layer that owns any: for E2B 20 of 30 layers.
+    every_row: logits [1, T, V]. Without logits the graph stops at the keys and values of the last layer that owns any:
+    for E2B 20 of 30 layers.
     """
     c = config
     g = Graph(name, tokens, specs)

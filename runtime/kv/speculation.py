@@ -83,7 +83,7 @@ class Speculation:
         """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
         if self._how is None:
             return slot.decode(tokens[-1])
-        if self._slot is slot and self._pending and self._pending[0][0] == tokens[-1]:
+        if self._stands(slot, tokens):
             self.last = Guessed(is_accepted=True)
             self._earn(1.0)
             _, logits = self._pending.popleft()
@@ -101,13 +101,23 @@ class Speculation:
                 self._earn(_ALLOWANCE)
             self.last = Guessed()
             return logits
-        first, *others = slot.verify([tokens[-1], *guesses])
+        rows_logits = slot.verify([tokens[-1], *guesses])
+        first: Logits = rows_logits[0]
         self._how.prices.add(rows, time.perf_counter() - started)
         self._earn(1.0 - self._how.prices.of(rows))
         self._slot = slot
-        self._pending.extend(zip(guesses, others, strict=True))
+        self._pending.extend(zip(guesses, rows_logits[1:], strict=True))
         self.last = Guessed(drafted=len(guesses))
         return first
+
+    def _stands(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
+        """Whether the last token was guessed, and the slot still holds it and the guesses after it."""
+        return (
+            self._slot is slot
+            and bool(self._pending)
+            and self._pending[0][0] == tokens[-1]
+            and slot.position == len(tokens) - 1 + len(self._pending)
+        )
 
     def _guesses(self, slot: KvSlot, tokens: Sequence[int]) -> tuple[list[int], int]:
         """What to run after the last token, and the rows of the call that runs it; nothing where it would not pay."""

@@ -8,7 +8,7 @@ import pytest
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.target import Target, TargetError, format_of
+from gemma_edge.converter.plan.target import Options, Target, TargetError, format_of
 from gemma_edge.converter.quantize.recipes import Floor
 from gemma_edge.converter.tensors import Role, TensorSpec
 
@@ -99,6 +99,26 @@ def test_a_long_context_has_spans(context: int, spans: tuple[int, ...]) -> None:
     model = Model.from_json(OFFICIAL["e2b"])
     assert Target.parse("e2b-int4", context=context).spans_for(model) == spans
     assert Target.parse("e2b-int4", context=context, spans=()).spans_for(model) == ()
+
+
+@pytest.mark.parametrize(
+    ("draft", "options", "message"),
+    [
+        ((1,), {}, "draft 1: expected lengths of at least 2, one token and what is guessed after it, rising; for "
+         "example --draft 4"),
+        ((8, 4), {}, "draft 8,4: expected lengths of at least 2, one token and what is guessed after it, rising; for "
+         "example --draft 4"),
+        ((4, 32), {"prefill": (8, 16)}, "draft 32: longer than the longest prefill chunk, 16; give lengths up to that"),
+        ((4,), {"format": "onnx"}, "draft 4: onnx verifies nothing; use --format litertlm, or leave --draft out"),
+        ((4,), {"format": "gguf"}, "draft 4: gguf verifies nothing; use --format litertlm, or leave --draft out"),
+    ],
+)  # fmt: skip
+def test_drafts_that_make_no_sense(draft: tuple[int, ...], options: Options, message: str) -> None:
+    asked: Options = {**options, "draft": draft}
+    with pytest.raises(TargetError) as caught:
+        Target.parse("custom-int4", **asked)
+    assert str(caught.value) == message
+    assert Target.parse("custom-int4").draft_tokens == ()
 
 
 def test_spans_beyond_the_context_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """Speculative decoding: the text is that of plain steps, whatever is guessed, and guessing that does not pay rests."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from gemma_edge.runtime.cli import run_main
 from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import KvSlot
 from gemma_edge.runtime.kv.drafter import Drafter
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens, draw
 from gemma_edge.runtime.kv.speculation import Prices, Speculating, Speculation
+from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, Penalties, RepetitionPenaltyConfig
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
@@ -50,8 +54,7 @@ class Steps:
         return (4, 8)
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
-        [logits] = self._run([token_id])
-        return logits
+        return self._run([token_id]).reshape(-1)
 
     def verify(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._run(token_ids)
@@ -59,7 +62,8 @@ class Steps:
     def _run(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         self.calls.append(len(token_ids))
         self.tokens.extend(token_ids)
-        return np.eye(50, dtype=np.float32)[(np.asarray(token_ids) + 1) % 50]
+        logits: NDArray[np.float32] = np.eye(50, dtype=np.float32)[(np.asarray(token_ids) + 1) % 50]
+        return logits
 
     def rewind(self, position: int) -> None:
         del self.tokens[position:]
@@ -93,6 +97,17 @@ def test_guesses_change_nothing_but_the_calls(right: int) -> None:
     if right == 7:
         assert slot.calls[:3] == [4, 8, 8]
         assert accepted > 100
+
+
+def test_guesses_that_a_slot_no_longer_holds_count_for_nothing() -> None:
+    """Another model ran meanwhile, and the slot was brought back to what was drawn."""
+    slot, text = Steps([]), [i % 50 for i in range(100)]
+    steps = Speculation(Speculating(lambda: Guesses(text, 7)), 100)
+    for length in range(1, 30):
+        slot.rewind(length - 1)
+        assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
+        assert slot.tokens[:length] == text[:length]
+    assert not steps.last.is_accepted
 
 
 def test_nothing_is_guessed_beyond_the_end() -> None:
@@ -223,7 +238,7 @@ def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:
     slot = engine._decoder.new_slot()
     slot.prefill(prompt[:-1])
     start = slot.position
-    after = {(): slot.decode(prompt[-1])}
+    after: dict[tuple[int, ...], NDArray[np.float32]] = {(): slot.decode(prompt[-1])}
     likely = np.argsort(-after[()])[:3].tolist()
     for first in likely:
         after[first,] = slot.decode(first)
@@ -233,8 +248,7 @@ def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:
     guesses = Guesses([*prompt, likely[0], int(np.argmax(after[likely[0],])), 5, 5], 9)
     speculating = partial(Speculation, Speculating(lambda: guesses), len(prompt) + 4)
     counts: dict[tuple[int, int], int] = {}
-    draws = accepted = 600
-    accepted = 0
+    draws, accepted = 600, 0
     for _ in range(draws):
         steps, tokens = speculating(), list(prompt)
         how = Decoding(sampler, StopTokens([]))
@@ -273,6 +287,31 @@ def test_it_is_refused_where_nothing_verifies(tiny_model: Path, tmp_path: Path) 
             engine.create_session(enable_speculative_decoding=True)
         slot = engine._decoder.new_slot()
         assert not slot.verify_tokens()
+
+
+def test_litert_lm_runs_the_bundle_as_any_other(drafting_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    path = str(drafting_bundle("gemma3n"))
+    cpu = Backend.CPU(thread_count=1)
+    replies = []
+    for engine in (Engine(path, cpu, cache_dir=str(tmp_path)), LitertLmEngine(path, cpu, cache_dir=str(tmp_path))):
+        with engine, engine.create_conversation(sampler_config=GREEDY, max_output_tokens=60) as conversation:
+            replies.append(str(conversation.send_message("And the LORD said unto")))
+    assert replies[0] == replies[1]
+    assert len(replies[0]) > 20
+
+
+def test_the_command_line(drafting_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = [str(drafting_bundle("gemma3")), "--prompt", "And God said, And God said,", "--speculative-decoding"]
+    arguments += ["--greedy", "--max-output-tokens", "80", "--threads", "1", "--stats", "--cache-dir", str(tmp_path)]
+    shown = CliRunner().invoke(run_main, arguments)
+    assert shown.exit_code == 0
+    assert re.search(r"; guessed \d+ in \d+ calls, \d+ saved a call; ", shown.stderr)
+    plain = CliRunner().invoke(run_main, [*arguments, "--no-speculative-decoding"])
+    assert plain.stdout == shown.stdout
+    assert "guessed" not in plain.stderr
+    refused = CliRunner().invoke(run_main, [*arguments, "--executor", "litert-lm"])
+    assert refused.exit_code == 2
+    assert "litert-lm has no drafter for these bundles; leave out --executor" in refused.stderr
 
 
 def test_two_replies_at_once_are_each_as_alone(engine: Engine, val_bin: Path) -> None:
