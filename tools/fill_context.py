@@ -1,4 +1,4 @@
-"""Load a bundle in one engine, bring every page of its KV cache and its longest prefill into memory, decode a little.
+"""Load a bundle in one engine, bring every page of its KV cache and every signature into memory, decode a little.
 
     python -m tools.fill_context model.litertlm --engine litert --context 4096 --cache-dir DIR
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from gemma_edge.converter.plan.target import SHORTEST_SPAN_TOKENS
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.formats.model import open_model
@@ -37,9 +38,14 @@ def run_ours(request: Request) -> None:
     for cache in vars(slot)["_caches"].values():
         cache.fill(0)
     token_ids = [*text.start_tokens, *text.tokenizer.encode("fill " * request.prefill_tokens)]
-    slot.prefill(token_ids[: request.prefill_tokens])
-    for _ in range(DECODE_TOKENS):
-        slot.decode(0)
+    last = request.context_tokens - request.prefill_tokens - DECODE_TOKENS
+    has_spans = "_position" in vars(slot)  # of LiteRT, where each span has signatures of its own
+    for position in sorted({0, min(SHORTEST_SPAN_TOKENS + 1, last), last} if has_spans else {0}):
+        if has_spans:
+            vars(slot).update(_tokens=[0] * position, _position=position)  # the caches hold zeros
+        slot.prefill(token_ids[: request.prefill_tokens])
+        for _ in range(DECODE_TOKENS):
+            slot.decode(0)
 
 
 def run_litert_lm(request: Request) -> None:

@@ -2,6 +2,7 @@
 
     pip install llama-cpp-python  # built from source: about 7 minutes of one core
     python -m tools.llama_parity CHECKPOINT WORK [--tokens 32] [--int4]
+    python -c 'from tools.tiny import *; write_tiny(E2B_NUMBERS, Path("e2b-numbers"))'  # a Gemma 3n that llama.cpp runs
 
 Greedy text in F16: every token must be one and the same, but where two are as good as each other (margin). With --int4
 also KL(checkpoint || ours) and KL(checkpoint || llama.cpp) of the same Q4_0 codes over the built-in text of `verify`,

@@ -260,6 +260,22 @@ E4B_SHAPED = Tiny(
 )
 """Layers as in Gemma 3n E4B, for slices of it."""
 
+E2B_NUMBERS = Tiny(
+    _gemma3n(
+        vocab_size=2048,
+        hidden_size=128,
+        hidden_size_per_layer_input=256,
+        num_hidden_layers=30,
+        num_kv_shared_layers=10,
+        laurel_rank=64,
+        layer_types=[S, S, S, S, F] * 6,
+        activation_sparsity_pattern=[0.95] * 10 + [0.0] * 20,
+        tie_word_embeddings=False,  # tied, this small stream would echo one token
+    ),
+    gain=0.3,
+)
+"""With the numbers of Gemma 3n E2B that llama.cpp has fixed in its code: see fixed_elsewhere in checkpoint/gguf."""
+
 
 def write_tiny(which: str | Tiny, directory: Path, seed: int = 0) -> transformers.PreTrainedModel:
     """Write a checkpoint, or TINY of that name, with the tiny tokenizer into `directory`.

@@ -149,6 +149,25 @@ def _shapes(plan: Plan) -> Iterator[tuple[str, str, tuple[int, ...]]]:
             shape = (vocabulary, shape[1])
         is_stack = gguf_name(spec.source)[1] is not None
         yield name, kind, (len(specs), *shape) if is_stack else shape
+    yield from _unused(plan)
+
+
+def _unused(plan: Plan) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Keys and values of layers that read another one's: llama.cpp asks for them (src/models/gemma3n.cpp) and never
+    looks. They stay zeros, in the type of the layer's queries.
+    """
+    for index, layer in enumerate(plan.model.config.attention):
+        attention = f"layers.{index}.self_attn."
+        if attention + "k_proj.weight" in plan.specs:
+            continue
+        queries = plan.specs[attention + "q_proj.weight"]
+        kind, shape = (
+            type_of(plan.storages[queries.name].encoding),
+            (layer.heads.kv * layer.heads.size, *queries.shape[1:]),
+        )
+        for name in ("attn_k", "attn_v"):
+            yield f"blk.{index}.{name}.weight", kind, shape
+        yield f"blk.{index}.attn_k_norm.weight", "F32", (layer.heads.size,)
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:

@@ -78,8 +78,8 @@ def test_the_footprint_is_what_the_graphs_say(
     parts = {part.name: part.total_bytes for part in plan.footprint.parts}
     assert parts["KV cache"] == plan.cache_bytes
     assert parts["decoder weights"] == plan.bytes_by("placement")["resident"]
-    rings = sum(cache.nbytes for cache in plan.caches if cache.slots < plan.context_tokens)
-    assert parts.get("KV rings being written", 0) == rings * len(plan.target.prefill_tokens)
+    largest_ring = max(cache.nbytes for cache in plan.caches if cache.slots < plan.context_tokens)
+    assert parts.get("KV rings being written", 0) == largest_ring * len(plan.target.prefill_tokens)
     assert plan.fitted.needs.bytes_per_token == parts["decoder weights"] + plan.cache_bytes
 
 
@@ -105,16 +105,16 @@ def test_without_a_profile_everything_fits() -> None:
 
 
 def test_the_smaller_of_two_changes_comes_first() -> None:
-    losses = [Distance(prefill=2), Distance(context=1), Distance(weights=1), Distance(model=1)]
+    losses = [Distance(spans=1), Distance(prefill=2), Distance(context=1), Distance(weights=1), Distance(model=1)]
     assert all(less < more for less, more in pairwise(losses))
     assert Distance(context=9, prefill=9) < Distance(weights=1)
 
 
 FIRST = [
-    ({"target": "e2b-int4"}, -1, ["--prefill 16", "--context 2048", "--encoding attention=int4"]),
-    ({"target": "e2b-int4", "context": 32_768}, -900 * MIB, ["--context 16384 --prefill 16", "--context 8192"]),
-    ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--prefill 8,64", "--context 2048"]),
-    ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--prefill 16", "--context 2048"]),
+    ({"target": "e2b-int4"}, -1, ["--spans none", "--prefill 16", "--context 2048", "--encoding attention=int4"]),
+    ({"target": "e2b-int4", "context": 32_768}, -900 * MIB, ["--context 16384 --spans none", "--context 16384 --prefill 16"]),
+    ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--spans none", "--prefill 8,64"]),
+    ({"target": "e2b-int4", "prefill": (128,)}, -1, ["--spans none", "--prefill 16"]),
     ({"target": "e2b-int4", "kv": "fp16"}, -1, ["--kv fp32"]),
     ({"target": "e2b-int8"}, -800 * MIB, ["--target e2b-int4"]),
     ({"target": "e4b-fp16"}, -3 * GIB, ["--target e4b-int8"]),
@@ -326,9 +326,9 @@ def board(tiny_gemma3n: Path, tmp_path: Path) -> Callable[[int], Path]:
 def test_fit_makes_what_it_says(board: Callable[[int], Path], tiny_gemma3n: Path, tmp_path: Path) -> None:
     profile = str(board(1))
     fitted = convert("custom-int4", tiny_gemma3n, tmp_path / "fitted", profile=profile, fit=True)
-    assert fitted.values["fit"] == "--prefill 16"
-    assert fitted.values["prefill_tokens"] == [16]
-    asked = convert("custom-int4", tiny_gemma3n, tmp_path / "asked", prefill=(16,))
+    assert fitted.values["fit"] == "--spans none"
+    assert fitted.values["spans_tokens"] == []
+    asked = convert("custom-int4", tiny_gemma3n, tmp_path / "asked", spans=())
     assert asked.values["fit"] is None
     assert (tmp_path / "fitted").read_bytes() == (tmp_path / "asked").read_bytes()
 
@@ -337,9 +337,9 @@ def test_plan_says_what_fit_chose(board: Callable[[int], Path], tiny_gemma3n: Pa
     arguments = ["plan", "--target", "custom-int4", "--checkpoint", str(tiny_gemma3n), "--profile", str(board(1))]
     shown = CliRunner().invoke(main, [*arguments, "--fit"], env={"COLUMNS": "250"})
     assert shown.exit_code == 0, shown.stderr
-    assert "chosen to fit: --prefill 16" in shown.stdout
+    assert "chosen to fit: --spans none" in shown.stdout
     values = json.loads(CliRunner().invoke(main, [*arguments, "--fit", "--json"]).stdout)
-    assert (values["fit"], values["prefill_tokens"]) == ("--prefill 16", [16])
+    assert (values["fit"], values["spans_tokens"]) == ("--spans none", [])
 
 
 def test_fit_keeps_the_model_and_the_format() -> None:
