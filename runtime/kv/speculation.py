@@ -125,7 +125,7 @@ class Speculation:
         assert self._drafter is not None
         costs = {rows: self._how.prices.of(rows) - 1 for rows in slot.verify_tokens()}
         balance = max(_START, min(costs.values(), default=0)) + self._earned
-        affordable = [rows for rows, cost in costs.items() if cost <= balance]
+        affordable = [rows for rows, cost in costs.items() if cost <= min(balance, rows - 1)]
         most = min(max(affordable, default=1), max(min(affordable, default=1), self._wanted + 1)) - 1
         proposed = self._drafter.propose(tokens, min(most, self._end - len(tokens) - 1)) if most > 0 else ()
         guesses: list[int] = []
