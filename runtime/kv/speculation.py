@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from statistics import median
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
 from gemma_edge.runtime.kv.drafter import Drafter
@@ -46,11 +45,11 @@ class Prices:
         self._seconds.setdefault(tokens, deque(maxlen=_SAMPLES)).append(seconds)
 
     def of(self, tokens: int) -> float:
-        """In decode steps, by the medians of the last calls."""
+        """In decode steps, by the quickest of the last calls: whatever else runs makes calls longer, never shorter."""
         verifying, stepping = self._seconds.get(tokens, ()), self._seconds.get(1, ())
         if min(len(verifying), len(stepping)) < _FEWEST:  # the first ones read pages that nothing has read before
             return _USUAL_PRICE
-        return max(1.0, median(verifying) / median(stepping))
+        return max(1.0, min(verifying) / min(stepping))
 
 
 @dataclass(frozen=True)
