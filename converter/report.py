@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.output import Bundle
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.plan.target import Target
@@ -144,6 +145,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         },
         **_calibration(target),
         **_trained_grid(plan),
+        **_static_scales(plan),
         **_models(plan),
         "bytes_by_role": plan.bytes_by("role"),
         "bytes_by_encoding": plan.bytes_by("encoding"),
@@ -177,9 +179,19 @@ def _trained_grid(plan: Plan) -> dict[str, Any]:
         "encoding": ", ".join(sorted({tensor.storage.encoding.name for tensor in kept})) or ENCODING.name,
         "tensors": len(kept),
         "values": sum(tensor.spec.values for tensor in kept),
-        "read_by_row": [t.spec.name for t in on_grid if Placement.of(t.spec.role) is Placement.OFFLOADED],
+        "read_by_row": [
+            t.spec.name for t in on_grid if t.storage.grid is None and Placement.of(t.spec.role) is Placement.OFFLOADED
+        ],
     }
     return {"trained_grid": values} if on_grid else {}
+
+
+def _static_scales(plan: Plan) -> dict[str, Any]:
+    """Linear layers with int8 levels of the checkpoint's for both inputs and outputs, and those of integers without."""
+    linears = {t.spec.name: t for t in plan.tensors if len(t.spec.shape) == 2 and t.section == DECODER}.values()
+    static = [t.spec.static is not None and t.spec.static.inputs > 0 and t.spec.static.outputs > 0 for t in linears]
+    dynamic = [t for t, known in zip(linears, static, strict=True) if not known and t.storage.encoding.kind == "int"]
+    return {"static_scales": {"layers": sum(static), "dynamic_layers": len(dynamic)}} if any(static) else {}
 
 
 def _exact(plan: Plan, errors: Mapping[str, QuantError]) -> dict[str, Any]:
@@ -248,9 +260,14 @@ def print_plan(plan: Plan, console: Console) -> None:
     for group, count in _not_converted(plan).items():
         console.print(f"not converted: {count} tensors of {group}")
     if grid := _trained_grid(plan).get("trained_grid"):
-        console.print(f"trained on a 4-bit grid, kept as {grid['encoding']}: {grid['tensors']} matrices")
+        console.print(f"trained on a grid of integers, kept as {grid['encoding']}: {grid['tensors']} matrices")
         for name in grid["read_by_row"]:
             console.print(f"trained on a 4-bit grid, re-quantized as a lookup table of another 4-bit format: {name}")
+    if static := _static_scales(plan).get("static_scales"):
+        console.print(
+            f"inputs and outputs on the checkpoint's int8 levels: {static['layers']} layers; inputs on levels that "
+            f"follow from each of them: {static['dynamic_layers']}"
+        )
 
 
 def quantized_line(facts: Mapping[str, Any]) -> str:

@@ -74,6 +74,17 @@ AS_STORED = Fold()
 
 
 @dataclass(frozen=True)
+class StaticScales:
+    """Of the int8 levels that a linear layer's inputs and outputs were trained on; 0.0: on none.
+
+    Source: transformers integrations/gemma_quant.py, apply_srq.
+    """
+
+    inputs: float
+    outputs: float
+
+
+@dataclass(frozen=True)
 class SourceTensor:
     """A tensor of the checkpoint: its Hugging Face name without the checkpoint's prefix, and its shape there."""
 
@@ -114,6 +125,7 @@ class TensorSpec:
     overlays: rows that replace the stored ones.
     parts: equal stretches of columns with a use of their own: of a row of per-layer embeddings, one for each layer.
     sparse_inputs: whether most of what a matrix is multiplied with is zero.
+    static: of a linear layer, the levels of its inputs and outputs, where the checkpoint has any.
     grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to it, see quantize/qat_grid.py.
     """
 
@@ -128,6 +140,7 @@ class TensorSpec:
     grid: str | None = None
     parts: int = 1
     sparse_inputs: bool = False
+    static: StaticScales | None = None
 
     @classmethod
     def derived(cls, name: str, shape: tuple[int, ...], role: Role, derivation: Derivation) -> "TensorSpec":

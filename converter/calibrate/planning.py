@@ -10,6 +10,7 @@ from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
 from gemma_edge.converter.checkpoint.processor import image_pixels
 from gemma_edge.converter.checkpoint.slices.view import in_parts, sliced
+from gemma_edge.converter.evaluate.static_scales import with_static_scales
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import OFFICIAL
@@ -75,6 +76,7 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
         model = request.stored(replace(Model.from_json(source.text_config), encoders=model.encoders))
     if request.beside is not None:
         source = in_parts(source, model)
+    model = with_static_scales(model, source)
     return source, with_grids(model, source, request.recipe_for(model))
 
 

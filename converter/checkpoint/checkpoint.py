@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint import spelling
 from gemma_edge.converter.checkpoint.gguf.choice import gguf_at
+from gemma_edge.converter.checkpoint.integers.packed import read_integers, unpacked
 from gemma_edge.converter.checkpoint.origin import Origin
-from gemma_edge.converter.checkpoint.packed import read_integers, unpacked
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS

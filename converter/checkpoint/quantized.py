@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from gemma_edge.converter.checkpoint.integers import gemma_quant
+
 _ORIGINAL: Final = "convert the checkpoint that it was made from"
 _DEQUANTIZE: Final = "load it with transformers, call model.dequantize(), save_pretrained() it, and convert that"
 
@@ -42,7 +44,7 @@ def quantized_by(config: Mapping[str, Any], names: Collection[str]) -> str | Non
     method, settings = _configured(config)
     if method is None:
         method = next((m for ends, m in _ENDINGS if all(any(n.endswith(e) for n in names) for e in ends)), None)
-    if method is None:
+    if method in (None, gemma_quant.METHOD):  # the latter is read
         return None
     name, advice = _METHODS.get(method, (method, _ORIGINAL))
     bits = settings.get("bits", 4 if settings.get("load_in_4bit") else 8 if settings.get("load_in_8bit") else None)

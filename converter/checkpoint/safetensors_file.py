@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from gemma_edge.converter.tensors import StaticScales
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import open_plain
 
@@ -42,7 +43,7 @@ class TensorInfo:
     """Where one tensor lies. `offset` counts from the beginning of `file`; `dtype` is the format's own name, "BF16".
 
     shift: what is added to the stored values, where a file has others than Hugging Face's (see gguf/names.py).
-    scales: of a matrix of packed integers, where they lie (see packed.py).
+    scales, static: of a matrix of integers, see integers/.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TensorInfo:
     nbytes: int
     shift: float = 0.0
     scales: "TensorInfo | None" = None
+    static: StaticScales | None = None
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:

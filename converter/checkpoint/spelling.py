@@ -25,6 +25,7 @@ _INSIDE: Final = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkp
 LEFTOVERS: Final = (
     (re.compile(r"\.rotary_emb(_local)?\.inv_freq$"), "inv_freq (follows from config.json)"),
     (re.compile(r"(^|\.)embed_tokens\w*\.embed_scale$"), "embed_scale (follows from config.json)"),
+    (re.compile(r"\.[kv]_cache_scale$"), "k_cache_scale, v_cache_scale (transformers reads neither)"),
     (re.compile(r"^v_head\."), "v_head (TRL's value head, for training)"),
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, TYPES, dequantize
-from gemma_edge.converter.checkpoint.packed import DTYPES, read_packed
+from gemma_edge.converter.checkpoint.integers.packed import DTYPES, read_packed
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
 from gemma_edge.runtime.formats.direct import DirectReader
 

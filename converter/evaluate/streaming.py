@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import NO_HOOKS, Allocate, Hooks, Machine, in_memory, operands, tensors
+from gemma_edge.converter.evaluate.static_scales import with_static_scales
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.progress import OnBytes
@@ -47,7 +48,7 @@ class StreamingModel:
     @classmethod
     def open(cls, checkpoint: Checkpoint, allocate: Allocate = in_memory) -> "StreamingModel":
         """The model that config.json describes. Raises ConfigError, and CheckpointError where tensors are missing."""
-        model = Model.from_json(checkpoint.text_config)
+        model = with_static_scales(Model.from_json(checkpoint.text_config), checkpoint)
         return cls(checkpoint, model, allocate)
 
     @property
@@ -143,7 +144,7 @@ class StreamingModel:
         machine = Machine(self._checkpoint, NO_HOOKS, tokens=1)
         machine.values = {self.head.out: products}
         for op in self._tail[1:]:
-            assert isinstance(op, ir.Binary | ir.Unary)  # which treat every logit alone
+            assert isinstance(op, ir.Binary | ir.Unary | ir.StaticRange)  # which treat every logit alone
             machine.step(op)
         return machine.values[self.graph.outputs["logits"]]
 

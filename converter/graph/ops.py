@@ -22,8 +22,8 @@ from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = [
     "ANY", "OPS", "Attention", "Binary", "Concat", "DType", "Embed", "Graph", "Hadamard", "KVCache", "LastToken",
-    "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice", "Unary",
-    "Value",
+    "Linear", "MatMul", "Mean", "Op", "Operand", "Reshape", "RmsNorm", "Rope", "RopeRotate", "Shape", "Slice",
+    "StaticRange", "Unary", "Value",
 ]  # fmt: skip
 
 
@@ -55,6 +55,15 @@ class Hadamard:
     """x [..., K] with every 64 columns turned by the Hadamard matrix, see runtime/formats/hadamard.py."""
 
     x: Value
+    out: Value
+
+
+@dataclass(frozen=True, eq=False)
+class StaticRange:
+    """clip(round(x / scale), -128, 127) * scale, ties to even: x on int8 levels that do not follow from x."""
+
+    x: Value
+    scale: float
     out: Value
 
 
@@ -172,7 +181,7 @@ class Concat:
 
 Op = (
     Linear | Embed | RmsNorm | RopeRotate | Attention | MatMul | Binary | Unary | Mean | Reshape | Slice | Concat
-    | LastToken | Hadamard | audio_ops.Op | conv_ops.Op
+    | LastToken | Hadamard | StaticRange | audio_ops.Op | conv_ops.Op
 )  # fmt: skip
 OPS: tuple[type, ...] = get_args(Op)
 
@@ -197,6 +206,7 @@ class Graph:
         self.layers: dict[int, Value] = {}  # what each layer hands on, for those who look inside
         self.used: dict[str, TensorSpec] = {}
         self._turned: dict[Value, Value] = {}
+        self._on_levels: dict[tuple[Value, float], Value] = {}
 
     def input(self, name: str, shape: Shape, dtype: DType = "float32") -> Value:
         """Declare something the caller provides at each run."""
@@ -219,14 +229,23 @@ class Graph:
         return self.caches[layer]
 
     def linear(self, x: Value, weight: str) -> Value:
-        """[..., K] -> [..., N]. Inputs of a weight whose columns are turned are turned first, once for all weights."""
+        """[..., K] -> [..., N]. Inputs of a weight whose columns are turned are turned first, once for all weights;
+        where it has static scales, inputs and outputs are put on their levels."""
         spec = self.weight(weight)
         assert x.shape[-1] == spec.shape[1], (weight, x.shape, spec.shape)
         if spec.fold.hadamard:
             x = self.hadamard(x)
-        out = Value((*x.shape[:-1], spec.shape[0]))
-        self.ops.append(Linear(x, spec, out))
-        return out
+        if spec.static is not None:
+            x = self.static_range(x, spec.static.inputs)
+        self.ops.append(Linear(x, spec, out := Value((*x.shape[:-1], spec.shape[0]))))
+        return out if spec.static is None else self.static_range(out, spec.static.outputs)
+
+    def static_range(self, x: Value, scale: float) -> Value:
+        """Same shape; x itself where the scale is 0, the same value where x was put on these levels before."""
+        if scale and (x, scale) not in self._on_levels:
+            self._on_levels[x, scale] = Value(x.shape)
+            self.ops.append(StaticRange(x, scale, self._on_levels[x, scale]))
+        return self._on_levels[x, scale] if scale else x
 
     def embed(self, ids: Value, table: str) -> Value:
         """[B, T] int32 -> [B, T, N]."""

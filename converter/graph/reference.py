@@ -119,6 +119,14 @@ def _unary(m: _Machine, op: ir.Unary) -> Array:
             return y
 
 
+def _static_range(m: _Machine, op: ir.StaticRange) -> Array:
+    x: Array = m[op.x]
+    scale = x.dtype.type(op.scale)
+    levels = np.rint(x / scale)
+    y: Array = np.clip(levels, -128, 127, out=levels) * scale
+    return y
+
+
 def _slice(m: _Machine, op: ir.Slice) -> Array:
     x: Array = m[op.x]
     return np.take(x, np.arange(op.start, op.start + op.out.shape[op.axis]), op.axis)
@@ -141,6 +149,7 @@ RUN: dict[type, Callable[[_Machine, Any], Array]] = {
     ir.Reshape: lambda m, op: m[op.x].reshape(op.out.shape),
     ir.Slice: _slice,
     ir.Hadamard: lambda m, op: hadamard.turn(m[op.x]),
+    ir.StaticRange: _static_range,
     ir.LastToken: lambda m, op: m[op.x][:, -1:],
     ir.Concat: lambda m, op: np.concatenate([m[part] for part in op.parts], op.axis),
     **reference_audio.RUN,

@@ -49,6 +49,7 @@ class Tensor:
     index: int
     shape: tuple[int, ...]
     type: int
+    scale: float = 0.0  # of int8 activations
 
 
 @dataclass

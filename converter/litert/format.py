@@ -84,11 +84,13 @@ def needs(model: ModelSizes, target: Target) -> Needs:
 
 
 def kernel_inputs(plan: Plan) -> Inputs:
-    """XNNPACK rounds the inputs of integer weights to int8, token by token."""
+    """XNNPACK rounds the inputs of integer weights to int8, token by token, unless they are on static levels."""
     storages = plan.storages
 
     def rounded(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return x if storages[name].encoding.kind == "float" else round_tokens(x)
+        encoding, static = storages[name].encoding, plan.specs[name].static
+        is_static = static is not None and static.inputs and static.outputs and not encoding.block
+        return x if encoding.kind == "float" or is_static else round_tokens(x)
 
     return rounded
 

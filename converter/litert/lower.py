@@ -9,7 +9,7 @@ from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
 from gemma_edge.converter.litert.attention import attention
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
-from gemma_edge.converter.litert.ops import I32
+from gemma_edge.converter.litert.ops import I8, I32
 from gemma_edge.converter.litert.signature import Signature
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -31,7 +31,17 @@ def emit(
 
 
 def _linear(s: Signature, op: ir.Linear) -> Tensor:
-    return s.sub.fully_connected(s[op.x], s.stored(op.weight))
+    static = s.static_scales(op)
+    if static is None:
+        return s.sub.fully_connected(s[op.x], s.stored(op.weight))
+    return s.sub.fully_connected(s.levels[op.x], s.stored(op.weight), static.outputs)
+
+
+def _static_range(s: Signature, op: ir.StaticRange) -> Tensor:
+    """Integers for linear layers that multiply these, numbers for others; what such a layer gives is integers."""
+    x = s[op.x]
+    levels = s.levels[op.out] = x if x.type == I8 else s.sub.quantize(x, op.scale)
+    return s.sub.dequantize(levels) if s.is_read_as_float(op.out) else levels
 
 
 def _embed(s: Signature, op: ir.Embed) -> Tensor:
@@ -124,6 +134,7 @@ LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
     ir.Concat: _concat,
     ir.LastToken: _last_token,
     ir.Hadamard: _hadamard,
+    ir.StaticRange: _static_range,
     **tflite_audio.LOWER,
     **tflite_conv.LOWER,
 }

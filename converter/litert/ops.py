@@ -6,6 +6,7 @@ RELU_0_TO_1, for one, is not delegated, MINIMUM of RELU is.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gemma_edge.converter.quantize.stored import StoredWeight, row_slices
 from gemma_edge.runtime.formats import hadamard
 
 Options = schema.BuiltinOptions
-F32, F16, I32, BOOL = Tensors.FLOAT32, Tensors.FLOAT16, Tensors.INT32, Tensors.BOOL
+F32, F16, I8, I32, BOOL = Tensors.FLOAT32, Tensors.FLOAT16, Tensors.INT8, Tensors.INT32, Tensors.BOOL
 _CONCAT_INPUTS = 5  # XNNPACK takes no more; one op outside would cut its partition in two
 
 
@@ -108,8 +109,13 @@ class Subgraph:
         options = schema.CastOptionsT(inDataType=x.type, outDataType=kind)
         return self._op(Opcode.CAST, [x], x.shape, kind, Options.CastOptions, options, phase)
 
+    def quantize(self, x: Tensor, scale: float) -> Tensor:
+        """float32 -> int8, to the nearest, ties to even."""
+        options = schema.QuantizeOptionsT()
+        return self._op(Opcode.QUANTIZE, [x], x.shape, I8, Options.QuantizeOptions, options, scale=scale)
+
     def dequantize(self, x: Tensor) -> Tensor:
-        """float16 -> float32."""
+        """float16, or int8 -> float32."""
         return self._op(
             Opcode.DEQUANTIZE, [x], x.shape, F32, Options.DequantizeOptions, schema.DequantizeOptionsT()
         )  # fmt: skip
@@ -183,9 +189,8 @@ class Subgraph:
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         options = schema.ConcatenationOptionsT(axis=axis)
-        return self._op(
-            Opcode.CONCATENATION, list(parts), shape, parts[0].type, Options.ConcatenationOptions, options, phase
-        )
+        code, form, scale = Opcode.CONCATENATION, Options.ConcatenationOptions, parts[0].scale
+        return self._op(code, list(parts), shape, parts[0].type, form, options, phase, scale)
 
     def pack(self, scalars: Sequence[Tensor], phase: Phase) -> Tensor:
         """Scalars [] -> [n]."""
@@ -209,8 +214,12 @@ class Subgraph:
         w = self.weight(weight)
         return self.dequantize(w) if w.type == F16 else w
 
-    def fully_connected(self, x: Tensor, weight: StoredWeight) -> Tensor:
-        """[..., K] times the transpose of [N, K], in row slices where the weight is large."""
+    def fully_connected(self, x: Tensor, weight: StoredWeight, scale: float = 0.0) -> Tensor:
+        """[..., K] times the transpose of [N, K], in row slices where the weight is large.
+
+        scale: of outputs in int8, for inputs in int8 and a weight of integers per row.
+        """
+        kind = I8 if scale else F32
         rows = weight.shape[0]
         options = schema.FullyConnectedOptionsT(keepNumDims=True)
         parts = []
@@ -219,9 +228,8 @@ class Subgraph:
             if w.type == F16:
                 w = self.dequantize(w)
             shape = (*x.shape[:-1], last - first)
-            parts.append(
-                self._op(Opcode.FULLY_CONNECTED, [x, w, None], shape, F32, Options.FullyConnectedOptions, options)
-            )
+            code, form = Opcode.FULLY_CONNECTED, Options.FullyConnectedOptions
+            parts.append(self._op(code, [x, w, None], shape, kind, form, options, scale=scale))
         return self.concat(parts, -1)
 
     def hadamard(self, x: Tensor) -> Tensor:
@@ -357,8 +365,10 @@ class Subgraph:
         options_type: int = Options.NONE,
         options: Any = None,
         phase: Phase = Phase.BODY,
+        scale: float = 0.0,
     ) -> Tensor:
-        out = self._tensor(shape, kind)
+        out = self._tensor(shape, kind, quantization=_per_tensor(scale) if scale else None)
+        out = replace(out, scale=scale)
         operator = schema.OperatorT(
             opcodeIndex=self._file.opcode(code),
             inputs=np.array([-1 if x is None else x.index for x in inputs], np.int32),
@@ -374,6 +384,10 @@ class Subgraph:
     ) -> Tensor:
         assert a.type == b.type, (a.type, b.type)
         return self._op(code, [a, b], np.broadcast_shapes(a.shape, b.shape), a.type, options_type, options, phase)
+
+
+def _per_tensor(scale: float) -> Any:
+    return schema.QuantizationParametersT(scale=np.array([scale], np.float32), zeroPoint=np.zeros(1, np.int64))
 
 
 def _padding(same: bool) -> int:

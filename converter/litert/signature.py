@@ -1,15 +1,17 @@
 """One graph on its way into one subgraph of a TFLite file: what lowering an op may ask and tell."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gemma_edge.converter.evaluate.machine import operands
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert.attention import CacheTensors, Positions
 from gemma_edge.converter.litert.file import Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import BOOL, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.converter.quantize.stored import StoredWeight
-from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.converter.tensors import StaticScales, TensorSpec
 from gemma_edge.runtime.formats.encoding import Encoding
 
 _TYPES: dict[ir.DType, int] = {"float32": F32, "int32": I32, "bool": BOOL}
@@ -28,6 +30,10 @@ class Signature:
         self._values: dict[ir.Value, Tensor] = {}
         self._caches: dict[int, CacheTensors] = {}
         self._positions: Positions | None = None
+        self.levels: dict[ir.Value, Tensor] = {}  # in int8
+        integers = (op.x for op in graph.ops if isinstance(op, ir.Linear) and self.static_scales(op))
+        reads = Counter(value for op in graph.ops for value in operands(op)) - Counter(integers)
+        self._read_as_float = {*reads, *graph.outputs.values()}
 
     @property
     def positions(self) -> Positions:
@@ -61,6 +67,20 @@ class Signature:
     def stored(self, spec: TensorSpec) -> StoredWeight:
         """The weight as the recipe wants it stored."""
         return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
+
+    def static_scales(self, op: ir.Linear) -> StaticScales | None:
+        """Of a layer that multiplies int8 and gives int8, both in scales that are known beforehand; None of others.
+
+        Kernels do that with integers of 2, 4 and 8 bits that have a scale per row.
+        """
+        static, encoding = op.weight.static, self._encodings[op.weight.name]
+        if static is None or not (static.inputs and static.outputs) or encoding.kind == "float" or encoding.block:
+            return None
+        return static
+
+    def is_read_as_float(self, value: ir.Value) -> bool:
+        """Whether anything but such a layer reads it."""
+        return value in self._read_as_float
 
     def cache(self, cache: ir.KVCache) -> CacheTensors:
         """The tensors of one layer's cache, shared by all who read it."""

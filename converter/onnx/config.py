@@ -7,7 +7,7 @@ from typing import Any
 import sentencepiece
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
-from gemma_edge.converter.checkpoint.packed import without_quantization
+from gemma_edge.converter.checkpoint.integers.packed import without_quantization
 from gemma_edge.converter.models.questions import Names
 from gemma_edge.converter.plan.plan import Plan
 from gemma_edge.converter.tokenizer.chat_template import (

@@ -96,17 +96,21 @@ class OnnxFile:
             return self.op("Sub", self.op("Cast", codes, to=F32), self.constant(128.0))
         return self.op("Gather", self.constant(values_of_bytes(bits)), self.op("Cast", codes, to=I32), axis=0)
 
-    def linear(self, x: ir.Value, weight: StoredWeight) -> ir.Value:
-        """[..., K] times the transpose of [N, K]."""
+    def linear(self, x: ir.Value, weight: StoredWeight, *, is_rounded: bool) -> ir.Value:
+        """[..., K] times the transpose of [N, K].
+
+        is_rounded: whether x is on levels of its own, which a kernel that rounds to int8 would move it off.
+        """
         if weight.encoding.kind == "float":
             return self.op("FusedMatMul", x, self.plain(weight), domain=MICROSOFT, transB=1)
         placed = self._place(weight, is_table=False)
-        if self._many_rows and weight.encoding == _INT8:
+        if self._many_rows and weight.encoding == _INT8 and not is_rounded:
             return self._rounded_linear(x, placed)
-        parts = [self._int_linear(x, placed, *rows) for rows in row_slices(weight.shape[0], weight.row_bytes)]
+        level = 1 if is_rounded else 4  # 4: int8 activations, as XNNPACK; every other level is five times slower
+        parts = [self._int_linear(x, placed, level, *rows) for rows in row_slices(weight.shape[0], weight.row_bytes)]
         return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=-1)
 
-    def _int_linear(self, x: ir.Value, placed: PlacedWeight, first: int, last: int) -> ir.Value:
+    def _int_linear(self, x: ir.Value, placed: PlacedWeight, level: int, first: int, last: int) -> ir.Value:
         """Rows [first, last) of a matrix, which are a range of its bytes."""
         weight, bits, name = placed.weight, placed.weight.encoding.bits, f".rows_{first}" if first else ""
         shape = (last - first, placed.blocks, placed.block * bits // 8)
@@ -115,7 +119,7 @@ class OnnxFile:
         return self.op(
             "MatMulNBits", x, data, scales,
             domain=MICROSOFT, bits=bits, block_size=placed.block, K=weight.shape[1], N=last - first,
-            accuracy_level=4,  # int8 activations, as XNNPACK; every other level is five times slower
+            accuracy_level=level,
         )  # fmt: skip
 
     def _rounded_linear(self, x: ir.Value, placed: PlacedWeight) -> ir.Value:

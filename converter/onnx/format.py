@@ -84,12 +84,12 @@ def _kv_bytes(model: ModelSizes, context_tokens: int) -> tuple[int, int]:
 
 
 def kernel_inputs(plan: Plan) -> Inputs:
-    """MatMulNBits rounds the inputs of integer weights to int8, block by block."""
+    """MatMulNBits rounds the inputs of integer weights to int8, block by block, unless they are on static levels."""
     storages = plan.storages
 
     def rounded(name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        encoding = storages[name].encoding
-        if encoding.kind == "float":
+        encoding, static = storages[name].encoding, plan.specs[name].static
+        if encoding.kind == "float" or (static is not None and static.inputs):
             return x
         return round_blocks(x, scale_block(plan.specs[name].shape, encoding, is_table=False))
 

@@ -23,7 +23,8 @@ _BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "M
 
 
 def _linear(s: Lowering, op: ir.Linear) -> onnx_ir.Value:
-    return s.file.linear(s[op.x], s.stored(op.weight))
+    static = op.weight.static
+    return s.file.linear(s[op.x], s.stored(op.weight), is_rounded=static is not None and static.inputs > 0)
 
 
 def _embed(s: Lowering, op: ir.Embed) -> onnx_ir.Value:
@@ -57,6 +58,13 @@ def _hadamard(s: Lowering, op: ir.Hadamard) -> onnx_ir.Value:
     blocks = s.file.constant([*[0] * len(rows), columns // hadamard.BLOCK, hadamard.BLOCK], np.int64)
     turned = s.file.op("MatMul", s.file.op("Reshape", s[op.x], blocks), s.file.constant(hadamard.matrix()))
     return s.file.op("Reshape", turned, s.file.constant([*[0] * len(rows), columns], np.int64))
+
+
+def _static_range(s: Lowering, op: ir.StaticRange) -> onnx_ir.Value:
+    """Spelled out: of two pairs of QuantizeLinear and DequantizeLinear in a row, ONNX Runtime (1.31.1) makes one."""
+    scale = s.file.constant(op.scale)
+    levels = s.file.op("Round", s.file.op("Div", s[op.x], scale))  # ties to even
+    return s.file.op("Mul", s.file.op("Clip", levels, s.file.constant(-128.0), s.file.constant(127.0)), scale)
 
 
 def _matmul(s: Lowering, op: ir.MatMul) -> onnx_ir.Value:
@@ -111,6 +119,7 @@ LOWER: dict[type, Callable[[Lowering, Any], onnx_ir.Value]] = {
     ir.Slice: _slice,
     ir.Concat: _concat,
     ir.Hadamard: _hadamard,
+    ir.StaticRange: _static_range,
     ir.LastToken: _last_token,
     **onnx_audio.LOWER,
     **onnx_conv.LOWER,

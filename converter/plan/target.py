@@ -334,13 +334,14 @@ class Target:
         return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
-        """Refuse a checkpoint that is not the size the target names, or lacks a modality."""
+        """Refuse a checkpoint of another size than the target names, without a modality, or of what is not written."""
         for modality in self.modalities or ():
             if modality not in model.modalities:
                 raise TargetError(
                     f"modalities {','.join(self.modalities or ())}: the checkpoint has {', '.join(model.modalities)}; "
                     f"leave {modality} out"
                 )
+        self._check_static(model)
         if self.size == CUSTOM:
             return
         expected, found = _shape(self.official_model()), _shape(model)
@@ -349,6 +350,19 @@ class Target:
             raise TargetError(
                 f"target {self.name}: the checkpoint has {'; '.join(wrong)}; "
                 f"use another size, or custom-{self.precision} for a model of your own shape"
+            )
+
+    def _check_static(self, model: Model) -> None:
+        if all(spec.static is None for spec in model.tensors.values()):
+            return
+        levels = "the checkpoint's layers have int8 levels of their own for what they read and give"
+        if not self.format.runs:
+            raise TargetError(f"format {self.format.name}: {levels}, which it has no place for; use litertlm or onnx")
+        if self.beside is not None:
+            raise TargetError(f"target {self.name}: {levels}, which two models cannot share; convert one of them")
+        if self.lora is not None:
+            raise TargetError(
+                f"--lora: {levels}, where an adapter's share has none; use the checkpoint it was made for"
             )
 
 

@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint lie on a 4-bit grid (see qat_grid.py): a fact, found in a few rows of each.
 
 Training put them there, or a GGUF has them as Q4_0, which is such a grid; or a checkpoint stores integers with scales,
-as compressed-tensors does, and these are kept as they are.
+as compressed-tensors and transformers' quantizer "gemma" do, and these are kept as they are.
 
 The sample only decides how many bytes a tensor gets. Whether its blocks really lie on a grid is seen block by block
 while they are stored, and the report says how many values were kept to the last bit.
@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Final
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.checkpoint.packed import encoding_of
+from gemma_edge.converter.checkpoint.integers.packed import encoding_of
+from gemma_edge.converter.checkpoint.safetensors_file import TensorInfo
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.qat_grid import BLOCK, DTYPES, Q4_0, is_q4_0, lies_on_grid
-from gemma_edge.converter.quantize.recipes import Recipe
+from gemma_edge.converter.quantize.recipes import Placement, Recipe
 from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.runtime.formats.encoding import Encoding
 
 _SAMPLED_ROWS: Final = 4
 
@@ -34,20 +36,21 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
     found = {
         name: replace(spec, grid=dtype)
         for name, spec in model.tensors.items()
-        if recipe.keeps_grid(spec) and (dtype := _grid_dtype(spec, checkpoint)) is not None
+        if (dtype := _grid_dtype(spec, checkpoint, recipe)) is not None
     }
     return replace(model, tensors={**model.tensors, **found}) if found else model
 
 
-def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
+def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint, recipe: Recipe) -> str | None:
     """The stored dtype if sampled rows lie on a grid."""
     tensor = checkpoint.resolve(spec.source)
     if spec.derivation or tensor is None or tensor.shape != spec.shape:
         return None
     if tensor.scales is not None:  # an adapter, or a slice, leaves other values than are stored
-        encoding = encoding_of(tensor) if type(checkpoint) is Checkpoint else None
+        is_kept = type(checkpoint) is Checkpoint and recipe.keeps_integers(spec)
+        encoding = _encoding(spec, tensor) if is_kept else None
         return None if encoding is None else encoding.name
-    if tensor.dtype not in (*DTYPES, Q4_0):
+    if not recipe.keeps_grid(spec) or tensor.dtype not in (*DTYPES, Q4_0):
         return None
     if spec.shape[1] % BLOCK:
         return None
@@ -58,3 +61,11 @@ def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint) -> str | None:
         if not is_on_grid:  # most checkpoints end here, at the first row
             return None
     return tensor.dtype
+
+
+def _encoding(spec: TensorSpec, tensor: TensorInfo) -> Encoding | None:
+    """Of tables a scale per row, and at least 4 bits, which hold the same: our runtime looks up no rows of 2."""
+    encoding = encoding_of(tensor)
+    if encoding is None or Placement.of(spec.role) is Placement.RESIDENT:
+        return encoding
+    return None if encoding.block else Encoding("int", max(4, encoding.bits))

@@ -103,17 +103,23 @@ def keep_grid(rows: Float32, grid: Grid, search: Search) -> Quantized:
     return Quantized(ENCODING.pack(levels.reshape(n, k)), steps.astype("<f2").reshape(n, -1), error)
 
 
-def as_stored(codes: NDArray[np.int8], scales: Float32, encoding: Encoding, values: Float32) -> Quantized:
-    """Integers [n, k] and scales [n, groups] of the checkpoint, as they are; its `values` [n, k] are their product.
+def as_stored(
+    codes: NDArray[np.int8], scales: Float32, encoding: Encoding, values: Float32, factor: float
+) -> Quantized:
+    """Integers [n, k] and scales [n, groups] of the checkpoint, as they are; `values` [n, k] are their product.
 
-    A scale is rounded only where `encoding` has no such number; the error counts the values that are exact.
+    factor: what values, and so scales, are multiplied by on their way. A scale is rounded only where `encoding` has no
+    such number; the error counts the values that are exact.
     Raises QuantizeError for a scale that no kernel takes.
     """
     if (scales < 0).any():
         raise QuantizeError("found a scale below 0, expected none; convert the checkpoint that it was made from")
+    scales = scales * np.float32(factor)
     kept = np.maximum(scales, _SMALLEST_STEP if encoding.block else np.float32(2.0**-126)).astype(encoding.scale_dtype)
-    stored = (codes.reshape(*scales.shape, -1) * kept.astype(np.float32)[..., np.newaxis]).reshape(values.shape)
-    error = error_of(stored - values, values) + QuantError(exact=int(np.count_nonzero(stored == values)))
+    groups, found = codes.reshape(*scales.shape, -1), kept.astype(np.float32)
+    stored = (groups * found[..., np.newaxis]).reshape(values.shape)
+    exact = np.count_nonzero((found == scales)[..., np.newaxis] | (groups == 0))
+    error = error_of(stored - values, values) + QuantError(exact=int(exact))
     return Quantized(encoding.pack(codes), kept.reshape(encoding.scale_shape(values.shape)), error)
 
 

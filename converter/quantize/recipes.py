@@ -224,7 +224,7 @@ class Recipe:
         """The decision for `spec`: its own or its role's, or fp32 if it is a vector or below the floor.
 
         What shall be int4 and was trained on a grid of int4 blocks keeps these blocks; tables that are read by row
-        cannot.
+        cannot. Integers that the checkpoint stores are kept in tables as well.
         Raises RecipeError, with the tensor's name, if the encoding cannot hold its shape or its role has none.
         """
         if spec.role not in self.roles:
@@ -232,13 +232,11 @@ class Recipe:
         storage = self.tensors.get(spec.name, self.roles[spec.role])
         if spec.role is Role.KERNEL:
             return storage
+        if spec.grid is not None and self._keeps(spec, grid := Grid(spec.grid, self.negative_scales)):
+            return Storage(grid.encoding, storage.search, grid)
         if not self.floor.admits(spec.shape):
             return Storage(_FP32, storage.search)
         is_resident = Placement.of(spec.role) is Placement.RESIDENT
-        if spec.grid is not None and is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED:
-            grid = Grid(spec.grid, self.negative_scales)
-            if not self.every_block or grid.encoding.block == self.every_block:
-                return Storage(grid.encoding, storage.search, grid)
         if self.every_block and storage.encoding.kind == "int" and not storage.encoding.block:
             return self._checked(spec, self._in_blocks(spec, storage))
         # int4-b32 is what int4 becomes where a layer has 32 columns, and what `plan` prints.
@@ -283,6 +281,22 @@ class Recipe:
         knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
         is_chosen = spec.name in self.tensors or Placement.of(spec.role) is not Placement.RESIDENT
         return encoding.bits == 8 and knows_4_bits and not is_chosen and self.floor.admits(spec.shape)
+
+    def keeps_integers(self, spec: TensorSpec) -> bool:
+        """Whether `spec` keeps integers that the checkpoint stores, however small it is: in a recipe that knows 4 bits,
+        and leaves it to its role.
+        """
+        knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
+        is_rounded = self.roles[spec.role].encoding.kind == "int" and spec.name not in self.tensors
+        return knows_4_bits and is_rounded and spec.shape[-1] % self.floor.columns_multiple_of == 0
+
+    def _keeps(self, spec: TensorSpec, grid: Grid) -> bool:
+        if self.every_block and grid.encoding.block != self.every_block:
+            return False
+        if grid.is_stored:  # a factor goes into the scales
+            return self.keeps_integers(spec) and replace(spec.fold, mul=1.0) == AS_STORED
+        is_resident = Placement.of(spec.role) is Placement.RESIDENT and self.floor.admits(spec.shape)
+        return is_resident and self.keeps_grid(spec) and spec.fold == AS_STORED
 
     def _int4_block(self, spec: TensorSpec) -> int:
         """Columns that share a scale where the recipe says int4; 0: all of a row."""

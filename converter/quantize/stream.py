@@ -131,8 +131,9 @@ class Stream:
             return self.quantizers[name](row, values)
         storage = self.storages[name]
         if storage.grid is not None and storage.grid.is_stored:
-            codes, scales = self.checkpoint.integers(self.specs[name].source, row, row + len(values))
-            return as_stored(codes, scales, storage.encoding, values)
+            spec = self.specs[name]
+            codes, scales = self.checkpoint.integers(spec.source, row, row + len(values))
+            return as_stored(codes, scales, storage.encoding, values, spec.fold.mul / storage.factor)
         return storage.store(values)
 
 

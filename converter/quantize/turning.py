@@ -23,7 +23,10 @@ def with_turned_columns(model: Model, recipe: Recipe) -> Model:
 
 def _is_turned(spec: TensorSpec, recipe: Recipe) -> bool:
     """Integers that are chosen here: those of a trained grid would lose it. Inputs that are mostly zero, which int8
-    holds exactly, would lose that; rows of per-layer embeddings have scales of their own for each layer."""
+    holds exactly, would lose that; rows of per-layer embeddings have scales of their own for each layer; inputs that
+    were trained on fixed levels would be on others."""
     if spec.role not in recipe.hadamard or spec.role in ENCODER_ROLES or spec.sparse_inputs or spec.parts > 1:
+        return False
+    if spec.static is not None:
         return False
     return spec.shape[-1] % BLOCK == 0 and recipe.encoding(spec).kind == "int" and recipe.storage(spec).grid is None

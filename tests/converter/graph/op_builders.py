@@ -22,6 +22,8 @@ BUILDERS: Mapping[str, Callable[[Graph, Value, Value], Value]] = {
     "relu": lambda g, a, b: g.relu(g.sub(a, b)),
     "sigmoid": lambda g, a, b: g.sigmoid(g.mul(a, b)),
     "sqrt": lambda g, a, b: g.sqrt(g.mul(g.mul(a, a), g.mul(b, b))),
+    "static range": lambda g, a, b: g.static_range(g.mul(g.add(a, b), 40.0), 0.75),  # some are beyond its ends
+    "static ranges in a row": lambda g, a, b: g.mul(a, g.static_range(g.static_range(b, 0.25), 0.5)),
     "mean": lambda g, a, b: g.mean(g.sub(a, b)),
     "rms_norm": lambda g, a, b: g.rms_norm(g.sub(a, b), None, 1e-6),
     "rms_norm with a weight and a large epsilon": lambda g, a, b: g.rms_norm(g.sub(a, b), "w", 0.5),

@@ -1,5 +1,6 @@
 """Every op and every encoding in LiteRT against graph/reference.py, and where things lie in the file."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.litert.file import ALIGNMENT
 from gemma_edge.converter.litert.lower import LOWER
 from gemma_edge.converter.quantize import stored
-from gemma_edge.converter.tensors import Role, TensorSpec
+from gemma_edge.converter.tensors import Role, StaticScales, TensorSpec
 from tests.converter.graph.op_builders import BUILDERS, SHAPE
 from tests.converter.litert.tflite_runs import Filled, Session, fill
 
@@ -87,6 +88,24 @@ def test_linear_in_every_encoding(encoding: str) -> None:
     weight = filled.weights["w"].astype(np.float64)
     bound = FLOAT * (np.abs(x).astype(np.float64) @ np.abs(weight).T)
     assert (np.abs(found - x @ weight.T) <= bound).all()
+
+
+@pytest.mark.parametrize("encoding", PER_ROW)
+@pytest.mark.parametrize("split_bytes", [stored.SPLIT_BYTES, 1 << 12])
+def test_linear_on_static_levels(encoding: str, split_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of scales that are powers of two: integers of 8 bits by integers, to the last bit, also where rows are cut."""
+    monkeypatch.setattr(stored, "SPLIT_BYTES", split_bytes)
+    weight = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], (ROWS, COLUMNS)).astype(np.float32)
+    g = Graph("linear", TOKENS, {"w": replace(spec("w", ROWS, COLUMNS), static=StaticScales(2.0**-5, 2.0**-1))})
+    g.output("y", g.linear(g.input("x", (1, TOKENS, COLUMNS)), "w"))
+    filled = fill([g], {"w": weight}, {"w": encoding})
+    x = 2 * normal(1, TOKENS, COLUMNS, seed=4)
+    found = Session.of(filled.content).run("linear", {"x": x})["y"]
+    expected = reference.run(g, filled.weights, {"x": x}, {})["y"]
+    assert np.unique(expected).size > 50
+    bound = 0.0 if encoding in ("fp32", "fp16") else 2.0**-1  # a row's scale is no power of two
+    assert np.count_nonzero(found != expected) <= 0.01 * expected.size
+    assert np.abs(found - expected).max() <= bound
 
 
 @pytest.mark.parametrize("encoding", ["int8", "int4", *BLOCKWISE])

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gemma_edge.converter.convert import convert
 from tests.converter.onnx.programs import (
     MESSAGES,
     NEW_TOKENS,
@@ -24,7 +25,9 @@ from tests.converter.onnx.programs import (
     check_same_reply,
 )
 from tests.media_files import photograph, speech
+from tests.oracles import Oracle
 from tests.runtime.media.towers import Towers
+from tools.tiny import TINY, write_tiny
 
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
 MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
@@ -45,6 +48,23 @@ def test_transformers_js_gives_our_tokens(
         ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         check_answer(json.loads(ran.stdout), messages, directory, precision)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name.startswith("gemma4")])
+def test_transformers_js_gives_the_greedy_tokens_of_gemma4(transformers_js: Path, tmp_path: Path, name: str) -> None:
+    """transformers' own, of two prompts at once; random models, so the one token that stops is one they do not say."""
+    oracle = Oracle(write_tiny(name, tmp_path / "checkpoint"))
+    (tmp_path / "checkpoint" / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "pad_token_id": 0}))
+    convert("custom-fp32", tmp_path / "checkpoint", tmp_path / "model", format="onnx", context=512)
+    job = {"directory": str(tmp_path / "model"), "device": "cpu", "padding": "left", "messages": MESSAGES}
+    command = ["node", str(SCRIPT), str(transformers_js)]
+    text = json.dumps(job | {"tokens": NEW_TOKENS})
+    ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    for prompt, reply in zip(answer["prompts"], answer["replies"], strict=True):
+        assert len(reply) == NEW_TOKENS
+        oracle.expected([*prompt, *reply[:-1]]).last(NEW_TOKENS).check_greedy(reply, TOLERANCE)
 
 
 @pytest.fixture(scope="module")

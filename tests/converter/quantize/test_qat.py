@@ -201,7 +201,7 @@ def test_what_is_printed(qat: Path, tmp_path: Path) -> None:
     report.print(Console(width=200, file=printed))
     text = printed.getvalue()
     values = json.loads((tmp_path / "model.json").read_text())["trained_grid"]
-    assert f"trained on a 4-bit grid, kept as int4-b32: {values['tensors']} matrices" in text
+    assert f"trained on a grid of integers, kept as int4-b32: {values['tensors']} matrices" in text
     assert (
         "trained on a 4-bit grid, re-quantized as a lookup table of another 4-bit format: embed_tokens.weight" in text
     )

@@ -1,4 +1,6 @@
-"""Matrices that compressed-tensors has packed, as tensors like others: symmetric integers of 4 or 8 bits.
+"""Matrices that are stored as symmetric integers, as tensors like others: of 4 or 8 bits by compressed-tensors.
+
+The quantizer "gemma" stores others, see gemma_quant.py; of both the values are read here.
 
 Of a matrix X [N, K] such a checkpoint holds X_packed int32 [N, K * bits / 32], X_scale [N, K / group] and X_shape: see
 compressed_tensors/packing.py. What has zero points, another order of columns or another format stays as it is, and is
@@ -13,20 +15,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from gemma_edge.converter.checkpoint.integers import gemma_quant
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, unreadable
 from gemma_edge.runtime.formats.direct import DirectReader
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
 
 Float32 = NDArray[np.float32]
 
-DTYPES: Final = ("W4A16", "W8A16")
-"""Our names of them, as people call the schemes."""
 
 _FORMAT: Final = "pack-quantized"
 _PACKED, _SCALE, _SHAPE = ".weight_packed", ".weight_scale", ".weight_shape"
 _OTHERWISE: Final = (".weight_zero_point", ".weight_g_idx")
-_SIGN_BITS: Final = {4: 0x88, 8: 0x80}
+_BITS: Final = (4, 8)
+_SIGN_BITS: Final = {"W4A16": 0x88, "W8A16": 0x80, "W2A8": 0xAA, "W4A8": 0x88, "W8A8": 0}
 _SCALES: Final = {"BF16": Encoding("float", 16, brain=True), "F16": Encoding("float", 16), "F32": Encoding("float", 32)}
+
+
+DTYPES: Final = tuple(_SIGN_BITS)
+"""Our names of them, as people call the schemes."""
 
 
 def unpacked(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -35,6 +41,8 @@ def unpacked(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> di
     Reads the shapes, which are stored. Raises CheckpointError: parts that do not belong to each other.
     """
     settings = config.get("quantization_config")
+    if isinstance(settings, Mapping) and settings.get("quant_method") == gemma_quant.METHOD:
+        return gemma_quant.unpacked(config, tensors)
     is_known = isinstance(settings, Mapping) and settings.get("format") == _FORMAT
     if not is_known or any(name.endswith(_OTHERWISE) for name in tensors):
         return dict(tensors)
@@ -53,7 +61,7 @@ def _matrix(name: str, packed: TensorInfo, scale: TensorInfo, shape: TensorInfo)
     words = packed.shape[1] if len(packed.shape) == 2 else 0
     bits = words * 32 // columns if columns else 0
     groups = scale.shape[1] if len(scale.shape) == 2 else 0
-    is_whole = bits in _SIGN_BITS and packed.shape == (rows, columns * bits // 32) and columns * bits % 32 == 0
+    is_whole = bits in _BITS and packed.shape == (rows, columns * bits // 32) and columns * bits % 32 == 0
     if not is_whole or scale.dtype not in _SCALES or scale.shape[0] != rows or not groups or columns % groups:
         raise CheckpointError(
             f"{packed.file}: {name} is packed in {list(packed.shape)} words with {list(scale.shape)} scales of "
@@ -124,7 +132,7 @@ def read_integers(file: DirectReader, tensor: TensorInfo, first: int, rows: int)
     scales = _read(scale.file, scale.offset + first * row_bytes, rows * row_bytes)
     if len(stored) < rows * columns * bits // 8 or len(scales) < rows * row_bytes:
         raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
-    signed = np.frombuffer(stored, np.uint8) ^ np.uint8(_SIGN_BITS[bits])
+    signed = np.frombuffer(stored, np.uint8) ^ np.uint8(_SIGN_BITS[tensor.dtype])
     factors = encoding.unpack(scales, (rows, groups)).astype(np.float32, copy=False)
     codes: NDArray[Any] = Encoding("int", bits).unpack(signed, (rows, columns))
     return codes.astype(np.int8, copy=False), factors

@@ -1,0 +1,1 @@
+"""Matrices that a checkpoint stores as integers with scales."""
