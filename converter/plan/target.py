@@ -16,6 +16,7 @@ from gemma_edge.converter.models.matformer.pair import large_model
 from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.plan.lengths import DEFAULT_PREFILL_TOKENS, usual_prefill, usual_spans
 from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
@@ -26,14 +27,6 @@ from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
-DEFAULT_PREFILL_TOKENS = (16, 128)
-"""A large chunk for speed (longer ones cost activation memory: 70 MB at 128) and a small one so that a turn can end
-close to the end of the context, where a padded large chunk would not fit."""
-
-
-SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
-"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 8192 and so on, a
-conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
 
 
 class TargetError(GemmaEdgeError):
@@ -69,23 +62,6 @@ def format_of(out: Path, asked: str | None) -> str | None:
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
         )
     return asked or named
-
-
-def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
-    """DEFAULT_PREFILL_TOKENS without what is longer than the context; one chunk where all are."""
-    if context_tokens is None:
-        return DEFAULT_PREFILL_TOKENS
-    return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
-
-
-def usual_spans(context_tokens: int) -> tuple[int, ...]:
-    """How many tokens of a context attention gets signatures of its own for, beside one for all of them."""
-    spans = []
-    span = SHORTEST_SPAN_TOKENS
-    while span < context_tokens:
-        spans.append(span)
-        span *= SPAN_STEP
-    return tuple(spans)
 
 
 CUSTOM = "custom"
