@@ -25,13 +25,13 @@ from gemma_edge.converter.quantize.stream import CHUNK_BYTES, THREADS
 from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.sizes import MIB, format_bytes
 
-PROCESS_BYTES: Final = 96 * MIB
+PROCESS_BYTES: Final = 128 * MIB
 """Python with numpy and what an emitter imports; also what the one takes that watches over the jobs."""
 _STREAMED: Final = 14
 """Bytes for a byte that a thread has read: float32, folded, rounded, and buffers of the search for a scale."""
 _TOKENIZER: Final = 5
 """Bytes for a byte of tokenizer.json, parsed."""
-_ACTIVATIONS: Final = 1.25
+_ACTIVATIONS: Final = 1.5
 """Of the values that both runs hold inside a layer: attention and what an op works in."""
 _LOGITS: Final = 6
 """Copies of a block of the vocabulary's logits: both runs', and what their difference is computed in."""
