@@ -143,7 +143,8 @@ def _words(where: str, key: str, value: Any) -> list[str]:
     if option.is_flag:
         if not isinstance(value, bool):
             raise BatchError(f"{where}: {key} is {value!r}; expected true or false")
-        return [spelling] if value != bool(option.default) else []
+        turns_off = option.flag_value is False  # --no-measure
+        return [spelling] if value != turns_off else []
     if key == "calibrate" and isinstance(value, bool):
         return [f"{spelling}={BUILT_IN_TEXT}"] if value else []
     parts = value if isinstance(value, list) else [value]
