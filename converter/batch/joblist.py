@@ -26,7 +26,7 @@ from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.profiles.sizes import parse_size
 
-_PATHS: Final = ("checkpoint", "profile", "recipe", "calibrate", "slice", "with_slice", "lora")
+_PATHS: Final = ("checkpoint", "profile", "recipe", "calibrate", "slice", "with_slice", "lora", "sign")
 """Options that may name a file or a folder."""
 _NOT_IN_A_LIST: Final = ("as_json", "out")
 _OPTIONS: Final = {
@@ -120,7 +120,7 @@ def _job(where: str, folder: Path, row: Mapping[str, Any]) -> Job:
         context = convert_main.make_context("convert", list(arguments))
     except click.UsageError as error:
         raise BatchError(f"{where}: {error.format_message().rstrip('.')}; change it in the list") from error
-    request = {key: value for key, value in context.params.items() if key not in _NOT_IN_A_LIST}
+    request = {key: value for key, value in context.params.items() if key not in (*_NOT_IN_A_LIST, "sign")}
     spelled = {key: value for key, value in values.items() if key != "checkpoint"}
     return Job(name, place, spelled, tuple(arguments), request, files, _memory(where, memory))
 
