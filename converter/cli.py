@@ -222,9 +222,9 @@ def convert_main(as_json: bool, sign: Path | None, **request: Any) -> None:
     """
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
-    from gemma_edge.converter.provenance.cli import describe_and_sign, private_key
+    from gemma_edge.converter.provenance.beside import PrivateKey, describe_and_sign
 
-    key = None if sign is None else private_key(sign)  # refused before hours of work
+    key = None if sign is None else PrivateKey.load(user_path(sign))  # refused before hours of work
     with bars(Console(stderr=True)) as stage:
         report = convert(stage=stage, **request)
     if key is not None:

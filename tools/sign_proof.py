@@ -1,6 +1,6 @@
 """Flip single bits of a signed bundle and of what lies beside it: everything but the bundle as it was is refused.
 
-    python -m tools.sign_proof --flips 1000 --seed 1
+python -m tools.sign_proof --flips 1000 --seed 1
 """
 
 import random

@@ -26,7 +26,8 @@ def run_batch(
     left_bytes = memory_bytes - PROCESS_BYTES
     if left_bytes <= 0:
         raise BatchError(
-            f"memory {format_bytes(memory_bytes)}: this process takes {format_bytes(PROCESS_BYTES)} of it; raise --memory"
+            f"memory {format_bytes(memory_bytes)}: this process takes {format_bytes(PROCESS_BYTES)} of it; "
+            "raise --memory"
         )
     # One BLAS thread for each: where jobs share cores, its threads wait for each other. It decides no byte.
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})

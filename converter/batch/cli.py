@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -41,6 +40,8 @@ def batch_main(
 
     Exit status 1: a job failed; the others are done all the same.
     """
+    from importlib.resources import files
+
     from gemma_edge.converter.batch.batch import run_batch
     from gemma_edge.converter.batch.joblist import BatchError, read_list
     from gemma_edge.converter.batch.show import live_table, table_of, values_of

@@ -45,7 +45,7 @@ class Outcome:
     """What has become of a job so far.
 
     reason: why it was done. planned_bytes: of memory, before it started; peak_rss_bytes: as the kernel counted, page
-    cache of mapped files included; 0 where nothing ran. attempts: processes that were started. exit_status: of the last.
+    cache of mapped files included; 0 where nothing ran. attempts: processes started. exit_status: of the last.
     """
 
     name: str

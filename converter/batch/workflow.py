@@ -27,7 +27,7 @@ def inputs_to_watch(job: Job) -> list[str]:
 
 
 def outputs_of(job: Job) -> list[str]:
-    """A folder is not among them: Snakemake would leave a file of its own in it, which nothing that reads it expects."""
+    """A folder is not among them: Snakemake would leave a file of its own in it, which no reader expects."""
     output = [] if job.is_directory else [job.out]
     return [str(path) for path in (*output, report_path(job.out), record_path(job.out))]
 

@@ -1,12 +1,13 @@
 """The documents beside a bundle, and its signatures.
 
 A signature is a file of OpenSSF model signing (the package model-signing, its method of keys): one over the bundle, by
-which any of that package's tools knows it, and one over the provenance statement, which has the digests of the bundle and
-of the other documents.
+which any of that package's tools knows it, and one over the provenance statement, which has the digests of the bundle
+and of the other documents.
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,8 @@ PROVENANCE: Final = ".provenance.json"
 BILL: Final = ".cdx.json"
 CARD: Final = ".README.md"
 SIGNATURE: Final = ".sig"
+PASSWORD: Final = "GEMMA_EDGE_KEY_PASSWORD"
+"""Of an encrypted private key: the environment's, as a command line is everybody's to read."""
 
 
 def beside(bundle: Path, suffix: str) -> Path:
@@ -58,17 +61,20 @@ class PrivateKey:
     _config: Any
 
     @classmethod
-    def load(cls, path: Path, password: str | None = None) -> "PrivateKey":
+    def load(cls, path: Path) -> "PrivateKey":
         """Raises ProvenanceError where it is none, or the password is wrong."""
         from model_signing import signing
 
-        secret: Any = None if password is None else password.encode()  # as cryptography wants it, which gets it as it is
+        password = os.environ.get(PASSWORD)
+        secret: Any = (
+            None if password is None else password.encode()
+        )  # as cryptography wants it, which gets it as it is
         try:
             require_plain(path)
             return cls(signing.Config().use_elliptic_key_signer(private_key=path, password=secret))
         except OSError as error:
             raise ProvenanceError(f"{path}: cannot be read ({error.strerror}); name a private key") from error
-        except Exception as error:  # noqa: BLE001  whatever a library says of a key
+        except Exception as error:  # whatever a library says of a key
             raise ProvenanceError(
                 f"{path}: not a private key that can sign ({error}); make one with "
                 "`openssl ecparam -name prime256v1 -genkey -noout`"
@@ -90,6 +96,11 @@ class PrivateKey:
         return written
 
 
+def describe_and_sign(bundle: Path, key: PrivateKey | None, base_model: str | None = None) -> list[Path]:
+    """What was written. Raises ProvenanceError, OutputError."""
+    return describe(bundle, base_model) + ([] if key is None else key.sign(bundle))
+
+
 def verify_signatures(bundle: Path, public_key: Path) -> list[Path]:
     """Check bundle, provenance and documents against the signatures beside them; what was checked.
 
@@ -102,7 +113,7 @@ def verify_signatures(bundle: Path, public_key: Path) -> list[Path]:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except OSError as error:
         raise ProvenanceError(f"{public_key}: cannot be read ({error.strerror}); name a public key") from error
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ProvenanceError(f"{public_key}: not a public key ({error}); name that of whoever signed") from error
     provenance = beside(bundle, PROVENANCE)
     for path in (bundle, provenance):
@@ -112,12 +123,14 @@ def verify_signatures(bundle: Path, public_key: Path) -> list[Path]:
                 raise ProvenanceError(f"{needed}: missing; without it {bundle.name} cannot be trusted")
         try:
             config.verify(path, signature)
-        except Exception as error:  # noqa: BLE001  anything a hostile file makes a library say is a refusal
+        except Exception as error:  # anything a hostile file makes a library say is a refusal
             said = str(error) or type(error).__name__
             raise ProvenanceError(f"{path}: not what was signed ({said}); get it again from its maker") from error
     documents = _documents(provenance)
     if not any(name == bundle.name or name.startswith(f"{bundle.name}/") for name in documents):
-        raise ProvenanceError(f"{provenance}: is another bundle's, not that of {bundle.name}; get both from their maker")
+        raise ProvenanceError(
+            f"{provenance}: is another bundle's, not that of {bundle.name}; get both from their maker"
+        )
     for name, sha256 in documents.items():
         path = bundle.parent / name
         if not path.is_file():

@@ -27,9 +27,7 @@ def bill(facts: Facts) -> dict[str, Any]:
     """The whole document."""
     report = facts.report
     name, _, version = report["converter"].partition(" ")
-    files = [
-        {"type": "file", "name": path, "hashes": _hashes(sha256)} for path, sha256 in sorted(facts.files.items())
-    ]
+    files = [{"type": "file", "name": path, "hashes": _hashes(sha256)} for path, sha256 in sorted(facts.files.items())]
     licence = {"id": facts.licence.name} if facts.licence.spdx else {"name": facts.licence.name}
     return {
         "$schema": f"http://cyclonedx.org/schema/bom-{SPEC_VERSION}.schema.json",

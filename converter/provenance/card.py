@@ -31,7 +31,8 @@ def card(facts: Facts) -> str:
         f"# {printable(name)}",
         "",
         f"`{report['target']}` of a {report['family']} checkpoint, made by {report['converter']}: context of "
-        f"{report['context_tokens']} tokens, {', '.join(report['modalities'])}, recipe {printable(report['recipe']['name'])}.",
+        f"{report['context_tokens']} tokens, {', '.join(report['modalities'])}, "
+        f"recipe {printable(report['recipe']['name'])}.",
         "",
         f"SHA-256 `{facts.sha256}`. `{printable(name)}.provenance.json` names every file that it was made from.",
         "",

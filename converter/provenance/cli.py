@@ -1,25 +1,10 @@
 """`gemma-edge sign` and `gemma-edge verify-signature`."""
 
-import os
 from pathlib import Path
-from typing import Final
 
 import click
 
-from gemma_edge.converter.provenance.beside import PrivateKey, describe, verify_signatures
 from gemma_edge.profiles.paths import user_path
-
-PASSWORD: Final = "GEMMA_EDGE_KEY_PASSWORD"
-
-
-def private_key(path: Path) -> PrivateKey:
-    """With the password that the environment has, if it has one. Raises ProvenanceError."""
-    return PrivateKey.load(user_path(path), os.environ.get(PASSWORD))
-
-
-def describe_and_sign(bundle: Path, key: PrivateKey | None, base_model: str | None = None) -> list[Path]:
-    """What was written. Raises ProvenanceError, OutputError."""
-    return describe(bundle, base_model) + ([] if key is None else key.sign(bundle))
 
 
 @click.command("sign")
@@ -29,10 +14,12 @@ def describe_and_sign(bundle: Path, key: PrivateKey | None, base_model: str | No
 def sign_main(bundle: Path, key: Path | None, base_model: str | None) -> None:
     """Write where a bundle comes from beside it, and sign both.
 
-    A provenance statement (in-toto, SLSA), a bill of materials (CycloneDX), a model card, and a signature each for bundle
-    and provenance. The password of an encrypted key is read from GEMMA_EDGE_KEY_PASSWORD.
+    A provenance statement (in-toto, SLSA), a bill of materials (CycloneDX), a model card, and a signature each for
+    bundle and provenance. The password of an encrypted key is read from GEMMA_EDGE_KEY_PASSWORD.
     """
-    signer = None if key is None else private_key(key)
+    from gemma_edge.converter.provenance.beside import PrivateKey, describe_and_sign
+
+    signer = None if key is None else PrivateKey.load(user_path(key))
     for path in describe_and_sign(user_path(bundle), signer, base_model):
         click.echo(path)
 
@@ -45,5 +32,7 @@ def verify_signature_main(bundle: Path, key: Path) -> None:
 
     Exit status 1: they are not.
     """
+    from gemma_edge.converter.provenance.beside import verify_signatures
+
     for path in verify_signatures(user_path(bundle), user_path(key)):
         click.echo(f"as signed: {path}")

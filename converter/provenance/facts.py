@@ -58,7 +58,9 @@ class Facts:
             is_own = output["sha256"] == sha256
         except OSError as error:
             where = error.filename or path
-            raise ProvenanceError(f"{where}: cannot be read ({error.strerror}); name a bundle with its report") from error
+            raise ProvenanceError(
+                f"{where}: cannot be read ({error.strerror}); name a bundle with its report"
+            ) from error
         except (ValueError, LookupError, TypeError):
             raise ProvenanceError(f"{path}: is no report of a conversion; convert again to have one") from None
         if not is_own:

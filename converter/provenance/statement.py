@@ -50,6 +50,4 @@ def _descriptors(files: Mapping[str, str]) -> list[dict[str, Any]]:
 def _checkpoint(source: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Its files; the commit of a repository is another kind of digest of them."""
     commit = {} if source["revision"] is None else {"gitCommit": source["revision"]}
-    return [
-        {"name": name, "digest": {"sha256": sha256} | commit} for name, sha256 in sorted(source["sha256"].items())
-    ]
+    return [{"name": name, "digest": {"sha256": sha256} | commit} for name, sha256 in sorted(source["sha256"].items())]

@@ -73,5 +73,5 @@ def test_what_is_wrong_is_said_of_its_job(text: str, message: str, tmp_path: Pat
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BatchError, match="cannot be read .No such file or directory.; give a list of jobs in TOML"):
+    with pytest.raises(BatchError, match=r"cannot be read \(No such file or directory\); give a list of jobs in TOML"):
         read_list(tmp_path / "list.toml")

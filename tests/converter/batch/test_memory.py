@@ -1,5 +1,6 @@
 """The budget that jobs share, and what a conversion is said to take."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -30,8 +31,6 @@ def test_what_is_asked_for_counts(tiny_gemma3: Path, tmp_path: Path) -> None:
 
 
 def test_a_larger_model_takes_more(tmp_path: Path) -> None:
-    import json
-
     (tmp_path / "config.json").write_text(json.dumps(dict(GEMMA3_1B)))
     assert 700 * MIB < planned_bytes(job(tmp_path, ""), tmp_path) < GIB  # int8 took 698 MiB
 
@@ -78,11 +77,11 @@ def test_a_large_job_is_not_passed_by_small_ones() -> None:
     with budget.take(5):
         large = threading.Thread(target=take, args=(10,))
         large.start()
-        while not budget._next == 2:
+        while budget._next != 2:
             time.sleep(0.001)
         small = threading.Thread(target=take, args=(1,))
         small.start()
-        while not budget._next == 3:
+        while budget._next != 3:
             time.sleep(0.001)
         assert not order
     large.join(10)

@@ -46,9 +46,7 @@ def gemma_edge(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_two_conversions_in_two_folders_give_the_same_bytes(
-    described: Path, tiny_gemma3: Path, tmp_path: Path
-) -> None:
+def test_two_conversions_in_two_folders_give_the_same_bytes(described: Path, tiny_gemma3: Path, tmp_path: Path) -> None:
     """Of bundle and statements; the report alone says how long it took."""
     other = tmp_path / described.name
     convert("custom-int4", tiny_gemma3, other, **SMALL)
@@ -118,7 +116,10 @@ def test_what_cannot_be_described(described: Path, tmp_path: Path) -> None:
     bundle = copied(described, tmp_path)
     report = beside(bundle, ".json")
     for break_it, message in (
-        (lambda: bundle.write_bytes(b"x"), "model.litertlm.json: is another bundle's; convert again to have this one's"),
+        (
+            lambda: bundle.write_bytes(b"x"),
+            "model.litertlm.json: is another bundle's; convert again to have this one's",
+        ),
         (lambda: report.write_text("[]"), "is no report of a conversion; convert again to have one"),
         (report.unlink, r"model.litertlm.json: cannot be read \(No such file or directory\); name a bundle with its"),
     ):
@@ -210,13 +211,17 @@ class TestSignatures:
         shutil.copy(bundle, other)
         for suffix in (SIGNATURE, PROVENANCE, PROVENANCE + SIGNATURE):
             shutil.copy(beside(bundle, suffix), beside(other, suffix))
-        said["is another bundle's, not that of other.litertlm"] = gemma_edge("verify-signature", other, "--key", keys[1])
+        said["is another bundle's, not that of other.litertlm"] = gemma_edge(
+            "verify-signature", other, "--key", keys[1]
+        )
         beside(bundle, CARD).write_text("another")
         said["not what its provenance names; get it again"] = gemma_edge("verify-signature", bundle, "--key", keys[1])
         beside(bundle, CARD).unlink()
         said["missing; its provenance names it"] = gemma_edge("verify-signature", bundle, "--key", keys[1])
         beside(bundle, SIGNATURE).unlink()
-        said[".sig: missing; without it model.litertlm cannot"] = gemma_edge("verify-signature", bundle, "--key", keys[1])
+        said[".sig: missing; without it model.litertlm cannot"] = gemma_edge(
+            "verify-signature", bundle, "--key", keys[1]
+        )
         for message, result in said.items():
             assert message in result.stderr
             assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.stderr
@@ -237,7 +242,9 @@ class TestSignatures:
         private = ec.generate_private_key(ec.SECP384R1())
         encrypted = pem.BestAvailableEncryption(b"secret")
         key.write_bytes(private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encrypted))
-        assert "not a private key that can sign (Password was not given" in gemma_edge("sign", bundle, "--key", key).stderr
+        assert (
+            "not a private key that can sign (Password was not given" in gemma_edge("sign", bundle, "--key", key).stderr
+        )
         monkeypatch.setitem(os.environ, "GEMMA_EDGE_KEY_PASSWORD", "secret")
         result = gemma_edge("sign", bundle, "--key", key)
         assert result.exit_code == 0, result.output
