@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.provenance.beside import BILL, CARD, PROVENANCE, PrivateKey, beside, describe
@@ -28,6 +26,9 @@ class AcceptedError(Exception):
 
 def make_keys(folder: Path, name: str = "key") -> tuple[Path, Path]:
     """A private and a public key on P-256."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     key = ec.generate_private_key(ec.SECP256R1())
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
     no_password = serialization.NoEncryption()
