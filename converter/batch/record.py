@@ -81,6 +81,10 @@ class Record:
         return replace(self, inputs=_again(self.inputs, inputs), outputs=_again(self.outputs, outputs))
 
 
+BEGUN: Final = Record("", {}, {}, {})
+"""Of a folder, until it is there."""
+
+
 def _tuple(values: Any) -> tuple[int, ...] | None:
     return None if values is None else tuple(values)
 
@@ -103,6 +107,8 @@ def why(before: Record | None, now: Record | None, options: Mapping[str, Any]) -
     """Why a job has to be done, in a few words; "" where it is done. now: the same record with today's files."""
     if before is None:
         return "new"
+    if before == BEGUN:
+        return "not finished"
     if before.converter != converter():
         return f"made by {before.converter}"
     if before.options != json.loads(json.dumps(options)):

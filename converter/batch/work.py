@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gemma_edge.converter.batch.joblist import BatchError, Job
 from gemma_edge.converter.batch.memory import Budget, planned_bytes
-from gemma_edge.converter.batch.record import Record, Seen, converter, files_of, record_path, why
+from gemma_edge.converter.batch.record import BEGUN, Record, Seen, converter, files_of, record_path, why
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.printing import printable
@@ -57,7 +57,7 @@ class Outcome:
     exit_status: int | None = None
     planned_bytes: int = 0
     peak_rss_bytes: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of the processes
 
     def values(self) -> dict[str, Any]:
         """For JSON."""
@@ -116,14 +116,13 @@ class Worker:
 
     def do(self, job: Job) -> Outcome:
         """Never raises what a user can mend: that is the job's `error`, and no other job's affair."""
-        outcome, started = Outcome(job.name, job.out), time.monotonic()
+        outcome = Outcome(job.name, job.out)
         try:
             self._do(job, outcome)
         except GemmaEdgeError as error:
             outcome.state, outcome.error = State.FAILED, str(error)
         except OSError as error:  # a file that went away, or may not be read
             outcome.state, outcome.error = State.FAILED, f"{error.filename or job.out}: {error.strerror}"
-        outcome.seconds = time.monotonic() - started
         self.on_change(outcome)
         return outcome
 
@@ -144,6 +143,8 @@ class Worker:
         outcome.planned_bytes = planned_bytes(job, checkpoint)
         with self.budget.take(outcome.planned_bytes):
             _make_room(job.out, before, now)
+            if job.is_directory and not (job.out.is_dir() and any(job.out.iterdir())):
+                BEGUN.save(job.out)  # what is there after a kill is ours: `convert` would not replace it
             stats = {name: path.stat() for name, path in inputs.items()}
             began_ns = time.time_ns()
             self._convert(job, outcome)
@@ -155,6 +156,13 @@ class Worker:
         outcome.state = State.CONVERTED
 
     def _convert(self, job: Job, outcome: Outcome) -> None:
+        started = time.monotonic()
+        try:
+            self._try(job, outcome)
+        finally:
+            outcome.seconds = time.monotonic() - started
+
+    def _try(self, job: Job, outcome: Outcome) -> None:
         command = [sys.executable, "-m", "gemma_edge.converter.batch.child", "convert", *job.arguments]
         outcome.state = State.RUNNING
         while True:
@@ -197,11 +205,14 @@ def _reported(out: Path) -> Mapping[str, str]:
 
 
 def _seen(path: Path, sha256: str | None, before: os.stat_result) -> Seen:
-    """An input, if it is still what it was before the conversion; else what was read of it is to be hashed again."""
+    """An input, if it is still what it was before the conversion; else what is known of what was read then.
+
+    sha256: of that; None: to be found now.
+    """
     found = Seen.of(path, sha256)
     after = path.stat()
     is_same = (before.st_mtime_ns, before.st_size, before.st_ino) == (after.st_mtime_ns, after.st_size, after.st_ino)
-    return found if is_same else Seen(found.sha256, None)
+    return found if is_same else Seen(sha256 or "", None)
 
 
 def _written(out: Path, began_ns: int) -> dict[str, Path]:
@@ -215,6 +226,9 @@ def _written(out: Path, began_ns: int) -> dict[str, Path]:
 def _make_room(out: Path, before: Record | None, now: Record | None) -> None:
     """A directory is not replaced by `convert`; one that is all ours, and as we left it, may go."""
     if not out.is_dir() or before is None or now is None:
+        return
+    if before == BEGUN:
+        shutil.rmtree(out)
         return
     found = {path.relative_to(out.parent).as_posix() for path in out.rglob("*") if path.is_file()}
     digests = {name: seen.sha256 for name, seen in before.outputs.items()}

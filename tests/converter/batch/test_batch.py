@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from gemma_edge.converter.batch.batch import run_batch
 from gemma_edge.converter.batch.joblist import BatchError, read_list
+from gemma_edge.converter.batch.record import BEGUN
 from gemma_edge.converter.batch.work import Outcome, Processes, State
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
@@ -76,6 +77,21 @@ def test_a_list_is_done_once_and_what_changes_again(tiny_gemma3: Path, tmp_path:
         ("failed", ""),
     ]
     assert single.read_bytes() == (tmp_path / "a.litertlm").read_bytes()
+
+
+def test_folders_that_are_nobodys_or_were_not_recorded(tiny_gemma3: Path, tmp_path: Path) -> None:
+    """One that lay there before is not touched; one that a killed farm has just made gives way."""
+    kind = 'format = "compressed-tensors"'
+    listed = write_list(tmp_path, row(str(tiny_gemma3), "mine", kind), row(str(tiny_gemma3), "theirs", kind))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes").write_text("")
+    shutil.copytree(tmp_path / "theirs", tmp_path / "mine")
+    BEGUN.save(tmp_path / "mine")
+    found = values(listed)
+    assert (found["mine"]["state"], found["mine"]["reason"]) == ("converted", "not finished")
+    assert not (tmp_path / "mine" / "notes").exists()
+    assert "exists and is not an empty directory; remove it" in found["theirs"]["error"]
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["notes"]
 
 
 class Farm:
@@ -155,6 +171,18 @@ def test_a_budget_that_holds_no_job(tiny_gemma3: Path, tmp_path: Path) -> None:
     assert "of memory, 72 MiB are left for jobs; raise --memory" in outcome.error
     with pytest.raises(BatchError, match="memory 100 MiB: this process takes 128 MiB of it; raise --memory"):
         run_batch(read_list(listed), 2, 100 * MIB)
+
+
+def test_an_interrupted_batch_ends_with_its_workers(tiny_gemma3: Path, tmp_path: Path) -> None:
+    listed = write_list(tmp_path, *(row(str(tiny_gemma3), f"{name}.litertlm") for name in "abc"))
+    command = [sys.executable, "-m", "gemma_edge.converter", "batch", str(listed), "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as farm:
+        child = child_converting(tmp_path / "a.litertlm")
+        farm.send_signal(signal.SIGINT)
+        _, said = farm.communicate(timeout=60)
+    assert (farm.returncode, said.strip()) == (1, "Aborted!")
+    assert not Path(f"/proc/{child}").exists()
+    assert not (tmp_path / "c.litertlm").exists()
 
 
 def test_after_a_stop_nothing_starts() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.batch.record import Record, Seen, converter, files_of, record_path, why
+from gemma_edge.converter.batch.record import BEGUN, Record, Seen, converter, files_of, record_path, why
 
 OPTIONS = {"target": "custom-int4", "prefill": [8, 32]}
 LONG_AGO_NS = 10**18
@@ -69,6 +69,7 @@ def test_files_that_come_and_go(done: tuple[Record, Path, dict[str, Path]], tmp_
 def test_another_converter_and_other_options(done: tuple[Record, Path, dict[str, Path]]) -> None:
     record, _, _ = done
     assert why(None, None, OPTIONS) == "new"
+    assert why(BEGUN, None, OPTIONS) == "not finished"
     assert why(replace(record, converter="gemma-edge 0.0.1"), record, OPTIONS) == "made by gemma-edge 0.0.1"
     assert why(record, record, OPTIONS | {"target": "custom-int8"}) == "other options"
     assert why(record, None, {**OPTIONS, "prefill": (8, 32)}) == "output is gone"  # a tuple is a list in JSON
