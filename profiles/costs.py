@@ -37,9 +37,8 @@ TOKENIZER_SOURCE = "measured: SentencePiece, 262 k pieces"
 
 ARENA_SOURCE = "computed: each signature keeps an arena of its own"
 
-# RssAnon of the first prefill is its arena and 40 MiB more (E2B, E4B), whether for 16 tokens or 128: the rings' size.
-# Rows that may wrap around are written by GATHER, whose output is not the cache in place.
-RING_SOURCE = "measured: each prefill signature holds a copy of the rings it writes"
+# Rows that may wrap around are written by GATHER, whose output is not the cache in place: one ring after the other.
+RING_SOURCE = "measured: each prefill signature holds a copy of the ring it is writing"
 
 # A signature of a span once the model is opened: 7.5 MiB (1B, 2,500 ops), 13.7 (E2B, a step and a prefill 27.4).
 # It runs in the workspace of the longer ones, and adds the rows it writes and, of a prefill, one layer's ring: 7.3 MiB
@@ -143,7 +142,7 @@ def litert_footprint(
             Part("KV cache", slots * kv_bytes, 0, "computed: allocated whole"),
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
             Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
-            Part("KV rings being written", ring_bytes * wrapping, 0, RING_SOURCE),
+            Part("KV rings being written", largest_ring_bytes * wrapping, 0, RING_SOURCE),
             Part("activations", sum(shape.run_bytes(call.rows) for call in whole), 0, ARENA_SOURCE),
             Part(
                 "signatures of spans",

@@ -46,7 +46,7 @@ def main(bundle: Path, directory: Path, cache_dir: Path, threads: int, steps: in
             started = time.perf_counter()
             slot.decode(PROMPT[step % len(PROMPT)])
             seconds[name].append(time.perf_counter() - started)
-    bandwidth = _read_bytes_per_s(threads)
+    bandwidth = read_bytes_per_s(threads)
     speeds = {name: 1 / statistics.median(times) for name, times in seconds.items()}
     for name, speed in speeds.items():
         bound = bandwidth / read_bytes[name]
@@ -57,7 +57,7 @@ def main(bundle: Path, directory: Path, cache_dir: Path, threads: int, steps: in
     click.echo(f"ONNX Runtime / LiteRT {speeds['ONNX Runtime'] / speeds['LiteRT']:.2f}")
 
 
-def _read_bytes_per_s(threads: int) -> float:
+def read_bytes_per_s(threads: int) -> float:
     """What this machine reads from memory now: the best of three passes over 256 MB a thread."""
     parts = [np.ones(64 << 20, np.float32) for _ in range(threads)]
     best = 0.0

@@ -4,7 +4,7 @@
     python -m tools.bench_runtime model --rounds 5 --beside ../before/.venv/bin/python
 
 The second form compares with our executor in another checkout, such as one from before a change; it takes ONNX
-directories as well.
+directories as well. `--beside-bundle` gives the other one a bundle of its own, such as its own converter wrote.
 
 Each run is a process of its own; the two take turns, so that a busy machine slows both. A first round that is not
 counted packs the weights of both. The ratio is what to quote.
@@ -62,11 +62,15 @@ def table(our_runs: Sequence[Sequence[float]], their_runs: Sequence[Sequence[flo
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--beside", help="The interpreter of another checkout, instead of litert_lm.")
-def main(bundle: Path, prefill: int, decode: int, threads: int, rounds: int, beside: str | None) -> None:
+@click.option("--beside-bundle", type=click.Path(exists=True, path_type=Path), help="What the other runs.  [BUNDLE]")
+def main(
+    bundle: Path, prefill: int, decode: int, threads: int, rounds: int, beside: str | None, beside_bundle: Path | None
+) -> None:
     """Print the medians of both and their ratio."""
-    request = (bundle, prefill, decode, threads)
+    request = (prefill, decode, threads)
     other = litert_lm if beside is None else partial(ours, python=beside)
-    runs = [(ours(*request), other(*request)) for _ in range(rounds + 1)]
+    theirs = beside_bundle or bundle
+    runs = [(ours(bundle, *request), other(theirs, *request)) for _ in range(rounds + 1)]
     our_runs, their_runs = zip(*runs[1:], strict=True)
     click.echo(table(our_runs, their_runs, "litert_lm" if beside is None else "beside"))
 

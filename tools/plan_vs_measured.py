@@ -80,7 +80,7 @@ def measure(target: str, contexts: Sequence[int], output_format: str, checkpoint
     bundle, cache = work / f"{target}.{output_format}", work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     convert = [sys.executable, "-m", "gemma_edge.converter", "convert", "--target", target, "--format", output_format]
-    options = ["--checkpoint", str(checkpoint), "--context", str(max(contexts)), "--out", str(bundle)]
+    options = ["--checkpoint", str(checkpoint), "--context", str(max(contexts)), "--out", str(bundle), "--no-measure"]
     subprocess.run([*convert, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         cases = [Case(target, context) for context in contexts]

@@ -132,27 +132,22 @@ class Positions:
         source = sub.select(
             is_new, sub.add(row, count, Phase.PROLOGUE), sub.constant(np.arange(slots), I32), Phase.PROLOGUE
         )
-        return CacheWrite(None, None, source, is_in_turn=self._past is not None)
+        return CacheWrite(None, None, source)
 
 
 @dataclass(frozen=True)
 class CacheWrite:
-    """Either start indices for one contiguous piece, or for each slot its index in concat(old, new).
-
-    is_in_turn: one ring after the other, so that one is in memory twice and not all; see profiles/costs.py.
-    """
+    """Either start indices for one contiguous piece, or for each slot its index in concat(old, new)."""
 
     at_keys: Tensor | None
     at_values: Tensor | None
     source: Tensor | None
-    is_in_turn: bool = False
 
     def apply(self, sub: Subgraph, old: Tensor, new: Tensor, axis: int) -> Tensor:
         """The cache after this run; the last op that touches it."""
         if self.source is not None:
-            rows = [old, new]
-            both = sub.concat_in_turn(rows, axis) if self.is_in_turn else sub.concat(rows, axis, Phase.EPILOGUE)
-            return sub.gather(both, self.source, axis, Phase.EPILOGUE)
+            # One ring after the other, so that one is in memory twice and not all; see profiles/costs.py.
+            return sub.gather(sub.concat_in_turn([old, new], axis), self.source, axis, Phase.EPILOGUE)
         start = self.at_keys if axis == 2 else self.at_values
         assert start is not None
         return sub.dynamic_update_slice(old, new, start, Phase.EPILOGUE)

@@ -160,13 +160,13 @@ class Subgraph:
             Opcode.PAD, [x, self.constant(amounts, I32)], shape, x.type, Options.PadOptions, schema.PadOptionsT()
         )
 
-    def concat(self, parts: Sequence[Tensor], axis: int, phase: Phase = Phase.BODY) -> Tensor:
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         if len(parts) == 1:
             return parts[0]
         if len(parts) > _CONCAT_INPUTS:
             groups = [parts[i : i + _CONCAT_INPUTS] for i in range(0, len(parts), _CONCAT_INPUTS)]
-            return self.concat([self.concat(group, axis, phase) for group in groups], axis, phase)
-        return self._concat(parts, axis, phase)
+            return self.concat([self.concat(group, axis) for group in groups], axis)
+        return self._concat(parts, axis, Phase.BODY)
 
     def concat_in_turn(self, parts: Sequence[Tensor], axis: int) -> Tensor:
         """As `concat` at the end, with zeros behind, and by LiteRT: one at a time, each into the memory of the last.

@@ -1,9 +1,10 @@
 """Search for the variants closest to a request that exceeds its memory budget: every one computed, cheapest loss first.
 
-Changes in the order of what they cost a user: a smaller prefill chunk costs time to the first token, a shorter context
-costs length of conversation, fewer bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer
-modalities cost uses, a smaller slice of the model costs more, as its published MMLU says, a smaller model costs most:
-at equal bytes more parameters in four bits beat fewer in eight (arXiv 2212.09720).
+Changes in the order of what they cost a user: without signatures for spans of the context each token waits as if it
+were full, a smaller prefill chunk costs time to the first token, a shorter context costs length of conversation, fewer
+bits cost quality (quantize/recipe_data/int4.toml has the measurements), fewer modalities cost uses, a smaller slice of
+the model costs more, as its published MMLU says, a smaller model costs most: at equal bytes more parameters in four
+bits beat fewer in eight (arXiv 2212.09720).
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,7 @@ class Distance:
     context: int = 0
     kv: int = 0
     prefill: int = 0
+    spans: int = 0
 
     def covers(self, other: "Distance") -> bool:
         """Whether it gives up at least as much in every respect."""
@@ -152,6 +154,7 @@ def _combinations(target: Target, model: Model) -> Iterator[Alternative]:
             _contexts(target, resized),
             _kv_types(target),
             _prefills(target),
+            _spans(target),
         )
         for steps in product([size], *axes):
             changed = replace(target, **{name: value for step in steps for name, value in step.fields.items()})
@@ -238,3 +241,10 @@ def _prefills(target: Target) -> Iterator[_Step]:
         shorter.append(SMALLEST_PREFILL)
     for steps, chunks in enumerate(shorter, start=1):
         yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
+
+
+def _spans(target: Target) -> Iterator[_Step]:
+    """Those asked for, then none."""
+    yield AS_ASKED
+    if not target.format.any_prefill and target.spans != ():
+        yield _Step({"spans": ()}, Distance(spans=1), "--spans none")
