@@ -44,18 +44,19 @@ def extras() -> list[str]:
     return [name for name in project["optional-dependencies"] if name not in NOT_FOR_USERS]
 
 
-def build(folder: Path) -> Path:
-    """The wheel, of a copy of the sources in a new folder. Raises WrongError."""
+def build(repository: Path, folder: Path) -> Path:
+    """The wheel, of a copy of the sources, which stays in `folder` / "source". Raises WrongError."""
     source, out = folder / "source", folder / "wheel"
     source.mkdir(parents=True)
     for name in _SOURCES:
-        place = REPOSITORY / name
+        place = repository / name
         if place.is_dir():
             shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy(place, source)
+    built = shutil.copytree(source, folder / "built")  # a build leaves folders of its own
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    _run([*command, "--wheel-dir", str(out), str(source)], os.environ | {"SOURCE_DATE_EPOCH": EPOCH})
+    _run([*command, "--wheel-dir", str(out), str(built)], os.environ | {"SOURCE_DATE_EPOCH": EPOCH})
     [wheel] = out.iterdir()
     return wheel
 
@@ -153,7 +154,8 @@ def main(chosen: tuple[str, ...]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="wheel-proof-") as name:
             work = Path(name)
-            wheel, again = build(work / "first"), build(work / "second")
+            wheel = build(REPOSITORY, work / "first")
+            again = build(work / "first" / "source", work / "second")
             check_wheel(wheel, again)
             print(f"{wheel.name}: {format_bytes(wheel.stat().st_size)}, the same twice, gemma_edge alone", flush=True)
             for extra in chosen or (BASE, *extras()):
