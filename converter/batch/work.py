@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from gemma_edge.converter.batch.joblist import BatchError, Job
 from gemma_edge.converter.batch.memory import Budget, planned_bytes
@@ -26,8 +26,6 @@ from gemma_edge.converter.quality.beside import report_path
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.runtime.formats.atomic import require_directory
-
-_RSS_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of macOS, of Linux
 
 
 class State(StrEnum):
@@ -45,7 +43,7 @@ class Outcome:
     """What has become of a job so far.
 
     reason: why it was done. planned_bytes: of memory, before it started; peak_rss_bytes: as the kernel counted, page
-    cache of mapped files included; 0 where nothing ran. attempts: processes started. exit_status: of the last.
+    cache of mapped files included; 0 where that is not known. attempts: processes started. exit_status: of the last.
     """
 
     name: str
@@ -81,7 +79,7 @@ class Processes:
                 command,
                 env=dict(environment),
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
             self._running.add(process)
@@ -169,16 +167,10 @@ class Worker:
             outcome.attempts += 1
             self.on_change(outcome)
             process = self.processes.start(command, self.environment)
-            assert process.stderr is not None
-            said = process.stderr.read().decode(errors="replace").strip()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+            peak, said = _end_of(process)
             self.processes.ended(process)
-            for pipe in (process.stdin, process.stderr):
-                if pipe is not None:
-                    pipe.close()
             outcome.exit_status = process.returncode
-            outcome.peak_rss_bytes = max(outcome.peak_rss_bytes, usage.ru_maxrss * _RSS_UNIT_BYTES)
+            outcome.peak_rss_bytes = max(outcome.peak_rss_bytes, peak)
             if not process.returncode:
                 return
             if process.returncode > 0:
@@ -186,6 +178,17 @@ class Worker:
             if self.processes.is_stopped or outcome.attempts > self.retries:
                 name = signal.Signals(-process.returncode).name
                 raise BatchError(f"killed by {name}, started {outcome.attempts} times; is there memory enough?")
+
+
+def _end_of(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Wait for it: its peak of RSS, in bytes, and what it has said. 0: it was killed, or there is no /proc."""
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None  # noqa: PT018
+    said = process.stderr.read().decode(errors="replace").strip()
+    peak = process.stdout.read()
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        pipe.close()
+    return int(peak or 0), said
 
 
 def inputs_of(job: Job, checkpoint: Path) -> dict[str, Path]:
