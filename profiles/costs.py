@@ -22,7 +22,9 @@ FLOAT_BYTES = 4
 # are the per-row scales of all signatures; first decode 12, logits included. 1B: 31 instead of 49. Then 15 less: what
 # opening leaves in the heap is given back.
 RUNTIME_ANON_BYTES = 77_000_000
-RUNTIME_SOURCE = "measured: interpreter and libraries 29, opening the model 31 to 61, first decode 12 MiB, 15 given back"
+RUNTIME_SOURCE = (
+    "measured: interpreter and libraries 29, opening the model 31 to 61, first decode 12 MiB, 15 given back"
+)
 
 # RssFile of Python with numpy, libLiteRt.so and sentencepiece imported, before a model is opened; litert_lm 67 more.
 LIBRARIES_FILE_BYTES = 21_000_000
@@ -60,7 +62,7 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logits of its rows"
 
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
-# prefill takes 66 MiB more.
+# prefill takes 66 MiB more. Signatures of spans do the same with what they read: 668 MiB in all, 355 with float32.
 CONVERTED_PREFILL_SHARE = 0.64
 CONVERTED_SOURCE = "measured: decode keeps float32 copies of all layers together, each prefill of 0.64 of them"
 
@@ -144,8 +146,11 @@ def litert_footprint(
     verifies = [call for call in calls if call.is_verify]
     whole = [call for call in calls if call.past is None and not call.is_verify]
     spans = [call for call in calls if call.past is not None and not call.is_verify]
-    prefills = sum(not call.has_logits for call in whole)
-    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * prefills)) if kv_is_half else 0
+
+    def converted_bytes(call: Call) -> float:
+        read_bytes = ring_bytes + (kv_bytes - ring_bytes) * min(1, call.reach / context_tokens)
+        return 2 * read_bytes * (1 if call.has_logits else CONVERTED_PREFILL_SHARE)
+
     wrapping = sum(call.rows > 1 for call in whole)  # a single row cannot wrap around
     return Footprint.of(
         (
@@ -159,7 +164,9 @@ def litert_footprint(
             Part(PLE_PART, 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
             Part("KV cache", slots * kv_bytes, 0, "computed: allocated whole"),
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
-            Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
+            Part(
+                "KV cache as float32", round(sum(map(converted_bytes, calls))) if kv_is_half else 0, 0, CONVERTED_SOURCE
+            ),
             Part("KV rings being written", largest_ring_bytes * wrapping, 0, RING_SOURCE),
             Part("activations", sum(shape.run_bytes(call.rows) for call in whole), 0, ARENA_SOURCE),
             Part(

@@ -5,8 +5,8 @@
     python -m tools.plan_vs_measured table
 
 `measure` takes minutes and gigabytes of disk per case and adds to tools/plan_vs_measured.json; a bundle is deleted once
-it is measured. Checkpoints need a tokenizer of full size, because it counts: tools/real_model.py fetches one. `table` plans anew, so it shows what a
-change of the constants in profiles/costs.py does without measuring again.
+it is measured. Checkpoints need a tokenizer of full size, because it counts: tools/real_model.py fetches one. `table`
+plans anew, so it shows what a change of the constants in profiles/costs.py does without measuring again.
 """
 
 import json

@@ -44,9 +44,9 @@ def test_a_case_is_measured_anew(tmp_path: Path) -> None:
 
 def test_the_worse_engine_counts() -> None:
     case = Case.parse("1b-int4@4096")
-    plan, onnx = (planned(case, engine).anon_bytes for engine in ("litert", "onnx"))
-    records = [Record(case, "litert", plan, 0), Record(case, "litert_lm", 2 * plan, 0), Record(case, "onnx", onnx, 0)]
-    one, two, other = (f"{anon_bytes / MIB:.0f}" for anon_bytes in (plan, 2 * plan, onnx))
+    plan, less, onnx = (planned(case, engine).anon_bytes for engine in ("litert", "litert_lm", "onnx"))
+    records = [Record(case, "litert", plan, 0), Record(case, "litert_lm", 2 * less, 0), Record(case, "onnx", onnx, 0)]
+    one, two, other = (f"{anon_bytes / MIB:.0f}" for anon_bytes in (plan, 2 * less, onnx))
     begin = f"| 1b-int4 | 4096 | {one} | {one} | {two} | -50.0% | {other} |"
     assert table(records).splitlines()[-1] == f"{begin} {other} | +0.0% |"
     assert table(records[:2]).splitlines()[-1] == f"{begin}  |  |"
