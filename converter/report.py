@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.tokenizer.generation import settings_left_out
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
+from gemma_edge.runtime.memory.reading import ProcMissingError, read_memory
 
 WORST_TENSORS = 10
 
@@ -103,13 +105,15 @@ def make_report(
         "worst_errors": _worst(plan, errors),
         "output": {"file": path.name, "bytes": bundle.nbytes, "sha256": sha256},
         "seconds": round(seconds, 3),
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
     }
     return Report(values, plan)
 
 
-def _peak_rss_bytes() -> int | None:
+def peak_rss_bytes() -> int | None:
     """The kernel's high-water mark, page cache of mapped files included; None on Windows, which keeps none."""
+    with suppress(ProcMissingError):
+        return read_memory().peak_rss_bytes  # what getrusage says begins with what the parent had
     try:
         import resource
     except ModuleNotFoundError:

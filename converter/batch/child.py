@@ -6,12 +6,11 @@ the most memory that it had.
 """
 
 import os
-import re
 import sys
 import threading
-from pathlib import Path
 
 from gemma_edge.converter.cli import main
+from gemma_edge.converter.report import peak_rss_bytes
 
 _ABANDONED = 143
 """What a shell says of a process that was terminated."""
@@ -23,15 +22,6 @@ def _end_with_the_watcher() -> None:
     os._exit(_ABANDONED)
 
 
-def _peak_rss_bytes() -> int:
-    """Of this program; 0 where there is no /proc. What getrusage says begins with what the watcher had."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return 0
-    return 1024 * int(found[1]) if found else 0
-
-
 def _run() -> None:
     told = os.dup(sys.stdout.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -39,7 +29,7 @@ def _run() -> None:
     try:
         main(prog_name="gemma-edge")
     finally:
-        os.write(told, str(_peak_rss_bytes()).encode())
+        os.write(told, str(peak_rss_bytes() or 0).encode())
 
 
 if __name__ == "__main__":
