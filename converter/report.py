@@ -1,9 +1,9 @@
 """What a conversion did, for people and machines alike: one dictionary, printed or stored as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,9 @@ from gemma_edge.converter.tensors import Role
 from gemma_edge.converter.tokenizer.generation import settings_left_out
 from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.memory.reading import ProcMissingError, read_memory
 
 WORST_TENSORS = 10
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def make_report(
 
 def peak_rss_bytes() -> int | None:
     """The kernel's high-water mark, page cache of mapped files included; None on Windows, which keeps none."""
-    with suppress(ProcMissingError):
-        return read_memory().peak_rss_bytes  # what getrusage says begins with what the parent had
+    if _STATUS.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.M)):
+        return 1024 * int(found[1])
     try:
-        import resource
+        import resource  # begins with what the parent had
     except ModuleNotFoundError:
         return None
     unit_bytes = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of macOS, of Linux

@@ -22,7 +22,6 @@ from gemma_edge.converter.progress import bars
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.profiles.device import load_profile
 from gemma_edge.profiles.sizes import format_bytes
-from gemma_edge.runtime.memory import reading
 
 SMALL = ("--target", "custom-int4", "--context", "256", "--prefill", "8,32")
 
@@ -339,7 +338,7 @@ def test_choices_are_those_of_the_program() -> None:
 def test_peak_memory_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     linux = conversion_report.peak_rss_bytes()
     assert linux is not None
-    monkeypatch.setattr(reading, "_PROC", Path("/nowhere"))
+    monkeypatch.setattr(conversion_report, "_STATUS", Path("/nowhere"))
     without_proc = conversion_report.peak_rss_bytes()  # begins with what the parent had
     assert without_proc is not None
     assert 0.9 * linux <= without_proc  # the kernel counts for each processor by itself
