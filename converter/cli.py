@@ -115,7 +115,7 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-_OTHER_NAMES = {"PIL": "pillow"}  # imported under another name than installed
+_OTHER_NAMES = {"OpenSSL": "pyopenssl", "PIL": "pillow"}  # imported under another name than installed
 
 
 def extra_with(module: str) -> str:
@@ -224,17 +224,22 @@ def main() -> None:
 @click.option("--gate", default="", metavar="GATES", help="Bounds to keep, such as kl<=0.05,ppl<=1.1.")
 @click.option("--accept-loss", is_flag=True, help="Write a bundle that is measured to be not usable, too.")
 @click.option("--no-measure", "measure", flag_value=False, default=True, help="Do not measure what is lost.")
+@click.option("--sign", type=click.Path(path_type=Path), help="Private key: `gemma-edge sign` the bundle with it, too.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle to write.")
-def convert_main(as_json: bool, **request: Any) -> None:
+def convert_main(as_json: bool, sign: Path | None, **request: Any) -> None:
     """Convert a checkpoint into one bundle, streaming: memory stays flat however large the model.
 
     What is lost is measured on the way. Exit status 3, and no bundle: it is not usable, or a gate failed.
     """
     from gemma_edge.converter.convert import convert
     from gemma_edge.converter.progress import bars
+    from gemma_edge.converter.provenance.beside import PrivateKey, describe_and_sign
 
+    key = None if sign is None else PrivateKey.load(user_path(sign))  # refused before hours of work
     with bars(Console(stderr=True)) as stage:
         report = convert(stage=stage, **request)
+    if key is not None:
+        describe_and_sign(user_path(request["out"]), key)
     if as_json:
         click.echo(json.dumps(report.values, indent=2))
     else:

@@ -1,6 +1,7 @@
 """What a conversion did, for people and machines alike: one dictionary, printed or stored as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from gemma_edge.profiles.budget import footprint_table
 from gemma_edge.profiles.sizes import format_bytes
 
 WORST_TENSORS = 10
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,17 @@ def make_report(
         "worst_errors": _worst(plan, errors),
         "output": {"file": path.name, "bytes": bundle.nbytes, "sha256": sha256},
         "seconds": round(seconds, 3),
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
     }
     return Report(values, plan)
 
 
-def _peak_rss_bytes() -> int | None:
+def peak_rss_bytes() -> int | None:
     """The kernel's high-water mark, page cache of mapped files included; None on Windows, which keeps none."""
+    if _STATUS.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.M)):
+        return 1024 * int(found[1])
     try:
-        import resource
+        import resource  # begins with what the parent had
     except ModuleNotFoundError:
         return None
     unit_bytes = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of macOS, of Linux

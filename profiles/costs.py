@@ -19,9 +19,12 @@ PAGE_BYTES = 4096
 FLOAT_BYTES = 4
 
 # RssAnon step by step, E2B / E4B: Python, numpy and libLiteRt imported 29 MiB; model opened 49 / 61, of which 17 / 27
-# are the per-row scales of all signatures; first decode 12, logits included. 1B: 31 instead of 49.
-RUNTIME_ANON_BYTES = 92_000_000
-RUNTIME_SOURCE = "measured: interpreter and libraries 29, opening the model 31 to 61, first decode 12 MiB"
+# are the per-row scales of all signatures; first decode 12, logits included. 1B: 31 instead of 49. Then 15 less: what
+# opening leaves in the heap is given back.
+RUNTIME_ANON_BYTES = 77_000_000
+RUNTIME_SOURCE = (
+    "measured: interpreter and libraries 29, opening the model 31 to 61, first decode 12 MiB, 15 given back"
+)
 
 # RssFile of Python with numpy, libLiteRt.so and sentencepiece imported, before a model is opened; litert_lm 67 more.
 LIBRARIES_FILE_BYTES = 21_000_000
@@ -48,6 +51,9 @@ ALTUP_CALL_ANON_BYTES = 14_500_000
 CALL_FILE_BYTES = 3_500_000
 SPANS_SOURCE = "measured: operators and tensors of each signature, what it writes, and one ring at a time"
 
+# E2B at 32,768 tokens: 107 MiB more for a moment where a conversation grows past 8192, beside what stays.
+SPAN_ARENA_SOURCE = "computed: what a span's runs need is released once a longer one has its own"
+
 # A conversation goes back to where its turn began by a copy of its rings; the caches that hold all need none.
 SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose keys and values are kept"
 
@@ -59,7 +65,7 @@ VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logi
 DRAFTER_SOURCE = "computed: its weights, mapped; operators and tensors of one signature, and its logits"
 
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
-# prefill takes 66 MiB more.
+# prefill takes 66 MiB more. Signatures of spans do the same with what they read: 668 MiB in all, 355 with float32.
 CONVERTED_PREFILL_SHARE = 0.64
 CONVERTED_SOURCE = "measured: decode keeps float32 copies of all layers together, each prefill of 0.64 of them"
 
@@ -87,14 +93,14 @@ class ActivationShape:
     kv_values: int  # keys and values of one token, all layers that own them
     vocab_size: int  # V
 
-    def run_bytes(self, tokens: int) -> int:
-        """Activations that live together in one run of T tokens, float32.
+    def run_bytes(self, tokens: int, past: int | None = None) -> int:
+        """Activations that live together in one run of T tokens, float32. past: as of `Call`.
 
         Attention scores [H, T, S+T] are there twice (before and after joining old and new, or weights and their slice),
         or gate and up of the MLP, whichever is larger. The mask [H/K * T, S+T], AltUp's state before and after a layer,
         per-layer embeddings and the rows to be written to the cache are there all the time.
         """
-        slots = self.context_tokens + tokens
+        slots = (self.context_tokens if past is None else past) + tokens
         values_per_token = (
             2 * max(self.heads * slots, self.ffn_width)
             + self.heads // self.kv_heads * slots
@@ -143,8 +149,11 @@ def litert_footprint(
     verifies = [call for call in calls if call.is_verify]
     whole = [call for call in calls if call.past is None and not call.is_verify]
     spans = [call for call in calls if call.past is not None and not call.is_verify]
-    prefills = sum(not call.has_logits for call in whole)
-    converted_bytes = round(2 * kv_bytes * (1 + CONVERTED_PREFILL_SHARE * prefills)) if kv_is_half else 0
+
+    def converted_bytes(call: Call) -> float:
+        read_bytes = ring_bytes + (kv_bytes - ring_bytes) * min(1, call.reach / context_tokens)
+        return 2 * read_bytes * (1 if call.has_logits else CONVERTED_PREFILL_SHARE)
+
     wrapping = sum(call.rows > 1 for call in whole)  # a single row cannot wrap around
     return Footprint.of(
         (
@@ -158,7 +167,9 @@ def litert_footprint(
             Part(PLE_PART, 0, min(ple_bytes, context_tokens * PLE_FILE_BYTES_PER_TOKEN), PLE_SOURCE),
             Part("KV cache", slots * kv_bytes, 0, "computed: allocated whole"),
             Part("KV snapshots", slots * ring_bytes, 0, SNAPSHOT_SOURCE),
-            Part("KV cache as float32", converted_bytes, 0, CONVERTED_SOURCE),
+            Part(
+                "KV cache as float32", round(sum(map(converted_bytes, calls))) if kv_is_half else 0, 0, CONVERTED_SOURCE
+            ),
             Part("KV rings being written", largest_ring_bytes * wrapping, 0, RING_SOURCE),
             Part("activations", sum(shape.run_bytes(call.rows) for call in whole), 0, ARENA_SOURCE),
             Part(
@@ -166,6 +177,12 @@ def litert_footprint(
                 sum(shape.span_bytes(call, largest_ring_bytes) for call in spans),
                 len(spans) * CALL_FILE_BYTES,
                 SPANS_SOURCE,
+            ),
+            Part(
+                "activations of spans",
+                max((shape.run_bytes(call.rows, call.past) for call in spans), default=0),
+                0,
+                SPAN_ARENA_SOURCE,
             ),
             Part(
                 "signatures that verify",

@@ -62,6 +62,7 @@ speculative_option = click.option(
 @click.option("--model", "which", help="Which of two models in the bundle: e2b.  [default: the large one]")
 @click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
 @speculative_option
+@click.option("--draft-model", help="The small one of two models in the bundle, to guess for the large one: e2b.")
 @click.option("--stats", is_flag=True, help="Print speed and memory after each reply, to standard error.")
 def run_main(
     bundle: str,
@@ -79,6 +80,7 @@ def run_main(
     which: str | None,
     profile: str | None,
     speculative_decoding: bool | None,
+    draft_model: str | None,
     stats: bool,
 ) -> None:
     """Chat with a bundle, or answer one prompt. Images and recordings go with the first message.
@@ -105,7 +107,7 @@ def run_main(
         raise click.UsageError("--profile is kept by our executor; leave out --executor")
     if executor == "litert-lm" and which is not None:
         raise click.UsageError("litert-lm runs the large model alone; leave out --executor")
-    if executor == "litert-lm" and speculative_decoding is not None:
+    if executor == "litert-lm" and (speculative_decoding is not None or draft_model is not None):
         raise click.UsageError("litert-lm has no drafter for these bundles; leave out --executor")
     if prompt is None and sys.stdin is None:
         raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
@@ -121,6 +123,7 @@ def run_main(
             enable_speculative_decoding=speculative_decoding,
             profile=profile,
             model=which,
+            draft_model=draft_model,
         ) as engine,
         engine.create_conversation(
             system_message=system, sampler_config=sampler, max_output_tokens=max_output_tokens

@@ -26,17 +26,16 @@ from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
 from gemma_edge.runtime.formats.model import open_model
-from gemma_edge.runtime.kv.drafter import PromptLookup
+from gemma_edge.runtime.kv.model_drafter import guessing
 from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
-from gemma_edge.runtime.kv.speculation import Speculating
 from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import relieve, trim_heap
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
-from gemma_edge.runtime.settings import choose_settings
+from gemma_edge.runtime.settings import check_draft_model, check_model, choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 
 
@@ -62,6 +61,8 @@ class Engine:
             runs its tokens again. Memory is taken when a slot is first needed. By default 4, with a profile as many of
             them as its budget pays for. Asked for, slots also keep what was closed, for a prompt that begins like it.
         model: which to run of a bundle that holds two ("e4b", "e2b"); by default the large one.
+        draft_model: the small one of the two, to guess how the large one goes on; by default the prompt and the reply
+            are all that is guessed from. Has a slot of its own beside `slots`.
 
     Raises:
         OverBudget: the bundle does not fit the profile, or the process crossed the budget; later also from every call
@@ -88,6 +89,7 @@ class Engine:
         over_budget: OverBudgetAction = "raise",
         slots: int | None = None,
         model: str | None = None,
+        draft_model: str | None = None,
     ) -> None:
         started = time.perf_counter()
         backend = _cpu("backend", backend)
@@ -99,7 +101,8 @@ class Engine:
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         self.bundle = open_model(Path(model_path))
         self._opened = {file: _state(file) for file in _files(self.bundle.path)}
-        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots)
+        drafts = int(draft_model is not None)
+        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots, drafts)
         if self.bundle.path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
@@ -110,14 +113,16 @@ class Engine:
         several = several_models(self._decoder)
         self.models: tuple[str, ...] = () if several is None else tuple(several.models)
         try:
-            self._check_model(model, over_budget)
-            self._speculating = Speculating(PromptLookup) if self._speculates(enable_speculative_decoding) else None
+            check_model(self.bundle.path.name, self.models, model, over_budget)
+            check_draft_model(self.bundle.path.name, self.models, draft_model, enable_speculative_decoding)
+            is_speculating = self._speculates(enable_speculative_decoding if draft_model is None else True)
         except BaseException:
             self._decoder.close()
             raise
         self._pool = SlotPool(
             self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None, several=several
         )
+        self._speculating = guessing(self._pool, draft_model) if is_speculating else None
         if model is not None:
             self._pool.use(model)
         if settings.profile is not None:
@@ -150,17 +155,6 @@ class Engine:
         switch = partial(_switch_for_memory, self._pool, self.models[-1] if self.models else None)
         return BudgetWatch(subject, profile.budget, self._marks, own_limit(), over_budget, release, switch).check
 
-    def _check_model(self, model: str | None, over_budget: OverBudgetAction) -> None:
-        """Raises ConfigError."""
-        name = self.bundle.path.name
-        if model is not None and model not in self.models:
-            held = f"holds {' and '.join(self.models)}" if self.models else "holds one model"
-            raise ConfigError(f"model is {model!r}, {name} {held}; leave it out, or convert with --with-slice")
-        if over_budget == "switch" and not self.models:
-            raise ConfigError(
-                f'over_budget is "switch", {name} holds one model; leave it out, or convert with --with-slice'
-            )
-
     def _speculates(self, is_asked: bool | None) -> bool:
         """Raises ConfigError."""
         if is_asked and not self._decoder.can_verify:
@@ -182,7 +176,7 @@ class Engine:
         and values are each model's own: what this one has not run of a sequence runs with its next turn, once, where a
         slot still holds the rest. Raises ConfigError: the bundle does not hold it.
         """
-        self._check_model(model, "raise")
+        check_model(self.bundle.path.name, self.models, model)
         self._do(partial(self._pool.use, model))
 
     @property
@@ -251,7 +245,7 @@ class Engine:
         speculating = self._speculating
         if enable_speculative_decoding is not None:
             is_on = self._speculates(enable_speculative_decoding)
-            speculating = (speculating or Speculating(PromptLookup)) if is_on else None
+            speculating = (speculating or guessing(self._pool, None)) if is_on else None
         return TokenSequence(
             self._scheduler, self._pool, self._check_memory, is_passing=is_passing, speculating=speculating
         )

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,12 @@ def choose_settings(
     profile: str | os.PathLike[str] | DeviceProfile | None,
     over_budget: OverBudgetAction,
     slots: int | None = None,
+    draft_slots: int = 0,
 ) -> Settings:
     """Decide everything. With a profile and no max_num_tokens, the context is the longest that fits.
 
-    With a profile and no number of slots, there are as many as fit beside one another, up to 4.
+    With a profile and no number of slots, there are as many as fit beside one another, up to 4. draft_slots: what is
+    beside them for a model that guesses.
 
     Raises:
         OverBudget: the bundle does not fit the profile; a warning where `over_budget` is "warn".
@@ -64,7 +67,7 @@ def choose_settings(
     spare_bytes = None
     if device is not None:
         anonymous_weights = folder is None or is_memory(folder)
-        fit = _Fit(plan_of(bundle), device, anonymous_weights, slots)
+        fit = _Fit(plan_of(bundle), device, anonymous_weights, slots, draft_slots)
         max_num_tokens = fit.context(bundle.path.name, max_num_tokens, over_budget)
         slots = slots or fit.slots(max_num_tokens)
         spare_bytes = max(0, device.budget_bytes - fit.footprint(max_num_tokens, slots).total_bytes)
@@ -79,10 +82,12 @@ class _Fit:
     device: DeviceProfile
     anonymous_weights: bool
     asked_slots: int | None
+    draft_slots: int
 
-    def footprint(self, context_tokens: int | None, slots: int) -> Footprint:
-        """Of a run with these."""
-        return self.plan.footprint(context_tokens, anonymous_weights=self.anonymous_weights, slots=slots)
+    def footprint(self, context_tokens: int | None, slots: int, *, anonymous_weights: bool | None = None) -> Footprint:
+        """Of a run with these, and what guesses."""
+        in_memory = self.anonymous_weights if anonymous_weights is None else anonymous_weights
+        return self.plan.footprint(context_tokens, anonymous_weights=in_memory, slots=slots + self.draft_slots)
 
     def slots(self, context_tokens: int | None) -> int:
         """As many as fit, at least one and no more than the default."""
@@ -95,7 +100,9 @@ class _Fit:
         footprint = self.footprint(asked_tokens, slots)
         if budget.fits(footprint):
             return asked_tokens
-        longest = self.plan.longest_context(budget, anonymous_weights=self.anonymous_weights, slots=slots)
+        longest = self.plan.longest_context(
+            budget, anonymous_weights=self.anonymous_weights, slots=slots + self.draft_slots
+        )
         if asked_tokens is None and longest is not None:
             warnings.warn(
                 f"{name}: its context of {self.plan.context_tokens} tokens does not fit {self.device.name}; "
@@ -110,7 +117,7 @@ class _Fit:
         if slots > 1:
             suggestions.append(("slots=1", self.footprint(asked_tokens, 1)))
         if self.anonymous_weights:
-            suggestions.append(("a cache_dir on a disk", self.plan.footprint(asked_tokens, slots=slots)))
+            suggestions.append(("a cache_dir on a disk", self.footprint(asked_tokens, slots, anonymous_weights=False)))
         context = asked_tokens or self.plan.context_tokens
         try:
             budget.check(footprint, f"{name} at {context} tokens on {self.device.name}", suggestions)
@@ -129,3 +136,28 @@ def default_threads(device: DeviceProfile | None) -> int:
 def usable_cores() -> int:
     """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_model(name: str, models: Sequence[str], model: str | None, over_budget: OverBudgetAction = "raise") -> None:
+    """Whether a bundle of these models, the large one first, or of a single one, can run what is asked for.
+
+    Raises ConfigError.
+    """
+    if model is not None and model not in models:
+        held = f"holds {' and '.join(models)}" if models else "holds one model"
+        raise ConfigError(f"model is {model!r}, {name} {held}; leave it out, or convert with --with-slice")
+    if over_budget == "switch" and not models:
+        raise ConfigError(
+            f'over_budget is "switch", {name} holds one model; leave it out, or convert with --with-slice'
+        )
+
+
+def check_draft_model(name: str, models: Sequence[str], model: str | None, is_speculating: bool | None) -> None:
+    """As `check_model`. is_speculating: what is asked for. Raises ConfigError."""
+    if model is None:
+        return
+    if model not in models[1:]:
+        found = f"drafts with {models[1]}" if models else "holds one model"
+        raise ConfigError(f"draft_model is {model!r}, {name} {found}; leave it out, or convert with --with-slice")
+    if is_speculating is False:
+        raise ConfigError(f"draft_model is {model!r}, enable_speculative_decoding False; leave one of them out")

@@ -34,7 +34,7 @@ ROOMS = {
         "evaluate", "quantize", "plan", "calibrate", "quality", "litert", "onnx", "gguf",
         "compressed_tensors",
         "verify/errors", "verify/measure", "verify/find", "verify/prompts", "verify/show", "verify",
-        "report", "identity", "convert", "cli", "__main__",
+        "report", "identity", "convert", "provenance", "cli", "batch", "__main__",
     ],
 }  # fmt: skip
 # (who imports, what): the reason. Arrows to the right that have to be.

@@ -16,6 +16,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "android_demo/README.md",
+    "converter/FARM.md",
     "converter/QUALITY.md",
     "converter/SLICES.md",
     "runtime/BUDGETS.md",

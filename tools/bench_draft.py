@@ -1,24 +1,31 @@
-"""What guessing by prompt lookup gains: decode with it and without, on text that repeats its prompt and on other text.
+"""What guessing gains, by prompt lookup or a draft model: decode with it and without, on text that repeats and other.
 
-    python -m tools.bench_draft BUNDLE [--tokens 150] [--rounds 1] [--sampled] [--json]
+    python -m tools.bench_draft BUNDLE [--tokens 150] [--rounds 1] [--sampled] [--draft-model NAME] [--json]
+    python -m tools.bench_draft BUNDLE --costs  # what drafting and verifying take, whatever the text
 
 The bundle is converted with --draft. Each of 50 prompts (tools/draft_prompts.toml) is answered both ways, in turns, on
 one thread; what is compared is processor time, which other work on the machine changes little. Exit status 1 where a
 text differs.
 """
 
-import argparse
 import json
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import click
 
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.executors.open import open_decoder, several_models
+from gemma_edge.runtime.executors.placement import cache_folder
+from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
 PROMPTS = Path(__file__).parent / "draft_prompts.toml"
@@ -96,33 +103,63 @@ def measure(engine: Engine, sampler: SamplerConfig, tokens: int, rounds: int) ->
     return kinds
 
 
-def main() -> int:
+def costs(bundle: Path, threads: int, steps: int = 16) -> Iterator[tuple[str, float]]:
+    """(what, processor time of one call in decode steps of the large model) at position 256; medians, in turns."""
+    decoder = open_decoder(open_model(bundle), threads, cache_folder(None, bundle, prefer_disk=True))
+    several = several_models(decoder)
+    slots = {"decode": decoder.new_slot()}
+    if several is not None:
+        slots[f"decode {several.models[1]}"] = several.switched(decoder.new_slot(), several.models[1])
+    prompt = [5 + 7 * at % 1000 for at in range(256)]
+    for slot in slots.values():
+        slot.prefill(prompt)
+    large = slots["decode"]
+    calls: dict[str, Callable[[], object]] = {name: partial(slot.decode, 9) for name, slot in slots.items()}
+    for rows in large.verify_tokens():
+        calls[f"verify {rows}"] = partial(large.verify, [9] * rows)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(steps):
+        for name, call in calls.items():
+            started = time.process_time()
+            call()
+            seconds[name].append(time.process_time() - started)
+            for slot in slots.values():
+                slot.rewind(len(prompt))
+    for name, taken in seconds.items():
+        yield name, median(taken) / median(seconds["decode"])
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True))
+@click.option("--tokens", default=150, show_default=True, help="Of each reply, at most.")
+@click.option("--rounds", default=1, show_default=True, help="Of each prompt; the best time of each way counts.")
+@click.option("--sampled", is_flag=True, help="Sample, with a seed, instead of greedy.")
+@click.option("--draft-model", help="The small one of two models in the bundle, in place of prompt lookup.")
+@click.option("--costs", "only_costs", is_flag=True, help="Print what one call of each kind takes, in decode steps.")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    bundle: str, tokens: int, rounds: int, sampled: bool, draft_model: str | None, only_costs: bool, as_json: bool
+) -> None:
     """Print a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle")
-    parser.add_argument("--tokens", type=int, default=150, help="of each reply, at most")
-    parser.add_argument("--rounds", type=int, default=1, help="of each prompt; the best time of each way counts")
-    parser.add_argument("--sampled", action="store_true", help="sample, with a seed, instead of greedy")
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    with Engine(asked.bundle, Backend.CPU(thread_count=1), enable_speculative_decoding=True) as engine:
+    if only_costs:
+        for name, ratio in costs(Path(bundle), 1):
+            click.echo(f"{name:16}{ratio:6.2f}")
+        return
+    one = Backend.CPU(thread_count=1)
+    with Engine(bundle, one, enable_speculative_decoding=True, draft_model=draft_model) as engine:
         decode(engine, "A first one, to warm up:", GREEDY, 20, False)
-        kinds = measure(engine, SAMPLED if asked.sampled else GREEDY, asked.tokens, asked.rounds)
-    if asked.json:
-        print(
-            json.dumps({kind: {**asdict(figures), "gain": figures.gain} for kind, figures in kinds.items()}, indent=2)
-        )
+        kinds = measure(engine, SAMPLED if sampled else GREEDY, tokens, rounds)
+    if as_json:
+        click.echo(json.dumps({kind: {**asdict(found), "gain": found.gain} for kind, found in kinds.items()}, indent=2))
     else:
-        print(
-            f"{'':8}{'prompts':>8}{'equal':>7}{'tokens':>8}{'drafted':>9}{'stood':>7}{'calls':>7}{'gain':>7}{'least':>7}"
-        )
+        titles = ("prompts", "equal", "tokens", "drafted", "stood", "calls", "gain", "least")
+        click.echo(f"{'':8}{''.join(f'{title:>8}' for title in titles)}")
         for kind, f in kinds.items():
-            print(
-                f"{kind:8}{f.prompts:8}{f.equal_texts:7}{f.tokens:8}{f.drafted:9}{f.accepted:7}{f.verify_calls:7}"
-                f"{f.gain:7.2f}{min(f.gains):7.2f}"
-            )
-    return 0 if all(figures.equal_texts == figures.prompts for figures in kinds.values()) else 1
+            counts = (f.prompts, f.equal_texts, f.tokens, f.drafted, f.accepted, f.verify_calls)
+            click.echo(f"{kind:8}{''.join(f'{count:8}' for count in counts)}{f.gain:8.2f}{min(f.gains):8.2f}")
+    if any(figures.equal_texts < figures.prompts for figures in kinds.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

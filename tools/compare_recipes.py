@@ -31,9 +31,8 @@ from gemma_edge.converter.calibrate.step import balanced_plan, calibration_windo
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks, Substitute
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.plan.calibration import calibration_text
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import Target, calibration_text
 from gemma_edge.converter.progress import silent
 from gemma_edge.converter.quality.figures import Quality, QualitySums
 from gemma_edge.converter.quantize.recipes import Storage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from gemma_edge.converter.plan.target import SHORTEST_SPAN_TOKENS
+from gemma_edge.converter.plan.lengths import SHORTEST_SPAN_TOKENS
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.formats.model import open_model

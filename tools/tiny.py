@@ -71,7 +71,7 @@ def _gemma3(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def _gemma3n(**changes: Any) -> dict[str, Any]:
+def gemma3n_config(**changes: Any) -> dict[str, Any]:
     """Gemma 3n text: 4 query heads on 2 KV heads, 2 of 6 layers share KV, 2 sparse layers, vocabulary above PLE's."""
     return {
         "model_type": "gemma3n_text", "vocab_size": 2112, "vocab_size_per_layer_input": 2048, "hidden_size": 64,
@@ -140,7 +140,7 @@ TINY: Mapping[str, Tiny] = {
         prefix="language_model.model.",
     ),
     "gemma3n-pattern": Tiny(
-        _gemma3n(
+        gemma3n_config(
             num_hidden_layers=10,
             num_kv_shared_layers=4,
             layer_types=[S, S, S, S, F, S, S, S, S, F],
@@ -148,7 +148,7 @@ TINY: Mapping[str, Tiny] = {
         )
     ),
     "gemma3n-small-vocab-untied": Tiny(
-        _gemma3n(
+        gemma3n_config(
             vocab_size=2048,
             vocab_size_per_layer_input=2176,
             hidden_size=96,
@@ -166,7 +166,7 @@ TINY: Mapping[str, Tiny] = {
         )
     ),
     "gemma3n-no-sharing-altup3": Tiny(
-        _gemma3n(
+        gemma3n_config(
             num_hidden_layers=4,
             num_kv_shared_layers=0,
             layer_types=[S, S, S, F],
@@ -179,7 +179,7 @@ TINY: Mapping[str, Tiny] = {
         )
     ),
     "gemma3n-multimodal-bf16-shards": Tiny(
-        _gemma3n(
+        gemma3n_config(
             intermediate_size=[512, 384, 256, 192, 320, 256],
             num_kv_shared_layers=3,
             layer_types=[S, F, S, S, F, S],
@@ -249,7 +249,7 @@ TINY: Mapping[str, Tiny] = {
 
 
 E4B_SHAPED = Tiny(
-    _gemma3n(
+    gemma3n_config(
         intermediate_size=128,
         num_hidden_layers=35,
         num_kv_shared_layers=15,
@@ -259,22 +259,6 @@ E4B_SHAPED = Tiny(
     gain=0.3,  # 35 random layers make noise grow: with 1, numpy in float32 is off by 0.07 at some tokens
 )
 """Layers as in Gemma 3n E4B, for slices of it."""
-
-E2B_NUMBERS = Tiny(
-    _gemma3n(
-        vocab_size=2048,
-        hidden_size=128,
-        hidden_size_per_layer_input=256,
-        num_hidden_layers=30,
-        num_kv_shared_layers=10,
-        laurel_rank=64,
-        layer_types=[S, S, S, S, F] * 6,
-        activation_sparsity_pattern=[0.95] * 10 + [0.0] * 20,
-        tie_word_embeddings=False,  # tied, this small stream would echo one token
-    ),
-    gain=0.3,
-)
-"""With the numbers of Gemma 3n E2B that llama.cpp has fixed in its code: see fixed_elsewhere in checkpoint/gguf."""
 
 
 def write_tiny(which: str | Tiny, directory: Path, seed: int = 0) -> transformers.PreTrainedModel:

@@ -16,9 +16,8 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.products import one_thread_each
 from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.plan.calibration import BUILT_IN_TEXT, CalibrationText, calibration_text
 from gemma_edge.converter.plan.plan import Plan
-from gemma_edge.converter.plan.target import Target, TargetError
+from gemma_edge.converter.plan.target import BUILT_IN_TEXT, CalibrationText, Target, TargetError, calibration_text
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quantize.balance import balanced
 from gemma_edge.converter.quantize.recipes import ENCODER_ROLES

@@ -1,9 +1,11 @@
 """What the user asks for, as one value, checked before any file is opened."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
+from importlib import resources
 from pathlib import Path
 from typing import Final, Self, TypeVar, Unpack
 
@@ -13,37 +15,40 @@ from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.models.matformer.pair import large_model
 from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
-from gemma_edge.converter.plan.calibration import CalibrationText, calibration_text
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
+from gemma_edge.converter.plan.lengths import DEFAULT_PREFILL_TOKENS, DRAFTER_TOKENS, usual_prefill, usual_spans
 from gemma_edge.converter.plan.options import Options
 from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
 from gemma_edge.converter.quantize.recipes import OTHER_NAMES, Recipe
+from gemma_edge.converter.tokenizer.windows import read_text
 from gemma_edge.profiles.device import DeviceProfile, load_profile
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.sizes import parse_size
 
 DEFAULT_CONTEXT_TOKENS = 4096
-DEFAULT_PREFILL_TOKENS = (16, 128)
-"""A large chunk for speed (longer ones cost activation memory: 70 MB at 128) and a small one so that a turn can end
-close to the end of the context, where a padded large chunk would not fit."""
-
-
-SHORTEST_SPAN_TOKENS, SPAN_STEP = 1024, 8
-"""Attention reads as much of the context as its signature was made for. With some for 1024 tokens, 8192 and so on, a
-conversation pays for at most eight times what it has written; each costs the memory that profiles/costs.py says."""
-
-
-DRAFTER_TOKENS = 4
-"""One that is known, and a drafter's guesses: vLLM takes 2 of E2B's and 4 of E4B's (vllm-project/vllm#41745)."""
 
 
 class TargetError(GemmaEdgeError):
     """A request that cannot work, whatever the checkpoint, or that this checkpoint does not fit."""
 
 
+BUILT_IN_TEXT = "built-in"
 _Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """What a checkpoint is run on to see what its layers are given. name: of the file, or BUILT_IN_TEXT."""
+
+    name: str
+    content: str = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Of the content in UTF-8."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 def format_of(out: Path, asked: str | None) -> str | None:
@@ -58,23 +63,6 @@ def format_of(out: Path, asked: str | None) -> str | None:
             f"out {out}: its name says {named}, --format {asked}; leave --format out, or choose another name"
         )
     return asked or named
-
-
-def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
-    """DEFAULT_PREFILL_TOKENS without what is longer than the context; one chunk where all are."""
-    if context_tokens is None:
-        return DEFAULT_PREFILL_TOKENS
-    return tuple(n for n in DEFAULT_PREFILL_TOKENS if n <= context_tokens) or DEFAULT_PREFILL_TOKENS[:1]
-
-
-def usual_spans(context_tokens: int) -> tuple[int, ...]:
-    """How many tokens of a context attention gets signatures of its own for, beside one for all of them."""
-    spans = []
-    span = SHORTEST_SPAN_TOKENS
-    while span < context_tokens:
-        spans.append(span)
-        span *= SPAN_STEP
-    return tuple(spans)
 
 
 CUSTOM = "custom"
@@ -353,6 +341,15 @@ def _shape(model: Model) -> dict[str, str | int]:
     config = model.config
     layers, ffn = len(config.attention), config.ffn_width
     return {"family": model.family, "layers": layers, "hidden_size": config.width, "ffn": ffn}
+
+
+def calibration_text(choice: str | Path) -> CalibrationText:
+    """The built-in text, or that of a file. Raises TextError naming the file."""
+    if str(choice) == BUILT_IN_TEXT:
+        text = resources.files("gemma_edge.converter.calibrate").joinpath("text.txt").read_text("utf-8")
+        return CalibrationText(BUILT_IN_TEXT, text)
+    path = user_path(choice)
+    return CalibrationText(path.name, read_text(path))
 
 
 def _choice(option: str, value: str, choices: type[_Choice]) -> _Choice:

@@ -23,9 +23,9 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.plan.calibration import BUILT_IN_TEXT, calibration_text
 from gemma_edge.converter.plan.fit import fit_target
 from gemma_edge.converter.plan.plan import Plan, make_plan
+from gemma_edge.converter.plan.target import BUILT_IN_TEXT, calibration_text
 from gemma_edge.converter.progress import Stage
 from gemma_edge.converter.quality.figures import Quality
 from gemma_edge.converter.quality.measure import bundle_hooks

@@ -20,7 +20,7 @@ from gemma_edge.converter.tensors import TensorSpec
 
 Float32 = NDArray[np.float32]
 
-_HELD_BYTES: Final = 48 << 20
+HELD_BYTES: Final = 48 << 20
 
 
 class TapClosedError(Exception):
@@ -50,7 +50,7 @@ class Tap:
         nbytes = sum(part.nbytes for part in pair)
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or self._next == (name, first) or self._held_bytes + nbytes <= _HELD_BYTES
+                lambda: self._is_closed or self._next == (name, first) or self._held_bytes + nbytes <= HELD_BYTES
             )
             self._held[name, first] = pair
             self._held_bytes += nbytes

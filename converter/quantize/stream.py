@@ -23,10 +23,10 @@ from gemma_edge.converter.quantize.stored import Placed
 from gemma_edge.converter.tensors import Derivation, TensorSpec
 from gemma_edge.runtime.formats import hadamard
 
-_CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
+CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
 _ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with a quantizer: it goes column by column, and wants many rows
 _TASK_BYTES = 64 << 20  # rows of one tensor that one thread takes at a time
-_THREADS = min(4, 1 + CORES)  # one more than cores: they wait for the disk too
+THREADS = min(4, 1 + CORES)  # one more than cores: they wait for the disk too
 
 Chunks: TypeAlias = Iterator[tuple[int, NDArray[np.float32]]]
 """(first row, final float32 values) of consecutive rows; a tensor that is no matrix is one chunk."""
@@ -64,7 +64,7 @@ class Stream:
         Raises CheckpointError or QuantizeError naming the tensor; OSError when the disk is full.
         """
         errors: dict[str, QuantError] = {}
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="convert") as pool:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="convert") as pool:
             tasks: list[tuple[str, Future[QuantError]]] = []
             for placed in weights:
                 for chunks in self._parts(placed):
@@ -100,7 +100,7 @@ class Stream:
             yield self._derived(overlay.first_row, overlay.derivation, is_turned=spec.fold.hadamard)
 
     def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
-        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.quantizers else _CHUNK_BYTES
+        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.quantizers else CHUNK_BYTES
         for row, values in self.checkpoint.rows(spec.source, chunk_bytes, first, last):
             yield row, spec.fold(values, row)
 

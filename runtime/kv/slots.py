@@ -123,6 +123,7 @@ class SlotPool:
         self._is_short = False  # of memory
         self._store: FolderStore | None = None
         self._held = [_Held(decoder.new_slot(context_tokens), model=self.model)]
+        self._drafts: KvSlot | None = None
         self._clock = 0
         self._has_passing = False
 
@@ -134,15 +135,25 @@ class SlotPool:
     @property
     def nbytes(self) -> int:
         """Memory set aside for keys and values of all slots made so far; pages count once they are written."""
-        return sum(held.slot.nbytes for held in tuple(self._held))
+        return sum(self.bytes_by_model.values())
 
     @property
     def bytes_by_model(self) -> dict[str, int]:
         """`nbytes` by the model whose keys and values they are; of one model, all under its name ""."""
-        return {
-            model: sum(held.slot.nbytes for held in tuple(self._held) if held.model == model)
-            for model in ([""] if self._several is None else self._several.models)
-        }
+        found = dict.fromkeys([""] if self._several is None else self._several.models, 0)
+        for held in tuple(self._held):
+            found[held.model] += held.slot.nbytes
+        if self._drafts is not None:
+            found[self._draft_model] += self._drafts.nbytes
+        return found
+
+    def draft_slot(self, model: str) -> KvSlot:
+        """One more, of that model, that no sequence gets: what it holds are guesses. Closed where memory is short."""
+        assert self._several is not None
+        assert self._drafts is None, "one guesses"
+        self._draft_model = model
+        self._drafts = self._several.switched(self._decoder.new_slot(self._context_tokens), model)
+        return self._drafts
 
     def use(self, model: str, *, is_short: bool = False) -> None:
         """Run this model from now on. Slots that hold another one's keys and values keep them until they are needed.
@@ -155,6 +166,7 @@ class SlotPool:
         for held in self._held:
             held.is_current = held.model == model
         if is_short:
+            self._close_drafts()
             old = [held for held in self._held if not held.is_current]
             idle = [held for held in old if not held.is_lent]
             for held in idle[1:] if len(idle) == len(self._held) else idle:  # one stays
@@ -320,8 +332,14 @@ class SlotPool:
         finally:
             held.slot.restore(before)
 
+    def _close_drafts(self) -> None:
+        if self._drafts is not None:
+            self._drafts.close()
+            self._drafts = None
+
     def close(self) -> None:
         """Release the memory of all slots."""
+        self._close_drafts()
         for held in self._held:
             held.slot.close()
             held.snapshot = None

@@ -6,8 +6,9 @@ is not drawn is taken back. So the text is that of plain steps, greedy or sample
 for. For a guess that is certain of itself this is speculative sampling (Leviathan et al., 2023): it stands with the
 probability that the model gives it, and otherwise what comes instead has the model's distribution without it.
 
-Whether guessing pays is kept in an account of decode steps: a verification costs what it takes longer than a step, and
-each guess that stands earns one. It is overdrawn by little, and then guessing rests; it may try again by and by.
+Whether guessing pays is kept in an account of decode steps: guessing and verifying cost what they take longer than a
+step, and each guess that stands earns one. It is overdrawn by little, and then guessing rests; it may try again by and
+by.
 """
 
 import time
@@ -15,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from statistics import median
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
 from gemma_edge.runtime.kv.drafter import Drafter
@@ -24,10 +24,11 @@ from gemma_edge.runtime.media.soft_tokens import SoftToken
 
 _SAMPLES, _FEWEST = 9, 3
 _USUAL_PRICE = 1.5
-"""Steps that a verification takes, until some were measured."""
+"""Steps that guessing and verifying take, until some were measured."""
 
 _START, _MOST = 1.0, 4.0
-"""Steps that a reply may lose at once at its beginning, and at most, once guessing has earned them."""
+"""Steps that a reply may lose at its beginning, or what one verification costs if that is more, and at most, once
+guessing has earned them."""
 
 _ALLOWANCE = 0.01
 """Of each plain step, what may be lost by trying again."""
@@ -44,11 +45,11 @@ class Prices:
         self._seconds.setdefault(tokens, deque(maxlen=_SAMPLES)).append(seconds)
 
     def of(self, tokens: int) -> float:
-        """In decode steps, by the medians of the last calls."""
+        """In decode steps, by the quickest of the last calls: whatever else runs makes calls longer, never shorter."""
         verifying, stepping = self._seconds.get(tokens, ()), self._seconds.get(1, ())
         if min(len(verifying), len(stepping)) < _FEWEST:  # the first ones read pages that nothing has read before
             return _USUAL_PRICE
-        return max(1.0, median(verifying) / median(stepping))
+        return max(1.0, min(verifying) / min(stepping))
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Speculation:
         self._how = how
         self._drafter = None if how is None else how.drafter()
         self._end = end
-        self._balance = _START
+        self._earned = 0.0  # steps, beside what may be lost at the beginning
         self._wanted = 0  # guesses that the next verification shall have; 0: the fewest
         self._slot: KvSlot | None = None  # what holds guesses
         self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
@@ -89,12 +90,13 @@ class Speculation:
         if self._pending:
             self._wanted = 0
         self._take_back(slot, len(tokens) - 1)
-        guesses, rows = self._guesses(slot, tokens)
         started = time.perf_counter()
+        guesses, rows = self._guesses(slot, tokens)
         if not guesses:
+            started = time.perf_counter()
             logits = slot.decode(tokens[-1])
             self._how.prices.add(1, time.perf_counter() - started)
-            if self._balance < _START:
+            if self._earned < 0:
                 self._earn(_ALLOWANCE)
             self.last = Guessed()
             return logits
@@ -120,8 +122,9 @@ class Speculation:
         """What to run after the last token, and the rows of the call that runs it; nothing where it would not pay."""
         assert self._how is not None
         assert self._drafter is not None
-        sizes = slot.verify_tokens()
-        affordable = [rows for rows in sizes if self._how.prices.of(rows) - 1 <= self._balance]
+        costs = {rows: self._how.prices.of(rows) - 1 for rows in slot.verify_tokens()}
+        balance = max(_START, min(costs.values(), default=0)) + self._earned
+        affordable = [rows for rows, cost in costs.items() if cost <= min(balance, rows - 1)]
         most = min(max(affordable, default=1), max(min(affordable, default=1), self._wanted + 1)) - 1
         proposed = self._drafter.propose(tokens, min(most, self._end - len(tokens) - 1)) if most > 0 else ()
         guesses: list[int] = []
@@ -130,13 +133,13 @@ class Speculation:
                 break
             guesses.append(guess)
         rows = next((rows for rows in affordable if rows > len(guesses)), 0)
-        if not guesses or len(guesses) < self._how.prices.of(rows) - 1:  # could not earn what it costs
+        if not guesses or len(guesses) < costs[rows]:  # could not earn what it costs
             return [], 0
         self._wanted = 2 * len(guesses) + 1  # if all of them stand
         return guesses, rows
 
     def _earn(self, steps: float) -> None:
-        self._balance = min(_MOST, self._balance + steps)
+        self._earned = min(_MOST - _START, self._earned + steps)
 
     def _take_back(self, slot: KvSlot, position: int) -> None:
         self._pending.clear()

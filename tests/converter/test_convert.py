@@ -102,7 +102,7 @@ def test_the_size_of_a_step_does_not_show(
     tiny_gemma3n: Path, blockwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert("custom-int4", tiny_gemma3n, tmp_path / "a", recipe=blockwise, **SMALL)
-    monkeypatch.setattr(stream, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 1000)
     monkeypatch.setattr(stream, "_TASK_BYTES", 5000)
     convert("custom-int4", tiny_gemma3n, tmp_path / "b", recipe=blockwise, **SMALL)
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")

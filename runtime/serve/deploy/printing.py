@@ -6,8 +6,6 @@ from typing import Literal
 import click
 from click.core import ParameterSource
 
-from gemma_edge.runtime.serve.deploy.files import Deployment
-
 _OWN = ("host", "port", "profile", "api_key_file", "policy", "cache_dir", "print_file")
 
 
@@ -35,6 +33,8 @@ def print_options(command: click.Command) -> click.Command:
 
 def deployed(context: click.Context, kind: Literal["unit", "container"]) -> str:
     """The file for a `serve` command with these values. Raises DeployError, ProfileError."""
+    from gemma_edge.runtime.serve.deploy.files import Deployment
+
     values = context.params
     if values["bundle"] is None or values["new_key"] is not None:
         raise click.UsageError("say for which BUNDLE; a key is made by a command of its own")

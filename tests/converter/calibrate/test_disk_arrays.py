@@ -13,7 +13,7 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import activation_bytes_per_token, calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.plan.calibration import calibration_text
+from gemma_edge.converter.plan.target import calibration_text
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.runtime.memory.reading import read_memory_exact
 

@@ -13,7 +13,7 @@ from gemma_edge.converter.calibrate.spool import Spool
 from gemma_edge.converter.calibrate.step import calibration_windows
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.plan.calibration import calibration_text
+from gemma_edge.converter.plan.target import calibration_text
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.recipes import Recipe
 

@@ -11,8 +11,7 @@ import pytest
 
 from gemma_edge.converter.calibrate import sensitivity, step
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.plan.calibration import calibration_text
-from gemma_edge.converter.plan.target import Target, TargetError
+from gemma_edge.converter.plan.target import Target, TargetError, calibration_text
 from gemma_edge.converter.quantize.recipes import RecipeError
 from gemma_edge.converter.tokenizer.windows import TextError
 from gemma_edge.runtime.formats.atomic import OutputError

@@ -352,7 +352,7 @@ def test_then_the_scale_then_the_weight() -> None:
 def test_steps_and_threads_do_not_show(tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = write_adapter(tmp_path / "adapter", tiny_gemma3)
     first = convert("custom-int4", tiny_gemma3, tmp_path / "a", lora=adapter, **SMALL)
-    monkeypatch.setattr(stream, "_CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 10_000)
     monkeypatch.setattr(stream, "_TASK_BYTES", 45_000)
     second = convert("custom-int4", tiny_gemma3, tmp_path / "b", lora=adapter, **SMALL)
     assert first.values["output"]["sha256"] == second.values["output"]["sha256"]

@@ -17,9 +17,8 @@ from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.onnx.bundle import OnnxBundle
-from gemma_edge.converter.plan.calibration import calibration_text
 from gemma_edge.converter.plan.door import DECODER
-from gemma_edge.converter.plan.target import Target
+from gemma_edge.converter.plan.target import Target, calibration_text
 from gemma_edge.converter.quality.measure import SHORT, WHOLE, extent_of
 from gemma_edge.converter.verify.verify import verify
 from tests.converter.checkpoint.adapters import write_adapter

@@ -131,7 +131,7 @@ def test_a_price_is_that_of_the_last_calls() -> None:
         prices.add(4, seconds)
     assert prices.of(4) == 1.5  # as usual, until it is known
     prices.add(4, 0.2)
-    assert prices.of(4) == pytest.approx(9.0)
+    assert prices.of(4) == pytest.approx(2.0)
     for _ in range(9):
         prices.add(4, 0.13)
     assert prices.of(4) == pytest.approx(1.3)
