@@ -68,6 +68,8 @@ class Report:
             console.print(quantized_line(values["source"]["gguf"]), highlight=False, markup=False)
         if "slice" in values["source"]:
             console.print(_cut(values["source"]["slice"]), highlight=False, markup=False)
+        if "drafter" in values["source"]:
+            console.print(_guessing(values), highlight=False, markup=False)
         if "lora" in values["source"]:
             console.print(_merged(values["source"]["lora"]), highlight=False, markup=False)
         if "trained_grid" in values:
@@ -151,6 +153,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         **_trained_grid(plan),
         **_static_scales(plan),
         **_models(plan),
+        **_drafter(plan),
         "bytes_by_role": plan.bytes_by("role"),
         "bytes_by_encoding": plan.bytes_by("encoding"),
         "bytes_by_section": plan.bytes_by("section"),
@@ -173,6 +176,14 @@ def _models(plan: Plan) -> dict[str, Any]:
         asdict(model) | {"predicted_decode_tokens_per_s": plan.predicted_tokens_per_s(model)} for model in plan.models
     ]
     return {"models": rows} if rows else {}
+
+
+def _drafter(plan: Plan) -> dict[str, Any]:
+    """Where there is one: its bytes, and how many tokens are run at once with its guesses."""
+    if plan.model.drafter is None:
+        return {}
+    nbytes = sum(tensor.nbytes for tensor in plan.tensors if tensor.spec.name in plan.model.drafter.tensors)
+    return {"drafter": {"bytes": nbytes, "verify_tokens": plan.target.verify_tokens}}
 
 
 def _trained_grid(plan: Plan) -> dict[str, Any]:
@@ -303,6 +314,12 @@ def _merged(lora: Mapping[str, Any]) -> str:
     """One line about an adapter."""
     rank, alpha = (", ".join(f"{number:g}" for number in lora[key]) for key in ("rank", "alpha"))
     return f"merged: {lora['adapter']}, rank {rank}, alpha {alpha}, into {lora['merged_tensors']} tensors"
+
+
+def _guessing(values: Mapping[str, Any]) -> str:
+    """One line about a drafter."""
+    name, drafter = values["source"]["drafter"]["checkpoint"], values["drafter"]
+    return f"drafter: {name}, {format_bytes(drafter['bytes'])}, guesses {drafter['verify_tokens'] - 1} tokens at a time"
 
 
 def _cut(cut: Mapping[str, Any]) -> str:

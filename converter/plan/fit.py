@@ -181,7 +181,7 @@ def _sizes(target: Target) -> Iterator[_Step]:
     smaller = ladder[ladder.index(target.size) + 1 :] if target.size in ladder else []
     for steps, size in enumerate(smaller, start=1):
         yield _Step(
-            {"size": size, "slice": None, "beside": None},
+            {"size": size, "slice": None, "beside": None, "drafter": None},
             Distance(model=steps),
             f"--checkpoint {OFFICIAL[size].repository}",
         )

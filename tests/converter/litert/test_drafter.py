@@ -3,6 +3,7 @@
 Prompts are longer than the sliding window (16 tokens) and than one prefill chunk, so that rings have wrapped.
 """
 
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError, read_config
@@ -247,6 +249,7 @@ def test_plan_report_and_inspection_name_it(pair: Pair) -> None:
     assert "tf_lite_mtp_drafter" in names
     [part] = [part for part in planned["footprint"]["parts"] if part["name"] == "drafter"]
     assert part["file_bytes"] == planned["bytes_by_section"]["mtp_drafter"]
+    assert planned["drafter"] == {"bytes": part["file_bytes"], "verify_tokens": 4}
     report = json.loads(pair.bundle.with_name(pair.bundle.name + ".json").read_text())
     assert report["source"]["drafter"]["checkpoint"] == "assistant"
     assert "drafter/model.safetensors" in report["source"]["sha256"]
@@ -340,6 +343,14 @@ def test_a_bundle_without_a_place_for_it_is_refused(
     pair: Pair, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(TargetError, pair.folder / "model", pair.folder / "assistant", tmp_path, **options)
+
+
+def test_a_printed_report_names_it(pair: Pair, tmp_path: Path) -> None:
+    options: Any = OPTIONS | {"format": "litertlm"}
+    report = convert("custom-int4", pair.folder / "model", tmp_path / "x", drafter=pair.folder / "assistant", **options)
+    printed = Console(record=True, width=200, file=io.StringIO())
+    report.print(printed)
+    assert re.search(r"drafter: assistant, [\d.]+ [KM]iB, guesses 3 tokens at a time", printed.export_text())
 
 
 @pytest.mark.parametrize(
