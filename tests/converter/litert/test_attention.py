@@ -10,7 +10,8 @@ import transformers
 from numpy.typing import NDArray
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
-from gemma_edge.converter.graph import reference
+from gemma_edge.converter.graph import draft, reference
+from gemma_edge.converter.graph.draft_ops import Past
 from gemma_edge.converter.graph.ops import Graph, Rope
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from tests.converter.litert.tflite_runs import Session, fill
@@ -154,6 +155,51 @@ def test_the_last_position_of_the_context() -> None:
 
 
 # ---------------------------------------------------------------- spans
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("window", [None, WINDOW])
+@pytest.mark.parametrize("start", [46, 94, 190])  # of rings of 48 slots, twice the end, and that of the context
+def test_a_verification_across_an_end_gives_what_steps_give(window: int | None, start: int, half: bool) -> None:
+    layer, generator = Layer(window=window), np.random.default_rng(5)
+    verify = layer.graph("verify", 4)
+    verify.is_steps = True
+    graphs = [verify, *(layer.graph(f"run_{n}", n) for n in (1, 32))]
+    session = Session.of(fill(graphs, {}, {}, layout_of(half=half)).content)
+    for position in range(0, start, 32):
+        session.run("run_32", layer.rows(generator, 32) | {"input_pos": np.full(32, position, np.int32)})
+    rows, before = layer.rows(generator, 4), {name: cache.copy() for name, cache in session.caches.items()}
+    found = session.run("verify", rows | {"input_pos": np.arange(start, start + 4, dtype=np.int32)})["y"]
+    verified = session.caches
+    session.caches = before
+    steps = min(4, CONTEXT - start)
+    for row in range(steps):
+        one = {name: values[:, row : row + 1] for name, values in rows.items()}
+        step = session.run("run_1", one | {"input_pos": np.array([start + row], np.int32)})["y"]
+        assert np.array_equal(found[:, row : row + 1], step)
+    if window is None or steps == 4:  # else a ring holds what would stand behind the end as well
+        assert all(np.array_equal(cache, session.caches[name]) for name, cache in verified.items())
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("window", [None, WINDOW])
+@pytest.mark.parametrize("start", [3, 17, 18, 100])
+def test_a_drafter_reads_what_the_decoder_wrote(window: int | None, start: int, half: bool) -> None:
+    layer, generator, layout = Layer(window=window), np.random.default_rng(6), layout_of(half=half)
+    g = Graph("draft", 1, {})
+    q = g.rotate(g.input("q", (1, 1, layer.heads, E)), Rope(10_000.0))
+    g.output("y", draft.past_attention(g, q, Past(0, layer.kv_heads, E, window)))
+    decoder, drafter = layer.session(layout), Session.of(fill([g], {}, {}, layout).content)
+    past: reference.Past = {}
+    for position in range(start):
+        row = layer.rows(generator, 1)
+        reference.run(layer.graph("reference", 1), {}, row, past)
+        decoder.run("run_1", row | {"input_pos": np.array([position], np.int32)})
+    query = {"q": layer.rows(generator, 1)["q"]}
+    drafter.caches = dict(decoder.caches)
+    found = drafter.run("draft", query | {"input_pos": np.array([start], np.int32)})["y"]
+    expected = reference.run(g, {}, query, past)["y"]
+    assert np.abs(found - expected).max() < (2e-3 if half else TOLERANCE)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -8,8 +8,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from gemma_edge.converter.graph import draft, reference
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.graph import reference
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.litert.file import ALIGNMENT
 from gemma_edge.converter.litert.lower import LOWER
@@ -74,6 +74,22 @@ def test_op_equals_the_reference(name: str) -> None:
     assert found.shape == expected.shape
     # XNNPACK's tanh, gelu and rsqrt are approximations, good to a few units in the last place.
     np.testing.assert_allclose(found, expected, rtol=FLOAT, atol=FLOAT)
+
+
+@pytest.mark.parametrize("encoding", PER_ROW)
+def test_logits_of_clusters(encoding: str) -> None:
+    table, tokens = normal(24, 32, seed=3), np.random.default_rng(4).permutation(24).astype(np.int32).reshape(6, 4)
+    g = Graph("clusters", 1, {"table": spec("table", *table.shape)})
+    x, clusters = g.input("x", (1, 1, 32)), g.input("clusters", (1, 1, 6))
+    g.output("logits", draft.cluster_logits(g, x, clusters, "table", tokens, 2))
+    filled = fill([g], {"table": table}, {"table": encoding})
+    inputs = {"x": normal(1, 1, 32), "clusters": normal(1, 1, 6, seed=1)}
+    found = Session.of(filled.content).run("clusters", inputs)["logits"]
+    expected = reference.run(g, filled.weights, inputs, {})["logits"]
+    chosen = expected > expected.min()
+    assert chosen.sum() == 2 * 4
+    np.testing.assert_allclose(found[chosen], expected[chosen], rtol=FLOAT, atol=32 * FLOAT)
+    assert found[~chosen].max() < found[chosen].min()
 
 
 # ---------------------------------------------------------------- encodings
