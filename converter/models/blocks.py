@@ -12,7 +12,6 @@ from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models.fields import ConfigError
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
-_ENDLESS_TOKENS = 1 << 30
 PLE_TABLE, PLE_PROJECTION = "embed_tokens_per_layer.weight", "per_layer_model_projection.weight"
 
 
@@ -207,14 +206,3 @@ def lookup(name: str, tensors: Mapping[str, TensorSpec], tokens: int, table: str
     ids = g.input("token_ids", (1, tokens), "int32")
     g.output("embeddings", g.reshape(g.embed(ids, table), (1, tokens, *row_shape)))
     return g
-
-
-def without_window(layers: tuple[AttentionLayer, ...]) -> tuple[AttentionLayer, ...]:
-    """Layers of which each sees all of the past."""
-    return tuple(replace(layer, window=layer.window and _ENDLESS_TOKENS) for layer in layers)
-
-
-def with_one_rope(layers: tuple[AttentionLayer, ...]) -> tuple[AttentionLayer, ...]:
-    """Layers that all rotate as those without a window do."""
-    whole = [layer.rope for layer in layers if layer.window is None]
-    return tuple(replace(layer, rope=whole[0] if whole else layer.rope) for layer in layers)

@@ -11,7 +11,7 @@ from gemma_edge.converter.graph.ops import Graph, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, Fields
-from gemma_edge.converter.models.questions import Names, Wrong
+from gemma_edge.converter.models.questions import Names, Wrong, wrong_attention
 from gemma_edge.converter.tensors import Fold, TensorSpec
 
 FAMILY: Final = "gemma3"
@@ -97,12 +97,8 @@ class Config:
         """See questions.py."""
         if self.softcap:
             yield Wrong.SOFTCAP, replace(self, softcap=None)
-        for mistake, attention in (
-            (Wrong.WINDOW, blocks.without_window(self.attention)),
-            (Wrong.ROPE, blocks.with_one_rope(self.attention)),
-        ):
-            if attention != self.attention:
-                yield mistake, replace(self, attention=attention)
+        for mistake, attention in wrong_attention(self.attention):
+            yield mistake, replace(self, attention=attention)
 
 
 def tensors(config: Config) -> Iterator[TensorSpec]:

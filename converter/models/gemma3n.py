@@ -13,7 +13,7 @@ from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models import blocks
 from gemma_edge.converter.models.blocks import AttentionLayer, Heads, Part
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
-from gemma_edge.converter.models.questions import Names, Wrong
+from gemma_edge.converter.models.questions import Names, Wrong, wrong_attention
 from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 
 FAMILY: Final = "gemma3n"
@@ -182,12 +182,8 @@ class Config:
         if self.kv_layers < len(self.attention):
             yield Wrong.UNSHARED, replace(self, kv_layers=len(self.attention))
             yield Wrong.OTHER_OWNER, _LastOwner(**{field.name: getattr(self, field.name) for field in fields(self)})
-        for mistake, attention in (
-            (Wrong.WINDOW, blocks.without_window(self.attention)),
-            (Wrong.ROPE, blocks.with_one_rope(self.attention)),
-        ):
-            if attention != self.attention:
-                yield mistake, replace(self, attention=attention)
+        for mistake, attention in wrong_attention(self.attention):
+            yield mistake, replace(self, attention=attention)
 
 
 class _LastOwner(Config):

@@ -1,11 +1,13 @@
 """What the rest of the converter asks of a family, whichever it is: a checkpoint's numbers, and what others call it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
 from gemma_edge.converter.models.blocks import AttentionLayer
+
+_ENDLESS_TOKENS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class Wrong(StrEnum):
     OTHER_OWNER = "wrongly shared KV"
     WINDOW = "missing sliding window"
     ROPE = "one RoPE base for all layers"
+
+
+def wrong_attention(layers: tuple[AttentionLayer, ...]) -> Iterator[tuple[Wrong, tuple[AttentionLayer, ...]]]:
+    """Layers of which each sees all of the past, and layers that all rotate as those without a window do, where these
+    are others."""
+    whole = [layer.rope for layer in layers if layer.window is None]
+    windowless = tuple(replace(layer, window=layer.window and _ENDLESS_TOKENS) for layer in layers)
+    one_rope = tuple(replace(layer, rope=whole[0] if whole else layer.rope) for layer in layers)
+    yield from (
+        (wrong, other) for wrong, other in ((Wrong.WINDOW, windowless), (Wrong.ROPE, one_rope)) if other != layers
+    )
 
 
 class Config(Protocol):

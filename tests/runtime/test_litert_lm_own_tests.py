@@ -276,7 +276,7 @@ def test_errors_are_runtime_errors_where_litert_lms_are(own: runtime.Engine) -> 
         seeing.send_message(contents)
 
 
-@pytest.mark.parametrize("name", ["lora_config", "enable_speculative_decoding", "filter_channel_content_from_kv_cache"])
+@pytest.mark.parametrize("name", ["lora_config", "filter_channel_content_from_kv_cache"])
 def test_what_is_not_here_is_refused_by_name(own: runtime.Engine, name: str) -> None:
     options: Any = {name: True}
     with pytest.raises(TypeError, match=name):
