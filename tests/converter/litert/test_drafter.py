@@ -23,6 +23,7 @@ from gemma_edge.converter.checkpoint.checkpoint import CheckpointError, read_con
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.fields import ConfigError
+from gemma_edge.converter.models.official import official_model
 from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
@@ -271,6 +272,27 @@ def test_verify_is_as_long_as_asked_for_and_no_longer_than_a_prefill(pair: Pair)
     assert Target.parse("custom-int4", drafter=drafter, draft=(2, 6)).verify_tokens == 6
     assert Target.parse("custom-int4", drafter=drafter, prefill=(3,)).verify_tokens == 3
     assert Target.parse("custom-int4").verify_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "kv_heads", "owners"), [("gemma4-e2b", 1536, 1, (13, 14)), ("gemma4-e4b", 2560, 2, (22, 23))]
+)
+def test_published_assistants_read_the_last_owner_of_each_kind(
+    size: str, width: int, kv_heads: int, owners: tuple[int, int]
+) -> None:
+    """With the numbers that are known of them."""
+    text = {
+        "model_type": "gemma4_text", "vocab_size": 262_144, "hidden_size": 256, "intermediate_size": 2048,
+        "num_hidden_layers": 4, "num_kv_shared_layers": 4, "num_attention_heads": 4, "num_key_value_heads": kv_heads,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": 0, "sliding_window": 512, "head_dim": 256, "global_head_dim": 512,
+    }  # fmt: skip
+    config = {"model_type": "gemma4_assistant", "text_config": text, "backbone_hidden_size": width}
+    drafter = official_model(size).with_drafter(config | {"use_ordered_embeddings": True}).drafter
+    assert drafter is not None
+    assert [past.layer for past in drafter.pasts] == [owners[0]] * 3 + [owners[1]]
+    assert (drafter.config.clusters, drafter.config.chosen) == (2048, 32)
+    assert 77e6 < sum(spec.values for spec in drafter.tensors.values()) < 80e6  # 78 M, as published
 
 
 # ---------------------------------------------------------------- refusals
