@@ -90,7 +90,7 @@ def test_twice_the_same_bytes_on_any_number_of_threads(
     monkeypatch.setattr(stream, "_TASK_BYTES", 1 << 14)  # several tasks to a matrix, as in a large model
     reports: list[Report] = []
     for threads in (1, 4, 4):
-        monkeypatch.setattr(stream, "_THREADS", threads)
+        monkeypatch.setattr(stream, "THREADS", threads)
         out = tmp_path / f"run{len(reports)}" / "model"
         out.parent.mkdir()
         reports.append(convert("custom-int4", tiny_gemma3n, out, recipe=blockwise, **SMALL))
