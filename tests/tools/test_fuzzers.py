@@ -58,7 +58,7 @@ def fail(error: Exception) -> Callable[[], None]:
     ],
 )
 def test_what_becomes_of_a_case(work: Callable[[], None], verdict: Verdict, said: str) -> None:
-    outcome = attempt(work, 0.5 if verdict is Verdict.HANG else 30.0, spare_bytes=64 << 20)
+    outcome = attempt(work, 2.0 if verdict is Verdict.HANG else 30.0, spare_bytes=64 << 20)
     assert outcome.verdict is verdict
     assert said in outcome.said
 
