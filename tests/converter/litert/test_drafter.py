@@ -226,16 +226,12 @@ def test_text_is_the_same_with_and_without(echo: Path, tmp_path: Path, capfd: py
 
 def test_our_runtime_runs_such_a_bundle_as_any(echo: Path, tmp_path: Path) -> None:
     without = echo.with_name("without-" + echo.name)
-    precision = echo.stem.removeprefix("echo-")
-    convert(f"custom-{precision}", echo.parent / "model", without, **OPTIONS)
+    convert(f"custom-{echo.stem.removeprefix('echo-')}", echo.parent / "model", without, **OPTIONS)
     said = []
     for bundle in (echo, without):
         with Engine(str(bundle), cache_dir=str(tmp_path)) as engine, engine.create_conversation() as conversation:
             said.append(conversation.send_message(PROMPTS[0], max_output_tokens=40))
     assert said[0] == said[1]
-
-
-# ---------------------------------------------------------------- planned and shown
 
 
 def test_plan_report_and_inspection_name_it(pair: Pair) -> None:
@@ -262,8 +258,7 @@ def test_plan_report_and_inspection_name_it(pair: Pair) -> None:
     }
     assert [tensor["name"] for tensor in signatures["mtp_drafter"]["outputs"]] == ["logits", "projected_activations"]
     shapes = {tensor["name"]: tensor["shape"] for tensor in signatures["verify"]["outputs"]}
-    assert shapes["logits"] == [1, 4, 2048]
-    assert shapes["activations"] == [1, 4, 96]
+    assert (shapes["logits"], shapes["activations"]) == ([1, 4, 2048], [1, 4, 96])
 
 
 def test_verify_is_as_long_as_asked_for_and_no_longer_than_a_prefill(pair: Pair) -> None:
