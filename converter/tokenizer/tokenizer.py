@@ -11,7 +11,8 @@ Why a derived model segments alike. Both are BPE: merge the best adjacent pair u
 - Where two overlapping pairs spell the same piece, one prefers the lower rank and the other the leftmost. Nothing but
   a trial settles that: `prove_equal` makes it.
 Two exceptions, which Gemma's original tokenizer.model shares: the literal texts "<bos>" and "<unk>" are control tokens
-to tokenizer.json and plain text to SentencePiece, and a literal U+2581 beside a space is one run of spaces to the latter.
+to tokenizer.json and plain text to SentencePiece, and a literal U+2581 beside a space is one run of spaces to the
+latter.
 """
 
 import json
