@@ -19,6 +19,7 @@ from typing import Any
 from gemma_edge.converter.tensors import StaticScales
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.plain_file import open_plain
+from gemma_edge.runtime.formats.direct import DirectReader
 
 # safetensors itself refuses longer headers; a Gemma 3n header is about 0.2 MB.
 MAX_HEADER_BYTES = 100_000_000
@@ -72,6 +73,15 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def unreadable(path: Path, error: OSError) -> CheckpointError:
     """What to say where the system does not give a file's bytes."""
     return CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions, and the disk")
+
+
+def read_range(path: Path, offset: int, nbytes: int) -> bytes:
+    """Some of a file's bytes, past the page cache. Raises CheckpointError."""
+    try:
+        with DirectReader(path) as file:
+            return bytes(file.read(offset, nbytes))
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _read_header(path: Path) -> dict[str, TensorInfo]:

@@ -123,7 +123,7 @@ class SlotPool:
         self._is_short = False  # of memory
         self._store: FolderStore | None = None
         self._held = [_Held(decoder.new_slot(context_tokens), model=self.model)]
-        self._drafts: KvSlot | None = None
+        self._drafts: tuple[str, KvSlot] | None = None  # the model that guesses, and its slot
         self._clock = 0
         self._has_passing = False
 
@@ -144,16 +144,17 @@ class SlotPool:
         for held in tuple(self._held):
             found[held.model] += held.slot.nbytes
         if self._drafts is not None:
-            found[self._draft_model] += self._drafts.nbytes
+            model, slot = self._drafts
+            found[model] += slot.nbytes
         return found
 
     def draft_slot(self, model: str) -> KvSlot:
         """One more, of that model, that no sequence gets: what it holds are guesses. Closed where memory is short."""
         assert self._several is not None
         assert self._drafts is None, "one guesses"
-        self._draft_model = model
-        self._drafts = self._several.switched(self._decoder.new_slot(self._context_tokens), model)
-        return self._drafts
+        slot = self._several.switched(self._decoder.new_slot(self._context_tokens), model)
+        self._drafts = model, slot
+        return slot
 
     def use(self, model: str, *, is_short: bool = False) -> None:
         """Run this model from now on. Slots that hold another one's keys and values keep them until they are needed.
@@ -334,7 +335,7 @@ class SlotPool:
 
     def _close_drafts(self) -> None:
         if self._drafts is not None:
-            self._drafts.close()
+            self._drafts[1].close()
             self._drafts = None
 
     def close(self) -> None:

@@ -11,16 +11,14 @@ How many bits a matrix has, config.json says with regular expressions. Its shape
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from gemma_edge.converter.checkpoint import spelling
-from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, unreadable
+from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_range
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.tensors import StaticScales
-from gemma_edge.runtime.formats.direct import DirectReader
 
 METHOD: Final = "gemma"
 
@@ -75,18 +73,10 @@ def _number(scalar: TensorInfo | None) -> float:
         return 0.0
     value = math.nan
     if scalar.dtype == "F32" and math.prod(scalar.shape) == 1:
-        value = float(np.frombuffer(_read(scalar.file, scalar.offset, 4), "<f4")[0])
+        value = float(np.frombuffer(read_range(scalar.file, scalar.offset, 4), "<f4")[0])
     if not 0 <= value < math.inf:
         raise CheckpointError(
             f"{scalar.file}: {scalar.name} is {value} ({scalar.dtype} of shape {list(scalar.shape)}), expected one F32 "
             "number from 0 on; download the checkpoint again"
         )
     return value
-
-
-def _read(path: Path, offset: int, nbytes: int) -> bytes:
-    try:
-        with DirectReader(path) as file:
-            return bytes(file.read(offset, nbytes))
-    except OSError as error:
-        raise unreadable(path, error) from error

@@ -9,14 +9,13 @@ refused by name. Where a bundle has words for the integers and scales, it gets t
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.integers import gemma_quant
-from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, unreadable
+from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_range
 from gemma_edge.runtime.formats.direct import DirectReader
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding
 
@@ -76,20 +75,12 @@ def _stored_shape(shape: TensorInfo) -> tuple[int, int]:
             f"{shape.file}: {shape.name} is {shape.dtype} of shape {list(shape.shape)}, expected two of I64; "
             "download the checkpoint again"
         )
-    rows, columns = np.frombuffer(_read(shape.file, shape.offset, 16), "<i8").tolist()
+    rows, columns = np.frombuffer(read_range(shape.file, shape.offset, 16), "<i8").tolist()
     if not (0 < rows < 1 << 40 and 0 < columns < 1 << 40):
         raise CheckpointError(
             f"{shape.file}: {shape.name} is [{rows}, {columns}], expected a matrix; download the checkpoint again"
         )
     return rows, columns
-
-
-def _read(path: Path, offset: int, nbytes: int) -> bytes:
-    try:
-        with DirectReader(path) as file:
-            return bytes(file.read(offset, nbytes))
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def encoding_of(tensor: TensorInfo) -> Encoding | None:
@@ -129,7 +120,7 @@ def read_integers(file: DirectReader, tensor: TensorInfo, first: int, rows: int)
     encoding = _SCALES[scale.dtype]
     row_bytes = groups * encoding.bits // 8
     stored = file.read(tensor.offset + first * columns * bits // 8, rows * columns * bits // 8)
-    scales = _read(scale.file, scale.offset + first * row_bytes, rows * row_bytes)
+    scales = read_range(scale.file, scale.offset + first * row_bytes, rows * row_bytes)
     if len(stored) < rows * columns * bits // 8 or len(scales) < rows * row_bytes:
         raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
     signed = np.frombuffer(stored, np.uint8) ^ np.uint8(_SIGN_BITS[tensor.dtype])
