@@ -25,6 +25,7 @@ from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, che
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
+from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.kv.model_drafter import guessing
 from gemma_edge.runtime.kv.saved import opened_state
@@ -33,7 +34,7 @@ from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.kv.store import FolderStore
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
-from gemma_edge.runtime.memory.pressure import relieve, trim_heap
+from gemma_edge.runtime.memory.pressure import release_pages, relieve, trim_heap
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
 from gemma_edge.runtime.settings import check_draft_model, check_model, choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
@@ -140,6 +141,8 @@ class Engine:
             keep_loaded=settings.profile is None,
         )
         trim_heap()
+        if self.bundle.path.is_file():  # 80 MiB of E2B's graphs are read to open it, and 6 of them again
+            release_pages([FileRange.whole(self.bundle.path)])
         try:
             self._check_memory()
         except BaseException:

@@ -85,7 +85,7 @@ def test_pages_are_given_back(open_engine: Callable[..., Engine], tmp_path: Path
         # The check at the end of loading found the process over its budget.
         assert set(engine.memory().mapped_bytes.values()) == {0}
         engine.health()
-        assert 0 not in engine.memory().mapped_bytes.values()
+        assert engine.memory().mapped_bytes["weight_cache"] > 0
 
 
 def test_a_weight_file_that_was_changed_is_seen(directory: Path, cache_dir: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """Embedding rows straight from a bundle's embedder section, without running it.
 
-The section is a TFLite model that looks one row up. Its table is mapped, not loaded: per token the embedder reads one
-row (E2B: 2 KiB, per layer 4 KiB out of 1 GiB), so MADV_RANDOM keeps the kernel from reading ahead and the page cache
-small (36 MB instead of 142 after 2000 rows). The result is bit-equal to running the section.
+The section is a TFLite model that looks one row up. Its table stays in the file: a token needs one row of it (E2B:
+2 KiB, per layer 4 KiB out of 1 GiB), see executors/rows.py. The result is bit-equal to running the section.
 """
 
 import mmap
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import check_mapped
+from gemma_edge.runtime.executors.rows import RowsInFile
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.flatbuffer import Table, root_of
@@ -41,7 +41,7 @@ _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)
 
 
 class EmbeddingTable:
-    """A mapped table of rows: `rows` x `width`, each row int4, int8, fp16 or fp32.
+    """A table of rows in a file: `rows` x `width`, each row int4, int8, fp16 or fp32.
 
     Raises:
         BundleMismatchError: the section is not a plain look-up in such a table.
@@ -53,7 +53,6 @@ class EmbeddingTable:
             mapped = mmap.mmap(
                 file.fileno(), section.nbytes + start, access=mmap.ACCESS_READ, offset=section.offset - start
             )
-        mapped.madvise(mmap.MADV_RANDOM)
         view = memoryview(mapped)[start:]
         check_mapped(view, section)
         try:
@@ -71,6 +70,7 @@ class EmbeddingTable:
         graph = _only_graph(model, section)
         tensor = _table_tensor(graph, section)
         self._layers: list[int] | None = None
+        self._layer_count = 1
         self._is_turned = tensor.name.endswith(hadamard.SUFFIX.encode())
         self.rows: int
         self.width: int
@@ -85,20 +85,19 @@ class EmbeddingTable:
                 f"{section.path}: embedding table has {len(found)} bytes, {self.rows} rows of {self.width} need "
                 f"{expected}; convert the checkpoint again"
             )
-        self._table: NDArray[Any] = np.frombuffer(found, dtype).reshape(self.rows, columns)
+        self._table = _in_file(found, view, section, (self.rows, columns), dtype)
+        self._scales: RowsInFile | NDArray[np.float32] | None
         blocks = _named(graph, tensor.name + _SCALES)
         if blocks is None:
             self._scales = _row_scales(tensor, self.rows, section)
         else:
-            self._scales = np.frombuffer(_values(model.buffers[blocks.buffer], view), "<f2").reshape(self.rows, -1)
+            found = _values(model.buffers[blocks.buffer], view)
+            self._scales = _in_file(found, view, section, (self.rows, _columns(found, self.rows, 2)), np.dtype("<f2"))
 
     def of_layers(self, layers: Sequence[int], count: int) -> "EmbeddingTable":
-        """The same mapping, of whose rows, which are `count` layers long, only these layers are read."""
+        """The same table, of whose rows, which are `count` layers long, only these layers are used."""
         part = copy(self)
-        part._layers = list(layers)
-        part._table = self._table.reshape(self.rows, count, -1)
-        if self._scales is not None and self._scales.shape[1] > 1:
-            part._scales = self._scales.reshape(self.rows, count, -1)
+        part._layers, part._layer_count = list(layers), count
         part.width = self.width // count * len(layers)
         return part
 
@@ -122,14 +121,12 @@ class EmbeddingTable:
         if self._is_turned:
             out[...] = hadamard.turn(out)
 
-    def _of(self, table: NDArray[Any], ids: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows [n, ...] of a table, of its layers those that are wanted."""
-        rows: NDArray[Any]
-        if self._layers is None or table.ndim == 2:
-            rows = table[ids]
-        else:
-            rows = table[ids[:, None], self._layers].reshape(len(ids), -1)
-        return rows
+    def _of(self, table: RowsInFile | NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows [n, columns] of a table, of its layers those that are wanted."""
+        rows: NDArray[Any] = table[ids]
+        if self._layers is None or table.shape[1] == 1:  # one scale for all layers
+            return rows
+        return rows.reshape(len(ids), self._layer_count, -1)[:, self._layers].reshape(len(ids), -1)
 
 
 def _only_graph(model: Table, section: FileRange) -> Table:
@@ -178,6 +175,22 @@ def _values(buffer: Table, view: memoryview) -> memoryview:
     return data
 
 
+def _columns(values: memoryview, rows: int, itemsize: int) -> int:
+    """Raises ValueError: these bytes are not so many rows of anything."""
+    columns, rest = divmod(values.nbytes, rows * itemsize)
+    if rest or not columns:
+        raise ValueError(f"{values.nbytes} bytes of scales for {rows} rows")
+    return columns
+
+
+def _in_file(
+    values: memoryview, view: memoryview, section: FileRange, shape: tuple[int, int], dtype: "np.dtype[Any]"
+) -> RowsInFile:
+    """Where a buffer lies in the file whose section `view` is; nothing of the view is kept."""
+    begin = np.frombuffer(values, np.uint8).ctypes.data - np.frombuffer(view, np.uint8).ctypes.data
+    return RowsInFile(section.path, section.offset + begin, shape, dtype)
+
+
 def _named(graph: Table, name: bytes) -> Table | None:
     return next((tensor for tensor in graph.tensors if tensor.name == name), None)
 
@@ -193,4 +206,4 @@ def _row_scales(tensor: Table, rows: int, section: FileRange) -> NDArray[np.floa
             f"{section.path}: embedding table of {rows} rows has {len(scales)} scales, expected one per row; "
             "convert with a per-row encoding for embedding and ple"
         )
-    return np.asarray(scales, np.float32)[:, None]
+    return np.array(scales, np.float32)[:, None]  # a copy, which keeps no map open

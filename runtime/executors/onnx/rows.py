@@ -1,10 +1,8 @@
 """Embedding rows straight from the data file of an ONNX embedder, without running it.
 
-As litert/tables.py does for TFLite: the table is mapped, not loaded, and read ahead is switched off, so that memory
-follows the rows that are used. The result is bit-equal to running the graph.
+As litert/tables.py does for TFLite: only the rows that are used are read. The result is bit-equal to running the graph.
 """
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
+from gemma_edge.runtime.executors.rows import RowsInFile
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.onnx_tables import scales_of, table_bits, table_look_ups
@@ -25,7 +24,7 @@ _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)
 
 
 class OnnxTable:
-    """The mapped table behind one output of an embedder graph: `rows` x `width`, each row int4, int8, fp16 or fp32.
+    """The table behind one output of an embedder graph: `rows` x `width`, each row int4, int8, fp16 or fp32.
 
     Raises:
         BundleMismatchError: the output is not a plain look-up in such a table.
@@ -38,24 +37,15 @@ class OnnxTable:
         table = self._external(node.inputs[0])
         scales = [self._external(scales_of(node, model.graph))] if self._bits else []
         self.stored = _stored(graph_path.parent, [table, *scales])
-        # No more of the file than this table: memory is told apart by where a mapping begins.
-        start = min(part.offset for part in self.stored)
-        start -= start % mmap.ALLOCATIONGRANULARITY
-        nbytes = max(part.offset + part.nbytes for part in self.stored) - start
-        with self.stored[0].path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_READ, offset=start)
-        mapped.madvise(mmap.MADV_RANDOM)
-        self._table = _array(mapped, table, start)
+        self._table = _in_file(graph_path.parent, table)
         self._is_turned = str(table.name).endswith(hadamard.SUFFIX)
-        self.rows = int(self._table.shape[0])
-        self._scales: NDArray[np.float32] | None = None
-        if scales:
-            self._scales = _array(mapped, scales[0], start)  # [rows, width / block]
+        self.rows = self._table.shape[0]
+        self._scales = _in_file(graph_path.parent, scales[0]) if scales else None  # [rows, width / block]
         if self._bits not in (0, 4, 8):
             raise BundleMismatchError(
                 f"{self._origin}: a table of {self._bits} bits, expected 4 or 8; convert with another encoding"
             )
-        self.width = int(self._table.shape[1]) * (2 if self._bits == 4 else 1)
+        self.width = self._table.shape[1] * (2 if self._bits == 4 else 1)
 
     def lookup(self, token_ids: Sequence[int], out: NDArray[np.float32]) -> None:
         """Write the rows of `token_ids` to `out`, float32 [len(token_ids), width]. An id outside gives row 0."""
@@ -105,7 +95,6 @@ def _stored(folder: Path, tensors: Sequence[ir.ExternalTensor]) -> tuple[FileRan
     return tuple(FileRange(folder / tensor.location, tensor.offset or 0, tensor.nbytes) for tensor in tensors)
 
 
-def _array(mapped: mmap.mmap, tensor: ir.ExternalTensor, start: int) -> NDArray[Any]:
-    """start: the byte of the file that the mapping begins with."""
+def _in_file(folder: Path, tensor: ir.ExternalTensor) -> RowsInFile:
     shape = [int(size) for size in tensor.shape.numpy()]
-    return np.frombuffer(mapped, tensor.dtype.numpy(), int(np.prod(shape)), (tensor.offset or 0) - start).reshape(shape)
+    return RowsInFile(folder / tensor.location, tensor.offset or 0, shape, tensor.dtype.numpy())
