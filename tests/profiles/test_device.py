@@ -18,6 +18,7 @@ from gemma_edge.profiles.device import (
 from gemma_edge.profiles.sizes import GIB
 
 REQUIRED_NAMES = {
+    "phone-1.5gb",
     "phone-2gb",
     "phone-3gb",
     "android-4gb",
@@ -76,12 +77,15 @@ def test_every_profile_is_valid_and_names_the_source_of_every_number(name: str) 
     assert all(profile.sources.values())
 
 
-@pytest.mark.parametrize(("name", "budget_bytes"), [("phone-2gb", 2 * GIB), ("phone-3gb", 3 * GIB)])
+PHONES = {"phone-1.5gb": 3 * GIB // 2, "phone-2gb": 2 * GIB, "phone-3gb": 3 * GIB}
+
+
+@pytest.mark.parametrize(("name", "budget_bytes"), PHONES.items())
 def test_phone_profiles_are_named_after_their_budget(name: str, budget_bytes: int) -> None:
     assert load_profile(name).budget == MemoryBudget(budget_bytes)
 
 
-@pytest.mark.parametrize("name", sorted(REQUIRED_NAMES - {"phone-2gb", "phone-3gb"}))
+@pytest.mark.parametrize("name", sorted(REQUIRED_NAMES - set(PHONES)))
 def test_device_profiles_are_named_after_their_ram_and_leave_the_system_a_share(name: str) -> None:
     profile = load_profile(name)
     assert profile.ram_bytes == int(name.rsplit("-", 1)[1].removesuffix("gb")) * GIB
