@@ -30,8 +30,8 @@ RUNTIME_SOURCE = (
 LIBRARIES_FILE_BYTES = 21_000_000
 LIBRARIES_SOURCE = "measured: Python 3.11, numpy, libLiteRt 2.3.0 and sentencepiece imported"
 
-# 24 (1B) to 80 MiB (E2B, nine signatures) of graphs, scales and norms are read while a bundle is opened, and given back:
-# LiteRT has copied what it needs. 8 MiB of E2B are read again once it runs.
+# 80 MiB of E2B (nine signatures), graphs, scales and norms, are read while it is opened, and given back: LiteRT has
+# copied what it needs. 8 MiB are read again once it runs.
 GRAPHS_FILE_BYTES = 12_000_000
 GRAPHS_SOURCE = "measured: 8 MiB of the bundle that are read while it runs"
 

@@ -27,6 +27,7 @@ from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.formats.trust.signed import check_trusted
 from gemma_edge.runtime.kv.model_drafter import guessing
 from gemma_edge.runtime.kv.saved import opened_state
 from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
@@ -64,6 +65,8 @@ class Engine:
         model: which to run of a bundle that holds two ("e4b", "e2b"); by default the large one.
         draft_model: the small one of the two, to guess how the large one goes on; by default the prompt and the reply
             are all that is guessed from. Has a slot of its own beside `slots`.
+        trusted_key: a public key in PEM, without whose owner's signature nothing is loaded; all of the bundle is read
+            for that. By default what the environment variable GEMMA_EDGE_TRUSTED_KEY names, if anything.
 
     Raises:
         OverBudget: the bundle does not fit the profile, or the process crossed the budget; later also from every call
@@ -72,6 +75,7 @@ class Engine:
         BundleError, OnnxDirectoryError: not a bundle or directory, damaged, or without a section that is needed.
         BundleMismatchError: this runtime cannot run its kind of model.
         ConfigError, ExecutorError, WeightCacheError: settings that cannot be honoured.
+        SignatureError: with a trusted key, a bundle that its owner has not signed.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Engine:
         slots: int | None = None,
         model: str | None = None,
         draft_model: str | None = None,
+        trusted_key: str | os.PathLike[str] | None = None,
     ) -> None:
         started = time.perf_counter()
         backend = _cpu("backend", backend)
@@ -100,6 +105,7 @@ class Engine:
         self.model_path, self.cache_dir = model_path, cache_dir
         self.max_num_images = max_num_images
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
+        check_trusted(model_path, trusted_key)
         self.bundle = open_model(Path(model_path))
         self._opened = {file: _state(file) for file in _files(self.bundle.path)}
         drafts = int(draft_model is not None)

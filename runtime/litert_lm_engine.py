@@ -24,6 +24,7 @@ from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.executors.base import ExecutorError
 from gemma_edge.runtime.executors.litert.weight_cache import cache_opened, default_cache_dir
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, ModelType, SectionKind
+from gemma_edge.runtime.formats.trust.signed import check_trusted
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
@@ -102,6 +103,7 @@ class LitertLmEngine:
         """As `Engine`; a vision or audio backend of None is the CPU where the bundle has that encoder."""
         self._module = _import()
         self.model_path = model_path = str(user_path(model_path))
+        check_trusted(model_path)
         self._cache = ExitStack()  # open as long as litert_lm may write there
         if cache_dir is None:
             cache_dir = str(default_cache_dir() / "litert_lm")

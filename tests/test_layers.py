@@ -22,7 +22,8 @@ TESTS_ONLY = ("torch", "transformers", "safetensors")
 ROOMS = {
     "runtime": [
         "config", "formats", "android", "memory", "packing", "text", "media",
-        "executors/base", "executors/checks", "executors/run_plan", "executors/litert", "executors/onnx", "executors",
+        "executors/base", "executors/checks", "executors/run_plan", "executors/rows",
+        "executors/litert", "executors/onnx", "executors",
         "kv", "chat", "settings", "engine_memory", "engine", "cache", "litert_lm_engine",
         "measure", "measure/pytest_plugin", "cli", "tasks",
         "serve/errors", "serve/events", "serve/hooks", "serve/guard", "serve/page", "serve/monitor", "serve/settings",

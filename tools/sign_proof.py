@@ -15,6 +15,7 @@ from gemma_edge.converter.convert import convert
 from gemma_edge.converter.provenance.beside import BILL, CARD, PROVENANCE, PrivateKey, beside, describe
 from gemma_edge.converter.provenance.beside import verify_signatures as verify
 from gemma_edge.converter.provenance.facts import ProvenanceError
+from gemma_edge.runtime.formats.trust.signed import SignatureError
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "tiny-gemma3"
 _DOCUMENTS = (BILL, CARD, PROVENANCE)
@@ -57,7 +58,7 @@ def flip(bundle: Path, public_key: Path, count: int, seed: int) -> Counter[str]:
             try:
                 verify(bundle, public_key)
                 raise AcceptedError(f"{path.name}: bit {bit} of byte {position} may be turned")
-            except ProvenanceError:
+            except (ProvenanceError, SignatureError):
                 refused[path.name] += 1
             file.seek(position)
             file.write(bytes([byte]))

@@ -20,11 +20,11 @@ from gemma_edge.converter.provenance.statement import statement
 from gemma_edge.profiles.plain_file import open_plain, read_plain, require_plain
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.trust.signed import SIGNATURE, PublicKey
 
 PROVENANCE: Final = ".provenance.json"
 BILL: Final = ".cdx.json"
 CARD: Final = ".README.md"
-SIGNATURE: Final = ".sig"
 PASSWORD: Final = "GEMMA_EDGE_KEY_PASSWORD"
 """Of an encrypted private key: the environment's, as a command line is everybody's to read."""
 
@@ -104,28 +104,12 @@ def describe_and_sign(bundle: Path, key: PrivateKey | None, base_model: str | No
 def verify_signatures(bundle: Path, public_key: Path) -> list[Path]:
     """Check bundle, provenance and documents against the signatures beside them; what was checked.
 
-    Raises ProvenanceError naming the first file that is missing, or is not what was signed with that key.
+    Raises SignatureError or ProvenanceError naming the first file that is missing, or is not what was signed with that
+    key.
     """
-    from model_signing import verifying
-
-    try:
-        require_plain(public_key)
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except OSError as error:
-        raise ProvenanceError(f"{public_key}: cannot be read ({error.strerror}); name a public key") from error
-    except Exception as error:
-        raise ProvenanceError(f"{public_key}: not a public key ({error}); name that of whoever signed") from error
-    provenance = beside(bundle, PROVENANCE)
+    key, provenance = PublicKey(public_key), beside(bundle, PROVENANCE)
     for path in (bundle, provenance):
-        signature = beside(path, SIGNATURE)
-        for needed in (path, signature):
-            if not needed.exists():
-                raise ProvenanceError(f"{needed}: missing; without it {bundle.name} cannot be trusted")
-        try:
-            config.verify(path, signature)
-        except Exception as error:  # anything a hostile file makes a library say is a refusal
-            said = str(error) or type(error).__name__
-            raise ProvenanceError(f"{path}: not what was signed ({said}); get it again from its maker") from error
+        key.check(path)
     documents = _documents(provenance)
     if not any(name == bundle.name or name.startswith(f"{bundle.name}/") for name in documents):
         raise ProvenanceError(

@@ -71,6 +71,7 @@ DIFFERENCES: Mapping[str, str] = {
     "Engine: no lora_rank_config": NO_LORA,
     "Engine: no use_ringbuffers_local_attention": RINGS_ARE_IN_THE_BUNDLE,
     "Engine: also draft_model": "litert_lm has no bundles of two models",
+    "Engine: also trusted_key": "litert_lm checks no signatures",
     "Engine: also health": "for services",
     "Engine: also embedding_bytes": "for services",
     "Engine: also keep_chats": "for services",

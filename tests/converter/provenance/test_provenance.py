@@ -11,9 +11,11 @@ from click.testing import CliRunner, Result
 
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
-from gemma_edge.converter.provenance.beside import BILL, CARD, PROVENANCE, SIGNATURE, beside, describe
+from gemma_edge.converter.provenance.beside import BILL, CARD, PROVENANCE, beside, describe
 from gemma_edge.converter.provenance.facts import LICENCES, Facts, ProvenanceError
+from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.trust.signed import SIGNATURE, SignatureError
 
 SMALL: dict[str, Any] = {"context": 256, "prefill": (8, 32)}
 
@@ -225,6 +227,25 @@ class TestSignatures:
         for message, result in said.items():
             assert message in result.stderr
             assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.stderr
+
+    @pytest.mark.parametrize("executor", ["litert", "litert-lm"])
+    def test_an_engine_loads_what_a_trusted_key_signed(
+        self, executor: str, signed: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = copied(signed, tmp_path)
+        monkeypatch.setenv("GEMMA_EDGE_TRUSTED_KEY", str(keys[1]))
+        arguments = ["run", bundle, "--prompt", "a", "--max-output-tokens", "1", "--executor", executor]
+        assert gemma_edge(*arguments, "--cache-dir", tmp_path / "cache").exit_code == 0
+        with bundle.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"x")
+        result = gemma_edge(*arguments)
+        assert result.exit_code == 1
+        assert "model.litertlm: not what was signed (" in result.stderr
+
+    def test_an_engine_is_told_what_to_trust(self, described: Path, keys: tuple[Path, Path]) -> None:
+        with pytest.raises(SignatureError, match=r"litertlm\.sig: missing; without it model\.litertlm cannot"):
+            Engine(str(described), trusted_key=keys[1])
 
     def test_a_link_is_not_signed(self, signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
         link = tmp_path / "link.litertlm"
