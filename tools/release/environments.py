@@ -42,7 +42,7 @@ class Environment:
 
     def run(self, program: str, *arguments: str) -> str:
         """What one of its programs prints. Raises WrongError."""
-        return run([str(self.scripts / program), *arguments], bare())
+        return run([str(self.scripts / program), *arguments], bare(), folder=self.folder)
 
     def install(self, *requirements: str) -> None:
         """In the versions of constraints.txt. Raises WrongError."""
