@@ -6,6 +6,7 @@ image builds and starts the container. All need git; packages come from the regi
 
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from gemma_edge.converter.convert import convert
 from gemma_edge.profiles.sizes import format_bytes
 from tools.release.archives import (
     Archives,
@@ -31,6 +33,7 @@ from tools.release.archives import (
     tracked_files,
 )
 from tools.release.environments import BASE, REPOSITORY, Environment, bare, check_completion, extras
+from tools.release.image import Engine, Options
 from tools.release.pythons import VERSIONS, find_python
 
 TINY = REPOSITORY / "tests" / "fixtures" / "tiny-gemma3n"
@@ -100,6 +103,24 @@ def prove_main(versions: tuple[str, ...], chosen: tuple[str, ...], as_json: bool
         print(json.dumps({"archives": digests, "environments": [asdict(row) for row in rows]}, indent=2))
     else:
         Console(width=120).print(_table(rows))
+
+
+@main.command("image")
+@click.option("--engine", default="podman", show_default=True, help="podman or docker, with options of its own.")
+@click.option("--debian", is_flag=True, help="Base the image on Debian by debootstrap; where no registry is reached.")
+@click.option("--build-option", multiple=True, help="Of the engine's build; repeatable.")
+@click.option("--run-option", multiple=True, help="Of the engine's run; repeatable.")
+def image_main(engine: str, debian: bool, build_option: tuple[str, ...], run_option: tuple[str, ...]) -> None:
+    """Build the container that serves a tiny model, and start it with nothing to write to."""
+    with _work() as work:
+        engine_of = Engine(tuple(shlex.split(engine)))
+        base = [f"--build-arg=BASE={engine_of.make_debian(work)}"] if debian else []
+        archives = Archives.of(clone(REPOSITORY, work / "clone"), work / "out")
+        bundle = work / "tiny.litertlm"
+        convert("custom-int4", checkpoint=TINY, out=bundle, measure=False)
+        (work / "image").mkdir()
+        options = Options([*base, *build_option], run_option)
+        print(engine_of.prove(archives.wheel, REPOSITORY / "constraints.txt", bundle, work / "image", options))
 
 
 def _proven_archives(work: Path) -> Archives:
