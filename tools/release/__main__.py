@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ from tools.release.archives import (
     build_wheel,
     check_same,
     check_source,
+    check_tag,
     check_wheel,
     clone,
     run,
@@ -36,6 +38,7 @@ from tools.release.environments import BASE, REPOSITORY, Environment, bare, chec
 from tools.release.image import Engine, Options
 from tools.release.pythons import VERSIONS, find_python
 
+say = partial(click.echo, err=True)
 TINY = REPOSITORY / "tests" / "fixtures" / "tiny-gemma3n"
 
 
@@ -60,13 +63,17 @@ def main() -> None:
 
 @main.command("build")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("dist"), show_default=True)
-def build_main(out: Path) -> None:
+@click.option("--tag", help="Refuse unless this is the version, and CHANGELOG.md gives its day.")
+def build_main(out: Path, tag: str | None) -> None:
     """Build the source archive and the wheel of what is committed; print their digests."""
     with _work() as work:
-        archives = Archives.of(clone(REPOSITORY, work / "clone"), work / "out")
+        checkout = clone(REPOSITORY, work / "clone")
+        if tag is not None:
+            check_tag(tag, checkout)
+        archives = Archives.of(checkout, work / "out")
         out.mkdir(parents=True, exist_ok=True)
         for path in (archives.source, archives.wheel):
-            print(hashlib.sha256(path.read_bytes()).hexdigest(), shutil.copy(path, out))
+            print(_digest(path), shutil.copy(path, out))
 
 
 @main.command("prove")
@@ -80,23 +87,16 @@ def prove_main(versions: tuple[str, ...], chosen: tuple[str, ...], as_json: bool
     wrong, or a Python that was asked for is not there.
     """
     with _work() as work:
+        found = _pythons(versions)
         archives = _proven_archives(work)
-        digests = {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (archives.source, archives.wheel)
-        }
         rows, bundles = [], set()
-        for version in versions or VERSIONS:
-            python = find_python(version)
-            if python is None and versions:
-                raise WrongError(f"Python {version} was not found, nor what it makes environments with; install it")
-            if python is None:
-                print(f"Python {version}: not on this machine", flush=True)
-                continue
+        for version, python in found.items():
             for extra in chosen or (BASE, *extras()):
                 rows.append(_measured(archives.wheel, version, extra, Environment.of(python, work / "environment")))
-                print(*asdict(rows[-1]).values(), flush=True)
+                say(" ".join(map(str, asdict(rows[-1]).values())))
                 shutil.rmtree(work / "environment")
             bundles.add(_used(archives, version, python, work))
+        digests = {path.name: _digest(path) for path in (archives.source, archives.wheel)}
         if len(bundles) > 1:
             raise WrongError("tiny.litertlm: converted under different Pythons, its bytes differ")
     if as_json:
@@ -123,6 +123,20 @@ def image_main(engine: str, debian: bool, build_option: tuple[str, ...], run_opt
         print(engine_of.prove(archives.wheel, REPOSITORY / "constraints.txt", bundle, work / "image", options))
 
 
+def _pythons(versions: tuple[str, ...]) -> dict[str, Path]:
+    """By version: those that were asked for, or that are there. Raises WrongError: one is not, or none is."""
+    found = {version: python for version in versions or VERSIONS if (python := find_python(version)) is not None}
+    if missing := [version for version in versions or VERSIONS if version not in found]:
+        say(f"not on this machine: Python {', '.join(missing)}")
+    if not found or any(version in missing for version in versions):
+        raise WrongError(f"Python {', '.join(missing)}: not found, or without ensurepip; install it")
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _proven_archives(work: Path) -> Archives:
     first, second = (clone(REPOSITORY, work / name) for name in ("first", "second"))
     archives, again = Archives.of(first, work / "out"), Archives.of(second, work / "again")
@@ -132,8 +146,8 @@ def _proven_archives(work: Path) -> Archives:
     check_same(archives.wheel, again.wheel)
     check_same(archives.wheel, build_wheel(second, work / "checkout"))
     for path in (archives.source, archives.wheel):
-        print(f"{path.name}: {format_bytes(path.stat().st_size)}, the same twice", flush=True)
-    print(f"{archives.wheel.name}: the same of the archive and of the checkout, gemma_edge alone", flush=True)
+        say(f"{path.name}: {format_bytes(path.stat().st_size)}, the same twice")
+    say(f"{archives.wheel.name}: the same of the archive and of the checkout, gemma_edge alone")
     return archives
 
 
@@ -172,10 +186,8 @@ def _used(archives: Archives, version: str, python: Path, work: Path) -> str:
     check_completion(home.scripts)
     bundle = work / "tiny.litertlm"
     home.convert_demo(TINY, bundle)
-    digest = hashlib.sha256(bundle.read_bytes()).hexdigest()
-    print(
-        f"Python {version}: built again, the same; pipx: {said}; completes in bash; converts {digest[:12]}", flush=True
-    )
+    digest = _digest(bundle)
+    say(f"Python {version}: built again, the same; pipx: {said}; completes in bash; converts {digest[:12]}")
     for path in (tool.folder, home.folder, Path(wheels)):
         shutil.rmtree(path)
     bundle.unlink()

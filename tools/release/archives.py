@@ -1,9 +1,11 @@
 """The source archive and the wheel: built, and what they must be."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from typing import Final
 
 _BACKEND: Final = Path("tools/release")
 _BUILD_SDIST: Final = "import backend, sys; backend.build_sdist(sys.argv[1])"
-_TEMPORARY: Final = ("build", "gemma_edge.egg-info")
 
 
 class WrongError(Exception):
@@ -32,11 +33,17 @@ class Archives:
 
         isolated: pip fetches setuptools as pyproject.toml pins it; otherwise this environment's is used.
         """
-        out.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", _BUILD_SDIST, str(out.absolute())]
-        run(command, os.environ | {"PYTHONPATH": str(checkout / _BACKEND)}, folder=checkout)
-        [source] = out.glob("*.tar.gz")
+        source = build_source(checkout, out)
         return cls(source, build_wheel(source, out, isolated=isolated))
+
+
+def build_source(checkout: Path, out: Path) -> Path:
+    """The archive of a checkout of git. Raises WrongError."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", _BUILD_SDIST, str(out.absolute())]
+    run(command, os.environ | {"PYTHONPATH": str(checkout / _BACKEND)}, folder=checkout)
+    [source] = out.glob("*.tar.gz")
+    return source
 
 
 def build_wheel(source: Path, out: Path, *, isolated: bool = True) -> Path:
@@ -76,6 +83,16 @@ def tracked_files(checkout: Path) -> list[str]:
     """By git."""
     listed = run(["git", "ls-files", "-z"], os.environ, folder=checkout)
     return [name for name in listed.split("\0") if name]
+
+
+def check_tag(tag: str, checkout: Path) -> None:
+    """Raises WrongError unless it is v and the version of pyproject.toml, of which CHANGELOG.md gives the day."""
+    version = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    if tag != f"v{version}":
+        raise WrongError(f"tag {tag}: pyproject.toml says {version}, expected v{version}; change one of them")
+    changes = (checkout / "CHANGELOG.md").read_text(encoding="utf-8")
+    if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changes, flags=re.MULTILINE):
+        raise WrongError(f"CHANGELOG.md: no line '## [{version}] - YYYY-MM-DD'; say what is new, and the day")
 
 
 def clone(repository: Path, out: Path, revision: str = "HEAD") -> Path:
