@@ -138,7 +138,8 @@ def _digest(path: Path) -> str:
 
 
 def _proven_archives(work: Path) -> Archives:
-    first, second = (clone(REPOSITORY, work / name) for name in ("first", "second"))
+    first = clone(REPOSITORY, work / "first")
+    second = clone(first, work / "second")  # not of what was committed meanwhile
     archives, again = Archives.of(first, work / "out"), Archives.of(second, work / "again")
     check_source(archives.source, tracked_files(first))
     check_wheel(archives.wheel)

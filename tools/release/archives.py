@@ -95,9 +95,9 @@ def check_tag(tag: str, checkout: Path) -> None:
         raise WrongError(f"CHANGELOG.md: no line '## [{version}] - YYYY-MM-DD'; say what is new, and the day")
 
 
-def clone(repository: Path, out: Path, revision: str = "HEAD") -> Path:
+def clone(repository: Path, out: Path) -> Path:
     """A checkout of what is committed, as someone else has it: files that only their owner reads, of now."""
-    command = f'umask 077 && git clone --quiet --no-hardlinks "$0" "$1" && git -C "$1" checkout --quiet {revision}'
+    command = 'umask 077 && git clone --quiet --no-hardlinks "$0" "$1"'
     run(["sh", "-ec", command, str(repository), str(out)], os.environ)
     return out
 
