@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 
+from gemma_edge.converter.plan import completions
 from gemma_edge.converter.printing import printable
 from gemma_edge.profiles.budget import OverBudget, refusal_tables
+from gemma_edge.profiles.completion import completion_main, offer, offer_profiles, variable
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.terminal import make_printable
@@ -56,6 +59,12 @@ class Names(click.ParamType[tuple[str, ...]]):
             if name not in self._choices:
                 self.fail(f"{name!r}: expected a comma-separated list of {', '.join(self._choices)}", param, ctx)
         return names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        """After the last comma, the names that begin so."""
+        del ctx, param
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(before + comma + name) for name in self._choices if name.startswith(last)]
 
 
 class Commands(click.Group):
@@ -135,13 +144,19 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--target",
             required=True,
+            shell_complete=offer(completions.targets, completions.sliced_targets),
             help="{e4b,e2b,1b,custom}-{int4,int8,fp16,fp32}, a slice of E4B: e3.39-int4, or two: e4b+e2b-int4.",
         ),
         click.option(
             "--checkpoint",
+            shell_complete=offer(files=True),
             help="Directory, GGUF file or hub id (REPO:FILE.gguf: one of several); default: the official repository.",
         ),
-        click.option("--profile", help="Device profile, by name or file; refuse what does not fit it."),
+        click.option(
+            "--profile",
+            shell_complete=offer_profiles,
+            help="Device profile, by name or file; refuse what does not fit it.",
+        ),
         click.option("--context", type=int, help="Context in tokens.  [default: 4096, or the model's maximum]"),
         click.option(
             "--prefill",
@@ -163,6 +178,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--format",
             metavar="[litertlm|onnx|gguf|compressed-tensors]",
+            shell_complete=offer(completions.formats),
             help="Bundle kind.  [default: what the name of the output says, else litertlm]",
         ),
         click.option(
@@ -172,20 +188,31 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--kv", type=click.Choice(KV_TYPES), default="fp32", show_default=True, help="KV cache type."),
         click.option(
-            "--recipe", type=click.Path(), help="A TOML file, role -> encoding; int4-fast; or auto (./auto is a file)."
+            "--recipe",
+            type=click.Path(),
+            shell_complete=offer(completions.recipes, files=True),
+            help="A TOML file, role -> encoding; int4-fast; or auto (./auto is a file).",
         ),
         click.option(
             "--max-bytes", metavar="SIZE", help="For --recipe auto: the bundle's largest size, such as 2.6GB."
         ),
-        click.option("--encoding", multiple=True, metavar="ROLE=ENCODING", help="Override the recipe; repeatable."),
+        click.option(
+            "--encoding",
+            multiple=True,
+            metavar="ROLE=ENCODING",
+            shell_complete=offer(completions.encodings),
+            help="Override the recipe; repeatable.",
+        ),
         click.option(
             "--slice",
             metavar="NAME|FILE",
+            shell_complete=offer(completions.slices, files=True),
             help="Cut a smaller model out of Gemma 3n E4B: e3.39, or a TOML or CSV file.",
         ),
         click.option(
             "--with-slice",
             metavar="NAME|FILE",
+            shell_complete=offer(completions.slices, files=True),
             help="Store a smaller model beside Gemma 3n E4B, of the same weights: e2b, or a TOML or CSV file.",
         ),
         click.option(
@@ -210,6 +237,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.version_option(package_name="gemma-edge")
 def main() -> None:
     """Take a Gemma checkpoint to a phone or an edge box, inside a memory budget."""
+
+
+main.add_command(completion_main)
 
 
 @main.command("convert")
@@ -312,4 +342,6 @@ def targets_main(as_json: bool) -> None:
 
 def convert_script() -> None:
     """The console script `convert`: `gemma-edge convert`."""
+    if variable("convert") in os.environ:  # a shell asks
+        convert_main(prog_name="convert")
     main(["convert", *sys.argv[1:]], prog_name="gemma-edge")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from gemma_edge.profiles.completion import offer_profiles
 from gemma_edge.profiles.sizes import MIB
 from gemma_edge.profiles.terminal import say
 
@@ -60,7 +61,11 @@ speculative_option = click.option(
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 @executor_option
 @click.option("--model", "which", help="Which of two models in the bundle: e2b.  [default: the large one]")
-@click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@click.option(
+    "--profile",
+    shell_complete=offer_profiles,
+    help="Keep this device's memory budget; refuse a bundle that does not fit.",
+)
 @speculative_option
 @click.option("--draft-model", help="The small one of two models in the bundle, to guess for the large one: e2b.")
 @click.option("--stats", is_flag=True, help="Print speed and memory after each reply, to standard error.")
@@ -238,7 +243,11 @@ def _figures(conversation: "Chat") -> str:
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 @executor_option
-@click.option("--profile", help="Measure against this device's budget; exit status 1 where it is crossed.")
+@click.option(
+    "--profile",
+    shell_complete=offer_profiles,
+    help="Measure against this device's budget; exit status 1 where it is crossed.",
+)
 @click.option(
     "--method",
     type=click.Choice(("auto", "cgroup", "sampling")),

@@ -2,7 +2,6 @@
 
 import configparser
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-LAYERS = ("profiles", "runtime", "converter")
+from gemma_edge.converter.cli import main
+from tests.wheels import LAYERS, wheel_of_copy
+from tools.release.archives import check_wheel
+
 # What the extras install, as imported.
 EXTRAS_MODULES = (
     "ai_edge_litert",
@@ -51,18 +54,8 @@ def pyproject(repository: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy of the sources, so that no earlier build folder leaks in and none is left behind."""
-    source = tmp_path_factory.mktemp("source")
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for folder in (*LAYERS, "tools", "android_demo"):
-        shutil.copytree(repository / folder, source / folder, ignore=ignored)
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(repository / file, source)
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    built = subprocess.run([*command, "--wheel-dir", out, source], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    (path,) = out.iterdir()
+    path = wheel_of_copy(repository, tmp_path_factory.mktemp("wheel"))
+    check_wheel(path)
     return zipfile.ZipFile(path)
 
 
@@ -135,3 +128,12 @@ def test_every_requirement_is_constrained_to_one_version(repository: Path, pypro
     for requirement in requirements:
         if "==" in requirement:
             assert requirement.split("==")[1] == versions[_name(requirement)]
+
+
+def test_the_changelog_begins_with_this_version(repository: Path, pyproject: dict[str, Any]) -> None:
+    changes = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d|unreleased)$", changes, flags=re.MULTILINE)
+    assert versions[0][0] == pyproject["project"]["version"]
+    assert all(day != "unreleased" for _, day in versions[1:])
+    said = CliRunner().invoke(main, ["--version"], prog_name="gemma-edge")
+    assert said.output == f"gemma-edge, version {versions[0][0]}\n"

@@ -37,7 +37,8 @@ def schema_of(module: ModuleType) -> dict[str, str]:
         lines[name] = " ".join(slots.get(number, "-") for number in range(max(slots, default=-1) + 1))
     for creator, body in unions.items():
         union = next(name for name in vars(module) if name.lower() == creator.lower())  # VData, but VdataCreator
-        numbers = {value: name for name, value in vars(getattr(module, union)).items() if isinstance(value, int)}
+        values = vars(getattr(module, union)).items()
+        numbers = {value: name for name, value in values if isinstance(value, int) and not name.startswith("__")}
         members = dict(_MEMBER.findall(body))
         lines[f"{union}?"] = " ".join(members[numbers[number]] for number in range(1, len(numbers)))
     return lines

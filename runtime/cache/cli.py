@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gemma_edge.profiles.completion import offer_profiles
+
 if TYPE_CHECKING:
     from gemma_edge.runtime.cache.entries import Entry
 
@@ -49,7 +51,11 @@ class Size(click.ParamType[int]):
 
 @click.command("warm")
 @click.argument("bundle", type=click.Path())
-@click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@click.option(
+    "--profile",
+    shell_complete=offer_profiles,
+    help="Keep this device's memory budget; refuse a bundle that does not fit.",
+)
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 def warm_main(bundle: str, profile: str | None, threads: int | None, cache_dir: str | None) -> None:

@@ -150,10 +150,11 @@ def _lock(path: Path, fd: int) -> None:
 
 def _resolved(path: Path) -> Path:
     """The file that `path` leads to, through links."""
-    try:
-        return Path(path).resolve()
-    except RuntimeError:  # before Python 3.13, which leaves it to the first use
-        raise OutputError(f"{path}: a link that leads to itself; remove it or choose another output") from None
+    with suppress(RuntimeError):  # of a link that leads to itself; from Python 3.13 on, it stays a link
+        found = Path(path).resolve()
+        if not found.is_symlink():
+            return found
+    raise OutputError(f"{path}: a link that leads to itself; remove it or choose another output")
 
 
 def require_directory(path: Path) -> None:

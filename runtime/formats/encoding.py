@@ -32,6 +32,8 @@ _FLOAT_BITS = (16, 32)
 _INT_BITS = (2, 4, 8)
 _PLAIN = {"fp32": ("float", 32), "fp16": ("float", 16), "int8": ("int", 8), "int4": ("int", 4), "int2": ("int", 2)}
 _BF16 = "bf16"
+NAMES = (*_PLAIN, *(f"int4-b{block}" for block in BLOCKS), _BF16, *(f"int8-b{block}" for block in BLOCKS))
+"""Of all encodings, as `Encoding.parse` reads them."""
 
 
 class EncodingError(GemmaEdgeError):
@@ -237,7 +239,7 @@ def _join_pairs(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _choices() -> str:
-    return ", ".join([*_PLAIN, *(f"int4-b{block}" for block in BLOCKS), _BF16, *(f"int8-b{block}" for block in BLOCKS)])
+    return ", ".join(NAMES)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from gemma_edge.profiles.completion import offer_profiles
 from gemma_edge.runtime.cli import speculative_option
 from gemma_edge.runtime.serve.deploy.printing import print_options
 
@@ -30,7 +31,11 @@ class _Slots(click.ParamType[int | None]):
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 for every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any free one.")
 @click.option("--model-id", help="What clients call the model.  [default: the file's name]")
-@click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@click.option(
+    "--profile",
+    shell_complete=offer_profiles,
+    help="Keep this device's memory budget; refuse a bundle that does not fit.",
+)
 @click.option("--context", type=int, help="A context shorter than the bundle's.")
 @click.option("--slots", type=_Slots(), default="auto", show_default=True, help="Chats answered and kept at once.")
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")

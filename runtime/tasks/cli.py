@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from gemma_edge.profiles.completion import offer_profiles
 from gemma_edge.profiles.terminal import say
 from gemma_edge.runtime.cli import executor_option
 
@@ -16,7 +17,11 @@ from gemma_edge.runtime.cli import executor_option
 @click.option("--threads", type=int, help="Cores to use.  [default: at most 4]")
 @click.option("--cache-dir", help="Where packed weights are kept.  [default: ~/.cache/gemma-edge]")
 @executor_option
-@click.option("--profile", help="Keep this device's memory budget; refuse a bundle that does not fit.")
+@click.option(
+    "--profile",
+    shell_complete=offer_profiles,
+    help="Keep this device's memory budget; refuse a bundle that does not fit.",
+)
 def transcribe_main(
     bundle: str,
     file: Path,
