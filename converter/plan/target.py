@@ -182,6 +182,11 @@ class Target:
         longest = self.draft_tokens[-1] if self.draft_tokens else DRAFTER_TOKENS
         return min(longest, self.prefill_tokens[-1])
 
+    @property
+    def all_verify_tokens(self) -> tuple[int, ...]:
+        """How many tokens each verification runs: those of --draft, or LiteRT-LM's alone."""
+        return self.draft_tokens or (() if self.verify_tokens is None else (self.verify_tokens,))
+
     def _check_pair(self, beside: Slice) -> None:
         if not self.format.pairs:
             raise TargetError(

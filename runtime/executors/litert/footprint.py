@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from math import prod
 
 from gemma_edge.profiles.budget import MemoryBudget
-from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
+from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint, with_drafter
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
-from gemma_edge.profiles.signatures import Call
+from gemma_edge.profiles.signatures import Call, own_name
 from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
 from gemma_edge.runtime.executors.litert.slot import slots_of
@@ -41,6 +41,7 @@ class BundlePlan:
     calls: tuple[Call, ...]
     activations: ActivationShape
     encoders: tuple[EncoderShape, ...]
+    drafter_bytes: int = 0
 
     @classmethod
     def of(cls, bundle: Bundle) -> "BundlePlan":
@@ -59,6 +60,7 @@ class BundlePlan:
                 nbytes(ModelType.PER_LAYER_EMBEDDER),
                 *_read_shapes(bundle.view(decoder)),
                 encoders,
+                nbytes(ModelType.MTP_DRAFTER),
             )
         except Exception as error:  # it is not verified yet: anything may come out of it
             raise BundleMismatchError(
@@ -94,6 +96,8 @@ class BundlePlan:
             shape=self.activations,
             slots=slots,
         )
+        if self.drafter_bytes:
+            planned = with_drafter(planned, self.drafter_bytes, self.activations.vocab_size)
         planned = with_encoders(planned, self.encoders)
         return made_anonymous(planned) if anonymous_weights else planned
 
@@ -126,7 +130,7 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
 def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call, ...], ActivationShape]:
     """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
-    signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
+    signatures = {_name(model, signature): signature for signature in sane(model.signature_defs)}
     names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
     calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
     longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
@@ -165,6 +169,14 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
         vocab_size=_vocab_size(model, signatures["decode"]),
     )
     return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, calls, activations
+
+
+def _name(model: Table, signature: Table) -> str:
+    """As `ModelSection` has it."""
+    graph = model.subgraphs[signature.subgraph_index]
+    positions = [entry.tensor_index for entry in sane(signature.inputs) if entry.name == b"input_pos"]
+    rows = shape_of(graph.tensors[positions[0]])[0] if positions else 0
+    return own_name(signature.signature_key.decode(), rows)
 
 
 def _vocab_size(model: Table, decode: Table) -> int:
