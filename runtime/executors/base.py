@@ -97,8 +97,8 @@ class KvSlot(Protocol):
     """One token sequence in one decoder. Its memory goes with the last reference, or with `close`.
 
     Raises:
-        ContextOverflowError: `chunks`, `prefill`, `decode`, `verify` or `draft` would pass `context_tokens`; nothing was
-            run.
+        ContextOverflowError: `chunks`, `prefill`, `decode`, `verify` or `draft` would pass `context_tokens`; nothing
+            was run.
         RewindError: `rewind` or `restore` to a position whose keys and values are gone; nothing was changed.
         ExecutorError: a token id outside the vocabulary. ClosedError: any call after `close`, or the decoder's.
     """

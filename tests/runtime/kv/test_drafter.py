@@ -6,7 +6,6 @@ import pytest
 
 from gemma_edge.runtime.kv.drafter import PromptLookup
 
-
 SLOT: Any = None  # looking a text up asks nothing of the model
 
 

@@ -110,6 +110,17 @@ def test_guesses_that_a_slot_no_longer_holds_count_for_nothing() -> None:
     assert not steps.last.is_accepted
 
 
+@pytest.mark.parametrize(("known", "right"), [(100, 7), (300, 0)], ids=["falls silent", "is always wrong"])
+def test_of_two_ways_the_second_guesses_where_the_first_does_not(known: int, right: int) -> None:
+    slot, text, accepted = Steps([]), [i % 50 for i in range(300)], 0
+    ways = [Speculating(lambda: Guesses(text[:known], right)), Speculating(lambda: Guesses(text, 7))]
+    steps = Speculation(ways, 300)
+    for length in range(1, 250):
+        assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
+        accepted += steps.last.is_accepted
+    assert accepted > 200  # of at most 7 in 8
+
+
 def test_nothing_is_guessed_beyond_the_end() -> None:
     slot, text = Steps([]), [i % 50 for i in range(100)]
     drawn, _ = reply(slot, Guesses(text, 7), text[:1], 5, greedy())  # type: ignore[arg-type]
