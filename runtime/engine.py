@@ -51,8 +51,9 @@ class Engine:
             ":nocache" packs into memory at every start.
         vision_backend, audio_backend: where images and recordings are encoded, by default as `backend`. An encoder is
             loaded when it is first needed; with a profile it is released when the message is encoded.
-        enable_speculative_decoding: whether replies are guessed from the prompt and what they say, and several tokens
-            verified at once; the text is the same. By default where the bundle was converted with --draft.
+        enable_speculative_decoding: whether replies are guessed from the prompt and what they say, or by the bundle's
+            drafter, and several tokens verified at once; the text is the same. By default where the bundle was
+            converted with --draft or --drafter; False also leaves the drafter out of memory.
         profile: the device, by name, file or value. A bundle that does not fit its budget is refused; threads, context
             and the place of packed weights follow it where nothing is asked for; memory is watched from then on.
         over_budget: "raise", or "warn" to go on where the budget does not hold, or "switch" to go on with the smaller

@@ -98,7 +98,14 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     if drafter is not None:
         recipe = target.recipe_for(model.model)
         drafter_bytes = sum(nbytes(spec, recipe.storage(spec)) for spec in drafter.tensors.values())
-        footprint = with_drafter(footprint, drafter_bytes, model.model.config.vocab_size)
+        read = {past: layout.nbytes(past.kv_heads, past.size, past.window) for past in drafter.pasts}
+        footprint = with_drafter(
+            footprint,
+            drafter_bytes,
+            model.model.config.vocab_size,
+            by_clusters=drafter.config.clusters > 0,
+            half_bytes=sum(read.values()) if layout.half else 0,
+        )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
 
 

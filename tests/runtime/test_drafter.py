@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gemma_edge.converter.calibrate.planning import plan_for
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.plan.target import Target
+from gemma_edge.profiles.costs import CALL_ANON_BYTES
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import BundleMismatchError, KvSlot
@@ -25,7 +27,6 @@ from tools.tiny_drafter import write_drafter
 
 GREEDY = SamplerConfig(top_k=1)
 SAMPLED = SamplerConfig(top_k=20, top_p=0.98, temperature=0.5, seed=7)
-SPANS = (48,)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,7 @@ def echoing(pair: Pair) -> Callable[[str], Path]:
             clusters = (64, 48) if precision == "int4" else None
             drafter = pair.folder / f"echo-{precision}"
             write_drafter(NAME, drafter, echoed=table, clusters=clusters)
-            options = OPTIONS | {"spans": SPANS, "drafter": drafter}
-            convert(f"custom-{precision}", pair.folder / "model", path, **options)
+            convert(f"custom-{precision}", pair.folder / "model", path, measure=False, **asked(precision, drafter))
         return path
 
     return bundle
@@ -55,6 +55,11 @@ def echoing(pair: Pair) -> Callable[[str], Path]:
 def _free(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of a tiny model takes no longer than Python does: guessing would rest."""
     monkeypatch.setattr(Prices, "of", lambda _self, _tokens: 1.0)
+
+
+def asked(precision: str, drafter: Path) -> dict[str, Any]:
+    kv = "fp16" if precision == "int4" else "fp32"
+    return {"context": 128, "prefill": (8, 32), "spans": (40,), "kv": kv, "drafter": drafter}
 
 
 def opened(bundle: Path, is_on: bool | None = None) -> Engine:
@@ -165,15 +170,17 @@ def test_it_is_loaded_only_where_it_may_guess(echoing: Callable[[str], Path]) ->
         assert (loaded, left) == (4, 2)  # sections and packed weights
 
 
-def test_a_plan_of_the_bundle_counts_it(pair: Pair) -> None:
-    found = BundlePlan.of(Bundle.open(pair.bundle)).footprint()
-    options = {key: value for key, value in OPTIONS.items() if key != "measure"}
-    target = Target.parse("custom-fp32", drafter=pair.folder / "assistant", **options)
-    planned = plan_for(target, pair.folder / "model")[1].footprint
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_plan_of_the_bundle_counts_it(pair: Pair, echoing: Callable[[str], Path], precision: str) -> None:
+    found = BundlePlan.of(Bundle.open(echoing(precision))).footprint()
+    options: Any = asked(precision, pair.folder / f"echo-{precision}")
+    planned = plan_for(Target.parse(f"custom-{precision}", **options), pair.folder / "model")[1].footprint
     assert [part.name for part in found.parts] == [part.name for part in planned.parts]
-    assert found.anon_bytes == planned.anon_bytes
-    [drafter] = [part for part in found.parts if part.name == "drafter"]
-    assert drafter.file_bytes > 0
+    drafter, plan = ({part.name: part for part in each.parts}["drafter"] for each in (found, planned))
+    assert 0 <= drafter.file_bytes - plan.file_bytes < 1 << 20  # the graph's
+    assert drafter.anon_bytes == plan.anon_bytes
+    rows, copies = (11, 2 * (48 * 32 + 128 * 64) * 4) if precision == "int4" else (1, 0)  # of a ring and of all tokens
+    assert drafter.anon_bytes == CALL_ANON_BYTES + rows * 2048 * 4 + copies
 
 
 def test_another_models_drafter_is_refused(pair: Pair, tmp_path: Path) -> None:

@@ -14,16 +14,33 @@ from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_e
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.profiles.signatures import Call, own_name
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
+from gemma_edge.runtime.executors.litert.sections import (
+    audio_size,
+    has_model,
+    model_shapes,
+    sane,
+    section_range,
+    shape_of,
+    vision_size,
+)
 from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.flatbuffer import Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
-from gemma_edge.runtime.formats.tflite_model import TensorType
+from gemma_edge.runtime.formats.tflite_model import Operator, TensorType, builtin_code
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DrafterShape:
+    """What a drafter's memory depends on. reads: names of caches."""
+
+    weights_bytes: int
+    by_clusters: bool
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class BundlePlan:
     calls: tuple[Call, ...]
     activations: ActivationShape
     encoders: tuple[EncoderShape, ...]
-    drafter_bytes: int = 0
+    drafter: DrafterShape | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "BundlePlan":
@@ -60,7 +77,7 @@ class BundlePlan:
                 nbytes(ModelType.PER_LAYER_EMBEDDER),
                 *_read_shapes(bundle.view(decoder)),
                 encoders,
-                nbytes(ModelType.MTP_DRAFTER),
+                _drafter(bundle),
             )
         except Exception as error:  # it is not verified yet: anything may come out of it
             raise BundleMismatchError(
@@ -96,8 +113,15 @@ class BundlePlan:
             shape=self.activations,
             slots=slots,
         )
-        if self.drafter_bytes:
-            planned = with_drafter(planned, self.drafter_bytes, self.activations.vocab_size)
+        if self.drafter is not None:
+            is_half = self.cache_value_bytes < FLOAT_BYTES
+            planned = with_drafter(
+                planned,
+                self.drafter.weights_bytes,
+                self.activations.vocab_size,
+                by_clusters=self.drafter.by_clusters,
+                half_bytes=sum(map(self._cache_bytes, self.drafter.reads)) if is_half else 0,
+            )
         planned = with_encoders(planned, self.encoders)
         return made_anonymous(planned) if anonymous_weights else planned
 
@@ -113,6 +137,16 @@ class BundlePlan:
         shape = self.cache_shapes[name]
         slots = slots_of(name, shape)
         return prod(shape) // slots * min(slots, context_tokens or slots) * self.cache_value_bytes
+
+
+def _drafter(bundle: Bundle) -> DrafterShape | None:
+    if not has_model(bundle, ModelType.MTP_DRAFTER):
+        return None
+    section = bundle.section(SectionKind.TFLITE_MODEL, ModelType.MTP_DRAFTER)
+    inputs = model_shapes(bundle, ModelType.MTP_DRAFTER).inputs
+    operators = map(builtin_code, sane(root_of(bundle.view(section), "Model").operator_codes))
+    reads = tuple(name for name in inputs if name.startswith("kv_cache_"))
+    return DrafterShape(section.nbytes, Operator.TOPK_V2 in operators, reads)
 
 
 def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:

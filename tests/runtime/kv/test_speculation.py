@@ -322,7 +322,7 @@ def test_the_command_line(drafting_bundle: Callable[[str], Path], tmp_path: Path
     assert "guessed" not in plain.stderr
     refused = CliRunner().invoke(run_main, [*arguments, "--executor", "litert-lm"])
     assert refused.exit_code == 2
-    assert "litert-lm has no drafter for these bundles; leave out --executor" in refused.stderr
+    assert "our own executor alone is told how to guess; leave out --executor" in refused.stderr
 
 
 def test_two_replies_at_once_are_each_as_alone(engine: Engine, val_bin: Path) -> None:
