@@ -61,9 +61,9 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 # (Gemma 3 270M, two spans), which are its rows' logits. In place of a ring it writes nothing.
 VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logits of its rows"
 
-# A drafter's signature, the same; its weights are packed likewise. One of E2B's size: 3.3 MiB once it is opened, and 1.0
-# when it runs, or 15.1 where logits are put together from those of clusters, as if the vocabulary had 11 rows of them.
-# It keeps float32 copies of float16 caches, as decode does.
+# A drafter's signature, the same; its weights are packed likewise. One of E2B's size: 3.3 MiB once it is opened, and
+# 1.0 when it runs, or 15.1 where logits are put together from those of clusters, as if the vocabulary had 11 rows of
+# them. It keeps float32 copies of float16 caches, as decode does.
 CLUSTERED_ROWS = 11
 DRAFTER_SOURCE = "measured: its weights, mapped; operators and tensors of one signature, and what its logits take"
 
