@@ -217,8 +217,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--drafter",
-            type=click.Path(path_type=Path),
-            help="A Gemma 4's assistant, a directory: LiteRT-LM then runs several tokens at once, those it guesses.",
+            help="A Gemma 4's assistant, directory or hub id: what it guesses is run several tokens at once.",
         ),
         click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter to merge, a directory."),
         click.option(

@@ -318,7 +318,8 @@ def _merged(lora: Mapping[str, Any]) -> str:
 
 def _guessing(values: Mapping[str, Any]) -> str:
     """One line about a drafter."""
-    name, drafter = values["source"]["drafter"]["checkpoint"], values["drafter"]
+    source, drafter = values["source"]["drafter"], values["drafter"]
+    name = source["checkpoint"] if source["revision"] is None else f"revision {source['revision'][:12]}"
     return f"drafter: {name}, {format_bytes(drafter['bytes'])}, guesses {drafter['verify_tokens'] - 1} tokens at a time"
 
 

@@ -62,8 +62,11 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 # (Gemma 3 270M, two spans), which are its rows' logits. In place of a ring it writes nothing.
 VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logits of its rows"
 
-# Of a drafter, one signature and its logits are counted as the decoder's are; its weights are packed likewise.
-DRAFTER_SOURCE = "computed: its weights, mapped; operators and tensors of one signature, and its logits"
+# A drafter's signature, the same; its weights are packed likewise. One of E2B's size: 3.3 MiB once it is opened, and
+# 1.0 when it runs, or 15.1 where logits are put together from those of clusters, as if the vocabulary had 11 rows of
+# them. It keeps float32 copies of float16 caches, as decode does.
+CLUSTERED_ROWS = 11
+DRAFTER_SOURCE = "measured: its weights, mapped; operators and tensors of one signature, and what its logits take"
 
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
 # prefill takes 66 MiB more. Signatures of spans do the same with what they read: 668 MiB in all, 355 with float32.
@@ -198,9 +201,15 @@ def litert_footprint(
     )
 
 
-def with_drafter(footprint: Footprint, weights_bytes: int, vocab_size: int) -> Footprint:
-    """The same beside a drafter, which LiteRT-LM keeps for as long as the model."""
-    anon_bytes = CALL_ANON_BYTES + vocab_size * FLOAT_BYTES
+def with_drafter(
+    footprint: Footprint, weights_bytes: int, vocab_size: int, *, by_clusters: bool, half_bytes: int
+) -> Footprint:
+    """The same beside a drafter, which is kept for as long as the model.
+
+    by_clusters: it weighs the tokens of some. half_bytes: of the float16 caches that it reads.
+    """
+    rows = CLUSTERED_ROWS if by_clusters else 1
+    anon_bytes = CALL_ANON_BYTES + rows * vocab_size * FLOAT_BYTES + 2 * half_bytes
     return Footprint.of((*footprint.parts, Part("drafter", anon_bytes, weights_bytes, DRAFTER_SOURCE)))
 
 

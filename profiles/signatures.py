@@ -2,7 +2,8 @@
 
 LiteRT-LM calls `decode`, and of those whose names begin with "prefill" one for each number of rows. Every other name is
 ours alone: "until_1024_decode" is the same step for positions up to 1024, which reads no more of the caches than that,
-and "verify_4" runs four tokens, of which three are guesses, and gives the logits after each.
+and "verify_4" runs four tokens, of which three are guesses, and gives the logits after each. Where the bundle has a
+drafter, LiteRT-LM calls the longest of these over the whole context as well, by the name "verify".
 """
 
 import math
@@ -14,6 +15,13 @@ from typing import Final, Self
 _NAME: Final = re.compile(
     r"(?:until_(?P<past>[1-9]\d{0,8})_)?(?:decode|(?P<kind>prefill|verify)_(?P<rows>[1-9]\d{0,8}))"
 )
+
+VERIFY: Final = "verify"
+
+
+def own_name(name: str, rows: int) -> str:
+    """What a signature of so many rows is called here: LiteRT-LM's "verify" is a "verify_4"."""
+    return f"{VERIFY}_{rows}" if name == VERIFY else name
 
 
 @dataclass(frozen=True)

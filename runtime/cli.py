@@ -40,8 +40,8 @@ executor_option = click.option(
 speculative_option = click.option(
     "--speculative-decoding/--no-speculative-decoding",
     default=None,
-    help="Guess from the prompt and the reply, and verify several tokens at once: the same text, faster where it "
-    "repeats.  [default: where the bundle was converted with --draft]",
+    help="Guess from the prompt and the reply, or by the bundle's drafter, and verify several tokens at once: the same "
+    "text, faster where guesses are right.  [default: where the bundle was converted with --draft or --drafter]",
 )
 
 
@@ -113,7 +113,7 @@ def run_main(
     if executor == "litert-lm" and which is not None:
         raise click.UsageError("litert-lm runs the large model alone; leave out --executor")
     if executor == "litert-lm" and (speculative_decoding is not None or draft_model is not None):
-        raise click.UsageError("litert-lm has no drafter for these bundles; leave out --executor")
+        raise click.UsageError("our own executor alone is told how to guess; leave out --executor")
     if prompt is None and sys.stdin is None:
         raise click.UsageError("standard input is closed, so there is nothing to chat with; give --prompt")
     is_answered = True

@@ -53,8 +53,9 @@ class Engine:
             ":nocache" packs into memory at every start.
         vision_backend, audio_backend: where images and recordings are encoded, by default as `backend`. An encoder is
             loaded when it is first needed; with a profile it is released when the message is encoded.
-        enable_speculative_decoding: whether replies are guessed from the prompt and what they say, and several tokens
-            verified at once; the text is the same. By default where the bundle was converted with --draft.
+        enable_speculative_decoding: whether replies are guessed from the prompt and what they say, or by the bundle's
+            drafter, and several tokens verified at once; the text is the same. By default where the bundle was
+            converted with --draft or --drafter; False also leaves the drafter out of memory.
         profile: the device, by name, file or value. A bundle that does not fit its budget is refused; threads, context
             and the place of packed weights follow it where nothing is asked for; memory is watched from then on.
         over_budget: "raise", or "warn" to go on where the budget does not hold, or "switch" to go on with the smaller
@@ -108,15 +109,18 @@ class Engine:
         check_trusted(model_path, trusted_key)
         self.bundle = open_model(Path(model_path))
         self._opened = {file: _state(file) for file in _files(self.bundle.path)}
-        drafts = int(draft_model is not None)
-        settings = choose_settings(self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots, drafts)
+        draft_slots = int(draft_model is not None)
+        settings = choose_settings(
+            self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots, draft_slots
+        )
         if self.bundle.path.is_dir():  # a bundle is opened without reading a graph, or importing anything
             self._marks.mark("libraries and graphs")
         self.text_model = TextModel(self.bundle)
         self._marks.mark("tokenizer")
         self._check_memory: Callable[[], None] = lambda: None
         self.profile, self.spare_bytes = settings.profile, settings.spare_bytes
-        self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir)
+        drafts = enable_speculative_decoding is not False
+        self._decoder = open_decoder(self.bundle, settings.threads, settings.cache_dir, with_drafter=drafts)
         several = several_models(self._decoder)
         self.models: tuple[str, ...] = () if several is None else tuple(several.models)
         try:
@@ -129,7 +133,7 @@ class Engine:
         self._pool = SlotPool(
             self._decoder, settings.max_num_tokens, settings.slots, keep=slots is not None, several=several
         )
-        self._speculating = guessing(self._pool, draft_model) if is_speculating else None
+        self._speculating = guessing(self._pool, draft_model) if is_speculating else ()
         if model is not None:
             self._pool.use(model)
         if settings.profile is not None:
@@ -254,7 +258,7 @@ class Engine:
         speculating = self._speculating
         if enable_speculative_decoding is not None:
             is_on = self._speculates(enable_speculative_decoding)
-            speculating = (speculating or guessing(self._pool, None)) if is_on else None
+            speculating = (speculating or guessing(self._pool, None)) if is_on else ()
         return TokenSequence(
             self._scheduler, self._pool, self._check_memory, is_passing=is_passing, speculating=speculating
         )

@@ -1,11 +1,12 @@
-"""What guessing gains, by prompt lookup or a draft model: decode with it and without, on text that repeats and other.
+"""What guessing gains, by prompt lookup, a bundle's drafter or a draft model: decode with it and without, on text that
+repeats and other.
 
     python -m tools.bench_draft BUNDLE [--tokens 150] [--rounds 1] [--sampled] [--draft-model NAME] [--json]
     python -m tools.bench_draft BUNDLE --costs  # what drafting and verifying take, whatever the text
 
-The bundle is converted with --draft. Each of 50 prompts (tools/draft_prompts.toml) is answered both ways, in turns, on
-one thread; what is compared is processor time, which other work on the machine changes little. Exit status 1 where a
-text differs.
+The bundle is converted with --draft or --drafter. Each of 50 prompts (tools/draft_prompts.toml) is answered both ways,
+in turns, on one thread; what is compared is processor time, which other work on the machine changes little. Exit status
+1 where a text differs.
 """
 
 import json
@@ -105,7 +106,7 @@ def measure(engine: Engine, sampler: SamplerConfig, tokens: int, rounds: int) ->
 
 def costs(bundle: Path, threads: int, steps: int = 16) -> Iterator[tuple[str, float]]:
     """(what, processor time of one call in decode steps of the large model) at position 256; medians, in turns."""
-    decoder = open_decoder(open_model(bundle), threads, cache_folder(None, bundle, prefer_disk=True))
+    decoder = open_decoder(open_model(bundle), threads, cache_folder(None, bundle, prefer_disk=True), with_drafter=True)
     several = several_models(decoder)
     slots = {"decode": decoder.new_slot()}
     if several is not None:
@@ -117,6 +118,11 @@ def costs(bundle: Path, threads: int, steps: int = 16) -> Iterator[tuple[str, fl
     calls: dict[str, Callable[[], object]] = {name: partial(slot.decode, 9) for name, slot in slots.items()}
     for rows in large.verify_tokens():
         calls[f"verify {rows}"] = partial(large.verify, [9] * rows)
+    if decoder.can_draft:
+        drafting = decoder.new_slot()
+        drafting.prefill(prompt[:-1])
+        drafting.decode(prompt[-1])
+        calls["draft"] = partial(drafting.draft, 9, 1)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(steps):
         for name, call in calls.items():

@@ -26,7 +26,7 @@ from gemma_edge.profiles.paths import user_path
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.profiles.sizes import parse_size
 
-_PATHS: Final = ("checkpoint", "profile", "recipe", "calibrate", "slice", "with_slice", "lora", "sign")
+_PATHS: Final = ("checkpoint", "profile", "recipe", "calibrate", "slice", "with_slice", "drafter", "lora", "sign")
 """Options that may name a file or a folder."""
 _NOT_IN_A_LIST: Final = ("as_json", "out")
 _OPTIONS: Final = {

@@ -128,6 +128,10 @@ class Worker:
         require_directory(job.out)
         checkpoint = resolve_checkpoint(job.request["checkpoint"], job.target.size)
         inputs = inputs_of(job, checkpoint)
+        drafter = job.request["drafter"]
+        if drafter is not None and "drafter" not in job.files:  # a repository
+            found = Checkpoint.open(resolve_checkpoint(drafter, job.target.size, "--drafter")).input_files()
+            inputs |= {f"drafter/{path.name}": path for path in found}
         before = Record.load(job.out)
         now = None
         if before is not None and (job.out.exists() or job.out.is_symlink()):

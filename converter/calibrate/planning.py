@@ -38,14 +38,16 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
         config = request.slice.checkpoint_config(config)
     model = request.stored(Model.of_checkpoint(config, image_pixels(path)))
     request.check(model)
+    drafter = None
     if request.drafter is not None:
-        model = model.with_drafter(read_config(request.drafter))
+        drafter = resolve_checkpoint(request.drafter, request.size, "--drafter")
+        model = model.with_drafter(read_config(drafter))
     changes = ""
     if request.max_bytes is None:
         fitting = fit_target(request, model)
         if fitting.target.slice != request.slice:  # found with --fit: the rest is settled once more for what is cut
             request, model, changes = replace(request, slice=fitting.target.slice), fitting.model, fitting.changes
-    source, model = _open(path, request, model)
+    source, model = _open(path, drafter, request, model)
     request.check(model)
     if request.max_bytes is not None:
         request = _measured(request, request.max_bytes, model, source, stage)
@@ -66,8 +68,8 @@ def published_plan(request: Target) -> Plan | None:
     return make_plan(fit_target(request, request.official_model()))
 
 
-def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]:
-    """The checkpoint, with its adapter if there is one, and the model with what only its tensors tell.
+def _open(path: Path, drafter: Path | None, request: Target, model: Model) -> tuple[Checkpoint, Model]:
+    """The checkpoint, with its adapter and drafter if there are any, and the model with what only its tensors tell.
 
     An encoder that config.json describes and no shard holds is a modality that the checkpoint does not have.
     """
@@ -82,8 +84,8 @@ def _open(path: Path, request: Target, model: Model) -> tuple[Checkpoint, Model]
         model = request.stored(replace(text, encoders=model.encoders, drafter=model.drafter))
     if request.beside is not None:
         source = in_parts(source, model)
-    if request.drafter is not None and model.drafter is not None:
-        source = both = drafted(source, request.drafter)
+    if drafter is not None and model.drafter is not None:
+        source = both = drafted(source, drafter)
         model = replace(model, drafter=with_order(model.drafter, both))
     model = with_static_scales(model, source)
     return source, with_grids(model, source, request.recipe_for(model))

@@ -32,12 +32,12 @@ class HubError(GemmaEdgeError):
 _PAGE = re.compile(r"https?://(www\.)?huggingface\.co/(?P<repository>[\w][\w.-]*/[\w][\w.-]*)")
 
 
-def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
+def resolve_checkpoint(checkpoint: str | None, size: str, option: str = "--checkpoint") -> Path:
     """The directory or the GGUF file of a checkpoint, downloaded into the Hugging Face cache if it is not a local one.
 
     checkpoint: a directory, a GGUF file, "org/name" or "org/name@revision" on the hub, with ":FILE.gguf" behind it for
         one of several such files there; None for the official one of that size.
-    size: "1b", "e2b", "e4b" or "custom".
+    size: "1b", "e2b", "e4b" or "custom". option: what it was given with.
     Progress goes to stderr; a dropped connection is resumed, files that are already complete are not fetched again.
     Offline, a complete copy in the cache is used.
 
@@ -81,13 +81,13 @@ def resolve_checkpoint(checkpoint: str | None, size: str) -> Path:
         )
     repository, revision, gguf = match["repository"], match["revision"], match["gguf"]
     if gguf is not None:
-        return _download_gguf(repository, revision, gguf)
-    snapshot = _download(repository, revision, _WANTED, _UNWANTED)
+        return _download_gguf(repository, revision, gguf, option)
+    snapshot = _download(repository, revision, _WANTED, _UNWANTED, option)
     if any(snapshot.glob("*.safetensors")):
         return snapshot
     match choose(_files(repository, snapshot)):
         case str(name):
-            return _download_gguf(repository, revision, name)
+            return _download_gguf(repository, revision, name, option)
         case [first, *rest]:
             raise HubError(
                 f"{repository}: holds {len(rest) + 1} GGUF files ({listed([first, *rest])}), expected one; "
@@ -122,10 +122,10 @@ def _nearby(path: Path) -> str:
     return f"{where} has no {missing}" + (f", it holds {listed(names)}" if names else ", it is empty")
 
 
-def _download_gguf(repository: str, revision: str | None, name: str) -> Path:
+def _download_gguf(repository: str, revision: str | None, name: str, option: str) -> Path:
     """The file of that name, the parts that belong to it beside it."""
     names = [str(PurePosixPath(name).with_name(part)) for part in parts_of(PurePosixPath(name).name)]
-    snapshot = _download(repository, revision, names, [])
+    snapshot = _download(repository, revision, names, [], option)
     if not all((snapshot / part).is_file() for part in names):
         others = [other for other in _files(repository, snapshot) if other.endswith(SUFFIX)]
         raise HubError(f"{repository}: has no {name}, or not all its parts; found {listed(others) or 'no GGUF file'}")
@@ -144,14 +144,14 @@ def _files(repository: str, snapshot: Path) -> list[str]:
     return sorted(name for name in names if "/" not in name)
 
 
-def _download(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> Path:
+def _download(repository: str, revision: str | None, wanted: list[str], unwanted: list[str], option: str) -> Path:
     """The directory of a snapshot that holds at least the files that match."""
     from huggingface_hub import constants, errors, snapshot_download  # slow to import, and not needed for a directory
 
     if constants.HF_HUB_CACHE.startswith("~"):  # it would become a folder of that name, here
         raise HubError(
             f"{repository}: there is no home folder to download it to, HOME is not set and no account says; set "
-            "HF_HOME, or pass --checkpoint with a directory"
+            f"HF_HOME, or pass {option} with a directory"
         )
     page = f"{constants.ENDPOINT}/{repository}"
     try:
@@ -171,7 +171,7 @@ def _download(repository: str, revision: str | None, wanted: list[str], unwanted
         reason = _reason(error.__cause__ or error)
         raise HubError(
             f"{repository}: no directory of that name; as a repository, no complete copy in {constants.HF_HUB_CACHE} "
-            f"and the hub cannot be asked ({reason}); connect and try again, or pass --checkpoint with a directory"
+            f"and the hub cannot be asked ({reason}); connect and try again, or pass {option} with a directory"
         ) from error
     # What else can happen in this one call differs by version and the HTTP library below it: connections lost for good,
     # a full disk, a name the hub does not allow.

@@ -29,7 +29,7 @@ from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import litert_footprint, with_drafter
 from gemma_edge.profiles.costs_encoders import with_encoders
-from gemma_edge.profiles.signatures import Call
+from gemma_edge.profiles.signatures import VERIFY, Call
 from gemma_edge.profiles.signatures import calls as calls_of
 from gemma_edge.runtime.formats.atomic import atomic_file
 from gemma_edge.runtime.formats.encoding import EncodingError
@@ -43,18 +43,7 @@ def graphs(model: Model, target: Target) -> Mapping[str, Sequence[Graph]]:
     others = [*model.lookups(), *(graph for encoder in model.encoders for graph in encoder.graphs(in_one=False))]
     if model.drafter is not None:
         others.append(model.drafter.graph())
-        decoders.append(_verify(model, target))
-        for graph in (decoders[0], decoders[-1]):
-            graph.output("activations", _hidden(graph))
     return {DECODER: decoders} | {graph.name: [graph] for graph in others}
-
-
-def _verify(model: Model, target: Target) -> Graph:
-    """What LiteRT-LM runs a drafter's guesses with; the runtime here has signatures of its own names for that."""
-    assert target.verify_tokens is not None
-    graph = model.decoder("verify", target.verify_tokens, with_logits=True, every_row=True)
-    graph.is_steps = True
-    return graph
 
 
 def _hidden(graph: Graph) -> Value:
@@ -64,15 +53,19 @@ def _hidden(graph: Graph) -> Value:
 
 def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
+    drafted = None if target.verify_tokens is None else Call(target.verify_tokens, True)
     for call in _calls(model, target):
-        graph = model.decoder(prefix + call.name, call.rows, call.has_logits, every_row=True)
+        name = VERIFY if call == drafted else call.name
+        graph = model.decoder(prefix + name, call.rows, call.has_logits, every_row=True)
         graph.past, graph.is_steps = call.past, call.is_verify
-        graph.wraps = not call.is_verify  # of ours: see runtime/executors/litert/slot.py
+        graph.wraps = not call.is_verify or call == drafted  # our runtime never lets it: executors/litert/slot.py
+        if model.drafter is not None and call.has_logits:
+            graph.output("activations", _hidden(graph))
         yield graph
 
 
 def _calls(model: Model, target: Target) -> Iterator[Call]:
-    return calls_of(target.prefill_tokens, target.spans_for(model), target.draft_tokens)
+    return calls_of(target.prefill_tokens, target.spans_for(model), target.all_verify_tokens)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:
@@ -89,8 +82,6 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     weights_bytes = resident(by_role)
     drafter = model.model.drafter
     calls = (1 if target.beside is None else 2) * tuple(_calls(model.model, target))
-    if target.verify_tokens is not None:
-        calls += (Call(target.verify_tokens, True),)
     caches = [(layout.nbytes(x.heads.kv, x.heads.size, x.window), layout.is_ring(x.window)) for x in model.owners]
     kv_bytes = sum(nbytes for nbytes, _ in caches)
     footprint = litert_footprint(
@@ -107,7 +98,14 @@ def needs(model: ModelSizes, target: Target) -> Needs:
     if drafter is not None:
         recipe = target.recipe_for(model.model)
         drafter_bytes = sum(nbytes(spec, recipe.storage(spec)) for spec in drafter.tensors.values())
-        footprint = with_drafter(footprint, drafter_bytes, model.model.config.vocab_size)
+        read = {past: layout.nbytes(past.kv_heads, past.size, past.window) for past in drafter.pasts}
+        footprint = with_drafter(
+            footprint,
+            drafter_bytes,
+            model.model.config.vocab_size,
+            by_clusters=drafter.config.clusters > 0,
+            half_bytes=sum(read.values()) if layout.half else 0,
+        )
     return Needs(with_encoders(footprint, model.encoders(target)), weights_bytes + kv_bytes)
 
 

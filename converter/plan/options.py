@@ -16,8 +16,8 @@ class Options(TypedDict, total=False):
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
     describes it; a target of such a name (e3.39-int4) is the same. with_slice: likewise, a smaller model to store
-    beside the whole, of the same weights; a target of two names (e4b+e2b-int4) is the same. drafter: the directory of
-    the assistant that is published beside a Gemma 4.
+    beside the whole, of the same weights; a target of two names (e4b+e2b-int4) is the same. drafter: a directory or
+    hub id of the assistant that is published beside a Gemma 4.
     """
 
     profile: str | None

@@ -86,7 +86,8 @@ class Target:
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
     of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
-    beside: what to store beside the whole, of the same weights. drafter: directory of the checkpoint that guesses.
+    beside: what to store beside the whole, of the same weights. drafter: the checkpoint that guesses: directory or hub
+    id.
     """
 
     size: str
@@ -106,7 +107,7 @@ class Target:
     lora: Path | None = None
     slice: Slice | None = None
     beside: Slice | None = None
-    drafter: Path | None = None
+    drafter: str | None = None
 
     def __post_init__(self) -> None:
         if self.context_tokens is not None and self.context_tokens < 16:
@@ -161,7 +162,7 @@ class Target:
                 "up to that"
             )
 
-    def _check_drafter(self, drafter: Path) -> None:
+    def _check_drafter(self, drafter: str) -> None:
         if not self.format.verifies:
             raise TargetError(
                 f"drafter {drafter}: {self.format.name} has no place for one; use --format {LITERTLM.name}, or leave "
@@ -181,6 +182,11 @@ class Target:
             return None
         longest = self.draft_tokens[-1] if self.draft_tokens else DRAFTER_TOKENS
         return min(longest, self.prefill_tokens[-1])
+
+    @property
+    def all_verify_tokens(self) -> tuple[int, ...]:
+        """How many tokens each verification runs: those of --draft, or LiteRT-LM's alone."""
+        return self.draft_tokens or (() if self.verify_tokens is None else (self.verify_tokens,))
 
     def _check_pair(self, beside: Slice) -> None:
         if not self.format.pairs:
@@ -233,7 +239,7 @@ class Target:
             lora=None if lora is None else user_path(lora),
             slice=cls._slice(target, cut, options.get("slice")),
             beside=cls._slice(target, beside, options.get("with_slice")),
-            drafter=None if drafter is None else user_path(drafter),
+            drafter=None if drafter is None else str(drafter),
         )
 
     @classmethod

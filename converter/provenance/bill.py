@@ -5,7 +5,7 @@ test holds it against the library's copy of the schema. Its serial number follow
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gemma_edge.converter.provenance.facts import Facts
@@ -19,6 +19,9 @@ _METRICS: Final = {
     "perplexity": "perplexity",
     "reference_perplexity": "perplexity of the checkpoint",
 }
+_DRAFTER: Final = "drafter/"
+"""Before the names of its files."""
+
 _DIGITS: Final = 3
 """Sums of floats may come out in another order on another machine."""
 
@@ -43,7 +46,7 @@ def bill(facts: Facts) -> dict[str, Any]:
                 "name": facts.bundle.name,
                 "hashes": _hashes(facts.sha256),
                 "licenses": [{"license": licence | {"url": facts.licence.url}}],
-                "pedigree": {"ancestors": [*_base(facts), _checkpoint(report["source"])]},
+                "pedigree": {"ancestors": [*_base(facts), *_checkpoints(report["source"])]},
                 "modelCard": _model_card(report),
                 "components": files if facts.bundle.is_dir() else [],
                 "properties": _properties(report),
@@ -64,11 +67,19 @@ def _base(facts: Facts) -> list[dict[str, Any]]:
     return [{"type": "machine-learning-model", "group": group, "name": name, "purl": purl}]
 
 
-def _checkpoint(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What was converted, file by file."""
-    files = [{"type": "file", "name": n, "hashes": _hashes(sha256)} for n, sha256 in sorted(source["sha256"].items())]
+def _checkpoints(source: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What was converted, file by file: the model, and the drafter beside it."""
+    digests = sorted(source["sha256"].items())
+    yield _checkpoint("checkpoint", source, [each for each in digests if not each[0].startswith(_DRAFTER)])
+    if "drafter" in source:
+        drafted = [(name.removeprefix(_DRAFTER), sha256) for name, sha256 in digests if name.startswith(_DRAFTER)]
+        yield _checkpoint("drafter", source["drafter"], drafted)
+
+
+def _checkpoint(kind: str, source: Mapping[str, Any], digests: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    files = [{"type": "file", "name": name, "hashes": _hashes(sha256)} for name, sha256 in digests]
     revision = {} if source["revision"] is None else {"version": source["revision"]}
-    name = "checkpoint" if source["revision"] is not None else source["checkpoint"]
+    name = kind if source["revision"] is not None else source["checkpoint"]
     return {"type": "machine-learning-model", "name": name, **revision, "components": files}
 
 

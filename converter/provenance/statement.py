@@ -16,7 +16,7 @@ _PARAMETERS: Final = (
     "target", "family", "context_tokens", "prefill_tokens", "spans_tokens", "modalities", "recipe", "calibration",
     "trained_grid",
 )  # fmt: skip
-_SOURCE: Final = ("lora", "slice", "gguf")
+_SOURCE: Final = ("lora", "slice", "gguf", "drafter")
 
 
 def statement(facts: Facts, beside: Mapping[str, str]) -> dict[str, Any]:
@@ -48,6 +48,11 @@ def _descriptors(files: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _checkpoint(source: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Its files; the commit of a repository is another kind of digest of them."""
-    commit = {} if source["revision"] is None else {"gitCommit": source["revision"]}
-    return [{"name": name, "digest": {"sha256": sha256} | commit} for name, sha256 in sorted(source["sha256"].items())]
+    """Its files, and a drafter's; the commit of a repository is another kind of digest of them."""
+
+    def commit(name: str) -> dict[str, str]:
+        revision = (source["drafter"] if name.startswith("drafter/") else source)["revision"]
+        return {} if revision is None else {"gitCommit": revision}
+
+    files = sorted(source["sha256"].items())
+    return [{"name": name, "digest": {"sha256": sha256} | commit(name)} for name, sha256 in files]

@@ -97,7 +97,8 @@ class KvSlot(Protocol):
     """One token sequence in one decoder. Its memory goes with the last reference, or with `close`.
 
     Raises:
-        ContextOverflowError: `chunks`, `prefill`, `decode` or `verify` would pass `context_tokens`; nothing was run.
+        ContextOverflowError: `chunks`, `prefill`, `decode`, `verify` or `draft` would pass `context_tokens`; nothing
+            was run.
         RewindError: `rewind` or `restore` to a position whose keys and values are gone; nothing was changed.
         ExecutorError: a token id outside the vocabulary. ClosedError: any call after `close`, or the decoder's.
     """
@@ -148,6 +149,12 @@ class KvSlot(Protocol):
 
         They, and the keys and values, are those of as many calls of `decode`, to the bit. At least 2 tokens, and at
         most as many as the largest of `verify_tokens`; then `rewind` goes back to any position from the first of them.
+        """
+
+    def draft(self, token_id: int, n: int) -> Sequence[int]:
+        """What the bundle's drafter guesses after this token, the next to be appended; nothing is appended.
+
+        n tokens, or none: there is no drafter, or the last token here was not run by `decode` or `verify`.
         """
 
     def rewind(self, position: int) -> None:
@@ -208,6 +215,10 @@ class Decoder(Protocol):
     @property
     def can_verify(self) -> bool:
         """Whether its slots have `verify`."""
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether its slots' `draft` says anything."""
 
     @property
     def embedding_bytes(self) -> int:

@@ -18,15 +18,16 @@ from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.media.encoders import Encoders
 
 
-def open_decoder(model: Model, threads: int, cache_dir: Path | None) -> Decoder:
+def open_decoder(model: Model, threads: int, cache_dir: Path | None, *, with_drafter: bool = False) -> Decoder:
     """The decoder of a model, loaded.
 
-    cache_dir: where packed weights are kept; None packs them into memory at every start.
+    cache_dir: where packed weights are kept; None packs them into memory at every start. with_drafter: load the
+    bundle's too, where it has one.
 
     Raises BundleError, BundleMismatchError: not a decoder that is run here. ExecutorError, WeightCacheError.
     """
     if isinstance(model, Bundle):
-        return LitertDecoder(DecoderSections.of(model), threads, cache_dir)
+        return LitertDecoder(DecoderSections.of(model, with_drafter=with_drafter), threads, cache_dir)
     from gemma_edge.runtime.executors.onnx.decoder import OnnxDecoder
 
     return OnnxDecoder(model, threads, cache_dir)
@@ -79,7 +80,8 @@ def files_of(model: Model, threads: int, cache_dir: Path | None) -> list[Path]:
     if isinstance(model, Bundle):
         files = [model.path]
         if cache_dir is not None:
-            files.append(weight_cache(section_range(model, ModelType.PREFILL_DECODE), cache_dir, threads))
+            sections = [kind for kind in (ModelType.PREFILL_DECODE, ModelType.MTP_DRAFTER) if has_model(model, kind)]
+            files += [weight_cache(section_range(model, kind), cache_dir, threads) for kind in sections]
         return files
     from gemma_edge.runtime.executors.onnx.packed import packed_graph
 

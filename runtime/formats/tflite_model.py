@@ -54,6 +54,7 @@ class Operator(IntEnum):
     MUL = 18
     RESHAPE = 22
     GATHER = 36
+    TOPK_V2 = 48
     CAST = 53
     MAXIMUM = 55
     LESS = 58

@@ -6,6 +6,8 @@ A guess costs time where it is wrong, and never changes the text.
 from collections.abc import Sequence
 from typing import Protocol
 
+from gemma_edge.runtime.executors.base import KvSlot
+
 _SHORTEST, _LONGEST = 2, 32
 """Tokens that have to agree before what followed them is proposed, and how many are compared."""
 
@@ -16,10 +18,11 @@ _CANDIDATES = 16
 class Drafter(Protocol):
     """What guesses. One for each reply, so it may keep what it has seen."""
 
-    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+    def propose(self, history: Sequence[int], n: int, slot: KvSlot, /) -> Sequence[int]:
         """Up to n tokens that may come next; none where there is no guess.
 
-        history: prompt and reply so far; of one reply, each call's begins with that of the call before.
+        history: prompt and reply so far; of one reply, each call's begins with that of the call before. slot: holds all
+        of it but the last token, and is left as it is.
         """
 
 
@@ -28,25 +31,36 @@ class PromptLookup:
 
     Needs no weights (Saxena, "Prompt Lookup Decoding", 2023). Of all places where the last two tokens occurred before,
     the one counts whose tokens before agree furthest, the latest among equals.
+
+    shortest: nothing is proposed where fewer tokens agree.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shortest: int = _SHORTEST) -> None:
+        self._shortest = shortest
         self._ends: dict[tuple[int, ...], list[int]] = {}  # where each two tokens ended, rising
         self._indexed = 0  # tokens of the history whose ends are there
 
-    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+    def propose(self, history: Sequence[int], n: int, _slot: KvSlot) -> Sequence[int]:
         """See Drafter."""
         for end in range(max(self._indexed, _SHORTEST), len(history)):  # not the last two: they are what is looked up
             self._ends.setdefault(tuple(history[end - _SHORTEST : end]), []).append(end)
         self._indexed = max(self._indexed, len(history))
         ends = self._ends.get(tuple(history[len(history) - _SHORTEST :]), ())[-_CANDIDATES:]
         best = max(ends, key=lambda end: (_agreeing(history, end), end), default=None)
-        if best is None:
+        if best is None or _agreeing(history, best) < self._shortest:
             return ()
         guesses: list[int] = []
         for at in range(best, best + n):  # what repeats goes on with what is guessed
             guesses.append(history[at] if at < len(history) else guesses[at - len(history)])
         return guesses
+
+
+class BundledDrafter:
+    """Proposes what the bundle's own drafter finds likeliest, from the model's hidden state and keys and values."""
+
+    def propose(self, history: Sequence[int], n: int, slot: KvSlot) -> Sequence[int]:
+        """See Drafter."""
+        return slot.draft(history[-1], n)
 
 
 def _agreeing(history: Sequence[int], end: int) -> int:

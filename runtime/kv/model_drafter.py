@@ -1,9 +1,10 @@
-"""Guessing by the smaller of two models that share their weights; the larger one verifies what it says."""
+"""Who guesses: the bundle's drafter, the smaller of two models that share their weights, or the text itself."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot
-from gemma_edge.runtime.kv.drafter import PromptLookup
+from gemma_edge.runtime.kv.drafter import BundledDrafter, PromptLookup
 from gemma_edge.runtime.kv.prefix import reuse_prefix
 from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.kv.speculation import Speculating
@@ -11,6 +12,9 @@ from gemma_edge.runtime.kv.speculation import Speculating
 _AT_ONCE = 32
 """Tokens that the small model may lack when it guesses. It catches up with more than these first, a chunk each time, as
 other replies wait for whatever runs."""
+
+_REPEATED = 8
+"""Tokens that have to agree before the text is taken to repeat itself, beside a drafter."""
 
 
 class ModelDrafter:
@@ -23,7 +27,7 @@ class ModelDrafter:
         """slot: of the small model. Once it is closed nothing is guessed."""
         self._slot = slot
 
-    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+    def propose(self, history: Sequence[int], n: int, _slot: KvSlot) -> Sequence[int]:
         """See Drafter; one step of the small model each."""
         try:
             held = reuse_prefix(self._slot, history[:-1])
@@ -42,10 +46,14 @@ class ModelDrafter:
         return guesses[1:]
 
 
-def guessing(pool: SlotPool, model: str | None) -> Speculating:
+def guessing(pool: SlotPool, model: str | None) -> Sequence[Speculating]:
     """How replies are guessed that slots of this pool hold: by this model while another one runs, else from the text.
 
-    Raises ExecutorError: no memory for its slot.
+    Where the decoder has a drafter, that guesses what the text does not clearly repeat.
+
+    Raises ExecutorError: no memory for the model's slot.
     """
+    if model is None and pool.can_draft:
+        return (Speculating(partial(PromptLookup, _REPEATED)), Speculating(BundledDrafter))
     slot = None if model is None else pool.draft_slot(model)
-    return Speculating(lambda: PromptLookup() if slot is None or pool.model == model else ModelDrafter(slot))
+    return (Speculating(lambda: PromptLookup() if slot is None or pool.model == model else ModelDrafter(slot)),)

@@ -32,12 +32,12 @@ class TokenSequence:
         before_call: Check = lambda: None,
         *,
         is_passing: bool = False,
-        speculating: Speculating | None = None,
+        speculating: Sequence[Speculating] = (),
     ) -> None:
         """before_call: runs before each call into the model, and may raise to prevent it.
 
-        is_passing: nobody will go on with it, as `SlotPool.lend` has it. speculating: how replies are guessed; None
-        takes plain steps.
+        is_passing: nobody will go on with it, as `SlotPool.lend` has it. speculating: how replies are guessed, as of
+        `Speculation`.
         """
         self._scheduler = scheduler
         self._pool = pool

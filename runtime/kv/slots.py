@@ -128,6 +128,11 @@ class SlotPool:
         self._has_passing = False
 
     @property
+    def can_draft(self) -> bool:
+        """Whether the decoder has a drafter."""
+        return self._decoder.can_draft
+
+    @property
     def context_tokens(self) -> int:
         """Positions of each slot."""
         return self._held[0].slot.context_tokens

@@ -6,9 +6,9 @@ is not drawn is taken back. So the text is that of plain steps, greedy or sample
 for. For a guess that is certain of itself this is speculative sampling (Leviathan et al., 2023): it stands with the
 probability that the model gives it, and otherwise what comes instead has the model's distribution without it.
 
-Whether guessing pays is kept in an account of decode steps: guessing and verifying cost what they take longer than a
-step, and each guess that stands earns one. It is overdrawn by little, and then guessing rests; it may try again by and
-by.
+Whether guessing pays is kept in an account of decode steps, one for each way of it: guessing and verifying cost what
+they take longer than a step, and each guess that stands earns one. It is overdrawn by little, and then guessing rests;
+it may try again by and by.
 """
 
 import time
@@ -54,79 +54,28 @@ class Prices:
 
 @dataclass(frozen=True)
 class Speculating:
-    """How replies of one decoder are guessed. drafter: makes one for a reply."""
+    """One way to guess the replies of a decoder. drafter: makes one for a reply. prices: of its guesses, verified."""
 
     drafter: Callable[[], Drafter]
     prices: Prices = field(default_factory=Prices)
 
 
-class Speculation:
-    """One reply's decode steps.
+class _Way:
+    """The same, of one reply, with its account."""
 
-    Args:
-        how: None takes plain steps.
-        end: the most tokens there will be; nothing is guessed beyond.
-    """
-
-    def __init__(self, how: Speculating | None, end: int) -> None:
-        self._how = how
-        self._drafter = None if how is None else how.drafter()
-        self._end = end
+    def __init__(self, how: Speculating) -> None:
+        self.prices = how.prices
+        self._drafter = how.drafter()
         self._earned = 0.0  # steps, beside what may be lost at the beginning
         self._wanted = 0  # guesses that the next verification shall have; 0: the fewest
-        self._slot: KvSlot | None = None  # what holds guesses
-        self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
-        self.last = Guessed()
 
-    def decode(self, slot: KvSlot, tokens: Sequence[int]) -> Logits:
-        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
-        if self._how is None:
-            return slot.decode(tokens[-1])
-        if self._stands(slot, tokens):
-            self.last = Guessed(is_accepted=True)
-            self._earn(1.0)
-            _, logits = self._pending.popleft()
-            return logits
-        if self._pending:
-            self._wanted = 0
-        self._take_back(slot, len(tokens) - 1)
-        started = time.perf_counter()
-        guesses, rows = self._guesses(slot, tokens)
-        if not guesses:
-            started = time.perf_counter()
-            logits = slot.decode(tokens[-1])
-            self._how.prices.add(1, time.perf_counter() - started)
-            if self._earned < 0:
-                self._earn(_ALLOWANCE)
-            self.last = Guessed()
-            return logits
-        rows_logits = slot.verify([tokens[-1], *guesses])
-        first: Logits = rows_logits[0]
-        self._how.prices.add(rows, time.perf_counter() - started)
-        self._earn(1.0 - self._how.prices.of(rows))
-        self._slot = slot
-        self._pending.extend(zip(guesses, rows_logits[1:], strict=True))
-        self.last = Guessed(drafted=len(guesses))
-        return first
-
-    def _stands(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
-        """Whether the last token was guessed, and the slot still holds it and the guesses after it."""
-        return (
-            self._slot is slot
-            and bool(self._pending)
-            and self._pending[0][0] == tokens[-1]
-            and slot.position == len(tokens) - 1 + len(self._pending)
-        )
-
-    def _guesses(self, slot: KvSlot, tokens: Sequence[int]) -> tuple[list[int], int]:
+    def guesses(self, slot: KvSlot, tokens: Sequence[int], end: int) -> tuple[list[int], int]:
         """What to run after the last token, and the rows of the call that runs it; nothing where it would not pay."""
-        assert self._how is not None
-        assert self._drafter is not None
-        costs = {rows: self._how.prices.of(rows) - 1 for rows in slot.verify_tokens()}
+        costs = {rows: self.prices.of(rows) - 1 for rows in slot.verify_tokens()}
         balance = max(_START, min(costs.values(), default=0)) + self._earned
         affordable = [rows for rows, cost in costs.items() if cost <= min(balance, rows - 1)]
         most = min(max(affordable, default=1), max(min(affordable, default=1), self._wanted + 1)) - 1
-        proposed = self._drafter.propose(tokens, min(most, self._end - len(tokens) - 1)) if most > 0 else ()
+        proposed = self._drafter.propose(tokens, min(most, end - len(tokens) - 1), slot) if most > 0 else ()
         guesses: list[int] = []
         for guess in proposed:
             if isinstance(guess, SoftToken):  # of an image or a recording: never drawn
@@ -138,8 +87,77 @@ class Speculation:
         self._wanted = 2 * len(guesses) + 1  # if all of them stand
         return guesses, rows
 
-    def _earn(self, steps: float) -> None:
+    def failed(self) -> None:
+        """A guess of the last ones did not stand."""
+        self._wanted = 0
+
+    def earn(self, steps: float) -> None:
+        """So many were saved, or lost."""
         self._earned = min(_MOST - _START, self._earned + steps)
+
+    def rest(self, seconds: float) -> None:
+        """A plain step took so long."""
+        self.prices.add(1, seconds)
+        if self._earned < 0:
+            self.earn(_ALLOWANCE)
+
+
+class Speculation:
+    """One reply's decode steps.
+
+    Args:
+        ways: of guessing, asked in turn until one guesses; none takes plain steps.
+        end: the most tokens there will be; nothing is guessed beyond.
+    """
+
+    def __init__(self, ways: Sequence[Speculating], end: int) -> None:
+        self._ways = [_Way(how) for how in ways]
+        self._end = end
+        self._guessed: _Way | None = None  # what made the guesses that are held
+        self._slot: KvSlot | None = None  # what holds guesses
+        self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
+        self.last = Guessed()
+
+    def decode(self, slot: KvSlot, tokens: Sequence[int]) -> Logits:
+        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
+        if not self._ways:
+            return slot.decode(tokens[-1])
+        if self._guessed is not None and self._stands(slot, tokens):
+            self.last = Guessed(is_accepted=True)
+            self._guessed.earn(1.0)
+            _, logits = self._pending.popleft()
+            return logits
+        if self._guessed is not None and self._pending:
+            self._guessed.failed()
+        self._take_back(slot, len(tokens) - 1)
+        for way in self._ways:
+            started = time.perf_counter()
+            guesses, rows = way.guesses(slot, tokens, self._end)
+            if guesses:
+                verified = slot.verify([tokens[-1], *guesses])
+                way.prices.add(rows, time.perf_counter() - started)
+                way.earn(1.0 - way.prices.of(rows))
+                self._guessed, self._slot = way, slot
+                self._pending.extend(zip(guesses, verified[1:], strict=True))
+                self.last = Guessed(drafted=len(guesses))
+                first: Logits = verified[0]
+                return first
+        started = time.perf_counter()
+        logits = slot.decode(tokens[-1])
+        seconds = time.perf_counter() - started
+        for way in self._ways:
+            way.rest(seconds)
+        self.last = Guessed()
+        return logits
+
+    def _stands(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
+        """Whether the last token was guessed, and the slot still holds it and the guesses after it."""
+        return (
+            self._slot is slot
+            and bool(self._pending)
+            and self._pending[0][0] == tokens[-1]
+            and slot.position == len(tokens) - 1 + len(self._pending)
+        )
 
     def _take_back(self, slot: KvSlot, position: int) -> None:
         self._pending.clear()

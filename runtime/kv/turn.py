@@ -114,7 +114,7 @@ def reply_steps(
     how: Decoding,
     outcome: Outcome,
     mark: Mark | None,
-    speculating: Speculating | None,
+    speculating: Sequence[Speculating],
 ) -> Steps:
     """Puts out each `Drawn` of the reply to `held` and `prompt`. mark: see `TokenSequence.reply`."""
     try:

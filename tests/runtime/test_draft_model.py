@@ -123,4 +123,4 @@ def test_a_chat_drafts(pair: Path) -> None:
     assert drafted.stdout == plain.stdout
     asked = CliRunner().invoke(run_main, [str(pair), "--executor", "litert-lm", "--draft-model", "small"])
     assert asked.exit_code == 2
-    assert "litert-lm has no drafter for these bundles; leave out --executor" in asked.stderr
+    assert "our own executor alone is told how to guess; leave out --executor" in asked.stderr

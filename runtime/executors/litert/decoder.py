@@ -25,6 +25,7 @@ from gemma_edge.runtime.executors.base import (
     KvSlot,
     MappedRanges,
 )
+from gemma_edge.runtime.executors.litert.drafter import ACTIVATIONS, DrafterSection
 from gemma_edge.runtime.executors.litert.library import CompiledSection, Signature, TensorType, aligned_zeros
 from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
@@ -37,23 +38,27 @@ from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
 from gemma_edge.runtime.formats.model import NamedModel, models_of
 
 _INPUTS = {"embeddings", "per_layer_embeddings", "input_pos"}
-_ACTIVATIONS = "activations"  # an output for LiteRT-LM's drafter; LiteRT wants a place for it
 _CACHE = re.compile(r"kv_cache_([kv])_\d+")
 
 
 @dataclass(frozen=True)
 class DecoderSections:
-    """Where the parts of a text decoder lie; `per_layer_embedder` is Gemma 3n's. named: every section of the bundle."""
+    """Where the parts of a text decoder lie; `per_layer_embedder` is Gemma 3n's. named: every section of the bundle.
+
+    drafter: what guesses, where that is wanted.
+    """
 
     decoder: FileRange
     embedder: FileRange
     per_layer_embedder: FileRange | None = None
     named: Mapping[str, FileRange] = field(default_factory=dict)
     models: tuple[NamedModel, ...] = ()  # where the decoder holds several
+    drafter: FileRange | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "DecoderSections":
-        """The sections of a bundle. Raises BundleError when one is missing."""
+    def of(cls, bundle: Bundle, *, with_drafter: bool = False) -> "DecoderSections":
+        """The sections of a bundle. Raises BundleError when one is missing; a drafter may be."""
+        has_drafter = with_drafter and has_model(bundle, ModelType.MTP_DRAFTER)
         has_per_layer = has_model(bundle, ModelType.PER_LAYER_EMBEDDER)
         return cls(
             section_range(bundle, ModelType.PREFILL_DECODE),
@@ -61,6 +66,7 @@ class DecoderSections:
             section_range(bundle, ModelType.PER_LAYER_EMBEDDER) if has_per_layer else None,
             {section.name: FileRange(bundle.path, section.begin, section.nbytes) for section in bundle.sections},
             models_of(bundle),
+            section_range(bundle, ModelType.MTP_DRAFTER) if has_drafter else None,
         )
 
     @property
@@ -87,6 +93,7 @@ class LitertDecoder:
         self._notes = cache_dir
         self._model: CompiledSection | None
         self._model, self._weight_cache = compile_section(sections.decoder, threads, cache_dir)
+        self._drafter: DrafterSection | None = None
         try:
             self._embedder = self._table(sections.embedder)
             per_layer = sections.per_layer_embedder
@@ -96,7 +103,12 @@ class LitertDecoder:
             self._caches = _caches(decode)
             self._check_inputs(decode, self._per_layer_embedder)
             self._slots = {name: slots_of(name, tensor.shape) for name, tensor in self._caches.items()}
-            self._shared = self._make_shared(self._large, self._per_layer_embedder)
+            if sections.drafter is not None:
+                vocabulary = decode.outputs["logits"].shape[-1]
+                self._drafter = DrafterSection(
+                    sections.drafter, threads, cache_dir, self._embedder, self._caches, vocabulary
+                )
+            self._shared = self._make_shared(self._large, self._per_layer_embedder, self._drafter)
             self._others = {model.name: self._other(self._model, model) for model in sections.models[1:]}
         except BaseException:
             self.close()
@@ -170,19 +182,26 @@ class LitertDecoder:
                 )
         return calls
 
-    def _make_shared(self, model: ModelSection, per_layer: EmbeddingTable | None) -> Shared:
+    def _make_shared(
+        self, model: ModelSection, per_layer: EmbeddingTable | None, drafter: DrafterSection | None = None
+    ) -> Shared:
         calls = self._calls(model)
+        outputs = [model.signatures[call.name].outputs for call in calls if call.has_logits]
+        if drafter is not None and not all(ACTIVATIONS in given for given in outputs):
+            raise BundleMismatchError(
+                f"{self._sections.decoder.path}: some signatures do not give the {ACTIVATIONS} that its drafter takes; "
+                "convert the checkpoint again, or leave speculative decoding out"
+            )
         arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
         for call in calls:
             if call.whole.name not in arrays:
                 whole = model.signatures[call.whole.name]
                 own = {key: whole.inputs[key] for key in _INPUTS & whole.inputs.keys()}
-                own |= {key: whole.outputs[key] for key in {_ACTIVATIONS} & whole.outputs.keys()}
+                own |= {key: whole.outputs[key] for key in {ACTIVATIONS} & whole.outputs.keys()}
                 arrays[call.whole.name] = {key: aligned_zeros(tensor) for key, tensor in own.items()}
-        outputs = [model.signatures[call.name].outputs["logits"] for call in calls if call.has_logits]
-        logits = aligned_zeros(max(outputs, key=lambda tensor: tensor.nbytes))
-        inputs_of = {call: arrays[call.whole.name] for call in calls}
-        return Shared(inputs_of, logits, self._embedder, per_layer)
+        logits = aligned_zeros(max((given["logits"] for given in outputs), key=lambda tensor: tensor.nbytes))
+        arrays_of = {call: arrays[call.whole.name] for call in calls}
+        return Shared(arrays_of, logits, self._embedder, per_layer, drafter)
 
     @property
     def context_tokens(self) -> int:
@@ -194,7 +213,11 @@ class LitertDecoder:
 
     @property
     def can_verify(self) -> bool:
-        return any(call.is_verify for call in self._shared.inputs)
+        return any(call.is_verify for call in self._shared.arrays)
+
+    @property
+    def can_draft(self) -> bool:
+        return self._drafter is not None
 
     @property
     def embedding_bytes(self) -> int:
@@ -247,14 +270,17 @@ class LitertDecoder:
         return frozenset(name for name, count in self._slots.items() if count < longest)
 
     def mapped_ranges(self) -> MappedRanges:
-        named = {name: (part,) for name, part in self._sections.named.items()}
-        weights: tuple[FileRange, ...] = (self._sections.decoder,)
-        if self._weight_cache is not None:
-            packed = FileRange.whole(self._weight_cache)
-            weights, named = (*weights, packed), {**named, WEIGHT_CACHE: (packed,)}
-        return MappedRanges(self._sections.tables, weights, named)
+        named: dict[str, tuple[FileRange, ...]] = {name: (part,) for name, part in self._sections.named.items()}
+        weights = tuple(part for part in (self._sections.decoder, self._sections.drafter) if part is not None)
+        caches = (self._weight_cache, None if self._drafter is None else self._drafter.weight_cache)
+        packed = tuple(FileRange.whole(cache) for cache in caches if cache is not None)
+        if packed:
+            named[WEIGHT_CACHE] = packed
+        return MappedRanges(self._sections.tables, (*weights, *packed), named)
 
     def close(self) -> None:
+        if self._drafter is not None:
+            self._drafter.close()
         if self._model is not None:
             self._model.close()
             self._model = None

@@ -9,21 +9,38 @@ from dataclasses import dataclass
 from math import prod
 
 from gemma_edge.profiles.budget import MemoryBudget
-from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint
+from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint, with_drafter
 from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
-from gemma_edge.profiles.signatures import Call
+from gemma_edge.profiles.signatures import Call, own_name
 from gemma_edge.runtime.executors.base import BundleMismatchError
-from gemma_edge.runtime.executors.litert.sections import audio_size, sane, section_range, shape_of, vision_size
+from gemma_edge.runtime.executors.litert.sections import (
+    audio_size,
+    has_model,
+    model_shapes,
+    sane,
+    section_range,
+    shape_of,
+    vision_size,
+)
 from gemma_edge.runtime.executors.litert.slot import slots_of
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.flatbuffer import Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
-from gemma_edge.runtime.formats.tflite_model import TensorType
+from gemma_edge.runtime.formats.tflite_model import Operator, TensorType, builtin_code
 from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.mel import frame_count
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DrafterShape:
+    """What a drafter's memory depends on. reads: names of caches."""
+
+    weights_bytes: int
+    by_clusters: bool
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class BundlePlan:
     calls: tuple[Call, ...]
     activations: ActivationShape
     encoders: tuple[EncoderShape, ...]
+    drafter: DrafterShape | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> "BundlePlan":
@@ -59,6 +77,7 @@ class BundlePlan:
                 nbytes(ModelType.PER_LAYER_EMBEDDER),
                 *_read_shapes(bundle.view(decoder)),
                 encoders,
+                _drafter(bundle),
             )
         except Exception as error:  # it is not verified yet: anything may come out of it
             raise BundleMismatchError(
@@ -94,6 +113,15 @@ class BundlePlan:
             shape=self.activations,
             slots=slots,
         )
+        if self.drafter is not None:
+            is_half = self.cache_value_bytes < FLOAT_BYTES
+            planned = with_drafter(
+                planned,
+                self.drafter.weights_bytes,
+                self.activations.vocab_size,
+                by_clusters=self.drafter.by_clusters,
+                half_bytes=sum(map(self._cache_bytes, self.drafter.reads)) if is_half else 0,
+            )
         planned = with_encoders(planned, self.encoders)
         return made_anonymous(planned) if anonymous_weights else planned
 
@@ -111,6 +139,16 @@ class BundlePlan:
         return prod(shape) // slots * min(slots, context_tokens or slots) * self.cache_value_bytes
 
 
+def _drafter(bundle: Bundle) -> DrafterShape | None:
+    if not has_model(bundle, ModelType.MTP_DRAFTER):
+        return None
+    section = bundle.section(SectionKind.TFLITE_MODEL, ModelType.MTP_DRAFTER)
+    inputs = model_shapes(bundle, ModelType.MTP_DRAFTER).inputs
+    operators = map(builtin_code, sane(root_of(bundle.view(section), "Model").operator_codes))
+    reads = tuple(name for name in inputs if name.startswith("kv_cache_"))
+    return DrafterShape(section.nbytes, Operator.TOPK_V2 in operators, reads)
+
+
 def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
     def nbytes(*model_types: ModelType) -> int:
         return sum(section_range(bundle, model_type).nbytes for model_type in model_types)
@@ -126,7 +164,7 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
 def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call, ...], ActivationShape]:
     """Cache shapes, bytes of one of their values, the calls, and what the size of activations depends on."""
     model = root_of(section, "Model")
-    signatures = {signature.signature_key.decode(): signature for signature in sane(model.signature_defs)}
+    signatures = {_name(model, signature): signature for signature in sane(model.signature_defs)}
     names = (key.rpartition("/")[2] for key in signatures)  # of a second model, too
     calls = tuple(call for name in names if (call := Call.of_name(name)) is not None)
     longest = max((call for call in calls if call.past is None and not call.has_logits), key=lambda call: call.rows)
@@ -165,6 +203,14 @@ def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call
         vocab_size=_vocab_size(model, signatures["decode"]),
     )
     return caches, FLOAT_BYTES // 2 if is_half else FLOAT_BYTES, calls, activations
+
+
+def _name(model: Table, signature: Table) -> str:
+    """As `ModelSection` has it."""
+    graph = model.subgraphs[signature.subgraph_index]
+    positions = [entry.tensor_index for entry in sane(signature.inputs) if entry.name == b"input_pos"]
+    rows = shape_of(graph.tensors[positions[0]])[0] if positions else 0
+    return own_name(signature.signature_key.decode(), rows)
 
 
 def _vocab_size(model: Table, decode: Table) -> int:

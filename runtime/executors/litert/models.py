@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from gemma_edge.profiles.signatures import own_name
 from gemma_edge.runtime.executors.litert.library import BoundSignature, CompiledSection, Signature
 
 
@@ -19,9 +20,18 @@ class ModelSection:
     @cached_property
     def signatures(self) -> Mapping[str, Signature]:
         """By name, "decode" and so on."""
-        prefix, found = self._prefix, self._section.signatures
-        return {name.removeprefix(prefix): signature for name, signature in found.items() if name.startswith(prefix)}
+        return {name: self._section.signatures[stored] for name, stored in self._stored.items()}
+
+    @cached_property
+    def _stored(self) -> Mapping[str, str]:
+        """Names in the file by those here."""
+        names = {}
+        for stored, signature in self._section.signatures.items():
+            if stored.startswith(self._prefix):
+                rows = signature.inputs["input_pos"].shape[0] if "input_pos" in signature.inputs else 0
+                names[own_name(stored.removeprefix(self._prefix), rows)] = stored
+        return names
 
     def bind(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> BoundSignature:
         """As `CompiledSection.bind`."""
-        return self._section.bind(self._prefix + name, arrays)
+        return self._section.bind(self._stored[name], arrays)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from gemma_edge.profiles.signatures import Call
 from gemma_edge.runtime.executors.base import ClosedError, Logits, SlotState, Snapshot
 from gemma_edge.runtime.executors.checks import check_restore, check_rewind, check_state, check_tokens
+from gemma_edge.runtime.executors.litert.drafter import ACTIVATIONS, DrafterSection
 from gemma_edge.runtime.executors.litert.library import BoundSignature
 from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
@@ -32,25 +33,29 @@ from gemma_edge.runtime.media.soft_tokens import place_soft_rows
 class Shared:
     """What all slots of a decoder use, one at a time.
 
-    inputs: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T].
+    arrays: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T]; beside a
+    drafter also the activations [1,T,D] of calls with logits.
     logits: float32 [1,N,V], of the most tokens that a call gives them of; the others write to its first rows.
     """
 
-    inputs: Mapping[Call, Mapping[str, NDArray[Any]]]
+    arrays: Mapping[Call, Mapping[str, NDArray[Any]]]
     logits: NDArray[np.float32]
     embedder: EmbeddingTable
     per_layer_embedder: EmbeddingTable | None
+    drafter: DrafterSection | None = None
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """A call, bound, with the arrays it reads: embeddings [1,T,D], per-layer [1,T,L,P] or None, positions [T]."""
+    """A call, bound, with its arrays: embeddings [1,T,D], per-layer [1,T,L,P] or None, positions [T]; and those that it
+    gives, hidden states [1,T,D] or None."""
 
     call: Call
     run: BoundSignature
     embeddings: NDArray[np.float32]
     per_layer_embeddings: NDArray[np.float32] | None
     input_pos: NDArray[np.int32]
+    activations: NDArray[np.float32] | None
 
     @property
     def rows(self) -> int:
@@ -81,7 +86,7 @@ class LitertSlot:
         self._rings = rings
         self._ring_slots = {slots_of(name, caches[name].shape) for name in rings}
         self._context_tokens = context_tokens
-        bound = [self._bind(model, call, arrays) for call, arrays in shared.inputs.items()]
+        bound = [self._bind(model, call, arrays) for call, arrays in shared.arrays.items()]
         self._decodes = [each for each in bound if each.call.is_decode]
         self._verifies = [each for each in bound if each.call.is_verify]
         self._prefills = [each for each in bound if not each.call.has_logits]
@@ -93,10 +98,15 @@ class LitertSlot:
         self._position = 0
         self._high_water = 0
         self._written = 0  # positions that may not be zero
+        self._drafter = None if shared.drafter is None else shared.drafter.bind(caches)
+        self._hidden: NDArray[np.float32] | None = None  # [n, D], of the rows that ran last
+        self._hidden_start = 0  # where the first of them stands
 
     def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
         run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits[:, : call.rows]})
-        return _Bound(call, run, arrays["embeddings"], arrays.get("per_layer_embeddings"), arrays["input_pos"])
+        activations = arrays.get(ACTIVATIONS) if call.has_logits and self._shared.drafter is not None else None
+        per_layer = arrays.get("per_layer_embeddings")
+        return _Bound(call, run, arrays["embeddings"], per_layer, arrays["input_pos"], activations)
 
     @property
     def context_tokens(self) -> int:
@@ -163,6 +173,13 @@ class LitertSlot:
         logits: Logits = self._shared.logits[0, : len(token_ids)].copy()
         return logits
 
+    def draft(self, token_id: int, n: int) -> Sequence[int]:
+        self._check([token_id])
+        row = self._position - 1 - self._hidden_start
+        if self._drafter is None or self._hidden is None or not 0 <= row < len(self._hidden):
+            return ()
+        return self._drafter.guesses(token_id, self._hidden[row], self._position, n)
+
     def _run(self, among: Sequence[_Bound], token_ids: Sequence[int], start: int) -> None:
         """Run the call that reads least of the caches, its first rows `token_ids`; padding stays as it was (finite)."""
         call = min((each for each in among if each.call.takes(start)), key=lambda each: each.call.reach)
@@ -180,9 +197,12 @@ class LitertSlot:
         self._written = max(self._written, self._high_water)
         del self._tokens[start:]
         self._position = start
+        self._hidden, self._hidden_start = None, start
         call.run()
         self._tokens.extend(token_ids)
         self._position = start + count
+        if call.activations is not None:
+            self._hidden = call.activations[0, :count].copy()
 
     def _check(self, token_ids: Sequence[int]) -> None:
         self._open()
@@ -205,6 +225,7 @@ class LitertSlot:
         for cache in self._parts(self._written).values():
             cache.fill(0)
         self._tokens.clear()
+        self._hidden = None
         self._position = self._high_water = self._written = 0
 
     def _parts(self, position: int) -> dict[str, NDArray[Any]]:
@@ -241,6 +262,7 @@ class LitertSlot:
         for name, part in parts.items():
             part[...] = state.arrays[name]
         self._tokens[:] = state.token_ids
+        self._hidden = None
         self._position = position
         self._high_water = state.high_water
         self._written = max(self._written, state.high_water)
@@ -270,6 +292,8 @@ class LitertSlot:
     def close(self) -> None:
         for each in (*self._decodes, *self._verifies, *self._prefills):
             each.run.close()
+        if self._drafter is not None:
+            self._drafter.close()
         self._decodes, self._verifies, self._prefills, self._caches = [], [], [], {}
 
 

@@ -118,6 +118,10 @@ class OnnxDecoder:
         return False
 
     @property
+    def can_draft(self) -> bool:
+        return False
+
+    @property
     def embedding_bytes(self) -> int:
         rows = self._shared.rows.get(ROW_INPUTS[0])
         return 0 if rows is None else rows.shape[-1] * rows.itemsize  # from token ids on: text only

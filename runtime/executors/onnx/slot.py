@@ -138,6 +138,10 @@ class OnnxSlot:
     def verify(self, token_ids: Sequence[int]) -> Logits:
         return np.stack([self.decode(token_id) for token_id in token_ids])
 
+    def draft(self, token_id: int, n: int) -> Sequence[int]:
+        del token_id, n
+        return ()  # no drafter is written for it
+
     def _run(self, token_ids: Sequence[int]) -> None:
         count, start = len(token_ids), self.position
         for name, table in self._shared.tables.items():

@@ -106,7 +106,8 @@ def errors(written: Written, out: Path, cache: Path) -> NDArray[np.float32]:
 
 def is_as_transformers(off: NDArray[np.float32]) -> bool:
     """But for values half way between two levels, where the last bit of a float32 decides which: one in 50,000 or so,
-    of the 10,000 that a token takes here.
+    of the 10,000 that a token takes here. transformers in float32 meets its own float64 no more often than this does:
+    243 tokens of 256, against 243 in integers and 251 in float32.
     """
     return bool(np.count_nonzero(off <= TOLERANCE) >= 0.75 * off.size)
 

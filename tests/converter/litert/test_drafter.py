@@ -6,7 +6,6 @@ Prompts are longer than the sliding window (16 tokens) and than one prefill chun
 import io
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from gemma_edge.converter.checkpoint.checkpoint import CheckpointError, read_config
+from gemma_edge.converter.checkpoint.hub import HubError
 from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.fields import ConfigError
@@ -28,35 +28,11 @@ from gemma_edge.converter.plan.target import Target, TargetError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from tests.converter.litert.tflite_runs import Session
-from tools.tiny import write_json, write_tiny
+from tests.drafters import DRAFTS, NAME, OPTIONS, PROMPTS, Guesses, Pair, expected, made
+from tools.tiny import write_json
 from tools.tiny_drafter import write_drafter
 
-NAME = "gemma4-e2b-pattern"
-CONTEXT_TOKENS, PREFILL_TOKENS, DRAFTS = 128, (8, 32), 3
 TOLERANCE = 1e-3  # of logits that spread over about +-12, as in test_parity.py; transformers' float32 is as far off
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A model and its assistant: as transformers has them, as files, and as a bundle in float32."""
-
-    model: Any
-    assistant: Any
-    folder: Path
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "pair.litertlm"
-
-
-OPTIONS: Any = {"context": CONTEXT_TOKENS, "prefill": PREFILL_TOKENS, "spans": (), "measure": False}
-
-
-def made(folder: Path, clusters: tuple[int, int] | None) -> Pair:
-    assistant = write_drafter(NAME, folder / "assistant", clusters=clusters)
-    pair = Pair(write_tiny(NAME, folder / "model"), assistant, folder)
-    convert("custom-fp32", folder / "model", pair.bundle, drafter=folder / "assistant", **OPTIONS)
-    return pair
 
 
 @pytest.fixture(scope="module")
@@ -69,38 +45,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def clustered(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """The assistant weighs the tokens of 4 clusters of 64, as E2B's and E4B's do of 32 of 2048."""
     return made(tmp_path_factory.mktemp("clusters"), (64, 4))
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """Of one round. activations: the model's, [1, 1, D]. logits: [DRAFTS, V]. projected: [DRAFTS, D]."""
-
-    activations: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    projected: NDArray[np.float32]
-
-    @property
-    def tokens(self) -> list[int]:
-        return [int(row.argmax()) for row in self.logits]
-
-
-def expected(pair: Pair, ids: list[int]) -> Guesses:
-    """As transformers' SinglePositionMultiTokenCandidateGenerator guesses behind ids, the last of which is not run."""
-    with torch.no_grad():
-        seen = pair.model(torch.tensor([ids[:-1]]), output_hidden_states=True, return_shared_kv_states=True)
-        hidden, token, logits, projected = seen.hidden_states[-1][:, -1:], ids[-1], [], []
-        activations = hidden.numpy()
-        for _ in range(DRAFTS):
-            embedding = pair.model.get_input_embeddings()(torch.tensor([[token]]))
-            found = pair.assistant(
-                inputs_embeds=torch.cat([embedding, hidden], -1),
-                position_ids=torch.tensor([[len(ids) - 1]]),
-                shared_kv_states=dict(seen.shared_kv_states),
-            )
-            hidden, token = found.last_hidden_state, int(found.logits.argmax())
-            logits.append(found.logits[0, 0].numpy())
-            projected.append(hidden[0, 0].numpy())
-    return Guesses(activations, np.stack(logits), np.stack(projected))
 
 
 def section(bundle: Path, model_type: ModelType) -> Session:
@@ -178,11 +122,6 @@ def test_guesses_of_clusters_are_those_of_transformers(clustered: Pair, count: i
 
 # ---------------------------------------------------------------- in LiteRT-LM, and without it
 
-PROMPTS = (
-    "Once upon a time", "The sun was", "Tom and Lily went to the park", "hello", "One day a big bear", "She said",
-    "A cat and a mouse", "In the garden", "My mother", "Two boys played",
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
 def echo(pair: Pair, request: pytest.FixtureRequest) -> Path:
@@ -219,9 +158,9 @@ def test_text_is_the_same_with_and_without(echo: Path, tmp_path: Path, capfd: py
     print(f"{echo.name}: {rates} of the guesses were accepted")
     assert max(rates) > 0.1
     # Where a round passes the end of the context, LiteRT-LM (0.18.1) says all of it, and a character may be complete.
-    for found, expected in zip(with_guesses, without, strict=True):
-        assert found.startswith(expected.rstrip("\N{REPLACEMENT CHARACTER}")), (found, expected)
-        assert len(found) < len(expected) + 40
+    for found, plain in zip(with_guesses, without, strict=True):
+        assert found.startswith(plain.rstrip("\N{REPLACEMENT CHARACTER}")), (found, plain)
+        assert len(found) < len(plain) + 40
 
 
 def test_our_runtime_runs_such_a_bundle_as_any(echo: Path, tmp_path: Path) -> None:
@@ -267,6 +206,8 @@ def test_verify_is_as_long_as_asked_for_and_no_longer_than_a_prefill(pair: Pair)
     assert Target.parse("custom-int4", drafter=drafter, draft=(2, 6)).verify_tokens == 6
     assert Target.parse("custom-int4", drafter=drafter, prefill=(3,)).verify_tokens == 3
     assert Target.parse("custom-int4").verify_tokens is None
+    signatures = section(pair.bundle, ModelType.PREFILL_DECODE).interpreter.get_signature_list()
+    assert signatures.keys() == {"decode", "prefill_8", "prefill_32", "verify"}  # no second one of 4 tokens
 
 
 @pytest.mark.parametrize(
@@ -334,7 +275,8 @@ def test_what_is_no_assistant_of_this_model_is_refused(
 
 
 def test_an_incomplete_assistant_is_refused(pair: Pair, tmp_path: Path) -> None:
-    assert "not a directory" in refusal(CheckpointError, pair.folder / "model", tmp_path / "nowhere", tmp_path)
+    nowhere = refusal(HubError, pair.folder / "model", tmp_path / "nowhere", tmp_path)
+    assert "nowhere: no such directory or file" in nowhere
     write_drafter(NAME, tmp_path / "other")
     config = read_config(tmp_path / "other")
     config["text_config"]["intermediate_size"] = 64

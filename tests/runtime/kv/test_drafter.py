@@ -1,8 +1,12 @@
 """Guessing from what was said."""
 
+from typing import Any
+
 import pytest
 
 from gemma_edge.runtime.kv.drafter import PromptLookup
+
+SLOT: Any = None  # looking a text up asks nothing of the model
 
 
 @pytest.mark.parametrize(
@@ -20,7 +24,7 @@ from gemma_edge.runtime.kv.drafter import PromptLookup
     ],
 )
 def test_what_followed_the_longest_match(history: list[int], n: int, guesses: list[int]) -> None:
-    assert list(PromptLookup().propose(history, n)) == guesses
+    assert list(PromptLookup().propose(history, n, SLOT)) == guesses
 
 
 def test_a_growing_history_gives_what_a_new_look_at_it_would() -> None:
@@ -28,4 +32,10 @@ def test_a_growing_history_gives_what_a_new_look_at_it_would() -> None:
     grown = PromptLookup()
     for length in range(len(history)):
         if length % 3 != 1:  # what was not asked for in between counts as well
-            assert grown.propose(history[:length], 4) == PromptLookup().propose(history[:length], 4)
+            assert grown.propose(history[:length], 4, SLOT) == PromptLookup().propose(history[:length], 4, SLOT)
+
+
+def test_a_match_has_to_be_as_long_as_asked_for() -> None:
+    history = [5, 1, 2, 9, 6, 5, 1, 2]
+    assert list(PromptLookup(3).propose(history, 1, SLOT)) == [9]
+    assert not PromptLookup(4).propose(history, 1, SLOT)

@@ -34,7 +34,7 @@ class Guesses:
     text: Sequence[int]
     right: int
 
-    def propose(self, history: Sequence[int], n: int) -> Sequence[int]:
+    def propose(self, history: Sequence[int], n: int, _slot: KvSlot) -> Sequence[int]:
         rest = self.text[len(history) : len(history) + n]
         return [token if i < self.right else (token + 1) % 100 for i, token in enumerate(rest)]
 
@@ -72,7 +72,7 @@ class Steps:
 def reply(slot: KvSlot, drafter: Drafter, prompt: list[int], count: int, how: Decoding) -> tuple[list[int], int]:
     """Drawn tokens, and how many of them came with an earlier call; as `reply_steps` draws them."""
     tokens, accepted = list(prompt), 0
-    steps = Speculation(Speculating(lambda: drafter), len(prompt) + count)
+    steps = Speculation([Speculating(lambda: drafter)], len(prompt) + count)
     for drawn in draw(lambda _: steps.decode(slot, tokens), prompt[-1], count, how):
         tokens.append(drawn.token_id)
         accepted += steps.last.is_accepted
@@ -102,12 +102,23 @@ def test_guesses_change_nothing_but_the_calls(right: int) -> None:
 def test_guesses_that_a_slot_no_longer_holds_count_for_nothing() -> None:
     """Another model ran meanwhile, and the slot was brought back to what was drawn."""
     slot, text = Steps([]), [i % 50 for i in range(100)]
-    steps = Speculation(Speculating(lambda: Guesses(text, 7)), 100)
+    steps = Speculation([Speculating(lambda: Guesses(text, 7))], 100)
     for length in range(1, 30):
         slot.rewind(length - 1)
         assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
         assert slot.tokens[:length] == text[:length]
     assert not steps.last.is_accepted
+
+
+@pytest.mark.parametrize(("known", "right"), [(100, 7), (300, 0)], ids=["falls silent", "is always wrong"])
+def test_of_two_ways_the_second_guesses_where_the_first_does_not(known: int, right: int) -> None:
+    slot, text, accepted = Steps([]), [i % 50 for i in range(300)], 0
+    ways = [Speculating(lambda: Guesses(text[:known], right)), Speculating(lambda: Guesses(text, 7))]
+    steps = Speculation(ways, 300)
+    for length in range(1, 250):
+        assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
+        accepted += steps.last.is_accepted
+    assert accepted > 200  # of at most 7 in 8
 
 
 def test_nothing_is_guessed_beyond_the_end() -> None:
@@ -146,7 +157,7 @@ def test_where_it_cannot_pay_nothing_is_guessed_price_or_no_price() -> None:
     for rows, seconds in ((1, 1.0), (4, 4.1), (8, 8.1)):
         for _ in range(3):
             how.prices.add(rows, seconds)
-    steps = Speculation(how, 100)
+    steps = Speculation([how], 100)
     for length in range(1, 60):
         assert np.argmax(steps.decode(slot, text[:length])) == text[length]  # type: ignore[arg-type]
     assert set(slot.calls) == {1}
@@ -246,7 +257,7 @@ def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:
     slot.rewind(start)
     sampler = Sampler(SamplerConfig(top_k=3, top_p=1.0, temperature=1.5, seed=11))
     guesses = Guesses([*prompt, likely[0], int(np.argmax(after[likely[0],])), 5, 5], 9)
-    speculating = partial(Speculation, Speculating(lambda: guesses), len(prompt) + 4)
+    speculating = partial(Speculation, [Speculating(lambda: guesses)], len(prompt) + 4)
     counts: dict[tuple[int, int], int] = {}
     draws, accepted = 600, 0
     for _ in range(draws):
@@ -311,7 +322,7 @@ def test_the_command_line(drafting_bundle: Callable[[str], Path], tmp_path: Path
     assert "guessed" not in plain.stderr
     refused = CliRunner().invoke(run_main, [*arguments, "--executor", "litert-lm"])
     assert refused.exit_code == 2
-    assert "litert-lm has no drafter for these bundles; leave out --executor" in refused.stderr
+    assert "our own executor alone is told how to guess; leave out --executor" in refused.stderr
 
 
 def test_two_replies_at_once_are_each_as_alone(engine: Engine, val_bin: Path) -> None:
