@@ -23,7 +23,7 @@ LINES = {
     ("gemma-edge", "convert", "--target", "e4b-int"): {"e4b-int8", "e4b-int4"},
     ("gemma-edge", "convert", "--target", "=", "e2b-int"): {"e2b-int8", "e2b-int4"},
     ("gemma-edge", "plan", "--target", "e3.39-f"): {"e3.39-fp32", "e3.39-fp16"},
-    ("gemma-edge", "serve", "x.litertlm", "--profile", "phone"): {"phone-2gb", "phone-3gb"},
+    ("gemma-edge", "serve", "x.litertlm", "--profile", "phone"): {"phone-1.5gb", "phone-2gb", "phone-3gb"},
     ("convert", "--recipe", "a"): {"auto"},
     ("convert", "--encoding", "head", "="): set(NAMES),
     ("convert", "--encoding", "head", "=", "int8-b"): {"int8-b32", "int8-b64", "int8-b128", "int8-b256"},
