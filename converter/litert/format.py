@@ -66,13 +66,13 @@ def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     """prefix: of the signatures' names; none of them begins as LiteRT-LM's do where there is one."""
     for call in _calls(model, target):
         graph = model.decoder(prefix + call.name, call.rows, call.has_logits, every_row=True)
-        graph.past, graph.is_steps = call.past, call.is_verify
+        graph.past, graph.is_steps, graph.is_batch = call.past, call.is_verify, call.is_batch
         graph.wraps = not call.is_verify  # of ours: see runtime/executors/litert/slot.py
         yield graph
 
 
 def _calls(model: Model, target: Target) -> Iterator[Call]:
-    return calls_of(target.prefill_tokens, target.spans_for(model), target.draft_tokens)
+    return calls_of(target.prefill_tokens, target.spans_for(model), target.draft_tokens, target.batch_rows)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:

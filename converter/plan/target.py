@@ -16,7 +16,7 @@ from gemma_edge.converter.models.matformer.pair import large_model
 from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
-from gemma_edge.converter.plan.lengths import DEFAULT_PREFILL_TOKENS, DRAFTER_TOKENS, usual_prefill, usual_spans
+from gemma_edge.converter.plan.lengths import DEFAULT_PREFILL_TOKENS, DRAFTER_TOKENS, MOST_BATCH_ROWS, usual_prefill, usual_spans
 from gemma_edge.converter.plan.options import Options
 from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
@@ -81,8 +81,8 @@ class Target:
     size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
     prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. draft_tokens: how many tokens each
-    verify signature runs, all but the first of them guessed. fit: where the profile is too
-    small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
+    verify signature runs, all but the first of them guessed. batch_rows: how many conversations each batch takes a step
+    of. fit: where the profile is too small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
     None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
     rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
     of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
@@ -96,6 +96,7 @@ class Target:
     prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
     spans: tuple[int, ...] | None = None
     draft_tokens: tuple[int, ...] = ()
+    batch_rows: tuple[int, ...] = ()
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -123,6 +124,7 @@ class Target:
                 "--spans 1024,4096"
             )
         self._check_draft()
+        self._check_batch()
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
             raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
@@ -159,6 +161,19 @@ class Target:
             raise TargetError(
                 f"draft {lengths[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
                 "up to that"
+            )
+
+    def _check_batch(self) -> None:
+        sizes, asked = self.batch_rows, ",".join(map(str, self.batch_rows))
+        if sizes and not self.format.verifies:
+            raise TargetError(
+                f"batch {asked}: {self.format.name} has no signatures for several conversations; use --format "
+                f"{LITERTLM.name}, or leave --batch out"
+            )
+        if any(not 2 <= n <= MOST_BATCH_ROWS for n in sizes) or sorted(set(sizes)) != list(sizes):
+            raise TargetError(
+                f"batch {asked}: expected numbers of conversations from 2 to {MOST_BATCH_ROWS}, rising; for example "
+                "--batch 4"
             )
 
     def _check_drafter(self, drafter: Path) -> None:
@@ -223,6 +238,7 @@ class Target:
             prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
             spans=None if spans is None else tuple(spans),
             draft_tokens=tuple(draft or ()),
+            batch_rows=tuple(options.get("batch") or ()),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),
