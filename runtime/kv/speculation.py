@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
+from gemma_edge.runtime.kv.batching import Step
 from gemma_edge.runtime.kv.drafter import Drafter
 from gemma_edge.runtime.kv.generate import Guessed
 from gemma_edge.runtime.media.soft_tokens import SoftToken
@@ -74,12 +75,34 @@ class Speculation:
         self._end = end
         self._earned = 0.0  # steps, beside what may be lost at the beginning
         self._wanted = 0  # guesses that the next verification shall have; 0: the fewest
+        self._goes_well = False  # all guesses of the last step stood, and there were some
         self._slot: KvSlot | None = None  # what holds guesses
         self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
         self.last = Guessed()
 
-    def decode(self, slot: KvSlot, tokens: Sequence[int]) -> Logits:
-        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
+    def is_plain(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
+        """Whether `decode` may take a plain step, which then can be taken with other replies' instead.
+
+        Not where the next token is there already, nor while all that is guessed stands. Guesses that do not are taken
+        back.
+        """
+        if self._how is None:
+            return True
+        if self._stands(slot, tokens):
+            return False
+        if self._pending:
+            self._wanted, self._goes_well = 0, False
+            self._take_back(slot, len(tokens) - 1)
+        return not self._goes_well
+
+    def decode(self, slot: KvSlot, tokens: Sequence[int], step: Step | None = None) -> Logits:
+        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it.
+
+        step: that of the last token, which may have run with others.
+        """
+        if step is not None and step.logits is not None and step.lease.slot is slot:
+            self.last = Guessed()
+            return step.logits
         if self._how is None:
             return slot.decode(tokens[-1])
         if self._stands(slot, tokens):
@@ -92,6 +115,7 @@ class Speculation:
         self._take_back(slot, len(tokens) - 1)
         started = time.perf_counter()
         guesses, rows = self._guesses(slot, tokens)
+        self._goes_well = bool(guesses)
         if not guesses:
             started = time.perf_counter()
             logits = slot.decode(tokens[-1])

@@ -1,4 +1,4 @@
-"""A step of several slots at once gives what a step of each gives, to the bit: across spans, rings, unequal positions."""
+"""A step of several slots gives what a step of each gives, to the bit: across spans, rings, unequal positions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.executors.litert.batch import shares
 from gemma_edge.runtime.executors.litert.decoder import DecoderSections, LitertDecoder
-from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.formats.litertlm import Bundle
 
 CONTEXT_TOKENS, STREAMS = 512, 5
