@@ -251,6 +251,11 @@ class Engine:
         )
 
     @property
+    def batch_rows(self) -> Sequence[int]:
+        """Of how many conversations a call can take a step, rising; none of a bundle converted without --batch."""
+        return self._decoder.batch_rows
+
+    @property
     def embedding_bytes(self) -> int:
         """What each row of an encoded image or recording takes."""
         return self._decoder.embedding_bytes

@@ -249,7 +249,7 @@ class CacheTensors:
         v: Tensor,
         row: int | None = None,
     ) -> None:
-        """read_slots: how many of the past count. k, v: this run's rows, [1, T, K, E]. row: whose they are, of a batch."""
+        """read_slots: how many of the past count. k, v: this run's rows, [1, T, K, E]. row: of a batch, which."""
         kv_heads, size = cache.k.shape[2:]
         slots, kind = layout.slots(cache.window), F16 if layout.half else F32
         self._sub, self._window, self._half, self._read_slots = sub, cache.window, layout.half, read_slots

@@ -65,7 +65,7 @@ def batching_bundle(
         if not path.exists():
             convert(
                 "custom-int4", checkpoints[family], path, measure=False,
-                context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS, draft=(4,), batch=(2, 4),
+                context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS[1:], draft=(4,), batch=(2, 4),
             )  # fmt: skip
         return path
 
