@@ -61,9 +61,9 @@ SNAPSHOT_SOURCE = "computed: a copy of the rings for each conversation whose key
 # (Gemma 3 270M, two spans), which are its rows' logits. In place of a ring it writes nothing.
 VERIFY_SOURCE = "measured: operators and tensors of each signature, and the logits of its rows"
 
-# A signature of a batch has the attention of each of its conversations: 1B with those of 2, 4 and 8, over two spans,
-# takes 92 MiB more once the model is opened, 1.8 for each conversation beside what any signature takes. Run one after
-# the other they add 9.7 MiB, mostly logits, and those of a span 2.8.
+# A signature of a batch has the attention of each of its conversations. Those of 2, 4 and 8, over the whole context and
+# a span, take 92 MiB more of 1B once the model is opened, 146 of E2B: 1.8 and 2.3 for each conversation beside what any
+# signature takes. Run one after the other they add 12.5 and 14 MiB, mostly logits.
 BATCH_ROW_ANON_BYTES = 1_900_000
 BATCH_SOURCE = "measured: operators and tensors of each signature and conversation, and their logits"
 
