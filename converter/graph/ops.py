@@ -5,8 +5,7 @@ Legend for shapes: B batch, T tokens, D model, H heads, K kv heads, E head size,
 The ops are as large as the formats allow: attention with its cache, RoPE and RMSNorm are single ops, because LiteRT
 spells attention out (masks, rings, several small ops) while ONNX Runtime has one kernel for it. How a cache is laid
 out, masked and written is therefore an emitter's business; a model only says which keys and values a layer sees.
-Positions are implicit: a graph with RoPE or attention has one position stream, [T] consecutive integers; a batch has
-T of one integer each, and as many caches of each layer.
+Positions are implicit: a graph with RoPE or attention has one position stream, [T] consecutive integers.
 
 The second axis of every value of a decoder is T, a number where a format wants one graph per length (LiteRT), or ANY.
 """
@@ -198,7 +197,9 @@ class Graph:
         self.tokens = tokens  # T, or ANY
         self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.is_steps = False  # whether its rows have to come out as they would from runs of one row each, to the bit
-        self.is_batch = False  # whether each row is of a sequence of its own, as in a run of one row, to the bit
+        self.is_batch = (
+            False  # whether each row is of a sequence, with position and caches, of its own; to the bit as well
+        )
         self.wraps = True  # whether whoever runs it lets its rows pass the end of a ring, or of the context
         self.tensors = tensors
         self.ops: list[Op] = []
@@ -275,8 +276,7 @@ class Graph:
         """[B, T, H, E], same shape."""
         assert len(x.shape) == 4, x.shape
         assert x.shape[1] == self.tokens, x.shape
-        out = Value(x.shape)
-        self.ops.append(RopeRotate(x, rope, out))
+        self.ops.append(RopeRotate(x, rope, out := Value(x.shape)))
         return out
 
     def attention(self, q: Value, cache: KVCache) -> Value:
