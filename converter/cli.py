@@ -176,6 +176,12 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
             "prompt comes faster; each takes memory.  [default: none]",
         ),
         click.option(
+            "--batch",
+            type=Lengths(),
+            help="Take a step of this many conversations at once, such as 4 or 2,4,8: together they come faster; each "
+            "takes memory.  [default: none]",
+        ),
+        click.option(
             "--format",
             metavar="[litertlm|onnx|gguf|compressed-tensors]",
             shell_complete=offer(completions.formats),

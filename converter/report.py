@@ -134,6 +134,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "prefill_tokens": list(target.prefill_tokens),
         "spans_tokens": list(target.spans_for(plan.model)),
         "draft_tokens": list(target.draft_tokens),
+        "batch_rows": list(target.batch_rows),
         "modalities": [modality.value for modality in plan.model.modalities],
         "kv": {
             "type": target.kv.value,

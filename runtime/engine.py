@@ -1,6 +1,7 @@
 """The engine: a bundle loaded and ready, from which sessions and conversations are made.
 
-Names and defaults are litert_lm's. One thread runs the model, a step for each reply that is being written, in turns.
+Names and defaults are litert_lm's. One thread runs the model, a step for each reply that is being written, in turns, or
+one for several together where the bundle was converted with --batch.
 The keys and values of several sessions and conversations are kept at once, as many as there are slots.
 """
 
@@ -262,6 +263,11 @@ class Engine:
         return TokenSequence(
             self._scheduler, self._pool, self._check_memory, is_passing=is_passing, speculating=speculating
         )
+
+    @property
+    def batch_rows(self) -> Sequence[int]:
+        """Of how many conversations a call can take a step, rising; none of a bundle converted without --batch."""
+        return self._decoder.batch_rows
 
     @property
     def embedding_bytes(self) -> int:

@@ -197,6 +197,9 @@ class Graph:
         self.tokens = tokens  # T, or ANY
         self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.is_steps = False  # whether its rows have to come out as they would from runs of one row each, to the bit
+        self.is_batch = (
+            False  # whether each row is of a sequence, with position and caches, of its own; to the bit as well
+        )
         self.wraps = True  # whether whoever runs it lets its rows pass the end of a ring, or of the context
         self.tensors = tensors
         self.ops: list[Op] = []
@@ -273,8 +276,7 @@ class Graph:
         """[B, T, H, E], same shape."""
         assert len(x.shape) == 4, x.shape
         assert x.shape[1] == self.tokens, x.shape
-        out = Value(x.shape)
-        self.ops.append(RopeRotate(x, rope, out))
+        self.ops.append(RopeRotate(x, rope, out := Value(x.shape)))
         return out
 
     def attention(self, q: Value, cache: KVCache) -> Value:

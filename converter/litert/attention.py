@@ -13,6 +13,9 @@ its rows are written first, each query sees those before it where they lie, and 
 rows land in one piece, which whoever calls it must not let pass the end of a cache; unless that has to be expected
 (`Graph.wraps`): then row by row in a ring, and elsewhere without those behind the end.
 
+A batch (`Graph.is_batch`) has rows of several sequences. Everything here is then there once for each row, as in a step
+of that sequence alone, over caches that are named for the row; what has weights runs for all rows together.
+
 Sliding layers keep a ring: position p lives in slot p mod R. With R >= window + the longest prefill, no row that a
 query of this run can still see is overwritten by this run's rows, padding included.
 
@@ -27,6 +30,7 @@ from gemma_edge.converter.graph.ops import KVCache, Rope
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor
 from gemma_edge.converter.litert.ops import F16, F32, I32, Subgraph
 from gemma_edge.converter.plan.cache_layout import CacheLayout
+from gemma_edge.profiles.signatures import row_name
 
 HIDDEN = -1e9  # added to a score that must not count; exp of it is 0 in float32
 
@@ -36,23 +40,23 @@ FEW_QUERIES = 32
 
 
 class Positions:
-    """What one signature derives from input_pos, each part built when first asked for."""
+    """What one signature derives from the positions of consecutive rows, each part built when first asked for."""
 
     def __init__(
         self,
         sub: Subgraph,
-        tokens: int,
+        pos: Tensor,
         layout: CacheLayout,
         past: int | None = None,
         *,
         is_steps: bool = False,
         wraps: bool = True,
     ) -> None:
-        """past, is_steps, wraps: as of `Graph`."""
+        """pos: int32 [T]. past, is_steps, wraps: as of `Graph`."""
+        tokens = pos.shape[0]
         self._sub, self._tokens, self._layout, self._past = sub, tokens, layout, past
         self.is_steps, self._can_wrap = is_steps, wraps
         # Only the first entry counts: rows of a run are consecutive, and padding rows may hold anything.
-        pos = sub.input("input_pos", (tokens,), I32)
         self._start = sub.slice(pos, 0, 0, 1, Phase.PROLOGUE)  # [1]
         start = sub.cast(sub.reshape(self._start, (1, 1, 1, 1), Phase.PROLOGUE), F32, Phase.PROLOGUE)
         self._start_f32 = start
@@ -236,14 +240,23 @@ class CacheTensors:
     """One layer's cache in one signature: the past as float32, this run's rows, and the write-back."""
 
     def __init__(
-        self, sub: Subgraph, cache: KVCache, layout: CacheLayout, read_slots: int, k: Tensor, v: Tensor
+        self,
+        sub: Subgraph,
+        cache: KVCache,
+        layout: CacheLayout,
+        read_slots: int,
+        k: Tensor,
+        v: Tensor,
+        row: int | None = None,
     ) -> None:
-        """read_slots: how many of the past count. k, v: this run's rows, [1, T, K, E]."""
+        """read_slots: how many of the past count. k, v: this run's rows, [1, T, K, E]. row: of a batch, which."""
         kv_heads, size = cache.k.shape[2:]
         slots, kind = layout.slots(cache.window), F16 if layout.half else F32
-        self._sub, self._cache, self._half, self._read_slots = sub, cache, layout.half, read_slots
-        self._stored_k = sub.input(f"kv_cache_k_{cache.layer}", (1, kv_heads, slots, size), kind)
-        self._stored_v = sub.input(f"kv_cache_v_{cache.layer}", (1, kv_heads, size, slots), kind)
+        self._sub, self._window, self._half, self._read_slots = sub, cache.window, layout.half, read_slots
+        names = [f"kv_cache_{letter}_{cache.layer}" for letter in "kv"]
+        self._names = names if row is None else [row_name(name, row) for name in names]
+        self._stored_k = sub.input(self._names[0], (1, kv_heads, slots, size), kind)
+        self._stored_v = sub.input(self._names[1], (1, kv_heads, size, slots), kind)
         self.new_k = sub.transpose(k, (0, 2, 1, 3))  # [1, T, K, E] -> [1, K, T, E]
         self.new_v = sub.transpose(v, (0, 2, 3, 1))  # [1, T, K, E] -> [1, K, E, T]
         self._past: tuple[Tensor, Tensor] | None = None
@@ -261,7 +274,7 @@ class CacheTensors:
 
     def write(self, positions: Positions, phase: Phase) -> None:
         """Put this run's rows into the cache. In the epilogue, what `past` gave before has no part in it."""
-        sub, write = self._sub, positions.write(self._cache.window)
+        sub, write = self._sub, positions.write(self._window)
         k, v = self.new_k, self.new_v
         if self._half:
             k, v = sub.cast(k, F16, phase), sub.cast(v, F16, phase)
@@ -275,8 +288,8 @@ class CacheTensors:
         if self._written is None:
             self.write(positions, Phase.EPILOGUE)
         assert self._written is not None
-        for name, cache in zip("kv", self._written, strict=True):
-            self._sub.output(f"kv_cache_{name}_{self._cache.layer}", cache)
+        for name, cache in zip(self._names, self._written, strict=True):
+            self._sub.output(name, cache)
 
 
 def attention(sub: Subgraph, q: Tensor, cache: CacheTensors, window: int | None, positions: Positions) -> Tensor:

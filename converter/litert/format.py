@@ -57,7 +57,7 @@ def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
     for call in _calls(model, target):
         name = VERIFY if call == drafted else call.name
         graph = model.decoder(prefix + name, call.rows, call.has_logits, every_row=True)
-        graph.past, graph.is_steps = call.past, call.is_verify
+        graph.past, graph.is_steps, graph.is_batch = call.past, call.is_verify, call.is_batch
         graph.wraps = not call.is_verify or call == drafted  # our runtime never lets it: executors/litert/slot.py
         if model.drafter is not None and call.has_logits:
             graph.output("activations", _hidden(graph))
@@ -65,7 +65,7 @@ def _decoders(model: Model, target: Target, prefix: str) -> Iterator[Graph]:
 
 
 def _calls(model: Model, target: Target) -> Iterator[Call]:
-    return calls_of(target.prefill_tokens, target.spans_for(model), target.all_verify_tokens)
+    return calls_of(target.prefill_tokens, target.spans_for(model), target.all_verify_tokens, target.batch_rows)
 
 
 def nbytes(spec: TensorSpec, storage: Storage) -> int:

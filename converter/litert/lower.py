@@ -65,17 +65,21 @@ def _rms_norm(s: Signature, op: ir.RmsNorm) -> Tensor:
 def _rotate(s: Signature, op: ir.RopeRotate) -> Tensor:
     x = s[op.x]
     half = x.shape[-1] // 2
-    cos, sin = s.positions.angles(op.rope, x.shape[-1])
+    angles = [positions.angles(op.rope, x.shape[-1]) for positions in s.streams]
+    cos, sin = (s.sub.concat(parts, 1) for parts in zip(*angles, strict=True))
     swapped = s.sub.concat([s.sub.slice(x, -1, half, half), s.sub.slice(x, -1, 0, half)], -1)
     return s.sub.add(s.sub.mul(x, cos), s.sub.mul(swapped, sin))
 
 
 def _attention(s: Signature, op: ir.Attention) -> Tensor:
-    return attention(s.sub, s[op.q], s.cache(op.cache), op.cache.window, s.positions)
+    window, caches = op.cache.window, s.cache(op.cache)
+    parts = zip(s.split(s[op.q], 1), caches, s.streams, strict=True)
+    return s.sub.concat([attention(s.sub, q, cache, window, positions) for q, cache, positions in parts], 1)
 
 
 def _past_attention(s: Signature, op: draft_ops.PastAttention) -> Tensor:
-    return past_attention(s.sub, s[op.q], s.past(op.past), op.past.window, s.positions)
+    [positions] = s.streams
+    return past_attention(s.sub, s[op.q], s.past(op.past), op.past.window, positions)
 
 
 def _cluster_logits(s: Signature, op: draft_ops.ClusterLogits) -> Tensor:

@@ -1,7 +1,7 @@
 """One graph on its way into one subgraph of a TFLite file: what lowering an op may ask and tell."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gemma_edge.converter.evaluate.machine import operands
@@ -30,24 +30,30 @@ class Signature:
         self._encodings = encodings
         self._layout = layout
         self._values: dict[ir.Value, Tensor] = {}
-        self._caches: dict[int, CacheTensors] = {}
+        self._caches: dict[int, Sequence[CacheTensors]] = {}
         self._pasts: dict[draft_ops.Past, PastTensors] = {}
-        self._positions: Positions | None = None
+        self._streams: list[Positions] = []
         self.levels: dict[ir.Value, Tensor] = {}  # in int8
         integers = (op.x for op in graph.ops if isinstance(op, ir.Linear) and self.static_scales(op))
         reads = Counter(value for op in graph.ops for value in operands(op)) - Counter(integers)
         self._read_as_float = {*reads, *graph.outputs.values()}
 
     @property
-    def positions(self) -> Positions:
-        """Made when the first op asks: a lookup has none."""
-        if self._positions is None:
+    def streams(self) -> Sequence[Positions]:
+        """Of consecutive rows: one, of a batch one for each row. Made when the first op asks: a lookup has none."""
+        if not self._streams:
             assert self._layout is not None, "a graph with positions needs a cache layout"
-            graph = self._graph
-            self._positions = Positions(
-                self.sub, graph.tokens, self._layout, graph.past, is_steps=graph.is_steps, wraps=graph.wraps
-            )
-        return self._positions
+            graph, layout = self._graph, self._layout
+            pos = self.sub.input("input_pos", (graph.tokens,), I32)
+            for part in self.split(pos, 0, Phase.PROLOGUE):
+                made = Positions(self.sub, part, layout, graph.past, is_steps=graph.is_steps, wraps=graph.wraps)
+                self._streams.append(made)
+        return self._streams
+
+    def split(self, x: Tensor, axis: int, phase: Phase = Phase.BODY) -> list[Tensor]:
+        """A tensor of this run's rows in parts, one for each stream; axis: that of the rows."""
+        rows = 1 if self._graph.is_batch else self._graph.tokens
+        return [self.sub.slice(x, axis, start, rows, phase) for start in range(0, self._graph.tokens, rows)]
 
     def emit(self, lower: Mapping[type, Callable[["Signature", Any], Tensor]]) -> None:
         """Lower every op, then the cache writes, then the declared outputs. lower: a function for each kind of op."""
@@ -56,7 +62,8 @@ class Signature:
         for op in self._graph.ops:
             self._values[op.out] = lower[type(op)](self, op)
         for cache in self._graph.caches.values():
-            self.cache(cache).output(self.positions)
+            for tensors, positions in zip(self.cache(cache), self.streams, strict=True):
+                tensors.output(positions)
         for name, value in self._graph.outputs.items():
             self.sub.output(name, self._values[value])
         self.sub.finish()
@@ -87,16 +94,19 @@ class Signature:
         """Whether anything but such a layer reads it."""
         return value in self._read_as_float
 
-    def cache(self, cache: ir.KVCache) -> CacheTensors:
-        """The tensors of one layer's cache, shared by all who read it."""
+    def cache(self, cache: ir.KVCache) -> Sequence[CacheTensors]:
+        """The tensors of one layer's cache, of each stream, shared by all who read it."""
         if cache.layer not in self._caches:
             assert self._layout is not None
-            k, v = self[cache.k], self[cache.v]
-            read_slots = self._layout.read_slots(cache.window, self._graph.past)
-            tensors = CacheTensors(self.sub, cache, self._layout, read_slots, k, v)
-            if self._graph.is_steps:
-                tensors.write(self.positions, Phase.BODY)
-            self._caches[cache.layer] = tensors
+            graph, read_slots = self._graph, self._layout.read_slots(cache.window, self._graph.past)
+            parts = zip(self.split(self[cache.k], 1), self.split(self[cache.v], 1), strict=True)
+            self._caches[cache.layer] = [
+                CacheTensors(self.sub, cache, self._layout, read_slots, k, v, row if graph.is_batch else None)
+                for row, (k, v) in enumerate(parts)
+            ]
+            if graph.is_steps:
+                for tensors, positions in zip(self._caches[cache.layer], self.streams, strict=True):
+                    tensors.write(positions, Phase.BODY)
         return self._caches[cache.layer]
 
     def past(self, past: draft_ops.Past) -> PastTensors:

@@ -28,7 +28,8 @@ class Format:
     one_table: a head that is tied to the embedding is the same bytes. folds: tables hold what a token looks up; else
     whoever runs it multiplies. turns: whoever runs it turns inputs, see formats/hadamard.py. balances: norms of any
     values are stored without loss. encoders: it holds those of images and audio. runs: our runtime runs it.
-    pairs: it holds two models of the same weights. verifies: it holds signatures that verify several tokens.
+    pairs: it holds two models of the same weights. verifies: it holds signatures that verify several tokens, and that
+    take a step in several conversations.
     suffix: what names of files end with, by which `--out` is known; none of directories.
     """
 

@@ -11,6 +11,9 @@ conversation pays for at most eight times what it has written; each costs the me
 DRAFTER_TOKENS = 4
 """One that is known, and a drafter's guesses: vLLM takes 2 of E2B's and 4 of E4B's (vllm-project/vllm#41745)."""
 
+MOST_BATCH_ROWS = 8
+"""Conversations that take a step together: the attention of each is spelled out, so a signature grows with them."""
+
 
 def usual_prefill(context_tokens: int | None) -> tuple[int, ...]:
     """DEFAULT_PREFILL_TOKENS without what is longer than the context; one chunk where all are."""

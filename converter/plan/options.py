@@ -10,8 +10,8 @@ class Options(TypedDict, total=False):
 
     profile: a device profile's name or file; what does not fit it is refused; with fit, the closest variant that
     fits is converted. context, prefill, draft: tokens; prefill left out is 16,128, as far as the context allows, and
-    draft none. recipe: a file, one of the other named recipes, or "auto", which measures which encodings lose least in
-    a bundle of max_bytes ("2.6GB").
+    draft none. batch: conversations that take a step together, by default none. recipe: a file, one of the other named
+    recipes, or "auto", which measures which encodings lose least in a bundle of max_bytes ("2.6GB").
     encoding: "ROLE=ENCODING" for roles in which the recipe is overridden. modalities: of "text", "vision" and "audio";
     left out, all that the checkpoint has and the profile can bear. calibrate: a text file, or "built-in", that layers
     are rounded for. lora: a PEFT adapter's directory. slice: of a Gemma 3n E4B, a published name or a file that
@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     prefill: Sequence[int] | None
     spans: Sequence[int] | None
     draft: Sequence[int] | None
+    batch: Sequence[int] | None
     kv: str
     recipe: str | Path | None
     encoding: Sequence[str]

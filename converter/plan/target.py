@@ -15,8 +15,8 @@ from gemma_edge.converter.models.matformer.files import slice_of
 from gemma_edge.converter.models.matformer.pair import large_model
 from gemma_edge.converter.models.matformer.slices import E2B, PUBLISHED, Slice, is_published_name, published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
+from gemma_edge.converter.plan import lengths
 from gemma_edge.converter.plan.format import FORMATS, LITERTLM, Format, KVType
-from gemma_edge.converter.plan.lengths import DEFAULT_PREFILL_TOKENS, DRAFTER_TOKENS, usual_prefill, usual_spans
 from gemma_edge.converter.plan.options import Options
 from gemma_edge.converter.printing import choices
 from gemma_edge.converter.quantize.recipes import NAMES as PRECISIONS
@@ -81,22 +81,23 @@ class Target:
     size: a key of OFFICIAL, or "custom". precision: the name of a built-in recipe. recipe: what is really used; the
     precision's own unless a file was given. context_tokens: None means 4096, or the model's maximum if that is less.
     prefill_tokens: chunk lengths of the prefill signatures; an ONNX graph takes any. draft_tokens: how many tokens each
-    verify signature runs, all but the first of them guessed. fit: where the profile is too
-    small, take the nearest request that fits instead of refusing. modalities: what the model is to take, text among it;
-    None means all that the checkpoint has and the profile can bear. calibration: what weights are rounded for; None
-    rounds each for itself. max_bytes: of the bundle, for which the encodings are chosen by measuring; None takes those
-    of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut out of the checkpoint; None takes all.
-    beside: what to store beside the whole, of the same weights. drafter: the checkpoint that guesses: directory or hub
-    id.
+    verify signature runs, all but the first of them guessed. batch_rows: of how many conversations each batch takes a
+    step. fit: where the profile is too small, take the nearest request that fits instead of refusing. modalities: what
+    the model is to take, text among it; None means all that the checkpoint has and the profile can bear. calibration:
+    what weights are rounded for; None rounds each for itself. max_bytes: of the bundle, for which the encodings are
+    chosen by measuring; None takes those of the recipe. lora: directory of a PEFT adapter to merge. slice: what to cut
+    out of the checkpoint; None takes all. beside: what to store beside the whole, of the same weights. drafter: the
+    checkpoint that guesses: directory or hub id.
     """
 
     size: str
     precision: str
     recipe: Recipe
     context_tokens: int | None = None
-    prefill_tokens: tuple[int, ...] = DEFAULT_PREFILL_TOKENS
+    prefill_tokens: tuple[int, ...] = lengths.DEFAULT_PREFILL_TOKENS
     spans: tuple[int, ...] | None = None
     draft_tokens: tuple[int, ...] = ()
+    batch_rows: tuple[int, ...] = ()
     kv: KVType = KVType.FP32
     format: Format = LITERTLM
     profile: DeviceProfile | None = None
@@ -124,6 +125,7 @@ class Target:
                 "--spans 1024,4096"
             )
         self._check_draft()
+        self._check_batch()
         if self.kv not in self.format.kv_types:
             kept = " or ".join(self.format.kv_types)
             raise TargetError(f"kv {self.kv}: {self.format.name} keeps keys and values as {kept}; use --kv {kept}")
@@ -145,21 +147,34 @@ class Target:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
 
     def _check_draft(self) -> None:
-        lengths = self.draft_tokens
-        if lengths and not self.format.verifies:
+        asked = self.draft_tokens
+        if asked and not self.format.verifies:
             raise TargetError(
-                f"draft {','.join(map(str, lengths))}: {self.format.name} verifies nothing; use --format "
+                f"draft {','.join(map(str, asked))}: {self.format.name} verifies nothing; use --format "
                 f"{LITERTLM.name}, or leave --draft out"
             )
-        if any(n < 2 for n in lengths) or sorted(set(lengths)) != list(lengths):
+        if any(n < 2 for n in asked) or sorted(set(asked)) != list(asked):
             raise TargetError(
-                f"draft {','.join(map(str, lengths))}: expected lengths of at least 2, one token and what is guessed "
+                f"draft {','.join(map(str, asked))}: expected lengths of at least 2, one token and what is guessed "
                 "after it, rising; for example --draft 4"
             )
-        if lengths and lengths[-1] > self.prefill_tokens[-1]:  # a ring has room for a prefill behind its window
+        if asked and asked[-1] > self.prefill_tokens[-1]:  # a ring has room for a prefill behind its window
             raise TargetError(
-                f"draft {lengths[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
+                f"draft {asked[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
                 "up to that"
+            )
+
+    def _check_batch(self) -> None:
+        sizes, asked = self.batch_rows, ",".join(map(str, self.batch_rows))
+        if sizes and not self.format.verifies:
+            raise TargetError(
+                f"batch {asked}: {self.format.name} has no signatures for several conversations; use --format "
+                f"{LITERTLM.name}, or leave --batch out"
+            )
+        if any(not 2 <= n <= lengths.MOST_BATCH_ROWS for n in sizes) or sorted(set(sizes)) != list(sizes):
+            raise TargetError(
+                f"batch {asked}: expected numbers of conversations from 2 to {lengths.MOST_BATCH_ROWS}, rising; for "
+                "example --batch 4"
             )
 
     def _check_drafter(self, drafter: str) -> None:
@@ -180,7 +195,7 @@ class Target:
         """How many tokens LiteRT-LM runs at once, all but the first of them the drafter's guesses; None without one."""
         if self.drafter is None:
             return None
-        longest = self.draft_tokens[-1] if self.draft_tokens else DRAFTER_TOKENS
+        longest = self.draft_tokens[-1] if self.draft_tokens else lengths.DRAFTER_TOKENS
         return min(longest, self.prefill_tokens[-1])
 
     @property
@@ -226,9 +241,10 @@ class Target:
             precision=precision,
             recipe=reduce(Recipe.overridden, options.get("encoding", ()), base),
             context_tokens=options.get("context"),
-            prefill_tokens=usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
+            prefill_tokens=lengths.usual_prefill(options.get("context")) if prefill is None else tuple(prefill),
             spans=None if spans is None else tuple(spans),
             draft_tokens=tuple(draft or ()),
+            batch_rows=tuple(options.get("batch") or ()),
             kv=_choice("kv", options.get("kv", KVType.FP32), KVType),
             format=_format(options.get("format") or LITERTLM.name),
             profile=None if profile is None else load_profile(profile),
@@ -307,7 +323,7 @@ class Target:
     def spans_for(self, model: Model) -> tuple[int, ...]:
         """How many tokens of this model's context get signatures of their own. Raises TargetError as `context_for`."""
         context = self.context_for(model)
-        return usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
+        return lengths.usual_spans(context) if self.spans is None else tuple(n for n in self.spans if n < context)
 
     def check(self, model: Model) -> None:
         """Refuse a checkpoint of another size than the target names, without a modality, or of what is not written."""

@@ -7,8 +7,9 @@ from gemma_edge.runtime.kv.generate import TurnTiming
 
 @dataclass(frozen=True)
 class BenchmarkInfo:
-    """Figures of the last turn. Field names are litert_lm's, but for those of speculative decoding: guesses that were
-    run, those that stood and saved a call, and the calls that ran guesses.
+    """Figures of the last turn. Field names are litert_lm's, but for those of speculative decoding (guesses that were
+    run, those that stood and saved a call, and the calls that ran guesses), and for the tokens whose step ran in one
+    call with other conversations'.
     """
 
     init_time_in_second: float
@@ -20,6 +21,7 @@ class BenchmarkInfo:
     last_drafted_token_count: int = 0
     last_accepted_token_count: int = 0
     last_verify_count: int = 0
+    last_batched_token_count: int = 0
 
     @classmethod
     def of(cls, init_s: float, timing: TurnTiming) -> "BenchmarkInfo":
@@ -34,4 +36,5 @@ class BenchmarkInfo:
             timing.drafted_tokens,
             timing.accepted_tokens,
             timing.verify_calls,
+            timing.batched_tokens,
         )

@@ -2,7 +2,8 @@
 
 A slot holds the keys and values of one token sequence: tokens in, logits out, and it can be wound back. `token_ids` is
 that sequence; everything above (sessions, conversations, prefix reuse) is bookkeeping over it. Slots of one decoder
-share its model and its working memory, so only one of them runs at a time: neither is thread-safe.
+share its model and its working memory, so only one of them runs at a time, or several in one call of `decode_batch`:
+neither is thread-safe.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,6 +220,21 @@ class Decoder(Protocol):
     @property
     def can_draft(self) -> bool:
         """Whether its slots' `draft` says anything."""
+
+    @property
+    def batch_rows(self) -> Sequence[int]:
+        """Of how many slots `decode_batch` can take a step in one call, rising; none where the model cannot."""
+
+    def batches(self, slots: Sequence[KvSlot]) -> Sequence[Sequence[KvSlot]]:
+        """Which of these slots to take a step of together, at least two each; the others' are better taken alone."""
+
+    def decode_batch(self, slots: Sequence[KvSlot], token_ids: Sequence[int]) -> Logits:
+        """Append one token to each of these slots, one of `batches`, and return the logits after each: float32 [n, V],
+        the caller's own.
+
+        They, and the keys and values, are those of `decode` of each slot, to the bit. Raises as `decode` does; nothing
+        was run then.
+        """
 
     @property
     def embedding_bytes(self) -> int:

@@ -41,7 +41,7 @@ class TurnTiming:
     """What one turn took. Filled while it runs.
 
     drafted_tokens: guesses that were run. accepted_tokens: those that stood and saved a call. verify_calls: calls that
-    ran guesses.
+    ran guesses. batched_tokens: those whose step ran in one call with other conversations'.
     """
 
     media_s: float = 0.0  # spent on images and recordings, before prefill
@@ -52,9 +52,11 @@ class TurnTiming:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     verify_calls: int = 0
+    batched_tokens: int = 0
 
-    def add_guessed(self, guessed: Guessed) -> None:
-        """Count one token's."""
+    def add_call(self, guessed: Guessed, together: int) -> None:
+        """Count one token's, as `Drawn` has them."""
+        self.batched_tokens += together > 1
         self.drafted_tokens += guessed.drafted
         self.accepted_tokens += guessed.is_accepted
         self.verify_calls += guessed.drafted > 0
@@ -112,13 +114,19 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A token that was drawn. sampler_state: of the generator afterwards. seconds: since the one before, or `draw`."""
+    """A token that was drawn. sampler_state: of the generator afterwards. seconds: since the one before, or `draw`.
+
+    reason: why it is the last; None where it is not. together: of how many conversations the call took a step that gave
+    its logits.
+    """
 
     token_id: int
     sampler_state: int
     seconds: float
     scores: Scores | None = None
     guessed: Guessed = Guessed()
+    reason: Reason | None = None
+    together: int = 1
 
 
 def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:
@@ -145,10 +153,11 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
         generated.append(last)
         now = time.perf_counter()
         told = None if how.best is None else scores(given, last, how.best)
-        yield Drawn(last, how.sampler.state, now - started, told)
+        reason = Reason.STOP if how.stop.ended(generated) else Reason.LENGTH if len(generated) == limit else None
+        yield Drawn(last, how.sampler.state, now - started, told, reason=reason)
         started = now
-        if how.stop.ended(generated):
-            return Reason.STOP
+        if reason is not None:
+            return reason
         if how.constraint is not None:
             how.constraint.accept(last)
     return Reason.LENGTH

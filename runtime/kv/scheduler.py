@@ -2,8 +2,9 @@
 
 A task is a generator that runs the model at most once between two `yield`s, so that a long prompt does not stop the
 replies that are being written beside it. Of the prompts that are being read, the one with the least left goes first: a
-short one waits for one call of a long one, not for one before each of its own. What a task puts out waits in a queue of
-its own until it is read: a reader that is slow, or looks at nothing for a while, holds up nobody.
+short one waits for one call of a long one, not for one before each of its own. Where several take a decode step next,
+those run together if the model can (batching.py). What a task puts out waits in a queue of its own until it is read: a
+reader that is slow, or looks at nothing for a while, holds up nobody.
 """
 
 import threading
@@ -16,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from gemma_edge.runtime.executors.base import ClosedError, ExecutorError
+from gemma_edge.runtime.kv.batching import Step, run_together
 
 if TYPE_CHECKING:
     import asyncio
@@ -51,7 +53,7 @@ class Work(Generic[Item]):
     """What worker and reader of a task share. The worker must not know the reader: a reader that is gone cancels.
 
     A task's generator calls `put` and `check`, and keeps `ahead`: tokens of its prompt that have to run yet. Until its
-    first step it counts as short.
+    first step it counts as short. next: a decode step that it takes when it goes on, which may run with others' before.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Work(Generic[Item]):
         self.has_failed = False
         self.wake: Callable[[], None] | None = None
         self.steps: Steps | None = None
+        self.next: Step | None = None
         self.ahead = 1
         self.passed = 0
 
@@ -85,6 +88,7 @@ class Work(Generic[Item]):
     def step(self) -> bool:
         """Run the model once; whether there is more to do. On the worker's thread."""
         assert self.steps is not None
+        self.next = None
         if self.is_cancelled:
             self.stop(None)
             return False
@@ -100,7 +104,7 @@ class Work(Generic[Item]):
 
     def stop(self, error: BaseException | None) -> None:
         """End it here. On the worker's thread."""
-        steps, self.steps = self.steps, None
+        steps, self.steps, self.next = self.steps, None, None
         try:
             if steps is not None:
                 steps.close()
@@ -266,14 +270,24 @@ def _run(desk: _Desk) -> None:
                     return
                 live.append(work)
                 del work
-        least = min((work.ahead for work in live if work.ahead), default=0)
-        for _ in range(len(live)):
-            if not _is_due(live[0], least) or live[0].step():
-                live.rotate(-1)
-            else:
-                live.popleft()
-                with desk.lock:
-                    desk.tasks -= 1
+        ended = _round(live)
+        with desk.lock:
+            desk.tasks -= ended
+
+
+def _round(live: deque[Work[Any]]) -> int:
+    """A step of each task that is due; how many have ended, which are no longer in `live`."""
+    least = min((work.ahead for work in live if work.ahead), default=0)
+    due = [_is_due(work, least) for work in live]
+    run_together(work.next for work, is_due in zip(live, due, strict=True) if is_due and not work.is_cancelled)
+    ended = 0
+    for is_due in due:
+        work = live.popleft()
+        if not is_due or work.step():
+            live.append(work)
+        else:
+            ended += 1
+    return ended
 
 
 def _is_due(work: Work[Any], least: int) -> bool:

@@ -112,7 +112,7 @@ class SlotPool:
         keep: bool = False,
         several: SeveralModels | None = None,
     ) -> None:
-        self._decoder = decoder
+        self.decoder = self._decoder = decoder
         self._several = several
         self._large = self.model = several.models[0] if several is not None else ""
         self._context_tokens = context_tokens

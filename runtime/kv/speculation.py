@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
+from gemma_edge.runtime.kv.batching import Step
 from gemma_edge.runtime.kv.drafter import Drafter
 from gemma_edge.runtime.kv.generate import Guessed
 from gemma_edge.runtime.media.soft_tokens import SoftToken
@@ -114,12 +115,32 @@ class Speculation:
         self._ways = [_Way(how) for how in ways]
         self._end = end
         self._guessed: _Way | None = None  # what made the guesses that are held
+        self._goes_well = False  # all guesses of the last step stood, and there were some
         self._slot: KvSlot | None = None  # what holds guesses
         self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
         self.last = Guessed()
 
-    def decode(self, slot: KvSlot, tokens: Sequence[int]) -> Logits:
-        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it."""
+    def is_plain(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
+        """Whether `decode` may take a plain step, which then can be taken with other replies' instead.
+
+        Not where the next token is there already, nor while all that is guessed stands. Guesses that do not are taken
+        back.
+        """
+        if not self._ways:
+            return True
+        if self._stands(slot, tokens):
+            return False
+        self._give_up(slot, tokens)
+        return not self._goes_well
+
+    def decode(self, slot: KvSlot, tokens: Sequence[int], step: Step | None = None) -> Logits:
+        """The logits after `tokens`, float32 [V]. slot: holds all of them but the last, and maybe guesses after it.
+
+        step: that of the last token, which may have run with others.
+        """
+        if step is not None and step.logits is not None and step.lease.slot is slot:
+            self.last = Guessed()
+            return step.logits
         if not self._ways:
             return slot.decode(tokens[-1])
         if self._guessed is not None and self._stands(slot, tokens):
@@ -127,9 +148,7 @@ class Speculation:
             self._guessed.earn(1.0)
             _, logits = self._pending.popleft()
             return logits
-        if self._guessed is not None and self._pending:
-            self._guessed.failed()
-        self._take_back(slot, len(tokens) - 1)
+        self._give_up(slot, tokens)
         for way in self._ways:
             started = time.perf_counter()
             guesses, rows = way.guesses(slot, tokens, self._end)
@@ -137,11 +156,12 @@ class Speculation:
                 verified = slot.verify([tokens[-1], *guesses])
                 way.prices.add(rows, time.perf_counter() - started)
                 way.earn(1.0 - way.prices.of(rows))
-                self._guessed, self._slot = way, slot
+                self._guessed, self._slot, self._goes_well = way, slot, True
                 self._pending.extend(zip(guesses, verified[1:], strict=True))
                 self.last = Guessed(drafted=len(guesses))
                 first: Logits = verified[0]
                 return first
+        self._goes_well = False
         started = time.perf_counter()
         logits = slot.decode(tokens[-1])
         seconds = time.perf_counter() - started
@@ -158,6 +178,13 @@ class Speculation:
             and self._pending[0][0] == tokens[-1]
             and slot.position == len(tokens) - 1 + len(self._pending)
         )
+
+    def _give_up(self, slot: KvSlot, tokens: Sequence[int]) -> None:
+        """Guesses that are held, if there are any, did not stand."""
+        if self._guessed is not None and self._pending:
+            self._guessed.failed()
+            self._goes_well = False
+        self._take_back(slot, len(tokens) - 1)
 
     def _take_back(self, slot: KvSlot, position: int) -> None:
         self._pending.clear()

@@ -9,6 +9,7 @@ from typing import Protocol, Self, TypeAlias
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.runtime.executors.base import ContextOverflowError, Logits
+from gemma_edge.runtime.kv.batching import Step
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, TurnTiming, draw
 from gemma_edge.runtime.kv.scheduler import Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
@@ -69,6 +70,10 @@ class Job:
         """Whether to go on: raises CancelledError where nobody waits, and what `before_call` raises."""
         self.work.check()
         self.before_call()
+
+    def step(self, lease: Lease, token_id: int) -> Step:
+        """What a reply takes next, with others where that can be."""
+        return Step(self.pool.decoder, lease, token_id, self.check)
 
     def lend(self, wanted: Sequence[int]) -> Generator[None, None, Lease]:
         """A slot with the longest prefix of `wanted`; waits while every slot is lent. Whoever gets it releases it."""
@@ -140,26 +145,27 @@ def reply_steps(
             lease = yield from job.follow(lease, tokens[:-1])
             if mark is Mark.BEFORE_REPLY:
                 lease.mark()
-            job.check()
-            prefill_s = time.perf_counter() - started
+            job.work.ahead = 0
+            step: Step | None = None
 
             def decode(_token_id: int) -> Logits:
-                return steps.decode(lease.slot, tokens)  # of the lease there is then
+                return steps.decode(lease.slot, tokens, step)  # of the lease there is then
 
             drawing = draw(decode, tokens[-1], room, how)
-            while True:
-                try:
-                    drawn = next(drawing)
-                except StopIteration as end:
-                    outcome.reason = end.value
-                    return
-                job.work.put(replace(drawn, seconds=drawn.seconds + prefill_s, guessed=steps.last))
-                prefill_s = 0.0
-                tokens.append(drawn.token_id)
+            is_first = True
+            while outcome.reason is None:
+                job.work.next = step = job.step(lease, tokens[-1]) if steps.is_plain(lease.slot, tokens) else None
                 yield
-                job.check()
+                job.check() if step is None else step.resume()
                 if not lease.is_current:
                     lease = yield from job.follow(lease, tokens[:-1])
+                waited_s = time.perf_counter() - started if is_first else 0.0 if step is None else step.seconds
+                drawn = next(drawing)
+                together = 1 if step is None else step.rows
+                seconds, is_first = drawn.seconds + waited_s, False
+                job.work.put(replace(drawn, seconds=seconds, guessed=steps.last, together=together))
+                tokens.append(drawn.token_id)
+                outcome.reason = drawn.reason
         finally:
             steps.settle(len(tokens) - 1)
             lease.release()
@@ -235,6 +241,6 @@ class Turn:
             timing.prefill_tokens = len(outcome.prompt)
             timing.run_tokens = outcome.prompt_tokens - outcome.cached_tokens
             timing.time_to_first_token_s = drawn.seconds
-        timing.add_guessed(drawn.guessed)
+        timing.add_call(drawn.guessed, drawn.together)
         self._read += 1
         return drawn.token_id

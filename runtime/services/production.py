@@ -81,7 +81,7 @@ class ProductionService:
     async def generate_batch(
         self, batch_messages: Iterable[Messages], config: GenerationConfig | None = None
     ) -> list[str]:
-        """The reply to each list of messages, in order; all are written at once, a step of each in turn.
+        """The reply to each list of messages, in order; all are written at once, a step of each in turn, or together.
 
         Where one fails, the others are cancelled and its error is raised.
         """

@@ -6,6 +6,7 @@ import pytest
 
 from gemma_edge.profiles.costs import (
     ALTUP_CALL_ANON_BYTES,
+    BATCH_ROW_ANON_BYTES,
     CALL_ANON_BYTES,
     CALL_FILE_BYTES,
     ActivationShape,
@@ -39,6 +40,7 @@ def e2b(
     half: bool = False,
     spans: tuple[int, ...] = (),
     draft: tuple[int, ...] = (),
+    batch: tuple[int, ...] = (),
 ) -> Footprint:
     return litert_footprint(
         weights_bytes=1_500_000_000,
@@ -48,7 +50,7 @@ def e2b(
         ring_bytes=RING_BYTES // 2 if half else RING_BYTES,
         kv_is_half=half,
         largest_ring_bytes=LARGEST_RING_BYTES,
-        calls=tuple(calls(prefill_tokens, spans, draft)),
+        calls=tuple(calls(prefill_tokens, spans, draft, batch)),
         shape=shape,
     )
 
@@ -90,6 +92,18 @@ def test_what_verifies_adds_its_signatures_and_the_logits_of_its_rows() -> None:
     small = dataclasses.replace(E2B, altup_inputs=1, kv_values=18 * 512, vocab_size=262_144)
     part = part_bytes(e2b(small, spans=(1024,), draft=(4,)), "signatures that verify") - 2 * CALL_FILE_BYTES
     assert part / MIB == pytest.approx(19.7, abs=4)  # measured of Gemma 3 270M: 14 opened and 6 run
+
+
+def test_a_batch_adds_its_signatures_and_its_conversations() -> None:
+    one, two = (e2b(spans=(1024,), batch=batch) for batch in ((4,), (4, 8)))
+    added = 2 * (ALTUP_CALL_ANON_BYTES + 8 * (BATCH_ROW_ANON_BYTES + E2B.kv_values * 4)) + 8 * 262_400 * 4
+    assert two.anon_bytes - one.anon_bytes == added
+    assert two.file_bytes - one.file_bytes == 2 * CALL_FILE_BYTES
+    assert part_bytes(two, "activations") == part_bytes(e2b(spans=(1024,)), "activations")
+    small = dataclasses.replace(E2B, altup_inputs=1, kv_values=26 * 512, vocab_size=262_144)
+    for shape, measured in ((small, 92 + 12), (E2B, 146 + 14)):  # MiB of Gemma 3 1B, of E2B: opened, and run
+        part = part_bytes(e2b(shape, spans=(1024,), batch=(2, 4, 8)), "signatures of batches") - 6 * CALL_FILE_BYTES
+        assert part / MIB == pytest.approx(measured, rel=0.1)
 
 
 def test_float16_keys_and_values_cost_more_than_they_save() -> None:

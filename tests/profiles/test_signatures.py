@@ -25,6 +25,20 @@ def test_verifications_are_there_for_the_whole_context_and_each_span() -> None:
     assert [call.name for call in found if call.is_decode] == ["decode", "until_1024_decode"]
 
 
+def test_batches_are_there_for_the_whole_context_and_each_span() -> None:
+    found = list(calls((16,), (1024,), (4,), (2, 4)))
+    assert [call.name for call in found] == [
+        "decode", "prefill_16", "verify_4", "decode_2", "decode_4",
+        "until_1024_decode", "until_1024_prefill_16", "until_1024_verify_4", "until_1024_decode_2",
+        "until_1024_decode_4",
+    ]  # fmt: skip
+    assert [Call.of_name(call.name) for call in found] == found
+    batches = [call for call in found if call.is_batch]
+    assert [call.rows for call in batches] == [2, 4, 2, 4]
+    assert not any(call.is_decode or call.is_verify for call in batches)
+    assert batches[-1].takes(1024)  # each row is the only one of its conversation
+
+
 def test_every_row_of_a_verification_lies_in_its_span() -> None:
     span, whole = Call(4, True, 64), Call(4, True)
     assert (span.takes(61), span.takes(62), whole.takes(10**6)) == (True, False, True)
@@ -37,8 +51,8 @@ def test_litert_lm_sees_the_whole_context_only() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "prefill", "prefill_", "prefill_0", "prefill_-1", "decode_2", "until_decode", "until_0_decode", "xdecode",
-     "until_64_prefill", "decode ", "prefill_9999999999", "verify", "verify_1", "verify_04"],
+    ["", "prefill", "prefill_", "prefill_0", "prefill_-1", "decode_1", "decode_04", "until_decode", "until_0_decode",
+     "xdecode", "until_64_prefill", "decode ", "prefill_9999999999", "verify", "verify_1", "verify_04"],
 )  # fmt: skip
 def test_other_names(name: str) -> None:
     assert Call.of_name(name) is None

@@ -53,6 +53,26 @@ def drafting_bundle(
 
 
 @pytest.fixture(scope="session")
+def batching_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_gemma3: Path, tiny_gemma3n: Path, tiny_gemma4: Path
+) -> Callable[[str], Path]:
+    """`batching_bundle("gemma3n")`: as `drafting_bundle`, of 4 tokens, with steps of 2 and 4 conversations."""
+    checkpoints = {"gemma3": tiny_gemma3, "gemma3n": tiny_gemma3n, "gemma4": tiny_gemma4}
+    folder = tmp_path_factory.mktemp("batching")
+
+    def bundle(family: str) -> Path:
+        path = folder / f"{family}.litertlm"
+        if not path.exists():
+            convert(
+                "custom-int4", checkpoints[family], path, measure=False,
+                context=CONTEXT_TOKENS, prefill=PREFILL_TOKENS, spans=SPANS_TOKENS[1:], draft=(4,), batch=(2, 4),
+            )  # fmt: skip
+        return path
+
+    return bundle
+
+
+@pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory, tiny_gemma3n: Path) -> Path:
     """Gemma 3n as an ONNX directory in float32."""
     out = tmp_path_factory.mktemp("onnx") / "model"

@@ -30,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("draft")
     write_tiny("gemma3n-pattern", folder / "checkpoint")
     (folder / "small.toml").write_text(CUT)
-    options: dict[str, Any] = {"context": 256, "prefill": (8, 32), "measure": False, "draft": (2, 4)}
+    options: dict[str, Any] = {"context": 256, "prefill": (8, 32), "measure": False, "draft": (2, 4), "batch": (2, 4)}
     options |= {"with_slice": folder / "small.toml"}
     convert("custom-fp32", folder / "checkpoint", folder / "pair.litertlm", **options)
     return folder / "pair.litertlm"

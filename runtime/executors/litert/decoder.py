@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.profiles.signatures import Call
+from gemma_edge.profiles.signatures import Call, row_name
 from gemma_edge.runtime.executors.base import (
     WEIGHT_CACHE,
     BundleMismatchError,
     ClosedError,
     ExecutorError,
     KvSlot,
+    Logits,
     MappedRanges,
 )
+from gemma_edge.runtime.executors.litert.batch import Batches
 from gemma_edge.runtime.executors.litert.drafter import ACTIVATIONS, DrafterSection
 from gemma_edge.runtime.executors.litert.library import CompiledSection, Signature, TensorType, aligned_zeros
 from gemma_edge.runtime.executors.litert.models import ModelSection
@@ -110,6 +112,8 @@ class LitertDecoder:
                 )
             self._shared = self._make_shared(self._large, self._per_layer_embedder, self._drafter)
             self._others = {model.name: self._other(self._model, model) for model in sections.models[1:]}
+            both = [(self._large, self._shared), *self._others.values()]
+            self._batches = {id(shared): Batches(model, shared) for model, shared in both}
         except BaseException:
             self.close()
             raise
@@ -166,12 +170,21 @@ class LitertDecoder:
         calls = [call for name in model.signatures if (call := Call.of_name(name)) is not None]
         for call in calls:
             inputs = model.signatures[call.name].inputs
-            caches = _caches(model.signatures[call.name])
+            caches = {name: tensor for name, tensor in inputs.items() if name not in _INPUTS}
+            expected = own
+            if call.is_batch:
+                expected = {row_name(name, row): own[name] for name in own for row in range(call.rows)}
             whole = model.signatures.get(call.whole.name)
-            if caches != own or whole is None or inputs != whole.inputs:
+            if caches != expected or whole is None or inputs != whole.inputs:
                 raise BundleMismatchError(
                     f"{self._sections.decoder.path}: the inputs of {call.name} are not those of "
-                    f"{call.whole.name if caches == own else 'decode'}; convert the checkpoint with gemma-edge"
+                    f"{call.whole.name if caches == expected else 'decode'}; convert the checkpoint with gemma-edge"
+                )
+            logits = model.signatures[call.name].outputs.get("logits")
+            if call.is_batch and (logits is None or logits.shape[1] != call.rows):
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: {call.name} does not give logits of {call.rows} rows; convert the "
+                    "checkpoint with gemma-edge"
                 )
         longest = max((call.rows for call in calls if not call.has_logits), default=1)
         for call in calls:
@@ -218,6 +231,21 @@ class LitertDecoder:
     @property
     def can_draft(self) -> bool:
         return self._drafter is not None
+
+    @property
+    def batch_rows(self) -> Sequence[int]:
+        return self._batches[id(self._shared)].rows
+
+    def batches(self, slots: Sequence[KvSlot]) -> Sequence[Sequence[KvSlot]]:
+        of_model: dict[int, list[LitertSlot]] = {}
+        for slot in slots:
+            assert isinstance(slot, LitertSlot)
+            of_model.setdefault(id(slot.shared), []).append(slot)
+        return [group for key, together in of_model.items() for group in self._batches[key].groups(together)]
+
+    def decode_batch(self, slots: Sequence[KvSlot], token_ids: Sequence[int]) -> Logits:
+        own = [slot for slot in slots if isinstance(slot, LitertSlot)]
+        return self._batches[id(own[0].shared)].decode(own, token_ids)
 
     @property
     def embedding_bytes(self) -> int:

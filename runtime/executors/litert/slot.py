@@ -11,7 +11,9 @@ Facts behind every rule here were measured with ai-edge-litert 2.3.0:
   begins where they would pass the end of a ring.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,22 +46,36 @@ class Shared:
     per_layer_embedder: EmbeddingTable | None
     drafter: DrafterSection | None = None
 
+    def look_up(self, token_ids: Sequence[int], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Fill the first rows of a call's arrays with the embeddings of these tokens; the others stay as they were."""
+        count, embeddings = len(token_ids), arrays["embeddings"]
+        rows = embeddings.reshape(embeddings.shape[1], -1)[:count]
+        self.embedder.lookup(token_ids, rows)
+        place_soft_rows(token_ids, rows)
+        if (per_layer := arrays.get("per_layer_embeddings")) is not None:
+            assert self.per_layer_embedder is not None
+            self.per_layer_embedder.lookup(token_ids, per_layer.reshape(per_layer.shape[1], -1)[:count])
+
+    def hidden(self, call: Call) -> NDArray[np.float32] | None:
+        """Where a run of it leaves the hidden states of its rows, [1, T, D]; None where no drafter wants them."""
+        return self.arrays[call].get(ACTIVATIONS) if call.has_logits and self.drafter is not None else None
+
 
 @dataclass(frozen=True)
 class _Bound:
-    """A call, bound, with its arrays: embeddings [1,T,D], per-layer [1,T,L,P] or None, positions [T]; and those that it
-    gives, hidden states [1,T,D] or None."""
+    """A call, bound, with its arrays, as `Shared.arrays` has them."""
 
     call: Call
     run: BoundSignature
-    embeddings: NDArray[np.float32]
-    per_layer_embeddings: NDArray[np.float32] | None
-    input_pos: NDArray[np.int32]
-    activations: NDArray[np.float32] | None
+    arrays: Mapping[str, NDArray[Any]]
 
     @property
     def rows(self) -> int:
-        return len(self.input_pos)
+        return self.call.rows
+
+    @property
+    def input_pos(self) -> NDArray[np.int32]:
+        return self.arrays["input_pos"]
 
 
 class LitertSlot:
@@ -86,7 +102,7 @@ class LitertSlot:
         self._rings = rings
         self._ring_slots = {slots_of(name, caches[name].shape) for name in rings}
         self._context_tokens = context_tokens
-        bound = [self._bind(model, call, arrays) for call, arrays in shared.arrays.items()]
+        bound = [self._bind(model, call, arrays) for call, arrays in shared.arrays.items() if not call.is_batch]
         self._decodes = [each for each in bound if each.call.is_decode]
         self._verifies = [each for each in bound if each.call.is_verify]
         self._prefills = [each for each in bound if not each.call.has_logits]
@@ -101,12 +117,12 @@ class LitertSlot:
         self._drafter = None if shared.drafter is None else shared.drafter.bind(caches)
         self._hidden: NDArray[np.float32] | None = None  # [n, D], of the rows that ran last
         self._hidden_start = 0  # where the first of them stands
+        self.bound_elsewhere: weakref.WeakSet[BoundSignature] = weakref.WeakSet()  # over these caches; close with them
+        self._release = weakref.finalize(self, _close_all, self.bound_elsewhere)
 
     def _bind(self, model: ModelSection, call: Call, arrays: Mapping[str, NDArray[Any]]) -> _Bound:
         run = model.bind(call.name, {**self._caches, **arrays, "logits": self._shared.logits[:, : call.rows]})
-        activations = arrays.get(ACTIVATIONS) if call.has_logits and self._shared.drafter is not None else None
-        per_layer = arrays.get("per_layer_embeddings")
-        return _Bound(call, run, arrays["embeddings"], per_layer, arrays["input_pos"], activations)
+        return _Bound(call, run, arrays)
 
     @property
     def context_tokens(self) -> int:
@@ -129,7 +145,7 @@ class LitertSlot:
         return 0 if self._rewind_rows is None else max(0, self._high_water - self._rewind_rows)
 
     def chunks(self, token_ids: Sequence[int]) -> Iterator[int]:
-        self._check(token_ids)
+        self.check(token_ids)
         return self._run_chunks([*self._tokens[: self._position], *token_ids], len(token_ids))
 
     def _run_chunks(self, sequence: Sequence[int], count: int) -> Iterator[int]:
@@ -145,18 +161,16 @@ class LitertSlot:
             pass
 
     def decode(self, token_id: int) -> Logits:
-        self._check([token_id])
+        self.check([token_id])
         self._run(self._decodes, [token_id], self._position)
         logits: Logits = self._shared.logits[0, 0].copy()  # 1 MiB for Gemma's vocabulary: 0.1 % of a step
         return logits
 
     def verify_tokens(self) -> Sequence[int]:
-        # A step over another span may add in another order.
-        span = min((each.call.reach for each in self._decodes if each.call.takes(self._position)), default=None)
         return sorted(
             each.rows
             for each in self._verifies
-            if each.call.reach == span and each.call.takes(self._position) and self._has_room(each.rows)
+            if each.call.reach == self.span and each.call.takes(self._position) and self._has_room(each.rows)
         )
 
     def _has_room(self, rows: int) -> bool:
@@ -166,7 +180,7 @@ class LitertSlot:
         )
 
     def verify(self, token_ids: Sequence[int]) -> Logits:
-        self._check(token_ids)
+        self.check(token_ids)
         rows = next((n for n in self.verify_tokens() if n >= len(token_ids)), None)
         assert rows is not None, f"{len(token_ids)} tokens at {self._position}: none of verify_tokens is so many"
         self._run([each for each in self._verifies if each.rows == rows], token_ids, self._position)
@@ -174,7 +188,7 @@ class LitertSlot:
         return logits
 
     def draft(self, token_id: int, n: int) -> Sequence[int]:
-        self._check([token_id])
+        self.check([token_id])
         row = self._position - 1 - self._hidden_start
         if self._drafter is None or self._hidden is None or not 0 <= row < len(self._hidden):
             return ()
@@ -183,28 +197,44 @@ class LitertSlot:
     def _run(self, among: Sequence[_Bound], token_ids: Sequence[int], start: int) -> None:
         """Run the call that reads least of the caches, its first rows `token_ids`; padding stays as it was (finite)."""
         call = min((each for each in among if each.call.takes(start)), key=lambda each: each.call.reach)
-        count = len(token_ids)
-        rows = call.embeddings.reshape(call.rows, -1)[:count]
-        self._shared.embedder.lookup(token_ids, rows)
-        place_soft_rows(token_ids, rows)
-        if call.per_layer_embeddings is not None:
-            assert self._shared.per_layer_embedder is not None
-            per_layer = call.per_layer_embeddings.reshape(call.rows, -1)[:count]
-            self._shared.per_layer_embedder.lookup(token_ids, per_layer)
+        self._shared.look_up(token_ids, call.arrays)
         call.input_pos[:] = np.arange(start, start + call.rows)
-        # A run that fails or is interrupted may have written: the marks move first.
-        self._high_water = max(self._high_water, start + call.rows)
+        self.begin(start, call.rows)
+        call.run()
+        self.end(token_ids, self._shared.hidden(call.call))
+
+    def begin(self, start: int, rows: int) -> None:
+        """A run will write so many rows. One that fails or is interrupted may have written: the marks move first."""
+        self._high_water = max(self._high_water, start + rows)
         self._written = max(self._written, self._high_water)
         del self._tokens[start:]
         self._position = start
-        self._hidden, self._hidden_start = None, start
-        call.run()
-        self._tokens.extend(token_ids)
-        self._position = start + count
-        if call.activations is not None:
-            self._hidden = call.activations[0, :count].copy()
+        self._hidden = None
 
-    def _check(self, token_ids: Sequence[int]) -> None:
+    def end(self, token_ids: Sequence[int], hidden: NDArray[np.float32] | None) -> None:
+        """It has, and these tokens are what counts of them. hidden: of its rows, see `Shared.hidden`."""
+        self._hidden = None if hidden is None else hidden[0, : len(token_ids)].copy()
+        self._hidden_start = self._position
+        self._tokens.extend(token_ids)
+        self._position += len(token_ids)
+
+    @property
+    def shared(self) -> Shared:
+        """What it was made with; slots of one model have the same."""
+        return self._shared
+
+    @property
+    def caches(self) -> Mapping[str, NDArray[Any]]:
+        """Keys [1,K,S,E] and values [1,K,E,S] by name, read and written in place."""
+        return self._caches
+
+    @property
+    def span(self) -> float:
+        """How far back the next decode step looks. A step over another span may add in another order."""
+        return min((each.call.reach for each in self._decodes if each.call.takes(self._position)), default=math.inf)
+
+    def check(self, token_ids: Sequence[int]) -> None:
+        """Raises what running these tokens next would."""
         self._open()
         check_tokens(token_ids, self._position, self._context_tokens, self._shared.embedder.rows, "this bundle's")
 
@@ -290,11 +320,17 @@ class LitertSlot:
         return caches
 
     def close(self) -> None:
+        self._release()
         for each in (*self._decodes, *self._verifies, *self._prefills):
             each.run.close()
         if self._drafter is not None:
             self._drafter.close()
         self._decodes, self._verifies, self._prefills, self._caches = [], [], [], {}
+
+
+def _close_all(bound: Iterable[BoundSignature]) -> None:
+    for each in list(bound):
+        each.close()
 
 
 def is_key(cache_name: str) -> bool:

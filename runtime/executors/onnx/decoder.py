@@ -7,6 +7,7 @@ slot then costs no more than its caches.
 import hashlib
 import logging
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from gemma_edge.runtime.executors.base import (
     BundleMismatchError,
     ClosedError,
     ExecutorError,
+    KvSlot,
+    Logits,
     MappedRanges,
 )
 from gemma_edge.runtime.executors.litert.section_hash import section_sha256
@@ -120,6 +123,17 @@ class OnnxDecoder:
     @property
     def can_draft(self) -> bool:
         return False
+
+    @property
+    def batch_rows(self) -> Sequence[int]:
+        """None, for the same reason: a reply would depend on what else is being written."""
+        return ()
+
+    def batches(self, slots: Sequence[KvSlot]) -> Sequence[Sequence[KvSlot]]:  # noqa: ARG002  as Decoder has it
+        return ()
+
+    def decode_batch(self, slots: Sequence[KvSlot], token_ids: Sequence[int]) -> Logits:
+        return np.stack([slot.decode(token_id) for slot, token_id in zip(slots, token_ids, strict=True)])
 
     @property
     def embedding_bytes(self) -> int:

@@ -39,8 +39,14 @@ def delegations(plan: Plan) -> dict[str, Delegation]:
     }
 
 
-def plan_of(checkpoint: Path, precision: str = "int4", kv: str = "fp32", spans: tuple[int, ...] = ()) -> Plan:
-    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), spans=spans, kv=kv)
+def plan_of(
+    checkpoint: Path,
+    precision: str = "int4",
+    kv: str = "fp32",
+    spans: tuple[int, ...] = (),
+    batch: tuple[int, ...] = (),
+) -> Plan:
+    target = Target.parse(f"custom-{precision}", context=512, prefill=(8, 32), spans=spans, kv=kv, batch=batch)
     return plan_for(target, checkpoint)[1]
 
 
@@ -53,6 +59,13 @@ def test_gemma3n_is_one_partition(precision: str, tiny_gemma3n: Path) -> None:
         assert dict(found[prefill].outside) == RING_PROLOGUE | {"CAST": 2} | RING_WRITES
     assert found["decode"].inside.total() > 1000
     assert found["decode"].inside.total() > found["prefill_8"].inside.total() > 600  # 5 layers of 8, no head
+
+
+def test_a_batch_is_one_partition_too(tiny_gemma3n: Path) -> None:
+    found = delegations(plan_of(tiny_gemma3n, batch=(2,)))["decode_2"]
+    assert found.partitions == 1
+    each = {name: 2 * count for name, count in (PROLOGUE | WRITES).items()}
+    assert dict(found.outside) == each | {"SLICE": 2}  # the position of each row
 
 
 def test_a_span_is_one_partition_too(tiny_gemma3n: Path) -> None:

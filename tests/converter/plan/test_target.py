@@ -122,6 +122,24 @@ def test_drafts_that_make_no_sense(draft: tuple[int, ...], options: Options, mes
     assert Target.parse("custom-int4").draft_tokens == ()
 
 
+@pytest.mark.parametrize(
+    ("batch", "options", "message"),
+    [
+        ((1,), {}, "batch 1: expected numbers of conversations from 2 to 8, rising; for example --batch 4"),
+        ((4, 9), {}, "batch 4,9: expected numbers of conversations from 2 to 8, rising; for example --batch 4"),
+        ((4, 2), {}, "batch 4,2: expected numbers of conversations from 2 to 8, rising; for example --batch 4"),
+        ((4,), {"format": "onnx"}, "batch 4: onnx has no signatures for several conversations; use --format litertlm, "
+         "or leave --batch out"),
+    ],
+)  # fmt: skip
+def test_batches_that_make_no_sense(batch: tuple[int, ...], options: Options, message: str) -> None:
+    asked: Options = {**options, "batch": batch}
+    with pytest.raises(TargetError) as caught:
+        Target.parse("custom-int4", **asked)
+    assert str(caught.value) == message
+    assert Target.parse("custom-int4").batch_rows == ()
+
+
 def test_spans_beyond_the_context_are_left_out() -> None:
     model = Model.from_json(OFFICIAL["e2b"])
     assert Target.parse("e2b-int4", context=512, spans=(64, 512, 1024)).spans_for(model) == (64,)
