@@ -72,13 +72,14 @@ data class ChatScreen(
                 canRecord = (hears && facts.hasMicrophone) || draft.isRecording,
                 isRecording = draft.isRecording,
                 draft = draftOf(draft, facts),
-                staysAwake = isWriting || chat.phase == Phase.LOADING,
+                staysAwake = isWriting || chat.phase == Phase.LOADING || chat.phase == Phase.MEASURING,
             )
         }
 
         private fun rowOf(message: ChatMessage, canChange: Boolean, isLastAnswer: Boolean): ChatRow {
             val isUser = message.role == Role.USER
-            val detail = if (isUser) message.attachments.map(::phraseOf) else detailOf(message)
+            val calls = message.calls.map { phrase("called", it.name, it.arguments, it.result) }
+            val detail = if (isUser) message.attachments.map(::phraseOf) else calls + detailOf(message)
             return ChatRow(isUser, message.text, detail, canEdit = isUser && canChange, canRegenerate = isLastAnswer && canChange)
         }
 
@@ -98,12 +99,14 @@ data class ChatScreen(
         }
 
         private fun statusOf(chat: ChatState, memory: ProcessMemory?): Phrase? {
+            if (chat.phase == Phase.MEASURING) return phrase("status_measuring")
             val loaded = chat.loaded ?: return null
             val name = nameOf(loaded.bundlePath)
             val place = phraseOf(loaded.backends.text)
             return when (chat.phase) {
                 Phase.LOADING -> phrase("status_loading", name)
                 Phase.GENERATING -> phrase("status_writing")
+                Phase.SERVING -> phrase("status_serving")
                 else -> memory?.let { phrase("status_loaded_memory", name, place, formatBytes(it.anonBytes), formatBytes(it.fileBytes)) }
                     ?: phrase("status_loaded", name, place)
             }
