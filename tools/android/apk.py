@@ -121,12 +121,23 @@ def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:
     versions = ["--version-code", "1", "--version-name", VERSION_NAME]
     sdks = ["--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)]
     files = ["--manifest", manifest.name, "-A", str(demo.app / "assets"), "--java", "java", "-o", "linked.apk"]
-    link = [tools.aapt2, "link", "-I", str(tools.framework), *versions, *sdks, *files, "--warn-manifest-validation"]
+    newer = _newer_framework(demo, tools, out)
+    frameworks = ["-I", str(tools.framework), "-I", newer.name]
+    link = [tools.aapt2, "link", *frameworks, *versions, *sdks, *files, "--warn-manifest-validation"]
     warnings = _build([*link, "resources.zip"], out, "linking resources")
     unknown = [line for line in warnings.splitlines() if line and not any(name in line for name in NEWER_ELEMENTS)]
     if unknown:
         raise CompileError("\n".join(["the manifest is not right:", *unknown]))
     return out / "linked.apk"
+
+
+def _newer_framework(demo: Demo, tools: ApkTools, out: Path) -> Path:
+    """Names that the framework has had since Debian's version of it, as a second one beside it."""
+    folder = demo.root / "ci/stubs/framework"
+    _build([tools.aapt2, "compile", "--dir", str(folder / "res"), "-o", "newer.zip"], out, "compiling newer names")
+    link = [tools.aapt2, "link", "-x", "--manifest", str(folder / "AndroidManifest.xml"), "-o", "newer.apk", "newer.zip"]
+    _build(link, out, "linking newer names")
+    return out / "newer.apk"
 
 
 def _compile_r(sources: Path, work: Path) -> Path:

@@ -2,11 +2,8 @@ package org.gemmaedge.app
 
 import android.app.Activity
 import android.app.AlertDialog
-import android.content.ClipData
-import android.content.ClipboardManager
 import android.content.Intent
 import android.content.pm.PackageManager
-import android.os.Build
 import android.os.Bundle
 import android.os.Process
 import android.view.ContextMenu
@@ -37,6 +34,8 @@ import org.gemmaedge.core.screen.ChatFacts
 import org.gemmaedge.core.screen.ChatScreen
 import org.gemmaedge.core.screen.Phrase
 import org.gemmaedge.core.screen.phraseOf
+import org.gemmaedge.core.share.Incoming
+import org.gemmaedge.core.share.incoming
 import org.gemmaedge.core.text.Block
 import org.gemmaedge.core.text.parseMarkdown
 
@@ -54,18 +53,23 @@ class ChatActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        setContentView(R.layout.activity_chat)
-        setActionBar(view(R.id.toolbar))
+        showLayout(R.layout.activity_chat, isBelow = false)
         messages = MessagesAdapter(this)
         list = view(R.id.messages)
         list.adapter = messages
         list.emptyView = view(R.id.empty)
         registerForContextMenu(list)
         composer = Composer(this)
-        prompt = LoadPrompt(this, scope, onLoading = {})
+        prompt = LoadPrompt(this, scope) { app.load(it, onLoading = {}) }
         view<View>(R.id.notice).setOnClickListener { if (shown?.noticeRestarts == true) askToRestart() else app.chat.noticeRead() }
         view<View>(R.id.choose_model).setOnClickListener { showModels() }
         view<View>(R.id.load_again).setOnClickListener { scope.launch { loadAgain() } }
+        if (savedInstanceState == null) take(intent)
+    }
+
+    override fun onNewIntent(intent: Intent) {
+        super.onNewIntent(intent)
+        take(intent)
     }
 
     override fun onRestoreInstanceState(savedInstanceState: Bundle) {
@@ -114,6 +118,7 @@ class ChatActivity : Activity() {
     override fun onOptionsItemSelected(item: MenuItem): Boolean {
         when (item.itemId) {
             R.id.menu_models -> showModels()
+            R.id.menu_templates -> startActivityForResult(Intent(this, TemplatesActivity::class.java), Composer.PICK_TEMPLATE)
             R.id.menu_chats -> startActivity(Intent(this, ChatsActivity::class.java))
             R.id.menu_settings -> startActivity(Intent(this, SettingsActivity::class.java))
             R.id.menu_new -> beginAnew()
@@ -136,8 +141,7 @@ class ChatActivity : Activity() {
     }
 
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
-        val uri = data?.data
-        if (result == RESULT_OK && uri != null) composer.onPicked(request, uri)
+        if (result == RESULT_OK) composer.onResult(request, data)
     }
 
     override fun onRequestPermissionsResult(request: Int, permissions: Array<String>, results: IntArray) {
@@ -155,10 +159,18 @@ class ChatActivity : Activity() {
     }
 
     private fun copy(text: String): Boolean {
-        getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(getString(R.string.app_name), text))
-        // Android 13 and newer show by themselves what was copied.
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.TIRAMISU) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
+        copyText(text)
         return true
+    }
+
+    /** What another app or a link hands over: it waits in the composer, or in the list of models, until the user says so. */
+    private fun take(intent: Intent) {
+        when (val incoming = incoming(handed(intent))) {
+            is Incoming.Words -> composer.write(incoming.text)
+            is Incoming.Files -> composer.attach(incoming)
+            is Incoming.BundleFile, is Incoming.Download -> startActivity(ModelsActivity.of(this, incoming))
+            null -> Unit
+        }
     }
 
     /** The model that was loaded last, if it is still there; after a process death or a release for memory. */

@@ -4,6 +4,7 @@ import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
 import android.os.Bundle
+import android.text.format.DateUtils.getRelativeTimeSpanString
 import android.view.ContextMenu
 import android.view.Menu
 import android.view.MenuItem
@@ -23,14 +24,12 @@ class ChatsActivity : Activity() {
     private val scope = screenScope()
     private var searching: Job? = null
     private var query = ""
-    private lateinit var chats: ChatsAdapter
+    private lateinit var chats: RowsAdapter<ChatSummary>
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        setContentView(R.layout.activity_chats)
-        setActionBar(view(R.id.toolbar))
-        actionBar?.setDisplayHomeAsUpEnabled(true)
-        chats = ChatsAdapter(this)
+        showLayout(R.layout.activity_chats)
+        chats = RowsAdapter(this) { it.title to getString(R.string.chat_line, getRelativeTimeSpanString(it.changedMs), it.excerpt) }
         view<ListView>(R.id.chats).apply {
             adapter = chats
             emptyView = this@ChatsActivity.view(R.id.empty)

@@ -15,8 +15,9 @@ data class LoadQuestion(val title: Phrase, val text: List<Phrase>, val instead: 
         /** Null where every byte has been held against something. */
         fun ofTrust(stored: StoredBundle): LoadQuestion? {
             if (stored.isVerified) return null
-            val name = if (stored.evidence == Evidence.PART_OF_TABLE) "unverified_part" else "unverified_nothing"
-            return LoadQuestion(phrase("unverified_title"), listOf(Phrase(name, listOf(stored.name))), anyway = ANYWAY)
+            val isPart = stored.evidence == Evidence.PART_OF_TABLE
+            val why = if (isPart) phrase("unverified_part", stored.name) else phrase("unverified_nothing", stored.name)
+            return LoadQuestion(phrase("unverified_title"), listOf(why), anyway = ANYWAY)
         }
 
         /** Null where it fits. [shorter]: the same model with a shorter context, on this phone, that fits. */
