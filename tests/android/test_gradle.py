@@ -198,12 +198,31 @@ def test_the_manifest_names_classes_that_exist(demo: Path, manifest: ElementTree
         has_filter = activity.find("intent-filter") is not None
         assert activity.attrib[f"{ANDROID}exported"] == ("true" if has_filter else "false")  # required since Android 12
         assert activity.attrib.get(f"{ANDROID}parentActivityName", ".ChatActivity").removeprefix(".") in activities
-    for tag, parent in (("service", "Service"), ("receiver", "BroadcastReceiver")):
+    for tag, parent in (("service", "Service"), ("receiver", "BroadcastReceiver"), ("provider", "ContentProvider")):
         named = {element.attrib[f"{ANDROID}name"].removeprefix(".") for element in application.iter(tag)}
         assert named == {name for name, extended in known.items() if extended == parent}
     assert [s.attrib[f"{ANDROID}foregroundServiceType"] for s in application.iter("service")] == ["dataSync"]
     launchers = [c for c in application.iter("category") if c.attrib[f"{ANDROID}name"].endswith(".LAUNCHER")]
     assert len(launchers) == 1
+
+
+def test_what_other_apps_may_hand_over_is_what_core_understands(demo: Path, manifest: ElementTree.Element) -> None:
+    understood = sources(demo, "core")[Path("org/gemmaedge/core/share/Incoming.kt")]
+    filters = [f for f in manifest.iter("intent-filter") if f.find("data") is not None]
+    data = [{k.removeprefix(ANDROID): v for k, v in d.attrib.items()} for f in filters for d in f.iter("data")]
+    for action in {a.attrib[f"{ANDROID}name"] for f in filters for a in f.iter("action")}:
+        assert f'"{action}"' in understood
+    for kind in {d["mimeType"].removesuffix("*") for d in data if "mimeType" in d} - {"text/plain"}:  # words are the rest
+        assert f'"{kind}"' in understood
+    assert {d["scheme"] for d in data if "scheme" in d} == {"content", "gemma-edge"}
+    assert 'LINK_SCHEME = "gemma-edge"' in understood
+    for host in {d["host"] for d in data if "host" in d} - {"*"}:
+        assert f'"{host}" ->' in understood
+    # A file that is opened by its name, and nothing else that happens to be bytes.
+    assert [d["pathPattern"] for d in data if d.get("scheme") == "content"] == [".*\\\\.litertlm"]
+    (provider,) = manifest.iter("provider")
+    assert provider.attrib[f"{ANDROID}exported"] == "false"
+    assert f'OWN_AUTHORITY = "{provider.attrib[f"{ANDROID}authorities"]}"' in understood
 
 
 def test_permissions_are_those_that_the_code_needs(demo: Path, manifest: ElementTree.Element) -> None:
@@ -254,8 +273,42 @@ def test_night_changes_what_day_has(resources: Path) -> None:
     def names(folder: str, file: str) -> set[str]:
         return {element.attrib["name"] for element in ElementTree.parse(resources / folder / file).getroot()}
 
-    assert names("values-night", "colors.xml") == names("values", "colors.xml") - {"icon_background"}
-    assert names("values-night", "themes.xml") == {"Theme.Demo.Base"}
+    ours = names("values", "colors.xml") - {"icon_background"}
+    for folder in ("values-night", "values-v31", "values-night-v31"):  # by night, a version does not count
+        assert names(folder, "colors.xml") == ours, folder
+    assert names("values-night", "themes.xml") == names("values-v27", "themes.xml") == {"Theme.Demo.Base"}
+
+
+def test_the_frameworks_newer_names_have_its_numbers(demo: Path, resources: Path) -> None:
+    """AOSP's public-final.xml: thirteen shades of each of five palettes, one after the other."""
+    shades = (0, 10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
+    palettes = ("neutral1", "neutral2", "accent1", "accent2", "accent3")
+    numbers = {
+        f"system_{palette}_{shade}": 0x0106001D + 13 * i + j
+        for i, palette in enumerate(palettes)
+        for j, shade in enumerate(shades)
+    }
+    file = demo / "ci/stubs/framework/res/values/public.xml"
+    declared = {e.attrib["name"]: int(e.attrib["id"], 16) for e in ElementTree.parse(file).iter("public")}
+    assert declared.pop("enableOnBackInvokedCallback") == 16844396
+    used = {
+        (e.text or "").removeprefix("@android:color/")
+        for folder in ("values-v31", "values-night-v31")
+        for e in ElementTree.parse(resources / folder / "colors.xml").iter("color")
+    }
+    assert declared == {name: numbers[name] for name in used}
+
+
+def test_wide_screens_have_margins(resources: Path) -> None:
+    """Every child of a screen but its toolbar keeps the margin; lines of 360 to 720 dp."""
+    for file in resources.glob("layout/activity_*.xml"):
+        for child in ElementTree.parse(file).getroot():
+            if child.tag != "Toolbar":
+                sides = {child.attrib[f"{ANDROID}layout_margin{side}"] for side in ("Start", "End")}
+                assert sides == {"@dimen/side_margin"}, file.name
+    for folder, width in (("values-w600dp", 600), ("values-w840dp", 840)):
+        (margin,) = ElementTree.parse(resources / folder / "dimens.xml").getroot()
+        assert 360 <= width - 2 * int((margin.text or "").removesuffix("dp")) <= 720
 
 
 def test_layouts_speak_the_users_language_and_to_talkback(resources: Path) -> None:

@@ -18,7 +18,7 @@ from tools.android.errors import CompileError, ToolError
 from tools.android.fetch import fetch, run
 from tools.android.kotlin import Module, compiled, java
 from tools.android.newer_api import newer_jar
-from tools.android.toolchain import ANDROID, D8, Kotlin, debian_program
+from tools.android.toolchain import ANDROID, D8, Kotlin, debian_jars, debian_program
 
 PACKAGE = "org.gemmaedge.app"
 VERSION_NAME = "compile-check"
@@ -104,9 +104,17 @@ def build_apk(demo: Demo, kotlin: Kotlin, cache: Path, work: Path) -> Path:
     r = _compile_r(out / "java", work)
     sources = [demo.kotlin("engine"), demo.kotlin("app")]
     app = compiled(Module.of("app", sources, [core, stubs, r, android_jar, newer], "-no-jdk", "-Werror"), kotlin, work)
+    _compile_tests(demo, [app, core, stubs, r, android_jar, newer], kotlin, work)
     d8 = fetch(D8, cache) / "d8.jar"
     _dex([core, app, r], kotlin.libraries, [android_jar, stubs, newer], d8, out)
     return _package(linked, demo, tools, out)
+
+
+def _compile_tests(demo: Demo, classpath: Sequence[Path], kotlin: Kotlin, work: Path) -> None:
+    """The tests that Robolectric runs where Google's Maven can be reached, against its signatures."""
+    sources = [demo.root / "app/src/test/kotlin", demo.root / "ci/stubs/robolectric"]
+    junit = debian_jars("junit4", "junit4", "hamcrest")
+    compiled(Module.of("app-tests", sources, [*classpath, *junit], "-no-jdk", "-Werror"), kotlin, work)
 
 
 def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:

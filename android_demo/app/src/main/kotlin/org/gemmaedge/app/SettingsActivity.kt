@@ -8,6 +8,7 @@ import android.widget.EditText
 import android.widget.Spinner
 import android.widget.Switch
 import android.widget.TextView
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.launch
 import org.gemmaedge.core.chat.Accelerator
@@ -31,7 +32,10 @@ class SettingsActivity : Activity() {
             switch(R.id.may_draft).isChecked = app.preferences.mayDraft
         }
         view<View>(R.id.save).setOnClickListener { save() }
-        switch(R.id.server).setOnClickListener { if (switch(R.id.server).isChecked) app.server.on() else app.server.off() }
+        switch(R.id.server).setOnClickListener {
+            val isOn = switch(R.id.server).isChecked
+            app.scope.launch(Dispatchers.IO) { if (isOn) app.server.on() else app.server.off() } // sockets, not for the main thread
+        }
         view<View>(R.id.copy_server).setOnClickListener { server?.copied?.let { copyText(it) } }
         scope.launch { app.server.state.collect { show(ServerCard.of(it)) } }
     }

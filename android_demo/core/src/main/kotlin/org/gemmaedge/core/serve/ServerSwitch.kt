@@ -15,13 +15,14 @@ sealed interface ServerState {
     data class Failed(val port: Int, val message: String) : ServerState
 }
 
-/** Switches the local server. It is off at first, and off again with the end of the process. */
+/** Switches the local server: off at first, and off again with the end of the process. Not for the main thread. */
 class ServerSwitch(private val port: Int = PORT, private val handler: Handler) {
     private val states = MutableStateFlow<ServerState>(ServerState.Off)
     private var server: LocalServer? = null
 
     val state: StateFlow<ServerState> = states.asStateFlow()
 
+    @Synchronized
     fun on() {
         if (server != null) return
         states.value = try {
@@ -32,6 +33,7 @@ class ServerSwitch(private val port: Int = PORT, private val handler: Handler) {
         }
     }
 
+    @Synchronized
     fun off() {
         server?.close()
         server = null
