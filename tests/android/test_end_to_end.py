@@ -82,7 +82,12 @@ def answers(engine: Engine, image: Path) -> dict[str, Any]:
         called = conversation.send_message(seen, response_format=ResponseFormat.regex(re.escape(CALL)))
         assert called.to_json()["tool_calls"][0]["function"] == {"name": "calculate", "arguments": ARGUMENTS}
         answer = str(conversation.send_message(result))
-    talk = [{"role": "user", "content": seen.to_json()}, called.to_json(), result, {"role": "assistant", "content": answer}]
+    talk = [
+        {"role": "user", "content": seen.to_json()},
+        called.to_json(),
+        result,
+        {"role": "assistant", "content": answer},
+    ]
     after, other = ask(engine, SECOND, talk, **calling), ask(engine, SECOND, [], **calling)
     # What was said, seen and called before makes a difference.
     assert len({second, ask(engine, SECOND, [])}) == 2

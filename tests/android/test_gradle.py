@@ -193,7 +193,7 @@ def test_the_manifest_names_classes_that_exist(demo: Path, manifest: ElementTree
     activities = {
         activity.attrib[f"{ANDROID}name"].removeprefix("."): activity for activity in application.iter("activity")
     }
-    assert set(activities) == {name for name, parent in known.items() if parent == "Activity"}
+    assert set(activities) == {name for name, parent in known.items() if parent == "Screen"}
     for activity in activities.values():
         has_filter = activity.find("intent-filter") is not None
         assert activity.attrib[f"{ANDROID}exported"] == ("true" if has_filter else "false")  # required since Android 12
@@ -212,7 +212,9 @@ def test_what_other_apps_may_hand_over_is_what_core_understands(demo: Path, mani
     data = [{k.removeprefix(ANDROID): v for k, v in d.attrib.items()} for f in filters for d in f.iter("data")]
     for action in {a.attrib[f"{ANDROID}name"] for f in filters for a in f.iter("action")}:
         assert f'"{action}"' in understood
-    for kind in {d["mimeType"].removesuffix("*") for d in data if "mimeType" in d} - {"text/plain"}:  # words are the rest
+    for kind in {d["mimeType"].removesuffix("*") for d in data if "mimeType" in d} - {
+        "text/plain"
+    }:  # words are the rest
         assert f'"{kind}"' in understood
     assert {d["scheme"] for d in data if "scheme" in d} == {"content", "gemma-edge"}
     assert 'LINK_SCHEME = "gemma-edge"' in understood

@@ -66,7 +66,7 @@ def test_the_order_of_the_file_is_the_order_of_the_screen(layouts: dict[str, Ele
             for attribute in ("accessibilityTraversalBefore", "accessibilityTraversalAfter", "layoutDirection"):
                 assert f"{ANDROID}{attribute}" not in element.attrib, f"{file}: {attribute}"
             assert element.attrib.get(f"{ANDROID}importantForAccessibility", "auto") == "auto", file
-            if element.tag == "FrameLayout" and len(element) > 1:  # one over the other: only one of them is there at a time
+            if element.tag == "FrameLayout" and len(element) > 1:  # one over the other, never both
                 assert [child.tag for child in element] == ["ListView", "TextView"], file
                 assert name(element[1]) == "empty", file
 
@@ -104,9 +104,7 @@ def test_what_speaks_by_itself(layouts: dict[str, ElementTree.Element]) -> None:
 def test_fingers_find_it(layouts: dict[str, ElementTree.Element], repository: Path) -> None:
     """48 dp, as Android's guide asks: Material's own buttons have them, the others say so."""
     styles = ElementTree.parse(repository / "android_demo/app/src/main/res/values/themes.xml").getroot()
-    sizes = {
-        style.attrib["name"]: {item.attrib["name"]: item.text for item in style} for style in styles.iter("style")
-    }
+    sizes = {style.attrib["name"]: {item.attrib["name"]: item.text for item in style} for style in styles.iter("style")}
     assert sizes["Field"]["android:minHeight"] == "48dp"
     assert sizes["IconButton"]["android:layout_height"] == sizes["IconButton"]["android:layout_width"] == "48dp"
     for file, root in layouts.items():

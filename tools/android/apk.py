@@ -143,7 +143,16 @@ def _newer_framework(demo: Demo, tools: ApkTools, out: Path) -> Path:
     """Names that the framework has had since Debian's version of it, as a second one beside it."""
     folder = demo.root / "ci/stubs/framework"
     _build([tools.aapt2, "compile", "--dir", str(folder / "res"), "-o", "newer.zip"], out, "compiling newer names")
-    link = [tools.aapt2, "link", "-x", "--manifest", str(folder / "AndroidManifest.xml"), "-o", "newer.apk", "newer.zip"]
+    link = [
+        tools.aapt2,
+        "link",
+        "-x",
+        "--manifest",
+        str(folder / "AndroidManifest.xml"),
+        "-o",
+        "newer.apk",
+        "newer.zip",
+    ]
     _build(link, out, "linking newer names")
     return out / "newer.apk"
 

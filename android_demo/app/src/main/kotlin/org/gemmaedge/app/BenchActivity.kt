@@ -1,19 +1,14 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.content.Context
 import android.content.Intent
 import android.os.Bundle
-import android.view.MenuItem
 import android.view.View
 import android.widget.ListView
 import android.widget.TextView
 import java.io.File
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
-import kotlinx.coroutines.cancel
 import kotlinx.coroutines.flow.combine
-import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.chat.MeasureRequest
@@ -22,10 +17,7 @@ import org.gemmaedge.core.screen.Phrase
 import org.gemmaedge.core.store.StoredBundle
 
 /** A benchmark of one model, to compare with `gemma-edge bench` on a computer: the same work, the same JSON. */
-class BenchActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
-    private var watching: Job? = null
+class BenchActivity : Screen(R.layout.activity_bench) {
     private var stored: StoredBundle? = null
     private var shown: BenchScreen? = null
     private lateinit var figures: RowsAdapter<Pair<Phrase, Phrase>>
@@ -33,7 +25,6 @@ class BenchActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_bench)
         figures = RowsAdapter(this) { (name, value) -> words(name) to words(value) }
         view<ListView>(R.id.figures).adapter = figures
         prompt = LoadPrompt(this, scope, ::measure)
@@ -42,31 +33,16 @@ class BenchActivity : Activity() {
         view<View>(R.id.share).setOnClickListener { share() }
     }
 
-    override fun onStart() {
-        super.onStart()
-        watching = scope.launch {
-            stored = open()
-            combine(app.bench.state, app.chat.state) { bench, chat -> bench to chat }.collect { (bench, chat) ->
-                render(BenchScreen.of(bench, stored?.name, isEngineFree = chat.canLoad))
-            }
+    override suspend fun watch() {
+        stored = open()
+        combine(app.bench.state, app.chat.state) { bench, chat -> bench to chat }.collect { (bench, chat) ->
+            render(BenchScreen.of(bench, stored?.name, isEngineFree = chat.canLoad))
         }
     }
 
-    override fun onStop() {
-        watching?.cancel()
-        super.onStop()
-    }
-
     override fun onDestroy() {
-        scope.cancel()
         prompt.dismiss()
         super.onDestroy()
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        if (item.itemId != android.R.id.home) return super.onOptionsItemSelected(item)
-        finish()
-        return true
     }
 
     /** Null where it is no longer there, or has never been looked at. */

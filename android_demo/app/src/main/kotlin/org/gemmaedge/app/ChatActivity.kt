@@ -1,6 +1,5 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
 import android.content.pm.PackageManager
@@ -8,7 +7,6 @@ import android.os.Bundle
 import android.os.Process
 import android.view.ContextMenu
 import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.Button
@@ -17,7 +15,6 @@ import android.widget.TextView
 import android.widget.Toast
 import java.io.File
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.combine
@@ -40,10 +37,7 @@ import org.gemmaedge.core.text.Block
 import org.gemmaedge.core.text.parseMarkdown
 
 /** The chat. It owns nothing but views: the conversation and the engine live in [DemoApplication]. */
-class ChatActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
-    private var watching: Job? = null
+class ChatActivity : Screen(R.layout.activity_chat, R.menu.chat) {
     private var lastPhase = Phase.IDLE
     private var shown: ChatScreen? = null
     private lateinit var messages: MessagesAdapter
@@ -53,7 +47,6 @@ class ChatActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_chat, isBelow = false)
         messages = MessagesAdapter(this)
         list = view(R.id.messages)
         list.adapter = messages
@@ -82,31 +75,21 @@ class ChatActivity : Activity() {
         composer.save(outState)
     }
 
-    override fun onStart() {
-        super.onStart()
-        watching = scope.launch {
-            combine(app.chat.state, app.draft.state) { chat, draft -> chat to draft }.conflate().collect { (chat, draft) ->
-                render(chat, draft)
-                delay(FRAME_MS) // tokens come faster than anybody reads; the newest state is never skipped
-            }
+    override suspend fun watch() {
+        combine(app.chat.state, app.draft.state) { chat, draft -> chat to draft }.conflate().collect { (chat, draft) ->
+            render(chat, draft)
+            delay(FRAME_MS) // tokens come faster than anybody reads; the newest state is never skipped
         }
     }
 
     override fun onStop() {
-        watching?.cancel()
         if (!isChangingConfigurations) app.draft.stopRecording() // nobody is recorded behind their back
         super.onStop()
     }
 
     override fun onDestroy() {
-        scope.cancel()
         prompt.dismiss()
         super.onDestroy()
-    }
-
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.chat, menu)
-        return true
     }
 
     override fun onPrepareOptionsMenu(menu: Menu): Boolean {
@@ -115,17 +98,15 @@ class ChatActivity : Activity() {
         return super.onPrepareOptionsMenu(menu)
     }
 
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_models -> showModels()
             R.id.menu_templates -> startActivityForResult(Intent(this, TemplatesActivity::class.java), Composer.PICK_TEMPLATE)
             R.id.menu_chats -> startActivity(Intent(this, ChatsActivity::class.java))
             R.id.menu_settings -> startActivity(Intent(this, SettingsActivity::class.java))
             R.id.menu_new -> beginAnew()
             R.id.menu_release -> if (app.chat.state.value.loaded != null) app.chat.release(forMemory = false)
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {

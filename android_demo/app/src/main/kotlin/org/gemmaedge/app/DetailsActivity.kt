@@ -1,15 +1,11 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.content.Context
 import android.content.Intent
 import android.os.Bundle
-import android.view.Menu
-import android.view.MenuItem
 import android.widget.ListView
 import java.io.File
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.cancel
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
@@ -17,14 +13,11 @@ import org.gemmaedge.core.screen.Phrase
 import org.gemmaedge.core.screen.detailsOf
 
 /** All that is known of a model: what it takes and needs, what conversion did to it, its licence. */
-class DetailsActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
+class DetailsActivity : Screen(R.layout.activity_details, R.menu.details) {
     private val file get() = File(checkNotNull(intent.getStringExtra(EXTRA_FILE)))
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_details)
         title = file.name
         val rows = RowsAdapter<Pair<Phrase, Any>>(this) { (name, value) -> words(name) to wordsOf(value) }
         view<ListView>(R.id.details).adapter = rows
@@ -37,23 +30,8 @@ class DetailsActivity : Activity() {
         }
     }
 
-    override fun onDestroy() {
-        scope.cancel()
-        super.onDestroy()
-    }
-
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.details, menu)
-        return true
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
-            android.R.id.home -> finish()
-            R.id.menu_benchmark -> startActivity(BenchActivity.of(this, file))
-            else -> return super.onOptionsItemSelected(item)
-        }
-        return true
+    override fun onChosen(id: Int) {
+        if (id == R.id.menu_benchmark) startActivity(BenchActivity.of(this, file))
     }
 
     companion object {

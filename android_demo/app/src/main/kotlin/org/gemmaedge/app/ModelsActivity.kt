@@ -1,7 +1,6 @@
 package org.gemmaedge.app
 
 import android.Manifest
-import android.app.Activity
 import android.app.AlertDialog
 import android.content.Context
 import android.content.Intent
@@ -9,8 +8,6 @@ import android.net.Uri
 import android.os.Build
 import android.os.Bundle
 import android.view.ContextMenu
-import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.Button
@@ -22,7 +19,6 @@ import android.widget.Toast
 import java.net.MalformedURLException
 import java.net.URL
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.launch
@@ -39,16 +35,12 @@ import org.gemmaedge.core.store.WorkRequest
 import org.gemmaedge.core.store.WorkState
 
 /** The bundles: import, download, verify, delete, and load one. */
-class ModelsActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
-    private var watching: Job? = null
+class ModelsActivity : Screen(R.layout.activity_models, R.menu.models) {
     private lateinit var models: RowsAdapter<Listed>
     private lateinit var prompt: LoadPrompt
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_models)
         models = RowsAdapter(this) { listed -> ModelRow.of(listed).let { it.title to words(it.detail) } }
         prompt = LoadPrompt(this, scope) { app.load(it, onLoading = ::finish) }
         view<ListView>(R.id.models).apply {
@@ -62,46 +54,29 @@ class ModelsActivity : Activity() {
         if (savedInstanceState == null) intent.data?.let(::take)
     }
 
-    override fun onStart() {
-        super.onStart()
+    override suspend fun watch() {
         if (app.work.shouldGoOn) app.work.resume()
-        watching = scope.launch {
-            launch { list() } // a copy may run for minutes before the collector lists
-            app.work.state.collect { state ->
-                render(state)
-                if (state is WorkState.Running) delay(PAUSE_MS) else list() // a copy reports every 256 KiB
-                if (state is WorkState.Done && state.wasHere) {
-                    app.work.seen()
-                    prompt.ask(state.stored)
-                }
+        list() // a copy may run for minutes before the collector lists
+        app.work.state.collect { state ->
+            render(state)
+            if (state is WorkState.Running) delay(PAUSE_MS) else list() // a copy reports every 256 KiB
+            if (state is WorkState.Done && state.wasHere) {
+                app.work.seen()
+                prompt.ask(state.stored)
             }
         }
     }
 
-    override fun onStop() {
-        watching?.cancel()
-        super.onStop()
-    }
-
     override fun onDestroy() {
-        scope.cancel()
         prompt.dismiss()
         super.onDestroy()
     }
 
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.models, menu)
-        return true
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
-            android.R.id.home -> finish()
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_import -> pick()
             R.id.menu_download -> askForAddress()
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {

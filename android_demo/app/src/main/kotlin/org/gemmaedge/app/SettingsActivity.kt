@@ -1,15 +1,12 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.os.Bundle
-import android.view.MenuItem
 import android.view.View
 import android.widget.EditText
 import android.widget.Spinner
 import android.widget.Switch
 import android.widget.TextView
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.cancel
 import kotlinx.coroutines.launch
 import org.gemmaedge.core.chat.Accelerator
 import org.gemmaedge.core.chat.Backends
@@ -18,14 +15,11 @@ import org.gemmaedge.core.screen.SettingsForm
 import org.gemmaedge.core.screen.SettingsForm.Field
 
 /** System prompt, sampling, tools, where the parts of a model run, and the local server. */
-class SettingsActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
+class SettingsActivity : Screen(R.layout.activity_settings) {
     private var server: ServerCard? = null
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_settings)
         if (savedInstanceState == null) {
             show(SettingsForm.of(app.chat.state.value.settings))
             show(app.preferences.backends)
@@ -37,18 +31,10 @@ class SettingsActivity : Activity() {
             app.scope.launch(Dispatchers.IO) { if (isOn) app.server.on() else app.server.off() } // sockets, not for the main thread
         }
         view<View>(R.id.copy_server).setOnClickListener { server?.copied?.let { copyText(it) } }
-        scope.launch { app.server.state.collect { show(ServerCard.of(it)) } }
     }
 
-    override fun onDestroy() {
-        scope.cancel()
-        super.onDestroy()
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        if (item.itemId != android.R.id.home) return super.onOptionsItemSelected(item)
-        finish()
-        return true
+    override suspend fun watch() {
+        app.server.state.collect { show(ServerCard.of(it)) }
     }
 
     private fun show(form: SettingsForm) {

@@ -1,12 +1,9 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
 import android.os.Bundle
 import android.view.ContextMenu
-import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.EditText
@@ -19,14 +16,11 @@ import org.gemmaedge.core.prompt.Template
 import org.gemmaedge.core.screen.rowOf
 
 /** The prompts to use again: choose one for the next message, write and change them. */
-class TemplatesActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
+class TemplatesActivity : Screen(R.layout.activity_templates, R.menu.templates) {
     private lateinit var templates: RowsAdapter<Template>
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        showLayout(R.layout.activity_templates)
         templates = RowsAdapter(this, ::rowOf)
         view<ListView>(R.id.templates).apply {
             adapter = templates
@@ -37,23 +31,10 @@ class TemplatesActivity : Activity() {
         change {}
     }
 
-    override fun onDestroy() {
-        scope.cancel()
-        super.onDestroy()
-    }
-
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.templates, menu)
-        return true
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
-            android.R.id.home -> finish()
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_new_template -> edit(null)
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
