@@ -136,7 +136,7 @@ def test_the_phone_says_what_python_says(repository: Path, tmp_path: Path) -> No
         passed = run_end_to_end(compiler, repository / "build/android", library, bundle, expected)
     except ToolError as error:
         pytest.skip(str(error))
-    assert passed == 4
+    assert passed == 5
     bench = json.loads((tmp_path / "bench.json").read_text())
     runs = [Measurement(**run) for run in bench["runs"]]
     assert len(runs) == 2

@@ -1,11 +1,15 @@
 package org.gemmaedge.endtoend
 
 import java.io.File
+import java.net.HttpURLConnection
+import java.net.URL
 import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeout
 import org.gemmaedge.core.bench.Bench
 import org.gemmaedge.core.bench.BenchState
@@ -31,6 +35,8 @@ import org.gemmaedge.core.json.Json
 import org.gemmaedge.core.memory.DeviceMemory
 import org.gemmaedge.core.memory.Fit
 import org.gemmaedge.core.memory.MemoryVerdict
+import org.gemmaedge.core.serve.CompletionsApi
+import org.gemmaedge.core.serve.LocalServer
 import org.gemmaedge.core.tools.Calculator
 import org.gemmaedge.core.transfer.ByteSource
 import org.gemmaedge.core.transfer.Opened
@@ -144,7 +150,8 @@ class EndToEndTest {
 
             val first = chat.state.value.id
             chats.begin()
-            assertEquals("the image and the call are forgotten", expected["other"]["answer"].text, chat.ask(expected["other"]["message"].text))
+            val other = expected["other"]
+            assertEquals("the image and the call are forgotten", other["answer"].text, chat.ask(other["message"].text))
             chats.open(first)
             assertEquals(2, chat.state.value.messages.size)
             chat.send(expected["after"]["message"].text)
@@ -159,13 +166,41 @@ class EndToEndTest {
     }
 
     @Test
+    fun `a program on the phone is answered the same`() = runBlocking {
+        withTimeout(120_000) {
+            val chat = controller(this, ChatState())
+            chat.load(LoadRequest(import().file.path, cacheDir = folder.newFolder("cache").path))
+            chat.until(Phase.READY)
+            LocalServer.start(0, CompletionsApi(chat, this) { "tiny" }).use { server ->
+                val asked = Json.write(
+                    mapOf(
+                        "messages" to listOf(mapOf("role" to "user", "content" to expected["first"]["message"].text)),
+                        "max_tokens" to settings.maxAnswerTokens,
+                        "top_k" to 1,
+                    ),
+                )
+                val reply = withContext(Dispatchers.IO) {
+                    val connection = URL("${server.address}/chat/completions").openConnection() as HttpURLConnection
+                    connection.setRequestProperty("Authorization", "Bearer ${server.key}")
+                    connection.doOutput = true
+                    connection.outputStream.use { it.write(asked.toByteArray()) }
+                    Json.parse(connection.inputStream.use { it.reader().readText() })
+                }
+                assertEquals(expected["first"]["answer"].text, reply["choices"].items[0]["message"]["content"].text)
+            }
+            chat.release(forMemory = false)
+        }
+    }
+
+    @Test
     fun `a benchmark`() = runBlocking {
         withTimeout(120_000) {
             val bench = Bench(controller(this, ChatState()), this)
             val load = LoadRequest(import().file.path, cacheDir = folder.newFolder("cache").path)
             bench.start("tiny", MeasureRequest(load, prefillTokens = 32, decodeTokens = 8), runs = 2)
             val done = bench.state.first { it !is BenchState.Running }
-            File(System.getProperty("gemma.expected")).resolveSibling("bench.json").writeText(Measurement.toJson((done as BenchState.Done).runs))
+            val json = Measurement.toJson((done as BenchState.Done).runs)
+            File(System.getProperty("gemma.expected")).resolveSibling("bench.json").writeText(json)
         }
     }
 

@@ -54,10 +54,10 @@ class NativeChatEngine(private val library: LiteRtLmLibrary, private val forced:
         }
     }
 
-    override suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>, tools: List<Tool>) = withContext(Dispatchers.IO) {
-        this@NativeChatEngine.settings = settings
-        this@NativeChatEngine.tools = tools
-        begin(history.flatMap(::messages))
+    override suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>, tools: List<Tool>) {
+        this.settings = settings
+        this.tools = tools
+        withContext(Dispatchers.IO) { begin(history.flatMap(::messages)) }
     }
 
     private fun begin(said: List<Map<String, Any?>>) {

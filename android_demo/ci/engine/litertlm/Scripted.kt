@@ -54,8 +54,9 @@ class Engine(val engineConfig: EngineConfig) : AutoCloseable {
     fun createConversation(conversationConfig: ConversationConfig = ConversationConfig()): Conversation {
         check(isAlive) { "Engine is not initialized." }
         with(conversationConfig) {
+            val described = tools.map { it.tool.getToolDescriptionJsonString() }
             Script.calls += "start system=$systemInstruction $initialMessages $samplerConfig max=$maxOutputToken " +
-                "prefill=$prefillPrefaceOnInit tools=${tools.map { it.tool.getToolDescriptionJsonString() }} drafts=$enableSpeculativeDecoding"
+                "prefill=$prefillPrefaceOnInit tools=$described drafts=$enableSpeculativeDecoding"
             return Conversation(tools)
         }
     }

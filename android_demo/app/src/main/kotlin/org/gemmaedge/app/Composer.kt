@@ -39,6 +39,8 @@ class Composer(private val activity: Activity) {
     private val hasCamera = activity.packageManager.hasSystemFeature(PackageManager.FEATURE_CAMERA_ANY)
     val hasMicrophone = activity.packageManager.hasSystemFeature(PackageManager.FEATURE_MICROPHONE)
 
+    private var shown: ChatScreen? = null
+
     /** The place of the question that is being asked in other words. */
     private var editing: Int? = null
 
@@ -51,6 +53,7 @@ class Composer(private val activity: Activity) {
     }
 
     fun render(screen: ChatScreen) {
+        shown = screen
         send.isEnabled = screen.canStop || screen.canSend
         send.alpha = if (send.isEnabled) 1f else DISABLED_ALPHA
         send.setImageResource(if (screen.canStop) R.drawable.ic_stop else R.drawable.ic_send)
@@ -109,7 +112,8 @@ class Composer(private val activity: Activity) {
                 }
                 app.draft.add(listOf(added))
             } catch (error: UnreadableAttachment) {
-                toast(if (error.kind == Attachment.Kind.IMAGE) R.string.attachment_unreadable_image else R.string.attachment_unreadable_audio)
+                val isPicture = error.kind == Attachment.Kind.IMAGE
+                toast(if (isPicture) R.string.attachment_unreadable_image else R.string.attachment_unreadable_audio)
             }
         }
     }
@@ -128,7 +132,7 @@ class Composer(private val activity: Activity) {
         val chat = app.chat.state.value
         if (chat.canCancel) {
             app.chat.cancel()
-        } else if (chat.canSend) {
+        } else if (shown?.canSend == true && chat.canSend) {
             val text = input.text.toString().trim()
             val attachments = app.draft.state.value.attachments
             if (text.isEmpty() && attachments.isEmpty()) return

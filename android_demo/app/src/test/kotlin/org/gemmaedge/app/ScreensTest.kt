@@ -76,8 +76,9 @@ class ScreensTest {
                 val picture = drawn(screen)
                 val file = File("build/screens", "$name-$look.png").apply { parentFile?.mkdirs() }
                 file.outputStream().use { picture.compress(Bitmap.CompressFormat.PNG, 100, it) }
-                val colours = (0 until picture.height step 7).flatMap { y -> (0 until picture.width step 7).map { x -> picture.getPixel(x, y) } }
-                assertTrue("$name-$look is empty", colours.toSet().size > 3)
+                val colours = mutableSetOf<Int>()
+                for (y in 0 until picture.height step 7) for (x in 0 until picture.width step 7) colours += picture.getPixel(x, y)
+                assertTrue("$name-$look is empty", colours.size > 3)
                 val dp = screen.resources.displayMetrics.density
                 for (view in views(screen.view(R.id.screen)).filter { it.isShown && it.isClickable && it !is ListView }) {
                     assertTrue("$name-$look: $view is too low to be tapped", view.height >= 48 * dp - 1 || view.parent.parent is ListView)
@@ -91,7 +92,8 @@ class ScreensTest {
         shown<ChatActivity> {} // the application has restored its chat
         val question = ChatMessage(Role.USER, "How much is 2 * 7?")
         val call = ToolCall("calculate", "{\"expression\":\"2*7\"}", "14")
-        val answer = ChatMessage(Role.MODEL, "It is **14**.\n\n```\n2 * 7\n```", stats = GenerationStats(9, 500, 1500), calls = listOf(call))
+        val text = "It is **14**.\n\n```\n2 * 7\n```"
+        val answer = ChatMessage(Role.MODEL, text, stats = GenerationStats(9, 500, 1500), calls = listOf(call))
         app.chat.open(ChatState(id = "1", title = "Numbers", messages = listOf(question, answer)))
         checkLooks<ChatActivity>("chat")
         shown<ChatActivity> { screen ->
@@ -129,7 +131,9 @@ class ScreensTest {
 
     @Test
     fun `shared words wait in the field`() {
-        val send = Intent(Intent.ACTION_SEND).setClass(app, ChatActivity::class.java).setType("text/plain").putExtra(Intent.EXTRA_TEXT, "a page")
+        val send = Intent(Intent.ACTION_SEND).setClass(app, ChatActivity::class.java)
+            .setType("text/plain")
+            .putExtra(Intent.EXTRA_TEXT, "a page")
         shown<ChatActivity>(send) { assertEquals("a page", it.view<EditText>(R.id.input).text.toString()) }
     }
 

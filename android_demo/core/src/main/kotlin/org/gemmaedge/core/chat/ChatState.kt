@@ -125,7 +125,8 @@ data class ChatState(
     val shownTitle: String
         get() = title ?: messages.map { it.text.trim() }.find { it.isNotEmpty() }?.lines()?.first()?.take(LONGEST_TITLE_CHARS).orEmpty()
 
-    private fun takes(kind: Attachment.Kind): Boolean = when (kind) {
+    /** Whether the model that is loaded takes it. */
+    fun takes(kind: Attachment.Kind): Boolean = when (kind) {
         Attachment.Kind.IMAGE -> loaded?.backends?.vision != null
         Attachment.Kind.AUDIO -> loaded?.backends?.audio != null
     }

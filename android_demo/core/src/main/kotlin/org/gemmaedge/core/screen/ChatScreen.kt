@@ -63,7 +63,7 @@ data class ChatScreen(
                 isLoading = chat.phase == Phase.LOADING,
                 showsLoadBar = chat.loaded == null && chat.canLoad,
                 loadAgain = facts.lastBundle?.let { phrase("load_again", nameOf(it)) },
-                canSend = chat.canSend && !draft.isRecording,
+                canSend = chat.canSend && !draft.isRecording && draft.attachments.all { chat.takes(it.kind) },
                 canStop = chat.canCancel,
                 canBegin = chat.messages.isNotEmpty(),
                 canRelease = chat.loaded != null,
@@ -71,7 +71,7 @@ data class ChatScreen(
                 takesSound = hears,
                 canRecord = (hears && facts.hasMicrophone) || draft.isRecording,
                 isRecording = draft.isRecording,
-                draft = draftOf(draft, facts),
+                draft = draftOf(draft, chat, facts),
                 staysAwake = isWriting || chat.phase == Phase.LOADING || chat.phase == Phase.MEASURING,
             )
         }
@@ -112,12 +112,14 @@ data class ChatScreen(
             }
         }
 
-        private fun draftOf(draft: DraftState, facts: ChatFacts): Phrase? {
+        private fun draftOf(draft: DraftState, chat: ChatState, facts: ChatFacts): Phrase? {
             val trouble = draft.trouble
+            val notTaken = draft.attachments.filterNot { chat.takes(it.kind) }.takeIf { chat.loaded != null }.orEmpty()
             return when {
                 draft.isRecording -> phrase("recording", facts.longestRecordingSeconds)
                 trouble != null -> phrase("record_failed", trouble)
                 draft.attachments.isEmpty() -> null
+                notTaken.isNotEmpty() -> phrase("attachments_not_taken", notTaken.map(::phraseOf).distinct())
                 else -> phrase("attachments_attached", draft.attachments.map(::phraseOf))
             }
         }

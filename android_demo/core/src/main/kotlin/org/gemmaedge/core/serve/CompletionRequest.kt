@@ -30,14 +30,16 @@ internal class CompletionRequest(
             }
 
         private fun of(json: Json): CompletionRequest {
-            (json.names - UNDERSTOOD).find { !json[it].isNull }?.let { throw HttpProblem(400, "unsupported", "$it is not supported; leave it out") }
-            if ((json["n"].optional { int } ?: 1) != 1) throw HttpProblem(400, "unsupported", "n is ${json["n"].int}, expected 1")
+            (json.names - UNDERSTOOD).find { !json[it].isNull }?.let { throw unsupported("$it is not supported; leave it out") }
+            if ((json["n"].optional { int } ?: 1) != 1) throw unsupported("n is ${json["n"].int}, expected 1")
             val messages = json["messages"].items
             val system = messages.takeWhile { it["role"].text in SYSTEM }.map(::textOf)
             val talk = messages.drop(system.size).map { ChatMessage(roleOf(it["role"].text), textOf(it)) }
             require(talk.isNotEmpty()) { "messages: found none of a user, expected one" }
             val roles = talk.indices.map { if (it % 2 == 0) Role.USER else Role.MODEL }
-            require(talk.map { it.role } == roles && talk.size % 2 == 1) { "messages: expected user and assistant in turn, a user first and last" }
+            require(talk.map { it.role } == roles && talk.size % 2 == 1) {
+                "messages: expected user and assistant in turn, a user first and last"
+            }
             val defaults = SamplerSettings()
             val sampler = SamplerSettings(
                 topK = json["top_k"].optional { int } ?: defaults.topK,
@@ -58,7 +60,7 @@ internal class CompletionRequest(
             val content = message["content"]
             if (content.plain is String) return content.text
             return content.items.joinToString("") { part ->
-                if (part["type"].text != "text") throw HttpProblem(400, "unsupported", "a content of type ${part["type"].text} is not supported")
+                if (part["type"].text != "text") throw unsupported("a content of type ${part["type"].text} is not supported")
                 part["text"].text
             }
         }
@@ -66,8 +68,10 @@ internal class CompletionRequest(
         private fun roleOf(name: String): Role = when (name) {
             "user" -> Role.USER
             "assistant" -> Role.MODEL
-            else -> throw HttpProblem(400, "unsupported", "a message of role $name is not supported here")
+            else -> throw unsupported("a message of role $name is not supported here")
         }
+
+        private fun unsupported(what: String) = HttpProblem(400, "unsupported", what)
 
         private val SYSTEM = setOf("system", "developer")
     }

@@ -84,7 +84,8 @@ class CompletionsApi(
             null
         }
 
-    private fun head(model: String, kind: String) = mapOf("id" to "chatcmpl-0", "object" to kind, "created" to nowSeconds(), "model" to model)
+    private fun head(model: String, kind: String) =
+        mapOf("id" to "chatcmpl-0", "object" to kind, "created" to nowSeconds(), "model" to model)
 
     private fun problemOf(error: Throwable) = when (error) {
         is EngineBusy -> HttpProblem(503, "busy", "${error.message}; try again later")

@@ -16,7 +16,8 @@ internal fun readRequest(input: InputStream): HttpRequest {
     val parts = lines.firstOrNull().orEmpty().split(' ')
     if (parts.size != 3 || !parts[2].startsWith("HTTP/1.")) throw HttpProblem(400, "bad_request", "this is not a request of HTTP/1.1")
     val headers = lines.drop(1).associate { line ->
-        val (name, value) = line.split(':', limit = 2).takeIf { it.size == 2 } ?: throw HttpProblem(400, "bad_request", "a header without a colon")
+        val (name, value) = line.split(':', limit = 2).takeIf { it.size == 2 }
+            ?: throw HttpProblem(400, "bad_request", "a header without a colon")
         name.lowercase() to value.trim()
     }
     if ("transfer-encoding" in headers) throw HttpProblem(411, "length_required", "send the body in one piece, with Content-Length")

@@ -40,11 +40,14 @@ class Reply internal constructor(private val output: OutputStream) {
 
     private fun head(status: Int, type: String, more: String) {
         hasBegun = true
-        output.write("HTTP/1.1 $status ${REASONS[status] ?: "Error"}\r\nContent-Type: $type\r\n${more}Connection: close\r\n\r\n".toByteArray())
+        val line = "HTTP/1.1 $status ${REASONS[status] ?: "Error"}"
+        output.write("$line\r\nContent-Type: $type\r\n${more}Connection: close\r\n\r\n".toByteArray())
     }
 
     private companion object {
-        val REASONS = mapOf(200 to "OK", 400 to "Bad Request", 401 to "Unauthorized", 403 to "Forbidden", 404 to "Not Found", 503 to "Service Unavailable")
+        val REASONS = mapOf(
+            200 to "OK", 400 to "Bad Request", 401 to "Unauthorized", 403 to "Forbidden", 404 to "Not Found", 503 to "Service Unavailable",
+        )
     }
 }
 

@@ -33,7 +33,8 @@ class BenchTest {
 
     private suspend fun Bench.end() = state.first { it !is BenchState.Running && it !is BenchState.Idle }
 
-    private fun gives(vararg seconds: Double) = engine.measured.addAll(seconds.map { Result.success(EngineTimes(it, it + 1, it + 2, it + 3)) })
+    private fun gives(vararg seconds: Double) =
+        engine.measured.addAll(seconds.map { Result.success(EngineTimes(it, it + 1, it + 2, it + 3)) })
 
     @Test
     fun `runs are measured one after the other, each with its own peak`() = test { bench, _ ->
@@ -85,7 +86,8 @@ class BenchTest {
         val expected = Vectors.json("bench.json")
         val runs = expected["runs"].items.map {
             Measurement(
-                it["init_s"].double, it["time_to_first_token_s"].double, it["prefill_tokens_per_s"].double, it["decode_tokens_per_s"].double,
+                it["init_s"].double, it["time_to_first_token_s"].double,
+                it["prefill_tokens_per_s"].double, it["decode_tokens_per_s"].double,
                 it["anon_bytes"].long, it["file_bytes"].long, it["total_bytes"].long,
             )
         }

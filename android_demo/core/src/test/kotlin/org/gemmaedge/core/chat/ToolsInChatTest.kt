@@ -1,6 +1,7 @@
 package org.gemmaedge.core.chat
 
 import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
@@ -21,7 +22,7 @@ class ToolsInChatTest {
     private val request = LoadRequest("m.litertlm")
     private val calling = ChatSettings(usesTools = true)
 
-    private fun test(patience: Patience = Patience(), action: suspend (ChatController, kotlinx.coroutines.CoroutineScope) -> Unit) =
+    private fun test(patience: Patience = Patience(), action: suspend (ChatController, CoroutineScope) -> Unit) =
         runBlocking<Unit> {
             withTimeout(60_000) {
                 action(ChatController(engine, this, patience = patience, tools = listOf(Calculator())), this)
@@ -138,11 +139,15 @@ class ToolsInChatTest {
         chat.loaded()
         engine.answers += listOf(Answer(emptyList(), End.FAIL), Answer(listOf("Long"), End.WAIT_FOR_CANCEL))
         val other = ChatMessage(Role.USER, "Other")
-        assertEquals("the engine broke", runCatching { chat.answer(ChatSettings(), emptyList(), other) {} }.exceptionOrNull()!!.message!!.lines()[0])
+        val failure = runCatching { chat.answer(ChatSettings(), emptyList(), other) {} }.exceptionOrNull()
+        assertEquals("the engine broke", failure!!.message!!.lines()[0])
         assertEquals(Phase.READY, chat.state.value.phase)
         val first = CompletableDeferred<String>()
         val end = CompletableDeferred<String?>()
-        scope.launch { end.complete(runCatching { chat.answer(ChatSettings(), emptyList(), other, first::complete) }.exceptionOrNull()?.message) }
+        scope.launch {
+            val outcome = runCatching { chat.answer(ChatSettings(), emptyList(), other, first::complete) }
+            end.complete(outcome.exceptionOrNull()?.message)
+        }
         first.await()
         chat.release(forMemory = true)
         assertEquals("the model was unloaded", end.await())

@@ -36,7 +36,8 @@ object Golden {
         )
         is ServerCard -> mapOf("on" to value.isOn, "text" to values(value.text), "copied" to value.copied)
         is LoadQuestion -> mapOf(
-            "title" to values(value.title), "text" to values(value.text), "instead" to values(value.instead), "anyway" to values(value.anyway),
+            "title" to values(value.title), "text" to values(value.text), "instead" to values(value.instead),
+            "anyway" to values(value.anyway),
         )
         is ModelRow -> mapOf("title" to value.title, "detail" to values(value.detail))
         is WorkBar -> mapOf(

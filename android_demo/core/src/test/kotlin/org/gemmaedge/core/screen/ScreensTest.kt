@@ -57,6 +57,7 @@ class ScreensTest {
         val request = LoadRequest("/m/e2b.litertlm", Backends(Accelerator.GPU, Accelerator.GPU, Accelerator.CPU))
         val loading = ChatState(id = "1").after(ChatEvent.LoadStarted(request))
         val ready = loading.after(ChatEvent.Loaded)
+        val blind = ChatState().after(ChatEvent.LoadStarted(LoadRequest("/m/e2b.litertlm"))).after(ChatEvent.Loaded)
         val asked = ready.after(ChatEvent.Sent("What is this?", listOf(image, sound)))
         val writing = asked.after(ChatEvent.Wrote("A *cat*"))
         val states = mapOf(
@@ -72,7 +73,7 @@ class ScreensTest {
             "fell back" to asked.after(ChatEvent.FellBack(Backends(vision = Accelerator.CPU), "no OpenCL")),
             "stuck" to writing.after(ChatEvent.Stuck("asleep")),
             "released" to writing.after(ChatEvent.Released(forMemory = true)),
-            "called" to asked.after(ChatEvent.Called(ToolCall("calculate", "{}", "14"))).after(ChatEvent.Answered(GenerationStats(5, 100, 300))),
+            "called" to writing.after(ChatEvent.Called(ToolCall("calculate", "{}", "14"))),
             "measuring" to ready.after(ChatEvent.MeasureStarted),
             "serving" to ready.after(ChatEvent.ServeStarted),
         )
@@ -86,6 +87,8 @@ class ScreensTest {
             "chat",
             states.mapValues { (_, state) -> ChatScreen.of(state, DraftState(), facts) } +
                 drafts.mapValues { (_, draft) -> ChatScreen.of(ready, draft, facts) } +
+                ("shared with a model that does not see" to ChatScreen.of(blind, DraftState(listOf(image, image)), facts)) +
+                ("shared before a model is loaded" to ChatScreen.of(ChatState(), DraftState(listOf(image)), facts)) +
                 notices.mapValues { (_, state) -> ChatScreen.of(state, DraftState(), ChatFacts()).notice },
         )
     }
@@ -199,12 +202,14 @@ class ScreensTest {
         val chat = ChatState(id = "1", messages = listOf(ChatMessage(Role.USER, "Hello\nthere"), ChatMessage(Role.MODEL, "Good day")))
         store.write(chat)
         store.write(chat.copy(id = "2", title = "Named"))
-        File(folder.root, "none").mkdirs()
         val lines = { query: String -> store.list(query).sortedBy { it.id }.map { listOf(it.id, it.title, it.excerpt) } }
         val templates = listOf(Template("Shorter", "Say this in one sentence:\n{text}"), Template("Poem", "x".repeat(200)))
         Golden.check(
             "lists",
-            mapOf("chats" to lines(""), "chats with day" to lines("day"), "no chats" to lines("nobody"), "templates" to templates.map(::rowOf)),
+            mapOf(
+                "chats" to lines(""), "chats with day" to lines("day"), "no chats" to lines("nobody"),
+                "templates" to templates.map(::rowOf),
+            ),
         )
     }
 

@@ -66,7 +66,10 @@ class LocalServerTest {
 
     private fun complete(body: String) = ask("/v1/chat/completions", body)
 
-    private fun problem(response: Response) = Json.parse(response.body)["error"].let { "${response.status} ${it["code"].text}: ${it["message"].text}" }
+    private fun problem(response: Response): String {
+        val error = Json.parse(response.body)["error"]
+        return "${response.status} ${error["code"].text}: ${error["message"].text}"
+    }
 
     /** The status line that raw bytes get. */
     private fun raw(text: String): String = Socket(InetAddress.getByAddress(byteArrayOf(127, 0, 0, 1)), server.port).use { socket ->
@@ -74,7 +77,8 @@ class LocalServerTest {
         socket.getInputStream().bufferedReader().readLine().orEmpty()
     }
 
-    private fun head(vararg headers: String, line: String = "GET /v1/models HTTP/1.1") = (listOf(line) + headers).joinToString("\r\n") + "\r\n\r\n"
+    private fun head(vararg headers: String, line: String = "GET /v1/models HTTP/1.1") =
+        (listOf(line) + headers).joinToString("\r\n") + "\r\n\r\n"
 
     @Test
     fun `a question is answered whole`() {
@@ -87,7 +91,8 @@ class LocalServerTest {
         val choice = """{"index":0,"message":{"role":"assistant","content":"Good day"},"finish_reason":"stop"}"""
         assertEquals("""{"id":"chatcmpl-0","object":"chat.completion","created":7,"model":"m","choices":[$choice]}""", response.body)
         assertEquals(listOf("start [Be brief.] [A, B]", "send C"), engine.calls.takeLast(2))
-        assertEquals("""{"object":"list","data":[{"id":"m","object":"model","created":0,"owned_by":"gemma-edge"}]}""", ask("/v1/models").body)
+        val model = """{"id":"m","object":"model","created":0,"owned_by":"gemma-edge"}"""
+        assertEquals("""{"object":"list","data":[$model]}""", ask("/v1/models").body)
     }
 
     @Test

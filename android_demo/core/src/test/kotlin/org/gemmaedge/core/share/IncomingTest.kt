@@ -15,10 +15,12 @@ class IncomingTest {
         val picture = "content://photos/1"
         assertEquals(Incoming.Files(true, listOf(picture), null), incoming(Handed(send, "image/jpeg", streams = listOf(picture))))
         assertEquals(Incoming.Files(true, listOf(picture), "What?"), incoming(Handed(send, "image/*", "What?", listOf(picture))))
-        assertEquals(Incoming.Files(false, listOf("content://s/1"), null), incoming(Handed(send, "audio/mpeg", streams = listOf("content://s/1"))))
+        val sound = listOf("content://sounds/1")
+        assertEquals(Incoming.Files(false, sound, null), incoming(Handed(send, "audio/mpeg", streams = sound)))
         val many = (1..20).map { "content://photos/$it" }
         assertEquals(Incoming.Files(true, many.take(8), null), incoming(Handed("${send}_MULTIPLE", "image/*", streams = many)))
-        assertEquals(Incoming.BundleFile("content://f/1"), incoming(Handed(send, "application/octet-stream", streams = listOf("content://f/1"))))
+        val file = "content://files/1"
+        assertEquals(Incoming.BundleFile(file), incoming(Handed(send, "application/octet-stream", streams = listOf(file))))
         assertEquals(20_000, (incoming(Handed(send, "text/plain", "x".repeat(30_000))) as Incoming.Words).text.length)
     }
 
@@ -41,7 +43,8 @@ class IncomingTest {
         assertEquals(Incoming.Download(address), viewed("gemma-edge://download?url=https%3A%2F%2Fexample.org%2Fe2b.litertlm"))
         assertEquals(Incoming.Download(address), viewed("gemma-edge://download?url=$address"))
         val nothing = listOf(
-            "gemma-edge://ask", "gemma-edge://ask?text=", "gemma-edge://other?text=x", "gemma-edge://download?url=http://example.org/m.litertlm",
+            "gemma-edge://ask", "gemma-edge://ask?text=", "gemma-edge://other?text=x",
+            "gemma-edge://download?url=http://example.org/m.litertlm",
             "gemma-edge://download?url=https://example.org/m.zip", "https://example.org", "not a link", "file:///sdcard/m.litertlm",
         )
         assertEquals(nothing.map { null }, nothing.map(::viewed))
