@@ -86,7 +86,7 @@ class Composer(private val activity: Activity) {
     fun onResult(request: Int, data: Intent?) {
         when (request) {
             PICK_IMAGE, PICK_AUDIO -> data?.data?.let { attach(it, isImage = request == PICK_IMAGE) }
-            TAKE_PHOTO -> attach(CameraProvider.PHOTO, isImage = true)
+            TAKE_PHOTO -> attach(CameraProvider.PHOTO, isImage = true) { CameraProvider.fileIn(activity).delete() }
             PICK_TEMPLATE -> TemplatesActivity.chosen(data)?.let { write(it.filled(input.text.toString())) }
         }
     }
@@ -104,11 +104,16 @@ class Composer(private val activity: Activity) {
         input.requestFocus()
     }
 
-    private fun attach(uri: Uri, isImage: Boolean) {
+    /** A copy; [then] comes after it, on a background thread. */
+    private fun attach(uri: Uri, isImage: Boolean, then: () -> Unit = {}) {
         app.scope.launch { // as the draft, it outlives the screen
             try {
                 val added = withContext(Dispatchers.IO) {
-                    if (isImage) app.attachments.addImage(uri) else app.attachments.addAudio(uri)
+                    try {
+                        if (isImage) app.attachments.addImage(uri) else app.attachments.addAudio(uri)
+                    } finally {
+                        then()
+                    }
                 }
                 app.draft.add(listOf(added))
             } catch (error: UnreadableAttachment) {

@@ -1,5 +1,6 @@
 package org.gemmaedge.core.chat
 
+import java.util.concurrent.ConcurrentLinkedQueue
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
@@ -38,6 +39,7 @@ class ChatController(
     private val calls: EngineCalls = EngineCalls(scope, patience, onReturn = ::engineReturned)
     private var work: Job? = null
     @Volatile private var answering = Timer() // tools look, on threads of the engine
+    private val called = ConcurrentLinkedQueue<Pair<Timer, ToolCall>>()
 
     // The engine's conversation is not the one on the screen: after a load, a cancelled or failed answer, or new settings.
     private var isStale = true
@@ -89,6 +91,7 @@ class ChatController(
     fun cancel() {
         check(state.value.canCancel) { "nothing to cancel in ${state.value.phase}" }
         isStale = true
+        showCalls()
         dispatch(ChatEvent.Cancelled(answering.stats()))
         work?.cancel()
     }
@@ -216,8 +219,10 @@ class ChatController(
         }
         calls.collect("write an answer", engine.send(message)) { piece ->
             timer.count()
+            showCalls()
             dispatch(ChatEvent.Wrote(piece))
         }
+        showCalls()
     }
 
     /** One call into native code, that ends when it has read. */
@@ -231,9 +236,17 @@ class ChatController(
         override fun run(arguments: Json): String {
             val answer = answering
             val result = runCatching { tool.run(arguments) }
-            val call = ToolCall(tool.name, arguments.toString(), result.getOrElse { "error: ${it.message}" })
-            scope.launch { if (answer === answering && state.value.phase == Phase.GENERATING) dispatch(ChatEvent.Called(call)) }
+            called += answer to ToolCall(tool.name, arguments.toString(), result.getOrElse { "error: ${it.message}" })
+            scope.launch { showCalls() }
             return result.getOrThrow()
+        }
+    }
+
+    /** Also before what comes after a call: that may overtake the launch above. */
+    private fun showCalls() {
+        while (true) {
+            val (answer, call) = called.poll() ?: break
+            if (answer === answering && state.value.phase == Phase.GENERATING) dispatch(ChatEvent.Called(call))
         }
     }
 
