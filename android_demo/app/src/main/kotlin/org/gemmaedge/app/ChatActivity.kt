@@ -146,6 +146,7 @@ class ChatActivity : Screen(R.layout.activity_chat, R.menu.chat) {
 
     /** What another app or a link hands over: it waits in the composer, or in the list of models, until the user says so. */
     private fun take(intent: Intent) {
+        if (intent.flags and Intent.FLAG_ACTIVITY_LAUNCHED_FROM_HISTORY != 0) return // it was taken when it came
         when (val incoming = incoming(handed(intent))) {
             is Incoming.Words -> composer.write(incoming.text)
             is Incoming.Files -> composer.attach(incoming)

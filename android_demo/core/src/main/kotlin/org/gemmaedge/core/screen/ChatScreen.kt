@@ -55,7 +55,7 @@ data class ChatScreen(
             val lastAnswer = chat.messages.indexOfLast { it.role == Role.MODEL }
             return ChatScreen(
                 title = chat.shownTitle,
-                rows = chat.messages.mapIndexed { i, it -> rowOf(it, canChange = chat.canSend, isLastAnswer = i == lastAnswer) },
+                rows = chat.messages.mapIndexed { i, it -> rowOf(it, canChange(chat, i), isLastAnswer = i == lastAnswer) },
                 empty = if (chat.loaded == null) phrase("chat_empty") else phrase("chat_ready"),
                 notice = chat.notice?.let(::phraseOf)?.let { if (isStuck) phrase("notice_restart", it) else phrase("notice_dismiss", it) },
                 noticeRestarts = isStuck,
@@ -74,6 +74,12 @@ data class ChatScreen(
                 draft = draftOf(draft, chat, facts),
                 staysAwake = isWriting || chat.phase == Phase.LOADING || chat.phase == Phase.MEASURING,
             )
+        }
+
+        /** Whether the question at [place], or before the answer there, can be asked of the model that is loaded now. */
+        private fun canChange(chat: ChatState, place: Int): Boolean {
+            val question = chat.messages.subList(0, place + 1).lastOrNull { it.role == Role.USER }
+            return chat.canSend && question?.attachments.orEmpty().all { chat.takes(it.kind) }
         }
 
         private fun rowOf(message: ChatMessage, canChange: Boolean, isLastAnswer: Boolean): ChatRow {

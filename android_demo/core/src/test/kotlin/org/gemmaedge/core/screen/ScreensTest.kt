@@ -58,6 +58,8 @@ class ScreensTest {
         val loading = ChatState(id = "1").after(ChatEvent.LoadStarted(request))
         val ready = loading.after(ChatEvent.Loaded)
         val blind = ChatState().after(ChatEvent.LoadStarted(LoadRequest("/m/e2b.litertlm"))).after(ChatEvent.Loaded)
+        val talk = listOf(ChatMessage(Role.USER, "?", listOf(image)), ChatMessage(Role.MODEL, "!"))
+        val seen = blind.after(ChatEvent.Opened(ChatState(messages = talk)))
         val asked = ready.after(ChatEvent.Sent("What is this?", listOf(image, sound)))
         val writing = asked.after(ChatEvent.Wrote("A *cat*"))
         val states = mapOf(
@@ -88,6 +90,7 @@ class ScreensTest {
             states.mapValues { (_, state) -> ChatScreen.of(state, DraftState(), facts) } +
                 drafts.mapValues { (_, draft) -> ChatScreen.of(ready, draft, facts) } +
                 ("shared with a model that does not see" to ChatScreen.of(blind, DraftState(listOf(image, image)), facts)) +
+                ("an image that this model does not see" to ChatScreen.of(seen, DraftState(), facts)) +
                 ("shared before a model is loaded" to ChatScreen.of(ChatState(), DraftState(listOf(image)), facts)) +
                 notices.mapValues { (_, state) -> ChatScreen.of(state, DraftState(), ChatFacts()).notice },
         )
