@@ -37,6 +37,9 @@ android {
         abortOnError = true
         checkDependencies = true
     }
+    testOptions {
+        unitTests.isIncludeAndroidResources = true
+    }
     compileOptions {
         sourceCompatibility(libs.versions.jdk.get())
         targetCompatibility(libs.versions.jdk.get())
@@ -50,4 +53,6 @@ kotlin {
 dependencies {
     implementation(project(":engine"))
     implementation(libs.kotlinx.coroutines.android)
+    testImplementation(libs.junit)
+    testImplementation(libs.robolectric)
 }

@@ -47,7 +47,7 @@ def parameters(text: str) -> list[str]:
 
 def body_of(stubs: str, name: str) -> tuple[str, str]:
     """The parameters of a class's constructor, and what stands in its braces."""
-    match = re.search(rf"\b(?:class|interface) {name}\b(?: internal constructor)?", stubs)
+    match = re.search(rf"\b(?:class|interface) {name}\b(?: (?:internal|private) constructor)?", stubs)
     assert match, name
     rest = stubs[match.end() :]
     constructor = enclosed(rest, 0) if rest.startswith("(") else ""
@@ -87,9 +87,18 @@ def test_functions(contract: dict[str, Any], stubs: str) -> None:
         }
 
 
-def test_the_engine_uses_nothing_that_is_unverified_but_messages(contract: dict[str, Any], repository: Path) -> None:
+def test_values_and_functions_of_no_class(contract: dict[str, Any], stubs: str) -> None:
+    for name, expected in contract["values"].items():
+        body = body_of(stubs, name)[1]
+        assert parameters(body.split(";")[0]) == expected, name
+    for name, forms in contract["top level"].items():
+        found = [parameters(enclosed(stubs, m.end())) for m in re.finditer(rf"^fun {name}(?=\()", stubs, re.MULTILINE)]
+        assert found == forms, name
+
+
+def test_the_engine_uses_nothing_that_was_not_read(contract: dict[str, Any], repository: Path) -> None:
     source = (repository / "android_demo/engine/src/main/kotlin/org/gemmaedge/engine/LiteRtChatEngine.kt").read_text()
     used = set(re.findall(r"^import com\.google\.ai\.edge\.litertlm\.(\w+)$", source, re.MULTILINE))
-    read = {*contract["constructors"], *contract["functions"], "Backend"}
-    assert used - read <= {"Content", "Contents", "Message"}
+    read = {*contract["constructors"], *contract["functions"], *contract["top level"]}
+    assert used - read == {"Backend", "Content", "ExperimentalApi"}  # of which there are only kinds
     assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in contract["commits"].values())

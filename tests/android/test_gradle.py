@@ -193,17 +193,38 @@ def test_the_manifest_names_classes_that_exist(demo: Path, manifest: ElementTree
     activities = {
         activity.attrib[f"{ANDROID}name"].removeprefix("."): activity for activity in application.iter("activity")
     }
-    assert set(activities) == {name for name, parent in known.items() if parent == "Activity"}
+    assert set(activities) == {name for name, parent in known.items() if parent == "Screen"}
     for activity in activities.values():
         has_filter = activity.find("intent-filter") is not None
         assert activity.attrib[f"{ANDROID}exported"] == ("true" if has_filter else "false")  # required since Android 12
         assert activity.attrib.get(f"{ANDROID}parentActivityName", ".ChatActivity").removeprefix(".") in activities
-    for tag, parent in (("service", "Service"), ("receiver", "BroadcastReceiver")):
+    for tag, parent in (("service", "Service"), ("receiver", "BroadcastReceiver"), ("provider", "ContentProvider")):
         named = {element.attrib[f"{ANDROID}name"].removeprefix(".") for element in application.iter(tag)}
         assert named == {name for name, extended in known.items() if extended == parent}
     assert [s.attrib[f"{ANDROID}foregroundServiceType"] for s in application.iter("service")] == ["dataSync"]
     launchers = [c for c in application.iter("category") if c.attrib[f"{ANDROID}name"].endswith(".LAUNCHER")]
     assert len(launchers) == 1
+
+
+def test_what_other_apps_may_hand_over_is_what_core_understands(demo: Path, manifest: ElementTree.Element) -> None:
+    understood = sources(demo, "core")[Path("org/gemmaedge/core/share/Incoming.kt")]
+    filters = [f for f in manifest.iter("intent-filter") if f.find("data") is not None]
+    data = [{k.removeprefix(ANDROID): v for k, v in d.attrib.items()} for f in filters for d in f.iter("data")]
+    for action in {a.attrib[f"{ANDROID}name"] for f in filters for a in f.iter("action")}:
+        assert f'"{action}"' in understood
+    for kind in {d["mimeType"].removesuffix("*") for d in data if "mimeType" in d} - {
+        "text/plain"
+    }:  # words are the rest
+        assert f'"{kind}"' in understood
+    assert {d["scheme"] for d in data if "scheme" in d} == {"content", "gemma-edge"}
+    assert 'LINK_SCHEME = "gemma-edge"' in understood
+    for host in {d["host"] for d in data if "host" in d} - {"*"}:
+        assert f'"{host}" ->' in understood
+    # A file that is opened by its name, and nothing else that happens to be bytes.
+    assert [d["pathPattern"] for d in data if d.get("scheme") == "content"] == [".*\\\\.litertlm"]
+    (provider,) = manifest.iter("provider")
+    assert provider.attrib[f"{ANDROID}exported"] == "false"
+    assert f'OWN_AUTHORITY = "{provider.attrib[f"{ANDROID}authorities"]}"' in understood
 
 
 def test_permissions_are_those_that_the_code_needs(demo: Path, manifest: ElementTree.Element) -> None:
@@ -248,14 +269,6 @@ def test_resources_exist_and_are_used(demo: Path, resources: Path) -> None:
     everything = {(kind, name) for kind, names in known.items() for name in names}
     # A colour, a text or a picture that nothing shows is left over.
     assert not [f"{kind}/{name}" for kind, name in sorted(everything - used) if kind != "id"]
-
-
-def test_night_changes_what_day_has(resources: Path) -> None:
-    def names(folder: str, file: str) -> set[str]:
-        return {element.attrib["name"] for element in ElementTree.parse(resources / folder / file).getroot()}
-
-    assert names("values-night", "colors.xml") == names("values", "colors.xml") - {"icon_background"}
-    assert names("values-night", "themes.xml") == {"Theme.Demo.Base"}
 
 
 def test_layouts_speak_the_users_language_and_to_talkback(resources: Path) -> None:

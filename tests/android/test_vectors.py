@@ -56,6 +56,10 @@ def test_sizes_read_the_same() -> None:
         assert format_bytes(case["bytes"]) == case["text"]
 
 
+def test_a_benchmark_is_written_as_bench_writes_it() -> None:
+    assert stored("bench.json") == vectors.bench()
+
+
 def test_the_stored_report_has_the_form_of_todays(tiny_gemma3n: Path, tmp_path: Path) -> None:
     report = convert("custom-int4", tiny_gemma3n, tmp_path / "tiny.litertlm", profile="phone-2gb").values
     today = json.loads(json.dumps(dict(report)))

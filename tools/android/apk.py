@@ -18,7 +18,7 @@ from tools.android.errors import CompileError, ToolError
 from tools.android.fetch import fetch, run
 from tools.android.kotlin import Module, compiled, java
 from tools.android.newer_api import newer_jar
-from tools.android.toolchain import ANDROID, D8, Kotlin, debian_program
+from tools.android.toolchain import ANDROID, D8, Kotlin, debian_jars, debian_program
 
 PACKAGE = "org.gemmaedge.app"
 VERSION_NAME = "compile-check"
@@ -104,9 +104,17 @@ def build_apk(demo: Demo, kotlin: Kotlin, cache: Path, work: Path) -> Path:
     r = _compile_r(out / "java", work)
     sources = [demo.kotlin("engine"), demo.kotlin("app")]
     app = compiled(Module.of("app", sources, [core, stubs, r, android_jar, newer], "-no-jdk", "-Werror"), kotlin, work)
+    _compile_tests(demo, [app, core, stubs, r, android_jar, newer], kotlin, work)
     d8 = fetch(D8, cache) / "d8.jar"
     _dex([core, app, r], kotlin.libraries, [android_jar, stubs, newer], d8, out)
     return _package(linked, demo, tools, out)
+
+
+def _compile_tests(demo: Demo, classpath: Sequence[Path], kotlin: Kotlin, work: Path) -> None:
+    """The tests that Robolectric runs where Google's Maven can be reached, against its signatures."""
+    sources = [demo.root / "app/src/test/kotlin", demo.root / "ci/stubs/robolectric"]
+    junit = debian_jars("junit4", "junit4", "hamcrest")
+    compiled(Module.of("app-tests", sources, [*classpath, *junit], "-no-jdk", "-Werror"), kotlin, work)
 
 
 def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:
@@ -121,12 +129,32 @@ def _link_resources(demo: Demo, tools: ApkTools, out: Path) -> Path:
     versions = ["--version-code", "1", "--version-name", VERSION_NAME]
     sdks = ["--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)]
     files = ["--manifest", manifest.name, "-A", str(demo.app / "assets"), "--java", "java", "-o", "linked.apk"]
-    link = [tools.aapt2, "link", "-I", str(tools.framework), *versions, *sdks, *files, "--warn-manifest-validation"]
+    newer = _newer_framework(demo, tools, out)
+    frameworks = ["-I", str(tools.framework), "-I", newer.name]
+    link = [tools.aapt2, "link", *frameworks, *versions, *sdks, *files, "--warn-manifest-validation"]
     warnings = _build([*link, "resources.zip"], out, "linking resources")
     unknown = [line for line in warnings.splitlines() if line and not any(name in line for name in NEWER_ELEMENTS)]
     if unknown:
         raise CompileError("\n".join(["the manifest is not right:", *unknown]))
     return out / "linked.apk"
+
+
+def _newer_framework(demo: Demo, tools: ApkTools, out: Path) -> Path:
+    """Names that the framework has had since Debian's version of it, as a second one beside it."""
+    folder = demo.root / "ci/stubs/framework"
+    _build([tools.aapt2, "compile", "--dir", str(folder / "res"), "-o", "newer.zip"], out, "compiling newer names")
+    link = [
+        tools.aapt2,
+        "link",
+        "-x",
+        "--manifest",
+        str(folder / "AndroidManifest.xml"),
+        "-o",
+        "newer.apk",
+        "newer.zip",
+    ]
+    _build(link, out, "linking newer names")
+    return out / "newer.apk"
 
 
 def _compile_r(sources: Path, work: Path) -> Path:

@@ -52,14 +52,22 @@ MEMBERS = (
         "(Landroid/net/ConnectivityManager$NetworkCallback;)V",
         24,
     ),
+    Member("android/view/WindowInsets", "getDisplayCutout", "()Landroid/view/DisplayCutout;", 28),
+    _constant("android/os/Build$VERSION_CODES", "P", 28, 28),
     _constant("android/os/Build$VERSION_CODES", "Q", 29, 29),
     _constant("android/os/Build$VERSION_CODES", "TIRAMISU", 33, 33),
     _constant("android/os/Build$VERSION_CODES", "UPSIDE_DOWN_CAKE", 34, 34),
 )
-_PERMISSION = Member("android/Manifest$permission", "POST_NOTIFICATIONS", "Ljava/lang/String;", 33, PUBLIC | STATIC)
+_TEXTS = tuple(
+    Member(owner, name, "Ljava/lang/String;", since, PUBLIC | STATIC)
+    for owner, name, since in (
+        ("android/Manifest$permission", "POST_NOTIFICATIONS", 33),
+        ("android/provider/MediaStore", "ACTION_PICK_IMAGES", 33),
+    )
+)
 
 
-def newer_jar(android_jar: Path, folder: Path, members: Sequence[Member] = (*MEMBERS, _PERMISSION)) -> Path:
+def newer_jar(android_jar: Path, folder: Path, members: Sequence[Member] = (*MEMBERS, *_TEXTS)) -> Path:
     """A copy of the jar with the members, in a file named after both. Raises KeyError for a class that is not in it."""
     key = hashlib.sha256(repr((android_jar, tuple(members))).encode()).hexdigest()[:16]
     target = folder / f"android-newer-{key}.jar"

@@ -53,6 +53,10 @@ interface LiteRtLmLibrary : Library {
 
     fun litert_lm_conversation_config_set_messages(config: Pointer, messages: String)
 
+    fun litert_lm_conversation_config_set_tools(config: Pointer, tools: String)
+
+    fun litert_lm_conversation_config_set_constraint_provider(config: Pointer, provider: IntArray)
+
     fun litert_lm_conversation_config_delete(config: Pointer)
 
     fun litert_lm_conversation_create(engine: Pointer, config: Pointer): Pointer?
@@ -68,6 +72,12 @@ interface LiteRtLmLibrary : Library {
         data: Pointer?,
     ): Int
 
+    fun litert_lm_conversation_optional_args_create(): Pointer
+
+    fun litert_lm_conversation_optional_args_set_constraint(options: Pointer, type: Int, pattern: String)
+
+    fun litert_lm_conversation_optional_args_delete(options: Pointer)
+
     fun litert_lm_conversation_cancel_process(conversation: Pointer)
 
     fun litert_lm_stream_chunk_get_text(chunk: Pointer): String?
@@ -75,6 +85,36 @@ interface LiteRtLmLibrary : Library {
     fun litert_lm_stream_chunk_get_error(chunk: Pointer): String?
 
     fun litert_lm_stream_chunk_is_final(chunk: Pointer): Byte
+
+    fun litert_lm_engine_settings_enable_benchmark(settings: Pointer)
+
+    fun litert_lm_engine_settings_set_num_prefill_tokens(settings: Pointer, tokens: Int)
+
+    fun litert_lm_engine_settings_set_num_decode_tokens(settings: Pointer, tokens: Int)
+
+    fun litert_lm_engine_create_session(engine: Pointer, config: Pointer?): Pointer?
+
+    fun litert_lm_session_delete(session: Pointer)
+
+    fun litert_lm_input_data_create(type: Int, data: ByteArray, size: Long): Pointer
+
+    fun litert_lm_input_data_delete(input: Pointer)
+
+    fun litert_lm_session_generate_content(session: Pointer, inputs: Array<Pointer>, count: Long): Pointer?
+
+    fun litert_lm_responses_delete(responses: Pointer)
+
+    fun litert_lm_session_get_benchmark_info(session: Pointer): Pointer?
+
+    fun litert_lm_benchmark_info_get_total_init_time_in_second(info: Pointer): Double
+
+    fun litert_lm_benchmark_info_get_time_to_first_token(info: Pointer): Double
+
+    fun litert_lm_benchmark_info_get_prefill_tokens_per_sec_at(info: Pointer, turn: Int): Double
+
+    fun litert_lm_benchmark_info_get_decode_tokens_per_sec_at(info: Pointer, turn: Int): Double
+
+    fun litert_lm_benchmark_info_delete(info: Pointer)
 
     fun interface StreamCallback : Callback {
         fun invoke(data: Pointer?, chunk: Pointer)

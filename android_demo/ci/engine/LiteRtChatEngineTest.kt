@@ -17,9 +17,13 @@ import org.gemmaedge.core.chat.Attachment
 import org.gemmaedge.core.chat.Backends
 import org.gemmaedge.core.chat.ChatMessage
 import org.gemmaedge.core.chat.ChatSettings
+import org.gemmaedge.core.chat.EngineTimes
 import org.gemmaedge.core.chat.LoadRequest
 import org.gemmaedge.core.chat.Role
 import org.gemmaedge.core.chat.SamplerSettings
+import org.gemmaedge.core.chat.Tool
+import org.gemmaedge.core.chat.ToolCall
+import org.gemmaedge.core.json.Json
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertTrue
@@ -38,7 +42,7 @@ class LiteRtChatEngineTest {
 
     private suspend fun ready(vararg answers: Answer) {
         engine.load(LoadRequest("m.litertlm"))
-        engine.startConversation(ChatSettings(), emptyList())
+        engine.startConversation(ChatSettings(), emptyList(), emptyList())
         Script.answers.addAll(answers)
         Script.calls.clear()
     }
@@ -75,7 +79,7 @@ class LiteRtChatEngineTest {
         assertFalse("native code is still at work", listening.isCompleted)
         mayEnd.countDown()
         ending.join()
-        engine.startConversation(ChatSettings(), emptyList())
+        engine.startConversation(ChatSettings(), emptyList(), emptyList())
         assertEquals(listOf("send Hello", "cancel", "ended", "close conversation"), Script.calls.take(4))
     }
 
@@ -125,16 +129,43 @@ class LiteRtChatEngineTest {
             listOf(Attachment(Attachment.Kind.AUDIO, "a.wav"), Attachment(Attachment.Kind.IMAGE, "i.jpg")),
         )
         val settings = ChatSettings("Be brief.", SamplerSettings(1, 0.5, 0.0, 7), maxAnswerTokens = 20)
-        engine.startConversation(settings, listOf(seen, ChatMessage(Role.MODEL, "A cat.")))
-        val history = "[user:AudioFile(absolutePath=a.wav)ImageFile(absolutePath=i.jpg)What is this?, model:A cat.]"
+        engine.startConversation(settings, listOf(seen, ChatMessage(Role.MODEL, "A cat.")), emptyList())
+        val history = "[user:AudioFile(absolutePath=a.wav)ImageFile(absolutePath=i.jpg)What is this?, model:[]A cat.]"
         val sampler = "SamplerConfig(topK=1, topP=0.5, temperature=0.0, seed=7)"
-        val started = "start system=Be brief. $history $sampler max=20 prefill=true"
+        val started = "start system=Be brief. $history $sampler max=20 prefill=true tools=[] drafts=null"
         assertEquals(listOf("close conversation", started), Script.calls)
     }
 
     @Test
+    fun `a model calls tools, and reads what it called before`() = test {
+        val twice = object : Tool {
+            override val name = "twice"
+            override val description = """{"name":"twice"}"""
+
+            override fun run(arguments: Json) = "${2 * arguments["n"].int}"
+        }
+        engine.load(LoadRequest("m.litertlm", drafts = true))
+        val answer = ChatMessage(Role.MODEL, "It is 4.", calls = listOf(ToolCall("twice", """{"n":2}""", "4")))
+        engine.startConversation(ChatSettings(), listOf(hello, answer), listOf(twice))
+        val started = Script.calls.last()
+        val called = "model:[ToolCall(name=twice, arguments={n=2})], tool:ToolResponse(name=twice, response=4), model:[]It is 4."
+        assertTrue(started, started.contains("[user:Hello, $called]"))
+        assertTrue(started, started.endsWith("""tools=[{"name":"twice"}] drafts=true"""))
+        Script.answers += Answer(listOf("6"), calls = listOf(0 to """{"n":3}""", 0 to "{}"))
+        assertEquals(listOf("6"), engine.send(hello).toList())
+        assertEquals(listOf("result 6", "result error: n: found nothing, expected an integer"), Script.calls.takeLast(2))
+    }
+
+    @Test
+    fun `it measures itself`() = test {
+        val times = engine.measure(LoadRequest("m.litertlm", cacheDir = "cache"), 256, 64)
+        assertEquals(EngineTimes(1.0, 2.0, 3.0, 4.0), times)
+        assertEquals(listOf("benchmark m.litertlm CPU 256 64 cache"), Script.calls)
+    }
+
+    @Test
     fun `nothing is sent before a conversation was started`() = test {
-        assertEquals("no model is loaded", failure { engine.startConversation(ChatSettings(), emptyList()) })
+        assertEquals("no model is loaded", failure { engine.startConversation(ChatSettings(), emptyList(), emptyList()) })
         engine.load(LoadRequest("m.litertlm"))
         assertEquals("no conversation was started", failure { engine.send(hello).toList() })
     }

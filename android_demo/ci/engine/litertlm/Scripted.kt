@@ -28,13 +28,14 @@ object Script {
 
 /**
  * [error] null: the answer ends by itself. [isEndless]: it goes on until it is cancelled, and then takes until
- * [mayEnd] to leave the native code.
+ * [mayEnd] to leave the native code. [calls]: the tools, by place, that the model calls before, and with what.
  */
 class Answer(
     val pieces: List<String>,
     val error: Throwable? = null,
     val isEndless: Boolean = false,
     val mayEnd: CountDownLatch = CountDownLatch(0),
+    val calls: List<Pair<Int, String>> = emptyList(),
 )
 
 class Engine(val engineConfig: EngineConfig) : AutoCloseable {
@@ -53,10 +54,11 @@ class Engine(val engineConfig: EngineConfig) : AutoCloseable {
     fun createConversation(conversationConfig: ConversationConfig = ConversationConfig()): Conversation {
         check(isAlive) { "Engine is not initialized." }
         with(conversationConfig) {
+            val described = tools.map { it.tool.getToolDescriptionJsonString() }
             Script.calls += "start system=$systemInstruction $initialMessages $samplerConfig max=$maxOutputToken " +
-                "prefill=$prefillPrefaceOnInit"
+                "prefill=$prefillPrefaceOnInit tools=$described drafts=$enableSpeculativeDecoding"
+            return Conversation(tools)
         }
-        return Conversation()
     }
 
     override fun close() {
@@ -66,7 +68,7 @@ class Engine(val engineConfig: EngineConfig) : AutoCloseable {
     }
 }
 
-class Conversation internal constructor() : AutoCloseable {
+class Conversation internal constructor(private val tools: List<ToolProvider>) : AutoCloseable {
     private val cancelled = CountDownLatch(1)
     private var writing: Thread? = null
     private var isAlive = true
@@ -83,6 +85,7 @@ class Conversation internal constructor() : AutoCloseable {
         Script.calls += "send $contents"
         val answer = Script.answers.removeFirst()
         writing = thread {
+            for ((number, arguments) in answer.calls) Script.calls += "result " + tools[number].tool.execute(arguments)
             for (piece in answer.pieces) callback.onMessage(Message(Role.MODEL, Contents.of(piece)))
             if (answer.isEndless) {
                 cancelled.await()
@@ -122,7 +125,35 @@ interface MessageCallback {
     fun onError(throwable: Throwable)
 }
 
-enum class Role { SYSTEM, USER, MODEL }
+enum class Role { SYSTEM, USER, MODEL, TOOL }
+
+data class ToolCall(val name: String, val arguments: Map<String, Any?>)
+
+interface OpenApiTool {
+    fun getToolDescriptionJsonString(): String
+
+    fun execute(paramsJsonString: String): String
+}
+
+class ToolProvider internal constructor(internal val tool: OpenApiTool)
+
+fun tool(openApiTool: OpenApiTool) = ToolProvider(openApiTool)
+
+@RequiresOptIn
+annotation class ExperimentalApi
+
+class BenchmarkInfo(
+    val initTimeInSecond: Double,
+    val timeToFirstTokenInSecond: Double,
+    val lastPrefillTokensPerSecond: Double,
+    val lastDecodeTokensPerSecond: Double,
+)
+
+@ExperimentalApi
+fun benchmark(modelPath: String, backend: Backend, prefillTokens: Int, decodeTokens: Int, cacheDir: String?): BenchmarkInfo {
+    Script.calls += "benchmark $modelPath ${backend.name} $prefillTokens $decodeTokens $cacheDir"
+    return BenchmarkInfo(1.0, 2.0, 3.0, 4.0)
+}
 
 class Message internal constructor(private val role: Role, private val contents: Contents) {
     /** As LiteRT-LM's: the text alone. In [Script.calls], histories are told apart by [Contents]. */
@@ -131,7 +162,10 @@ class Message internal constructor(private val role: Role, private val contents:
     companion object {
         fun user(contents: Contents) = Message(Role.USER, Contents.of(listOf(Content.Text("user:")) + contents.contents))
 
-        fun model(contents: Contents) = Message(Role.MODEL, Contents.of(listOf(Content.Text("model:")) + contents.contents))
+        fun model(contents: Contents = Contents.of(emptyList()), toolCalls: List<ToolCall> = emptyList()) =
+            Message(Role.MODEL, Contents.of(listOf(Content.Text("model:$toolCalls")) + contents.contents))
+
+        fun tool(contents: Contents) = Message(Role.TOOL, Contents.of(listOf(Content.Text("tool:")) + contents.contents))
     }
 }
 
@@ -153,6 +187,8 @@ sealed class Content {
     data class ImageFile(val absolutePath: String) : Content()
 
     data class AudioFile(val absolutePath: String) : Content()
+
+    data class ToolResponse(val name: String, val response: Any?) : Content()
 }
 
 sealed class Backend(val name: String) {
@@ -175,6 +211,8 @@ class ConversationConfig(
     val samplerConfig: SamplerConfig? = null,
     val prefillPrefaceOnInit: Boolean = false,
     val maxOutputToken: Int? = null,
+    val tools: List<ToolProvider> = listOf(),
+    val enableSpeculativeDecoding: Boolean? = null,
 ) {
     init {
         require(maxOutputToken == null || maxOutputToken > 0)

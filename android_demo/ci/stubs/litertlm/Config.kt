@@ -40,8 +40,6 @@ data class Channel(val channelName: String, val start: String, val end: String)
 
 data class ThinkingConfig(val enableThinking: Boolean = true, val thinkingTokenBudget: Int = -1)
 
-interface ToolProvider
-
 data class ConversationConfig(
     val systemInstruction: Contents? = null,
     val initialMessages: List<Message> = listOf(),

@@ -10,8 +10,6 @@ interface MessageCallback {
     fun onError(throwable: Throwable)
 }
 
-class ResponseFormat
-
 class Conversation internal constructor() : AutoCloseable {
     val isAlive: Boolean get() = throw SignatureOnly()
 

@@ -18,7 +18,7 @@ enum class LogSeverity(val severity: Int) { VERBOSE(0), DEBUG(1), INFO(2), WARNI
 
 class LiteRtLmJniException(message: String) : RuntimeException(message)
 
-@RequiresOptIn(level = RequiresOptIn.Level.WARNING)
+@RequiresOptIn(level = RequiresOptIn.Level.ERROR)
 @Retention(AnnotationRetention.BINARY)
 @Target(AnnotationTarget.CLASS, AnnotationTarget.FUNCTION, AnnotationTarget.PROPERTY)
 annotation class ExperimentalApi
@@ -28,6 +28,17 @@ object ExperimentalFlags {
     var enableBenchmark: Boolean = false
     var visualTokenBudget: Int? = null
 }
+
+@ExperimentalApi
+fun benchmark(
+    modelPath: String,
+    backend: Backend,
+    prefillTokens: Int = 256,
+    decodeTokens: Int = 256,
+    cacheDir: String? = null,
+    prompt: String = "How are you",
+    repetitionPenaltyConfig: RepetitionPenaltyConfig? = null,
+): BenchmarkInfo = throw SignatureOnly("$modelPath $backend $prefillTokens $decodeTokens $cacheDir $prompt $repetitionPenaltyConfig")
 
 data class BenchmarkInfo(
     val initTimeInSecond: Double,

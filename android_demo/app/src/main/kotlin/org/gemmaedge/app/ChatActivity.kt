@@ -1,17 +1,12 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.app.AlertDialog
-import android.content.ClipData
-import android.content.ClipboardManager
 import android.content.Intent
 import android.content.pm.PackageManager
-import android.os.Build
 import android.os.Bundle
 import android.os.Process
 import android.view.ContextMenu
 import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.Button
@@ -20,7 +15,6 @@ import android.widget.TextView
 import android.widget.Toast
 import java.io.File
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.combine
@@ -37,14 +31,13 @@ import org.gemmaedge.core.screen.ChatFacts
 import org.gemmaedge.core.screen.ChatScreen
 import org.gemmaedge.core.screen.Phrase
 import org.gemmaedge.core.screen.phraseOf
+import org.gemmaedge.core.share.Incoming
+import org.gemmaedge.core.share.incoming
 import org.gemmaedge.core.text.Block
 import org.gemmaedge.core.text.parseMarkdown
 
 /** The chat. It owns nothing but views: the conversation and the engine live in [DemoApplication]. */
-class ChatActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
-    private var watching: Job? = null
+class ChatActivity : Screen(R.layout.activity_chat, R.menu.chat) {
     private var lastPhase = Phase.IDLE
     private var shown: ChatScreen? = null
     private lateinit var messages: MessagesAdapter
@@ -54,18 +47,22 @@ class ChatActivity : Activity() {
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        setContentView(R.layout.activity_chat)
-        setActionBar(view(R.id.toolbar))
         messages = MessagesAdapter(this)
         list = view(R.id.messages)
         list.adapter = messages
         list.emptyView = view(R.id.empty)
         registerForContextMenu(list)
         composer = Composer(this)
-        prompt = LoadPrompt(this, scope, onLoading = {})
+        prompt = LoadPrompt(this, scope) { app.load(it, onLoading = {}) }
         view<View>(R.id.notice).setOnClickListener { if (shown?.noticeRestarts == true) askToRestart() else app.chat.noticeRead() }
         view<View>(R.id.choose_model).setOnClickListener { showModels() }
         view<View>(R.id.load_again).setOnClickListener { scope.launch { loadAgain() } }
+        if (savedInstanceState == null) take(intent)
+    }
+
+    override fun onNewIntent(intent: Intent) {
+        super.onNewIntent(intent)
+        take(intent)
     }
 
     override fun onRestoreInstanceState(savedInstanceState: Bundle) {
@@ -78,31 +75,21 @@ class ChatActivity : Activity() {
         composer.save(outState)
     }
 
-    override fun onStart() {
-        super.onStart()
-        watching = scope.launch {
-            combine(app.chat.state, app.draft.state) { chat, draft -> chat to draft }.conflate().collect { (chat, draft) ->
-                render(chat, draft)
-                delay(FRAME_MS) // tokens come faster than anybody reads; the newest state is never skipped
-            }
+    override suspend fun watch() {
+        combine(app.chat.state, app.draft.state) { chat, draft -> chat to draft }.conflate().collect { (chat, draft) ->
+            render(chat, draft)
+            delay(FRAME_MS) // tokens come faster than anybody reads; the newest state is never skipped
         }
     }
 
     override fun onStop() {
-        watching?.cancel()
         if (!isChangingConfigurations) app.draft.stopRecording() // nobody is recorded behind their back
         super.onStop()
     }
 
     override fun onDestroy() {
-        scope.cancel()
         prompt.dismiss()
         super.onDestroy()
-    }
-
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.chat, menu)
-        return true
     }
 
     override fun onPrepareOptionsMenu(menu: Menu): Boolean {
@@ -111,16 +98,15 @@ class ChatActivity : Activity() {
         return super.onPrepareOptionsMenu(menu)
     }
 
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_models -> showModels()
+            R.id.menu_templates -> startActivityForResult(Intent(this, TemplatesActivity::class.java), Composer.PICK_TEMPLATE)
             R.id.menu_chats -> startActivity(Intent(this, ChatsActivity::class.java))
             R.id.menu_settings -> startActivity(Intent(this, SettingsActivity::class.java))
             R.id.menu_new -> beginAnew()
             R.id.menu_release -> if (app.chat.state.value.loaded != null) app.chat.release(forMemory = false)
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
@@ -136,8 +122,7 @@ class ChatActivity : Activity() {
     }
 
     override fun onActivityResult(request: Int, result: Int, data: Intent?) {
-        val uri = data?.data
-        if (result == RESULT_OK && uri != null) composer.onPicked(request, uri)
+        if (result == RESULT_OK) composer.onResult(request, data)
     }
 
     override fun onRequestPermissionsResult(request: Int, permissions: Array<String>, results: IntArray) {
@@ -155,10 +140,19 @@ class ChatActivity : Activity() {
     }
 
     private fun copy(text: String): Boolean {
-        getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(getString(R.string.app_name), text))
-        // Android 13 and newer show by themselves what was copied.
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.TIRAMISU) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
+        copyText(text)
         return true
+    }
+
+    /** What another app or a link hands over: it waits in the composer, or in the list of models, until the user says so. */
+    private fun take(intent: Intent) {
+        if (intent.flags and Intent.FLAG_ACTIVITY_LAUNCHED_FROM_HISTORY != 0) return // it was taken when it came
+        when (val incoming = incoming(handed(intent))) {
+            is Incoming.Words -> composer.write(incoming.text)
+            is Incoming.Files -> composer.attach(incoming)
+            is Incoming.BundleFile, is Incoming.Download -> startActivity(ModelsActivity.of(this, incoming))
+            null -> Unit
+        }
     }
 
     /** The model that was loaded last, if it is still there; after a process death or a release for memory. */

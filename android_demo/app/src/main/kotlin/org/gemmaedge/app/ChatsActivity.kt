@@ -1,12 +1,10 @@
 package org.gemmaedge.app
 
-import android.app.Activity
 import android.app.AlertDialog
 import android.content.Intent
 import android.os.Bundle
+import android.text.format.DateUtils.getRelativeTimeSpanString
 import android.view.ContextMenu
-import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.EditText
@@ -18,19 +16,14 @@ import kotlinx.coroutines.launch
 import org.gemmaedge.core.chat.ChatSummary
 
 /** The chats: search, open, rename, share, delete. */
-class ChatsActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
+class ChatsActivity : Screen(R.layout.activity_chats, R.menu.chats) {
     private var searching: Job? = null
     private var query = ""
-    private lateinit var chats: ChatsAdapter
+    private lateinit var chats: RowsAdapter<ChatSummary>
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        setContentView(R.layout.activity_chats)
-        setActionBar(view(R.id.toolbar))
-        actionBar?.setDisplayHomeAsUpEnabled(true)
-        chats = ChatsAdapter(this)
+        chats = RowsAdapter(this) { it.title to getString(R.string.chat_line, getRelativeTimeSpanString(it.changedMs), it.excerpt) }
         view<ListView>(R.id.chats).apply {
             adapter = chats
             emptyView = this@ChatsActivity.view(R.id.empty)
@@ -48,28 +41,12 @@ class ChatsActivity : Activity() {
         })
     }
 
-    override fun onStart() {
-        super.onStart()
-        list()
-    }
+    override suspend fun watch() = list()
 
-    override fun onDestroy() {
-        scope.cancel()
-        super.onDestroy()
-    }
-
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.chats, menu)
-        return true
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
-            android.R.id.home -> finish()
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_new -> thenFinish { app.chats.begin() }
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {

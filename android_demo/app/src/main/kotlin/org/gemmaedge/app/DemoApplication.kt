@@ -9,6 +9,7 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.launch
+import org.gemmaedge.core.bench.Bench
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.chat.ChatController
 import org.gemmaedge.core.chat.ChatStore
@@ -17,9 +18,15 @@ import org.gemmaedge.core.chat.Draft
 import org.gemmaedge.core.chat.Notice
 import org.gemmaedge.core.memory.MemorySignal
 import org.gemmaedge.core.memory.isShort
+import org.gemmaedge.core.prompt.Template
+import org.gemmaedge.core.prompt.TemplateStore
+import org.gemmaedge.core.serve.CompletionsApi
+import org.gemmaedge.core.serve.ServerSwitch
 import org.gemmaedge.core.store.BundleStore
 import org.gemmaedge.core.store.BundleWork
 import org.gemmaedge.core.store.WorkJournal
+import org.gemmaedge.core.tools.Calculator
+import org.gemmaedge.core.tools.Clock
 import org.gemmaedge.engine.LiteRtChatEngine
 
 /**
@@ -38,7 +45,12 @@ class DemoApplication : Application() {
     }
     val attachments by lazy { AttachmentStore(this) }
     val draft by lazy { Draft(WavRecorder(attachments), scope) }
-    val chat: ChatController by lazy { ChatController(LiteRtChatEngine(), scope, SystemClock::elapsedRealtime) }
+    val chat: ChatController by lazy {
+        ChatController(LiteRtChatEngine(), scope, SystemClock::elapsedRealtime, tools = listOf(Calculator(), Clock()))
+    }
+    val bench by lazy { Bench(chat, scope) }
+    val server by lazy { ServerSwitch(handler = CompletionsApi(chat, scope) { chat.state.value.loaded?.let { File(it.bundlePath).name } }) }
+    val templates by lazy { TemplateStore(File(filesDir, "templates.json"), ::firstTemplates) }
     val chats by lazy { Chats(ChatStore(File(filesDir, "chats"), former = File(filesDir, "chat.json")), chat) }
 
     override fun onCreate() {
@@ -73,6 +85,11 @@ class DemoApplication : Application() {
 
     private fun releaseIfShort(signal: MemorySignal) {
         if (chat.state.value.loaded != null && isShort(signal, readDeviceMemory(this, freedBytes = 0))) chat.release(forMemory = true)
+    }
+
+    private fun firstTemplates(): List<Template> {
+        val texts = resources.getStringArray(R.array.template_texts)
+        return resources.getStringArray(R.array.template_names).mapIndexed { i, name -> Template(name, texts[i]) }
     }
 
     private fun readCatalogue(): Catalogue = assets.open("catalogue.json").use { Catalogue.parse(it.reader().readText()) }

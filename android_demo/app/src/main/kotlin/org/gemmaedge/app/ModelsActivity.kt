@@ -1,15 +1,13 @@
 package org.gemmaedge.app
 
 import android.Manifest
-import android.app.Activity
 import android.app.AlertDialog
+import android.content.Context
 import android.content.Intent
 import android.net.Uri
 import android.os.Build
 import android.os.Bundle
 import android.view.ContextMenu
-import android.view.Menu
-import android.view.MenuItem
 import android.view.View
 import android.widget.AdapterView.AdapterContextMenuInfo
 import android.widget.Button
@@ -21,15 +19,15 @@ import android.widget.Toast
 import java.net.MalformedURLException
 import java.net.URL
 import kotlinx.coroutines.Dispatchers
-import kotlinx.coroutines.Job
 import kotlinx.coroutines.cancel
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.gemmaedge.core.DemoException
+import org.gemmaedge.core.screen.ModelRow
 import org.gemmaedge.core.screen.WorkBar
-import org.gemmaedge.core.screen.detailsOf
 import org.gemmaedge.core.screen.phraseOf
+import org.gemmaedge.core.share.Incoming
 import org.gemmaedge.core.store.Listed
 import org.gemmaedge.core.store.Pause
 import org.gemmaedge.core.store.StoredBundle
@@ -37,20 +35,14 @@ import org.gemmaedge.core.store.WorkRequest
 import org.gemmaedge.core.store.WorkState
 
 /** The bundles: import, download, verify, delete, and load one. */
-class ModelsActivity : Activity() {
-    private val app get() = application as DemoApplication
-    private val scope = screenScope()
-    private var watching: Job? = null
-    private lateinit var models: ModelsAdapter
+class ModelsActivity : Screen(R.layout.activity_models, R.menu.models) {
+    private lateinit var models: RowsAdapter<Listed>
     private lateinit var prompt: LoadPrompt
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        setContentView(R.layout.activity_models)
-        setActionBar(view(R.id.toolbar))
-        actionBar?.setDisplayHomeAsUpEnabled(true)
-        models = ModelsAdapter(this)
-        prompt = LoadPrompt(this, scope, onLoading = ::finish)
+        models = RowsAdapter(this) { listed -> ModelRow.of(listed).let { it.title to words(it.detail) } }
+        prompt = LoadPrompt(this, scope) { app.load(it, onLoading = ::finish) }
         view<ListView>(R.id.models).apply {
             adapter = models
             emptyView = this@ModelsActivity.view(R.id.empty)
@@ -59,48 +51,32 @@ class ModelsActivity : Activity() {
         }
         view<Button>(R.id.work_stop).setOnClickListener { stopOrClose() }
         view<Button>(R.id.work_pause).setOnClickListener { pauseOrGoOn() }
+        if (savedInstanceState == null) intent.data?.let(::take)
     }
 
-    override fun onStart() {
-        super.onStart()
+    override suspend fun watch() {
         if (app.work.shouldGoOn) app.work.resume()
-        watching = scope.launch {
-            launch { list() } // a copy may run for minutes before the collector lists
-            app.work.state.collect { state ->
-                render(state)
-                if (state is WorkState.Running) delay(PAUSE_MS) else list() // a copy reports every 256 KiB
-                if (state is WorkState.Done && state.wasHere) {
-                    app.work.seen()
-                    prompt.ask(state.stored)
-                }
+        list() // a copy may run for minutes before the collector lists
+        app.work.state.collect { state ->
+            render(state)
+            if (state is WorkState.Running) delay(PAUSE_MS) else list() // a copy reports every 256 KiB
+            if (state is WorkState.Done && state.wasHere) {
+                app.work.seen()
+                prompt.ask(state.stored)
             }
         }
     }
 
-    override fun onStop() {
-        watching?.cancel()
-        super.onStop()
-    }
-
     override fun onDestroy() {
-        scope.cancel()
         prompt.dismiss()
         super.onDestroy()
     }
 
-    override fun onCreateOptionsMenu(menu: Menu): Boolean {
-        menuInflater.inflate(R.menu.models, menu)
-        return true
-    }
-
-    override fun onOptionsItemSelected(item: MenuItem): Boolean {
-        when (item.itemId) {
-            android.R.id.home -> finish()
+    override fun onChosen(id: Int) {
+        when (id) {
             R.id.menu_import -> pick()
             R.id.menu_download -> askForAddress()
-            else -> return super.onOptionsItemSelected(item)
         }
-        return true
     }
 
     override fun onCreateContextMenu(menu: ContextMenu, view: View, info: ContextMenu.ContextMenuInfo?) {
@@ -142,9 +118,19 @@ class ModelsActivity : Activity() {
         }
     }
 
-    private fun askForAddress() {
+    /** What another app or a link has handed over. */
+    private fun take(handed: Uri) {
+        if (handed.scheme == "https") return askForAddress(handed.toString())
+        AlertDialog.Builder(this)
+            .setMessage(R.string.import_question)
+            .setPositiveButton(R.string.menu_import) { _, _ -> scope.launch { copyHere(listOf(handed)) } }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
+    }
+
+    private fun askForAddress(address: String = "") {
         val content = layoutInflater.inflate(R.layout.dialog_url, null)
-        val field = content.view<EditText>(R.id.url)
+        val field = content.view<EditText>(R.id.url).apply { setText(address) }
         val dialog = AlertDialog.Builder(this)
             .setTitle(R.string.menu_download)
             .setView(content)
@@ -252,10 +238,7 @@ class ModelsActivity : Activity() {
     }
 
     private fun details(stored: StoredBundle): Boolean {
-        val lines = detailsOf(stored).joinToString("\n\n") { (name, value) ->
-            "${words(name)}\n${wordsOf(value)}"
-        }
-        AlertDialog.Builder(this).setTitle(stored.name).setMessage(lines).setPositiveButton(R.string.close, null).show()
+        startActivity(DetailsActivity.of(this, stored.file))
         return true
     }
 
@@ -266,9 +249,15 @@ class ModelsActivity : Activity() {
             .show()
     }
 
-    private companion object {
-        const val PICK = 1
-        const val ASK_TO_NOTIFY = 2
-        const val PAUSE_MS = 200L
+    companion object {
+        private const val PICK = 1
+        private const val ASK_TO_NOTIFY = 2
+        private const val PAUSE_MS = 200L
+
+        /** With what was handed over: the address of a document, or of a download. */
+        fun of(context: Context, incoming: Incoming): Intent {
+            val address = if (incoming is Incoming.Download) incoming.url else (incoming as Incoming.BundleFile).address
+            return Intent(context, ModelsActivity::class.java).setData(Uri.parse(address)).addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION)
+        }
     }
 }

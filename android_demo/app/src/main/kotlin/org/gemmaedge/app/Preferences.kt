@@ -19,6 +19,11 @@ class Preferences(private val stored: SharedPreferences) {
             .putString("audio_backend", value.audio?.name ?: OFF)
             .apply()
 
+    /** Whether a bundle's drafter is used, for speculative decoding: quicker, the answers are the same. */
+    var mayDraft: Boolean
+        get() = stored.getBoolean("may_draft", true)
+        set(value) = stored.edit().putBoolean("may_draft", value).apply()
+
     /** The path of the bundle that was loaded last, to offer it again. */
     var lastBundle: String?
         get() = stored.getString("last_bundle", null)

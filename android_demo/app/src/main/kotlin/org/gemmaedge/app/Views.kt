@@ -1,8 +1,12 @@
 package org.gemmaedge.app
 
 import android.app.Activity
+import android.content.ClipData
+import android.content.ClipboardManager
+import android.os.Build
 import android.util.Log
 import android.view.View
+import android.widget.Toast
 import kotlinx.coroutines.CoroutineExceptionHandler
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.MainScope
@@ -28,6 +32,12 @@ inline fun <reified T : View> Activity.view(id: Int): T {
 inline fun <reified T : View> View.view(id: Int): T {
     val found: View = findViewById(id)
     return found as T
+}
+
+fun Activity.copyText(text: String) {
+    getSystemService(ClipboardManager::class.java).setPrimaryClip(ClipData.newPlainText(getString(R.string.app_name), text))
+    // Android 13 and newer show by themselves what was copied.
+    if (Build.VERSION.SDK_INT < Build.VERSION_CODES.TIRAMISU) Toast.makeText(this, R.string.copied, Toast.LENGTH_SHORT).show()
 }
 
 fun visibleIf(isVisible: Boolean): Int = if (isVisible) View.VISIBLE else View.GONE

@@ -24,6 +24,9 @@ data class Bundle(val file: File, val sizeBytes: Long, val sections: List<Sectio
     /** Whether the model takes sound. */
     val hasAudio: Boolean get() = sections.any { it.name == "tf_lite_audio_encoder_hw" }
 
+    /** Whether the model has a drafter, for speculative decoding. */
+    val hasDrafter: Boolean get() = sections.any { it.name == "tf_lite_mtp_drafter" }
+
     companion object {
         const val ALIGNMENT_BYTES = 16L shl 10
         private const val MAJOR_VERSION = 1

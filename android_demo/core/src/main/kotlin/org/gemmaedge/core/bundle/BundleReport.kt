@@ -8,13 +8,19 @@ import org.gemmaedge.core.memory.Footprint
 import org.gemmaedge.core.memory.KvCache
 
 /** What conversion did to the model: "usable", and what that means, in converter/quality/verdict.py's words. */
-data class BundleQuality(val verdict: String, val meaning: String)
+data class BundleQuality(val verdict: String, val meaning: String, val figures: Figures?) {
+    /**
+     * Over [tokens] of a text: [top1], of how many tokens the likeliest is the checkpoint's; [kl], the mean divergence in
+     * nats; the perplexity of the bundle and of the checkpoint.
+     */
+    data class Figures(val tokens: Int, val top1: Double, val kl: Double, val perplexity: Double, val referencePerplexity: Double)
+}
 
 /**
  * What the app uses of the report that convert writes beside a bundle (converter/report.py, `model.litertlm.json`).
  *
  * [profile] is the device profile that the bundle was planned for; [sectionBytes] are in the order of the file;
- * [quality] is null in a report of a converter that did not measure yet.
+ * [quality] is null in a report of a converter that did not measure yet; [checkpoint] is what it was made from.
  */
 data class BundleReport(
     val target: String,
@@ -27,6 +33,7 @@ data class BundleReport(
     val sizeBytes: Long,
     val sha256: String,
     val quality: BundleQuality?,
+    val checkpoint: String?,
 ) {
     val hasVision: Boolean get() = "tf_lite_vision_encoder" in sectionBytes
     val hasAudio: Boolean get() = "tf_lite_audio_encoder_hw" in sectionBytes
@@ -60,7 +67,18 @@ data class BundleReport(
                 fileName = output["file"].text,
                 sizeBytes = output["bytes"].long,
                 sha256 = sha256,
-                quality = report["quality"].optional { BundleQuality(this["verdict"].text, this["meaning"].text) },
+                quality = report["quality"].optional { BundleQuality(this["verdict"].text, this["meaning"].text, figures(this)) },
+                checkpoint = report["source"].optional { this["checkpoint"].optional { text } },
+            )
+        }
+
+        private fun figures(quality: Json): BundleQuality.Figures? = quality["kl"].optional {
+            BundleQuality.Figures(
+                quality["tokens"].int,
+                quality["top1"].double,
+                double,
+                quality["perplexity"].double,
+                quality["reference_perplexity"].double,
             )
         }
 

@@ -1,10 +1,13 @@
 package org.gemmaedge.core.chat
 
+import java.util.concurrent.ConcurrentLinkedQueue
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.NonCancellable
+import kotlinx.coroutines.completeWith
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.MutableStateFlow
@@ -12,6 +15,7 @@ import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import org.gemmaedge.core.json.Json
 
 /**
  * A chat with an engine: takes what the user does, carries it out, and shows the result as [state].
@@ -21,6 +25,7 @@ import kotlinx.coroutines.withContext
  *
  * @param clockMs a clock that only goes forward, in milliseconds.
  * @param patience after which an engine that says nothing is given up.
+ * @param tools what a model may call where [ChatSettings.usesTools] says so.
  */
 class ChatController(
     private val engine: ChatEngine,
@@ -28,11 +33,13 @@ class ChatController(
     private val clockMs: () -> Long = { System.nanoTime() / NANOS_PER_MS },
     initial: ChatState = ChatState(),
     private val patience: Patience = Patience(),
+    private val tools: List<Tool> = emptyList(),
 ) {
     private val states = MutableStateFlow(initial)
     private val calls: EngineCalls = EngineCalls(scope, patience, onReturn = ::engineReturned)
     private var work: Job? = null
-    private var answering = Timer()
+    @Volatile private var answering = Timer() // tools look, on threads of the engine
+    private val called = ConcurrentLinkedQueue<Pair<Timer, ToolCall>>()
 
     // The engine's conversation is not the one on the screen: after a load, a cancelled or failed answer, or new settings.
     private var isStale = true
@@ -84,6 +91,7 @@ class ChatController(
     fun cancel() {
         check(state.value.canCancel) { "nothing to cancel in ${state.value.phase}" }
         isStale = true
+        showCalls()
         dispatch(ChatEvent.Cancelled(answering.stats()))
         work?.cancel()
     }
@@ -124,6 +132,46 @@ class ChatController(
         if (state.value.phase == Phase.STUCK) return
         work?.cancel()
         start(failed = { ChatEvent.ReleaseFailed(describe(it)) }) { releaseEngine() }
+    }
+
+    /**
+     * Unload the model and have the engine measure [request] instead; the chat stays. [mayGoOn] is asked before each run:
+     * one that has begun cannot be interrupted. [onEnd] gets what it failed with.
+     */
+    fun measure(request: MeasureRequest, mayGoOn: () -> Boolean, onRun: (EngineTimes) -> Unit, onEnd: (Throwable?) -> Unit) {
+        dispatch(ChatEvent.MeasureStarted)
+        isStale = true
+        startFor(onEnd, ended = ChatEvent.MeasureEnded) {
+            releaseEngine()
+            while (mayGoOn()) {
+                var times: EngineTimes? = null
+                calls.call("measure the model", patience.measureMs, stopMs = patience.measureMs) {
+                    times = engine.measure(request.load, request.prefillTokens, request.decodeTokens)
+                }
+                onRun(times!!)
+            }
+        }
+    }
+
+    /**
+     * Answer somebody else, with the model that is loaded. The chat on the screen waits and stays as it is; its
+     * conversation is read again afterwards. Throws [EngineBusy], and what the engine throws.
+     */
+    suspend fun answer(settings: ChatSettings, history: List<ChatMessage>, message: ChatMessage, onPiece: (String) -> Unit) {
+        if (!state.value.canSend) throw EngineBusy(if (state.value.loaded == null) "no model is loaded" else "the model is busy")
+        dispatch(ChatEvent.ServeStarted)
+        isStale = true
+        val outcome = CompletableDeferred<Unit>()
+        val job = startFor({ outcome.completeWith(it?.let { Result.failure(it) } ?: Result.success(Unit)) }, ended = ChatEvent.ServeEnded) {
+            readConversation(settings, history, emptyList())
+            calls.collect("write an answer", engine.send(message), onPiece)
+        }
+        try {
+            outcome.await()
+        } finally { // whoever asked may be gone
+            if (job.isActive && state.value.phase == Phase.SERVING) dispatch(ChatEvent.ServeEnded)
+            job.cancel()
+        }
     }
 
     private suspend fun loadOrFallBack(request: LoadRequest) {
@@ -167,14 +215,38 @@ class ChatController(
         if (isStale) {
             isStale = false // before: while the history is read, settings may change, and the next message begins anew
             val settings = state.value.settings
-            // Reading a history is one call into native code, and ends when it has read.
-            calls.call("read the conversation", patience.firstPieceMs, stopMs = patience.firstPieceMs) {
-                engine.startConversation(settings, history)
-            }
+            readConversation(settings, history, if (settings.usesTools) tools.map(::noted) else emptyList())
         }
         calls.collect("write an answer", engine.send(message)) { piece ->
             timer.count()
+            showCalls()
             dispatch(ChatEvent.Wrote(piece))
+        }
+        showCalls()
+    }
+
+    /** One call into native code, that ends when it has read. */
+    private suspend fun readConversation(settings: ChatSettings, history: List<ChatMessage>, tools: List<Tool>): Unit =
+        calls.call("read the conversation", patience.firstPieceMs, stopMs = patience.firstPieceMs) {
+            engine.startConversation(settings, history, tools)
+        }
+
+    /** Shows with the answer that is being written what the model had [tool] do. */
+    private fun noted(tool: Tool): Tool = object : Tool by tool {
+        override fun run(arguments: Json): String {
+            val answer = answering
+            val result = runCatching { tool.run(arguments) }
+            called += answer to ToolCall(tool.name, arguments.toString(), result.getOrElse { "error: ${it.message}" })
+            scope.launch { showCalls() }
+            return result.getOrThrow()
+        }
+    }
+
+    /** Also before what comes after a call: that may overtake the launch above. */
+    private fun showCalls() {
+        while (true) {
+            val (answer, call) = called.poll() ?: break
+            if (answer === answering && state.value.phase == Phase.GENERATING) dispatch(ChatEvent.Called(call))
         }
     }
 
@@ -213,6 +285,22 @@ class ChatController(
                 dispatch(failed(error))
             }
         }
+    }
+
+    /** As [start], for somebody who wants to know how it ended: [onEnd] is called once, [ended] happens where it still can. */
+    private fun startFor(onEnd: (Throwable?) -> Unit, ended: ChatEvent, action: suspend () -> Unit): Job {
+        var failure: Throwable? = EngineBusy("the model was unloaded")
+        start(failed = { ended }) {
+            try {
+                action()
+                failure = null
+            } catch (error: Throwable) {
+                if (error !is CancellationException) failure = error
+                throw error
+            }
+            dispatch(ended)
+        }
+        return work!!.apply { invokeOnCompletion { onEnd(failure) } }
     }
 
     private fun dispatch(event: ChatEvent) {

@@ -16,11 +16,23 @@ data class Backends(
         get() = Backends(Accelerator.CPU, vision?.let { Accelerator.CPU }, audio?.let { Accelerator.CPU }).takeIf { it != this }
 }
 
-/** What to load. [cacheDir]: where the engine keeps repacked weights. */
+/** What to load. [cacheDir]: where the engine keeps repacked weights. [drafts]: decode speculatively, with the bundle's drafter. */
 data class LoadRequest(
     val bundlePath: String,
     val backends: Backends = Backends(),
     val cacheDir: String? = null,
+    val drafts: Boolean = false,
+)
+
+/** What to measure: a prompt of [prefillTokens], then [decodeTokens] steps. */
+data class MeasureRequest(val load: LoadRequest, val prefillTokens: Int, val decodeTokens: Int)
+
+/** What an engine measured of itself. [firstTokenSeconds]: of the prompt and one step. */
+data class EngineTimes(
+    val initSeconds: Double,
+    val firstTokenSeconds: Double,
+    val prefillTokensPerSecond: Double,
+    val decodeTokensPerSecond: Double,
 )
 
 /**
@@ -37,9 +49,10 @@ interface ChatEngine {
     /**
      * Begin anew with what was said before. The former conversation ends.
      *
-     * [history] alternates between user and model, beginning with the user, and ends with the model.
+     * [history] alternates between user and model, beginning with the user, and ends with the model. [tools]: what the
+     * model may call; the engine runs them, by [Tool.answer], and lets the model go on.
      */
-    suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>)
+    suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>, tools: List<Tool>)
 
     /**
      * Answer a message: each element is what one decoding step wrote.
@@ -48,6 +61,9 @@ interface ChatEngine {
      * else may be called before.
      */
     fun send(message: ChatMessage): Flow<String>
+
+    /** One run of a benchmark, greedy, with a model of its own: nothing is loaded before or after. Cannot be interrupted. */
+    suspend fun measure(request: LoadRequest, prefillTokens: Int, decodeTokens: Int): EngineTimes
 
     /** Free everything. Nothing happens where nothing is loaded. */
     suspend fun release()

@@ -15,6 +15,9 @@ sealed interface ChatEvent {
 
     data class Wrote(val text: String) : ChatEvent
 
+    /** The model had the phone do something, and goes on with its result. */
+    data class Called(val call: ToolCall) : ChatEvent
+
     data class Answered(val stats: GenerationStats) : ChatEvent
 
     data class Cancelled(val stats: GenerationStats) : ChatEvent
@@ -50,6 +53,16 @@ sealed interface ChatEvent {
     data object CameBack : ChatEvent
 
     data object NoticeRead : ChatEvent
+
+    /** A benchmark begins: the model goes from memory, the engine measures. */
+    data object MeasureStarted : ChatEvent
+
+    data object MeasureEnded : ChatEvent
+
+    /** The engine answers somebody else. */
+    data object ServeStarted : ChatEvent
+
+    data object ServeEnded : ChatEvent
 }
 
 /** The whole state machine. Throws IllegalStateException for an event that cannot happen in this phase. */
@@ -77,6 +90,7 @@ fun ChatState.after(event: ChatEvent): ChatState =
                 notice = null,
             )
         is ChatEvent.Wrote -> generating(event).withAnswer { copy(text = text + event.text) }
+        is ChatEvent.Called -> generating(event).withAnswer { copy(calls = calls + event.call) }
         is ChatEvent.Answered ->
             generating(event).copy(phase = Phase.READY).withAnswer { copy(completion = Completion.COMPLETE, stats = event.stats) }
         is ChatEvent.Cancelled ->
@@ -104,6 +118,10 @@ fun ChatState.after(event: ChatEvent): ChatState =
         is ChatEvent.CameBack ->
             on(phase == Phase.STUCK, event).copy(phase = Phase.IDLE, notice = Notice(Notice.Kind.ENGINE_CAME_BACK))
         is ChatEvent.NoticeRead -> copy(notice = null)
+        is ChatEvent.MeasureStarted -> on(canLoad, event).copy(phase = Phase.MEASURING, loaded = null, notice = null)
+        is ChatEvent.MeasureEnded -> on(phase == Phase.MEASURING, event).copy(phase = Phase.IDLE)
+        is ChatEvent.ServeStarted -> on(canSend, event).copy(phase = Phase.SERVING)
+        is ChatEvent.ServeEnded -> on(phase == Phase.SERVING, event).copy(phase = Phase.READY)
     }
 
 private fun ChatState.on(possible: Boolean, event: ChatEvent): ChatState {

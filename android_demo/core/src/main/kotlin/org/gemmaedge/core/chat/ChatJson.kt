@@ -19,6 +19,7 @@ fun ChatState.toJson(): String =
                 "temperature" to settings.sampler.temperature,
                 "seed" to settings.sampler.seed,
                 "max_answer_tokens" to settings.maxAnswerTokens,
+                "uses_tools" to settings.usesTools,
             ),
             "messages" to messages.map(::messageValues),
         ),
@@ -50,6 +51,7 @@ private fun messageValues(message: ChatMessage) = mapOf(
     "stats" to message.stats?.let {
         mapOf("tokens" to it.tokens, "first_token_ms" to it.firstTokenMs, "total_ms" to it.totalMs)
     },
+    "calls" to message.calls.map { mapOf("name" to it.name, "arguments" to it.arguments, "result" to it.result) },
 )
 
 private fun message(json: Json) = ChatMessage(
@@ -58,6 +60,7 @@ private fun message(json: Json) = ChatMessage(
     attachments = json["attachments"].items.map { Attachment(enum(it["kind"]), it["path"].text) },
     completion = enum(json["completion"]),
     stats = json["stats"].optional { GenerationStats(get("tokens").int, get("first_token_ms").long, get("total_ms").long) },
+    calls = json["calls"].optional { items }.orEmpty().map { ToolCall(it["name"].text, it["arguments"].text, it["result"].text) },
 )
 
 internal fun settingsFrom(json: Json): ChatSettings =
@@ -66,6 +69,7 @@ internal fun settingsFrom(json: Json): ChatSettings =
             systemPrompt = json["system_prompt"].text,
             sampler = SamplerSettings(json["top_k"].int, json["top_p"].double, json["temperature"].double, json["seed"].int),
             maxAnswerTokens = json["max_answer_tokens"].optional { int },
+            usesTools = json["uses_tools"].optional { boolean } ?: false,
         )
     } catch (error: IllegalArgumentException) {
         throw JsonException("settings: ${error.message}")

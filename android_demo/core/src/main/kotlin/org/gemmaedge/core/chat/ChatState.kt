@@ -20,12 +20,14 @@ data class GenerationStats(val tokens: Int, val firstTokenMs: Long, val totalMs:
         get() = if (tokens < 2 || totalMs <= firstTokenMs) null else (tokens - 1) * 1000.0 / (totalMs - firstTokenMs)
 }
 
+/** [calls]: what the model had the phone do for this answer. */
 data class ChatMessage(
     val role: Role,
     val text: String,
     val attachments: List<Attachment> = emptyList(),
     val completion: Completion = Completion.COMPLETE,
     val stats: GenerationStats? = null,
+    val calls: List<ToolCall> = emptyList(),
 )
 
 /** How a conversation is sampled. The defaults are those of Gemma's generation_config.json. */
@@ -37,19 +39,23 @@ data class SamplerSettings(val topK: Int = 64, val topP: Double = 0.95, val temp
     }
 }
 
-/** What applies from the next conversation on. [maxAnswerTokens] null: until the context is full. */
+/** What applies from the next conversation on. [maxAnswerTokens] null: until the context is full; [usesTools]: it may call them. */
 data class ChatSettings(
     val systemPrompt: String = "",
     val sampler: SamplerSettings = SamplerSettings(),
     val maxAnswerTokens: Int? = null,
+    val usesTools: Boolean = false,
 ) {
     init {
         require(maxAnswerTokens == null || maxAnswerTokens >= 1) { "maxAnswerTokens is $maxAnswerTokens, expected at least 1" }
     }
 }
 
-/** [STUCK]: the engine does not return from a call; only a new process has a free one. */
-enum class Phase { IDLE, LOADING, READY, GENERATING, CANCELLED, FAILED, STUCK }
+/**
+ * [MEASURING]: a benchmark has the engine for itself. [SERVING]: it answers somebody else (serve/); the chat waits.
+ * [STUCK]: the engine does not return from a call; only a new process has a free one.
+ */
+enum class Phase { IDLE, LOADING, READY, GENERATING, CANCELLED, FAILED, MEASURING, SERVING, STUCK }
 
 /** Something to tell the user once; [detail] is for the curious, in English. */
 data class Notice(val kind: Kind, val detail: String = "") {
@@ -100,7 +106,7 @@ data class ChatState(
     val id: String = "",
     val title: String? = null,
 ) {
-    val canLoad: Boolean get() = phase != Phase.LOADING && phase != Phase.GENERATING && phase != Phase.STUCK
+    val canLoad: Boolean get() = phase !in BUSY
     val canSend: Boolean get() = loaded != null && canLoad
     val canCancel: Boolean get() = phase == Phase.GENERATING
 
@@ -119,12 +125,14 @@ data class ChatState(
     val shownTitle: String
         get() = title ?: messages.map { it.text.trim() }.find { it.isNotEmpty() }?.lines()?.first()?.take(LONGEST_TITLE_CHARS).orEmpty()
 
-    private fun takes(kind: Attachment.Kind): Boolean = when (kind) {
+    /** Whether the model that is loaded takes it. */
+    fun takes(kind: Attachment.Kind): Boolean = when (kind) {
         Attachment.Kind.IMAGE -> loaded?.backends?.vision != null
         Attachment.Kind.AUDIO -> loaded?.backends?.audio != null
     }
 
     private companion object {
         const val LONGEST_TITLE_CHARS = 60
+        val BUSY = setOf(Phase.LOADING, Phase.GENERATING, Phase.MEASURING, Phase.SERVING, Phase.STUCK)
     }
 }

@@ -24,7 +24,11 @@ data class Patience(
     val nextPieceMs: Long = 60_000,
     val stopMs: Long = 10_000,
     val releaseMs: Long = 30_000,
+    val measureMs: Long = 900_000,
 )
+
+/** The engine has something else to do, or nothing to do it with. */
+class EngineBusy(message: String) : Exception(message)
 
 /** The engine said nothing for too long, and ended when it was told to. */
 class EngineSilent(message: String) : Exception(message)

@@ -10,6 +10,8 @@ class JsonException(message: String) : Exception(message)
  * some kilobytes does not need a library. [path] names the place in errors: "output.sha256".
  */
 class Json private constructor(private val value: Any?, private val path: String) {
+    /** Of Kotlin's own types. */
+    val plain: Any? get() = value
     val isNull: Boolean get() = value == null
     val text: String get() = expect("text")
     val boolean: Boolean get() = expect("true or false")
@@ -18,6 +20,9 @@ class Json private constructor(private val value: Any?, private val path: String
     val double: Double get() = (value as? Number ?: fail("a number")).toDouble()
     val items: List<Json> get() = expect<List<Any?>>("a list").mapIndexed { i, item -> Json(item, "$path[$i]") }
     val names: Set<String> get() = expect<Map<String, Any?>>("an object").keys
+
+    /** As JSON, on one line. */
+    override fun toString(): String = write(value)
 
     /** The member of that name; JSON null where there is none. */
     operator fun get(name: String): Json =

@@ -55,7 +55,7 @@ data class ChatScreen(
             val lastAnswer = chat.messages.indexOfLast { it.role == Role.MODEL }
             return ChatScreen(
                 title = chat.shownTitle,
-                rows = chat.messages.mapIndexed { i, it -> rowOf(it, canChange = chat.canSend, isLastAnswer = i == lastAnswer) },
+                rows = chat.messages.mapIndexed { i, it -> rowOf(it, canChange(chat, i), isLastAnswer = i == lastAnswer) },
                 empty = if (chat.loaded == null) phrase("chat_empty") else phrase("chat_ready"),
                 notice = chat.notice?.let(::phraseOf)?.let { if (isStuck) phrase("notice_restart", it) else phrase("notice_dismiss", it) },
                 noticeRestarts = isStuck,
@@ -63,7 +63,7 @@ data class ChatScreen(
                 isLoading = chat.phase == Phase.LOADING,
                 showsLoadBar = chat.loaded == null && chat.canLoad,
                 loadAgain = facts.lastBundle?.let { phrase("load_again", nameOf(it)) },
-                canSend = chat.canSend && !draft.isRecording,
+                canSend = chat.canSend && !draft.isRecording && draft.attachments.all { chat.takes(it.kind) },
                 canStop = chat.canCancel,
                 canBegin = chat.messages.isNotEmpty(),
                 canRelease = chat.loaded != null,
@@ -71,14 +71,21 @@ data class ChatScreen(
                 takesSound = hears,
                 canRecord = (hears && facts.hasMicrophone) || draft.isRecording,
                 isRecording = draft.isRecording,
-                draft = draftOf(draft, facts),
-                staysAwake = isWriting || chat.phase == Phase.LOADING,
+                draft = draftOf(draft, chat, facts),
+                staysAwake = isWriting || chat.phase == Phase.LOADING || chat.phase == Phase.MEASURING,
             )
+        }
+
+        /** Whether the question at [place], or before the answer there, can be asked of the model that is loaded now. */
+        private fun canChange(chat: ChatState, place: Int): Boolean {
+            val question = chat.messages.subList(0, place + 1).lastOrNull { it.role == Role.USER }
+            return chat.canSend && question?.attachments.orEmpty().all { chat.takes(it.kind) }
         }
 
         private fun rowOf(message: ChatMessage, canChange: Boolean, isLastAnswer: Boolean): ChatRow {
             val isUser = message.role == Role.USER
-            val detail = if (isUser) message.attachments.map(::phraseOf) else detailOf(message)
+            val calls = message.calls.map { phrase("called", it.name, it.arguments, it.result) }
+            val detail = if (isUser) message.attachments.map(::phraseOf) else calls + detailOf(message)
             return ChatRow(isUser, message.text, detail, canEdit = isUser && canChange, canRegenerate = isLastAnswer && canChange)
         }
 
@@ -98,23 +105,27 @@ data class ChatScreen(
         }
 
         private fun statusOf(chat: ChatState, memory: ProcessMemory?): Phrase? {
+            if (chat.phase == Phase.MEASURING) return phrase("status_measuring")
             val loaded = chat.loaded ?: return null
             val name = nameOf(loaded.bundlePath)
             val place = phraseOf(loaded.backends.text)
             return when (chat.phase) {
                 Phase.LOADING -> phrase("status_loading", name)
                 Phase.GENERATING -> phrase("status_writing")
+                Phase.SERVING -> phrase("status_serving")
                 else -> memory?.let { phrase("status_loaded_memory", name, place, formatBytes(it.anonBytes), formatBytes(it.fileBytes)) }
                     ?: phrase("status_loaded", name, place)
             }
         }
 
-        private fun draftOf(draft: DraftState, facts: ChatFacts): Phrase? {
+        private fun draftOf(draft: DraftState, chat: ChatState, facts: ChatFacts): Phrase? {
             val trouble = draft.trouble
+            val notTaken = draft.attachments.filterNot { chat.takes(it.kind) }.takeIf { chat.loaded != null }.orEmpty()
             return when {
                 draft.isRecording -> phrase("recording", facts.longestRecordingSeconds)
                 trouble != null -> phrase("record_failed", trouble)
                 draft.attachments.isEmpty() -> null
+                notTaken.isNotEmpty() -> phrase("attachments_not_taken", notTaken.map(::phraseOf).distinct())
                 else -> phrase("attachments_attached", draft.attachments.map(::phraseOf))
             }
         }

@@ -1,7 +1,7 @@
 package org.gemmaedge.core.screen
 
-import org.gemmaedge.core.bundle.Evidence
 import org.gemmaedge.core.formatBytes
+import org.gemmaedge.core.prompt.Template
 import org.gemmaedge.core.store.Listed
 import org.gemmaedge.core.store.StoredBundle
 
@@ -35,33 +35,8 @@ data class ModelRow(val title: String, val detail: Phrase) {
     }
 }
 
-/** All that is known of a model: a heading and what is said of it, in the order to show them. */
-fun detailsOf(stored: StoredBundle): List<Pair<Phrase, Any>> {
-    val report = stored.report
-    val isGemma = report?.family?.startsWith("gemma") == true
-    val checked = when (stored.evidence) {
-        null -> phrase("checked_not_yet")
-        Evidence.REPORT -> phrase("checked_report")
-        Evidence.TABLE -> phrase("checked_table")
-        Evidence.PART_OF_TABLE -> phrase("checked_part")
-        Evidence.NONE -> phrase("checked_nothing")
-    }
-    return listOfNotNull(
-        phrase("detail_file") to stored.file.name,
-        phrase("detail_size") to formatBytes(stored.bundle.sizeBytes),
-        phrase("detail_inputs") to inputsOf(stored),
-        phrase("detail_checked") to checked,
-        report?.let { phrase("detail_made") to it.target },
-        report?.let { phrase("detail_context") to phrase("tokens", it.contextTokens) },
-        report?.let { phrase("detail_memory") to formatBytes(it.footprint.totalBytes) },
-        report?.profile?.let { phrase("detail_profile") to it },
-        phrase("detail_quality") to (report?.quality?.let { phrase("quality", it.verdict, it.meaning) } ?: phrase("quality_unknown")),
-        phrase("detail_licence") to if (isGemma) phrase("licence_gemma") else phrase("licence_unknown"),
-    )
-}
+/** A line of the list of templates: its name, and how it begins. */
+fun rowOf(template: Template): Pair<String, String> =
+    template.name to template.text.lineSequence().joinToString(" ").take(LONGEST_TEMPLATE_CHARS)
 
-private fun inputsOf(stored: StoredBundle): List<Phrase> = listOfNotNull(
-    phrase("takes_text"),
-    phrase("takes_images").takeIf { stored.bundle.hasVision },
-    phrase("takes_sound").takeIf { stored.bundle.hasAudio },
-)
+private const val LONGEST_TEMPLATE_CHARS = 120

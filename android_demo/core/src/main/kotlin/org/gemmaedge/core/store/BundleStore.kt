@@ -10,6 +10,8 @@ import org.gemmaedge.core.bundle.Evidence
 import org.gemmaedge.core.bundle.Verified
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.catalogue.ModelEntry
+import org.gemmaedge.core.chat.Backends
+import org.gemmaedge.core.chat.LoadRequest
 import org.gemmaedge.core.transfer.Transfer
 
 /**
@@ -21,6 +23,14 @@ data class StoredBundle(val bundle: Bundle, val report: BundleReport?, val isPus
     val isVerified: Boolean get() = evidence?.isWhole == true
     val file: File get() = bundle.file
     val name: String get() = file.name.removeSuffix(SUFFIX)
+
+    /** How to load it: [wanted] as far as the bundle has it, with its drafter where [mayDraft] allows. */
+    fun request(wanted: Backends, mayDraft: Boolean, cacheDir: String) = LoadRequest(
+        file.path,
+        wanted.copy(vision = wanted.vision.takeIf { bundle.hasVision }, audio = wanted.audio.takeIf { bundle.hasAudio }),
+        cacheDir,
+        drafts = mayDraft && bundle.hasDrafter,
+    )
 
     companion object {
         const val SUFFIX = ".litertlm"

@@ -25,7 +25,13 @@ class BundleReportTest {
         assertEquals(json["kv"]["bytes"].long, report.footprint.caches.sumOf { it.sizeBytes })
         assertEquals(json["sections"].items.map { it["name"].text }, report.sectionBytes.keys.toList())
         assertFalse(report.hasVision || report.hasAudio)
-        assertEquals(BundleQuality("good", "replies are as good as the checkpoint's"), report.quality)
+        val measured = json["quality"]
+        val figures = BundleQuality.Figures(
+            measured["tokens"].int, measured["top1"].double, measured["kl"].double, measured["perplexity"].double,
+            measured["reference_perplexity"].double,
+        )
+        assertEquals(BundleQuality("good", "replies are as good as the checkpoint's", figures), report.quality)
+        assertEquals("tiny-gemma3n", report.checkpoint)
     }
 
     @Test

@@ -36,6 +36,8 @@ class ChatJsonTest {
             writing.after(ChatEvent.Answered(GenerationStats(1, 2, 3))) to "IDLE [COMPLETE, COMPLETE] null",
             writing.after(ChatEvent.Cancelled(GenerationStats(1, 2, 3))) to "IDLE [COMPLETE, CANCELLED] null",
             writing.after(ChatEvent.GenerationFailed("broken")) to "IDLE [COMPLETE, FAILED] null",
+            ready.after(ChatEvent.MeasureStarted) to "IDLE [] null",
+            ready.after(ChatEvent.ServeStarted) to "IDLE [] null",
             writing.after(ChatEvent.Stuck("asleep")) to "IDLE [COMPLETE, CANCELLED] null",
         )
         assertEquals(Phase.entries.toSet(), ends.map { it.first.phase }.toSet())

@@ -23,33 +23,40 @@ class ChatStateTest {
         Phase.GENERATING to generating,
         Phase.CANCELLED to generating.after(ChatEvent.Cancelled(stats)),
         Phase.FAILED to generating.after(ChatEvent.GenerationFailed("broken")),
+        Phase.MEASURING to ready.after(ChatEvent.MeasureStarted),
+        Phase.SERVING to ready.after(ChatEvent.ServeStarted),
         Phase.STUCK to generating.after(ChatEvent.Stuck("asleep")),
     )
 
     @Test
     fun `every event in every phase`() {
-        val anyPhase = "IDLE LOADING READY GENERATING CANCELLED FAILED STUCK"
+        val anyPhase = "IDLE LOADING READY GENERATING CANCELLED FAILED MEASURING SERVING STUCK"
         val expected = mapOf(
-            ChatEvent.LoadStarted(request) to "LOADING - LOADING - LOADING LOADING -",
-            ChatEvent.FellBack(Backends(), "no GPU") to "- LOADING - GENERATING - - -",
-            ChatEvent.Loaded to "- READY - - - - -",
-            ChatEvent.LoadFailed("too large") to "- FAILED - - - - -",
-            ChatEvent.Sent("Hi") to "- - GENERATING - GENERATING GENERATING -",
-            ChatEvent.Wrote("x") to "- - - GENERATING - - -",
-            ChatEvent.Answered(stats) to "- - - READY - - -",
-            ChatEvent.Cancelled(stats) to "- - - CANCELLED - - -",
-            ChatEvent.GenerationFailed("broken") to "- - - FAILED - - -",
+            ChatEvent.LoadStarted(request) to "LOADING - LOADING - LOADING LOADING - - -",
+            ChatEvent.FellBack(Backends(), "no GPU") to "- LOADING - GENERATING - - - - -",
+            ChatEvent.Loaded to "- READY - - - - - - -",
+            ChatEvent.LoadFailed("too large") to "- FAILED - - - - - - -",
+            ChatEvent.Sent("Hi") to "- - GENERATING - GENERATING GENERATING - - -",
+            ChatEvent.Wrote("x") to "- - - GENERATING - - - - -",
+            ChatEvent.Answered(stats) to "- - - READY - - - - -",
+            ChatEvent.Cancelled(stats) to "- - - CANCELLED - - - - -",
+            ChatEvent.GenerationFailed("broken") to "- - - FAILED - - - - -",
             ChatEvent.SettingsChanged(ChatSettings()) to anyPhase,
-            ChatEvent.Cleared() to "IDLE LOADING READY - READY READY STUCK",
-            ChatEvent.Opened(ChatState(id = "2")) to "IDLE LOADING READY - READY READY STUCK",
-            ChatEvent.Rewound(0) to "- - - - READY READY -",
+            ChatEvent.Cleared() to "IDLE LOADING READY - READY READY MEASURING SERVING STUCK",
+            ChatEvent.Opened(ChatState(id = "2")) to "IDLE LOADING READY - READY READY MEASURING SERVING STUCK",
+            ChatEvent.Rewound(0) to "- - - - READY READY - - -",
             ChatEvent.Renamed("x") to anyPhase,
             ChatEvent.Told(Notice(Notice.Kind.NOT_SAVED)) to anyPhase,
-            ChatEvent.Released(forMemory = false) to "IDLE IDLE IDLE IDLE IDLE IDLE STUCK",
+            ChatEvent.Released(forMemory = false) to "IDLE IDLE IDLE IDLE IDLE IDLE IDLE IDLE STUCK",
             ChatEvent.ReleaseFailed("no") to anyPhase,
-            ChatEvent.Stuck("asleep") to "STUCK STUCK STUCK STUCK STUCK STUCK STUCK",
-            ChatEvent.CameBack to "- - - - - - IDLE",
+            ChatEvent.Stuck("asleep") to "STUCK STUCK STUCK STUCK STUCK STUCK STUCK STUCK STUCK",
+            ChatEvent.CameBack to "- - - - - - - - IDLE",
             ChatEvent.NoticeRead to anyPhase,
+            ChatEvent.Called(ToolCall("f", "{}", "1")) to "- - - GENERATING - - - - -",
+            ChatEvent.MeasureStarted to "MEASURING - MEASURING - MEASURING MEASURING - - -",
+            ChatEvent.MeasureEnded to "- - - - - - IDLE - -",
+            ChatEvent.ServeStarted to "- - SERVING - SERVING SERVING - - -",
+            ChatEvent.ServeEnded to "- - - - - - - READY -",
         )
         assertEquals(Phase.entries.toSet(), states.keys)
         for ((event, row) in expected) {

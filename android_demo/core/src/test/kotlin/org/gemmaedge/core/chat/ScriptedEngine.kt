@@ -1,6 +1,7 @@
 package org.gemmaedge.core.chat
 
 import kotlinx.coroutines.CompletableDeferred
+import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.awaitCancellation
 import kotlinx.coroutines.delay
@@ -23,7 +24,10 @@ class ScriptedEngine : ChatEngine {
     var historyGate = CompletableDeferred(Unit)
     private var isLoaded = false
 
-    class Answer(val pieces: List<String>, val end: End = End.DONE)
+    private var tools = emptyList<Tool>()
+
+    /** [toolCalls]: what the one tool is called with before. */
+    class Answer(val pieces: List<String>, val end: End = End.DONE, val toolCalls: List<String> = emptyList())
 
     /** [NEVER]: it does not even end when it is cancelled, until [wakeUp]. [FAIL_LATE]: it ends so, and then with an error. */
     enum class End { DONE, FAIL, WAIT_FOR_CANCEL, SILENT, NEVER, FAIL_LATE }
@@ -44,8 +48,9 @@ class ScriptedEngine : ChatEngine {
         isLoaded = true
     }
 
-    override suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>) {
+    override suspend fun startConversation(settings: ChatSettings, history: List<ChatMessage>, tools: List<Tool>) {
         check(isLoaded) { "no model is loaded" }
+        this.tools = tools
         calls += "start [${settings.systemPrompt}] ${history.map { it.text }}"
         historyGate.await()
     }
@@ -53,6 +58,7 @@ class ScriptedEngine : ChatEngine {
     override fun send(message: ChatMessage): Flow<String> = flow {
         calls += "send ${message.text}"
         val answer = answers.removeFirst()
+        for (arguments in answer.toolCalls) calls += "result " + withContext(Dispatchers.Default) { tools.single().answer(arguments) }
         for (piece in answer.pieces) emit(piece)
         when (answer.end) {
             End.DONE -> Unit
@@ -71,6 +77,17 @@ class ScriptedEngine : ChatEngine {
                     calls += "stopped"
                 }
         }
+    }
+
+    /** What each run in turn gives: figures, or what it fails with. Completed, [measureGate] lets them end. */
+    val measured = ArrayDeque<Result<EngineTimes>>()
+    var measureGate = CompletableDeferred(Unit)
+
+    override suspend fun measure(request: LoadRequest, prefillTokens: Int, decodeTokens: Int): EngineTimes {
+        check(!isLoaded) { "a model is loaded" }
+        calls += "measure ${request.bundlePath} $prefillTokens $decodeTokens"
+        withContext(NonCancellable) { measureGate.await() }
+        return measured.removeFirst().getOrThrow()
     }
 
     override suspend fun release() {

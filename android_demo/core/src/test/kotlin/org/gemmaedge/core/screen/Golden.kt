@@ -21,10 +21,23 @@ object Golden {
         is Phrase -> if (value.values.isEmpty()) value.name else mapOf(value.name to value.values.map(::values))
         is Pair<*, *> -> listOf(values(value.first), values(value.second))
         is List<*> -> value.map(::values)
+        is Map<*, *> -> value.entries.associate { "${it.key}" to values(it.value) }
         is Enum<*> -> value.name
         is ChatRow -> mapOf(
             "user" to value.isUser, "text" to value.text, "detail" to values(value.detail), "edit" to value.canEdit,
             "regenerate" to value.canRegenerate,
+        )
+        is BenchScreen -> mapOf(
+            "text" to values(value.text), "figures" to values(value.figures), "running" to value.isRunning, "start" to value.canStart,
+            "stop" to value.canStop, "shared" to value.shared,
+        )
+        is SettingsForm -> listOf(
+            value.systemPrompt, value.temperature, value.topK, value.topP, value.seed, value.maxAnswerTokens, value.usesTools,
+        )
+        is ServerCard -> mapOf("on" to value.isOn, "text" to values(value.text), "copied" to value.copied)
+        is LoadQuestion -> mapOf(
+            "title" to values(value.title), "text" to values(value.text), "instead" to values(value.instead),
+            "anyway" to values(value.anyway),
         )
         is ModelRow -> mapOf("title" to value.title, "detail" to values(value.detail))
         is WorkBar -> mapOf(

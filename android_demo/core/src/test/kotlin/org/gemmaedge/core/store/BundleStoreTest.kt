@@ -3,10 +3,15 @@ package org.gemmaedge.core.store
 import java.io.File
 import org.gemmaedge.core.Problem
 import org.gemmaedge.core.Vectors
+import org.gemmaedge.core.bundle.Bundle
 import org.gemmaedge.core.bundle.BundleReport
 import org.gemmaedge.core.bundle.Evidence
+import org.gemmaedge.core.bundle.Section
 import org.gemmaedge.core.bundle.Verified
 import org.gemmaedge.core.catalogue.Catalogue
+import org.gemmaedge.core.chat.Accelerator
+import org.gemmaedge.core.chat.Backends
+import org.gemmaedge.core.chat.LoadRequest
 import org.gemmaedge.core.problem
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
@@ -155,6 +160,20 @@ class BundleStoreTest {
     }
 
     private fun named(name: String) = report.replace("small.litertlm", name)
+
+    @Test
+    fun `a bundle is asked for what it has, and no more`() {
+        fun with(vararg sections: String): StoredBundle {
+            val bundle = Bundle(File("m.litertlm"), 1, sections.map { Section(it, 0, 1, null) })
+            return StoredBundle(bundle, null, isPushed = false, Evidence.NONE)
+        }
+        val wanted = Backends(Accelerator.GPU, Accelerator.GPU, Accelerator.CPU)
+        assertEquals(LoadRequest("m.litertlm", Backends(Accelerator.GPU), "c"), with("tf_lite_prefill_decode").request(wanted, true, "c"))
+        val whole = with("tf_lite_vision_encoder", "tf_lite_audio_encoder_hw", "tf_lite_mtp_drafter")
+        assertEquals(LoadRequest("m.litertlm", wanted, "c", drafts = true), whole.request(wanted, mayDraft = true, "c"))
+        val off = Backends(Accelerator.CPU, vision = null, audio = null)
+        assertEquals(LoadRequest("m.litertlm", off, "c"), whole.request(off, mayDraft = false, "c"))
+    }
 }
 
 /** A report that describes these bytes, called small.litertlm. */

@@ -1,0 +1,5 @@
+package org.robolectric.shadows
+
+object ShadowLooper {
+    fun idleMainLooper(): Unit = throw Error()
+}
