@@ -197,9 +197,7 @@ class Graph:
         self.tokens = tokens  # T, or ANY
         self.past: int | None = None  # the most tokens that stand before a run; None: whatever a cache can hold
         self.is_steps = False  # whether its rows have to come out as they would from runs of one row each, to the bit
-        self.is_batch = (
-            False  # whether each row is of a sequence, with position and caches, of its own; to the bit as well
-        )
+        self.is_batch = False  # whether each row is one run of one row, over a sequence of its own, to the bit
         self.wraps = True  # whether whoever runs it lets its rows pass the end of a ring, or of the context
         self.tensors = tensors
         self.ops: list[Op] = []

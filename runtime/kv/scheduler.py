@@ -270,24 +270,21 @@ def _run(desk: _Desk) -> None:
                     return
                 live.append(work)
                 del work
-        ended = _round(live)
-        with desk.lock:
-            desk.tasks -= ended
+        _round(live, desk)
 
 
-def _round(live: deque[Work[Any]]) -> int:
-    """A step of each task that is due; how many have ended, which are no longer in `live`."""
+def _round(live: deque[Work[Any]], desk: _Desk) -> None:
+    """A step of each task that is due."""
     least = min((work.ahead for work in live if work.ahead), default=0)
     due = [_is_due(work, least) for work in live]
     run_together(work.next for work, is_due in zip(live, due, strict=True) if is_due and not work.is_cancelled)
-    ended = 0
     for is_due in due:
-        work = live.popleft()
-        if not is_due or work.step():
-            live.append(work)
+        if not is_due or live[0].step():
+            live.rotate(-1)
         else:
-            ended += 1
-    return ended
+            live.popleft()
+            with desk.lock:
+                desk.tasks -= 1
 
 
 def _is_due(work: Work[Any], least: int) -> bool:

@@ -31,8 +31,8 @@ class Batches:
     def __init__(self, model: ModelSection, shared: Shared) -> None:
         self._model = model
         self._shared = shared
-        self._calls = {(call.reach, call.rows): call for call in shared.arrays if call.is_batch}
-        self.rows = sorted({call.rows for call in self._calls.values()})
+        self._calls = sorted((call for call in shared.arrays if call.is_batch), key=lambda call: call.rows)
+        self.rows = sorted({call.rows for call in self._calls})
         self._bound: dict[tuple[Call, tuple[int, ...]], BoundSignature] = {}  # by ids of slots; the last used last
 
     def groups(self, slots: Sequence[LitertSlot]) -> Iterator[Sequence[LitertSlot]]:
@@ -40,19 +40,22 @@ class Batches:
         by_span: dict[float, list[LitertSlot]] = {}
         for slot in slots:
             by_span.setdefault(slot.span, []).append(slot)
-        for together in by_span.values():
+        for span, together in by_span.items():
             first = 0
-            for count in shares(len(together), self.rows):
+            for count in shares(len(together), [call.rows for call in self._of(span)]):
                 yield together[first : first + count]
                 first += count
+
+    def _of(self, span: float) -> Sequence[Call]:
+        """Those that look so far back, the smallest first."""
+        return [call for call in self._calls if call.reach == span]
 
     def decode(self, slots: Sequence[LitertSlot], token_ids: Sequence[int]) -> Logits:
         """See `Decoder.decode_batch`."""
         for slot, token_id in zip(slots, token_ids, strict=True):
             slot.check([token_id])
-        rows = next(n for n in self.rows if n >= len(slots))
-        call = self._calls[slots[0].span, rows]
-        filling = rows - len(slots)
+        call = next(call for call in self._of(slots[0].span) if call.rows >= len(slots))
+        filling = call.rows - len(slots)
         run = self._bind(call, [*slots, *[slots[0]] * filling])
         arrays = self._shared.arrays[call]
         self._shared.look_up([*token_ids, *[token_ids[0]] * filling], arrays)
