@@ -195,24 +195,35 @@ class LitertDecoder:
                 )
         return calls
 
+    def _activations(self, call: Call) -> TensorType:
+        return TensorType((1, call.rows, self._embedder.width), np.dtype(np.float32))
+
+    def _check_activations(self, model: ModelSection, calls: Sequence[Call], has_drafter: bool) -> None:
+        """Raises BundleMismatchError where a signature gives others than its rows have, or none to a drafter."""
+        for call in calls:
+            outputs, expected = model.signatures[call.name].outputs, self._activations(call)
+            if outputs.get(ACTIVATIONS, expected) != expected or (
+                has_drafter and call.has_logits and ACTIVATIONS not in outputs
+            ):
+                raise BundleMismatchError(
+                    f"{self._sections.decoder.path}: {call.name} does not give {ACTIVATIONS} of {expected.shape}, "
+                    "which a drafter takes; convert the checkpoint again, or leave speculative decoding out"
+                )
+
     def _make_shared(
         self, model: ModelSection, per_layer: EmbeddingTable | None, drafter: DrafterSection | None = None
     ) -> Shared:
         calls = self._calls(model)
-        outputs = [model.signatures[call.name].outputs for call in calls if call.has_logits]
-        if drafter is not None and not all(ACTIVATIONS in given for given in outputs):
-            raise BundleMismatchError(
-                f"{self._sections.decoder.path}: some signatures do not give the {ACTIVATIONS} that its drafter takes; "
-                "convert the checkpoint again, or leave speculative decoding out"
-            )
+        self._check_activations(model, calls, drafter is not None)
         arrays: dict[str, dict[str, NDArray[Any]]] = {}  # those of one size share them
         for call in calls:
             if call.whole.name not in arrays:
                 whole = model.signatures[call.whole.name]
                 own = {key: whole.inputs[key] for key in _INPUTS & whole.inputs.keys()}
-                own |= {key: whole.outputs[key] for key in {ACTIVATIONS} & whole.outputs.keys()}
+                own[ACTIVATIONS] = self._activations(call)  # where it gives any; LiteRT wants a place for them
                 arrays[call.whole.name] = {key: aligned_zeros(tensor) for key, tensor in own.items()}
-        logits = aligned_zeros(max((given["logits"] for given in outputs), key=lambda tensor: tensor.nbytes))
+        outputs = [model.signatures[call.name].outputs["logits"] for call in calls if call.has_logits]
+        logits = aligned_zeros(max(outputs, key=lambda tensor: tensor.nbytes))
         arrays_of = {call: arrays[call.whole.name] for call in calls}
         return Shared(arrays_of, logits, self._embedder, per_layer, drafter)
 

@@ -35,8 +35,8 @@ from gemma_edge.runtime.media.soft_tokens import place_soft_rows
 class Shared:
     """What all slots of a decoder use, one at a time.
 
-    arrays: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T]; beside a
-    drafter also the activations [1,T,D] of calls with logits.
+    arrays: of each call, embeddings [1,T,D], per_layer_embeddings [1,T,L,P] in Gemma 3n, and input_pos [T]; and
+    activations [1,T,D], which those with logits give where there is a drafter.
     logits: float32 [1,N,V], of the most tokens that a call gives them of; the others write to its first rows.
     """
 
