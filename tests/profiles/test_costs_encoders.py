@@ -1,11 +1,11 @@
 """What encoding adds to a footprint: the larger of two moments."""
 
-from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
+from gemma_edge.profiles.costs_encoders import EncoderDesign, EncoderKind, EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.profiles.sizes import MIB
 
-VISION = EncoderShape(EncoderKind.VISION, 303_000_000, 768 * 768)
-AUDIO = EncoderShape(EncoderKind.AUDIO, 659_000_000, 3008)
+VISION = EncoderShape(EncoderDesign.MOBILENET, 303_000_000, 768 * 768)
+AUDIO = EncoderShape(EncoderDesign.USM, 659_000_000, 3008)
 
 
 def text(weights_bytes: int) -> Footprint:

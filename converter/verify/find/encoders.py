@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.processor import media_settings
 from gemma_edge.converter.evaluate.encoders import run_graph
 from gemma_edge.converter.models.encoders import Encoder, Modality
 from gemma_edge.converter.models.family import Model
@@ -59,7 +59,7 @@ def score_encoders(
     present = {Modality.VISION: running.vision is not None, Modality.AUDIO: running.audio is not None}
     if not any(present.values()):
         return
-    for encoder in Model.of_checkpoint(checkpoint.config, image_pixels(checkpoint.side_path)).encoders:
+    for encoder in Model.of_checkpoint(checkpoint.config, media_settings(checkpoint.side_path)).encoders:
         if present[encoder.modality]:
             compare = _vision if encoder.modality is Modality.VISION else _audio
             expected, found = compare(encoder, checkpoint, running)

@@ -25,7 +25,7 @@ from gemma_edge.runtime.executors.litert.library import BoundSignature
 from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
-from gemma_edge.runtime.media.soft_tokens import place_soft_rows
+from gemma_edge.runtime.media.soft_tokens import per_layer_ids, place_soft_rows
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class LitertSlot:
         if call.per_layer_embeddings is not None:
             assert self._shared.per_layer_embedder is not None
             per_layer = call.per_layer_embeddings.reshape(call.rows, -1)[:count]
-            self._shared.per_layer_embedder.lookup(token_ids, per_layer)
+            self._shared.per_layer_embedder.lookup(per_layer_ids(token_ids), per_layer)
         call.input_pos[:] = np.arange(start, start + call.rows)
         # A run that fails or is interrupted may have written: the marks move first.
         self._high_water = max(self._high_water, start + call.rows)

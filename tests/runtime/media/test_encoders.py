@@ -19,7 +19,7 @@ from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.measure import encoder_bench as bench
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.encoders import AudioSize
-from gemma_edge.runtime.media.mel import frame_count
+from gemma_edge.runtime.media.mel import GEMMA3N
 from gemma_edge.runtime.tasks.media import transcribe
 from tests.bundles import write_bundle
 
@@ -91,8 +91,8 @@ def test_a_text_model_transcribes_nothing(tiny_bundle: TinyBundle, tmp_path: Pat
 @pytest.mark.parametrize("frames", [1, 16, 192, 1000, 3008])
 def test_a_window_holds_what_the_frames_do(frames: int) -> None:
     samples = AudioSize(tokens=1, frames=frames).window_samples
-    assert frame_count(samples) <= frames
-    assert frame_count(samples) >= min(frames, 2997) - 1
+    assert GEMMA3N.frame_count(samples) <= frames
+    assert GEMMA3N.frame_count(samples) >= min(frames, 2997) - 1
 
 
 # ---------------------------------------------------------------- ONNX
