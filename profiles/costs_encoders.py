@@ -35,14 +35,15 @@ class EncoderDesign(StrEnum):
         return EncoderKind.VISION if is_vision else EncoderKind.AUDIO
 
 
-# What RssAnon grows by while a full-size int8 encoder runs, 2 threads, a warm weight cache, ai-edge-litert 2.3.0: 282
-# MiB for 768 x 768 pixels, 170 MiB for 3008 frames. RssFile grows by the weights. Released, 10 and 18 MiB are left.
+# What RssAnon grows by while a full-size int8 encoder runs, 2 threads, a warm weight cache, ai-edge-litert 2.3.0: of
+# Gemma 3n 282 MiB for 768 x 768 pixels, 170 MiB for 3008 frames; of Gemma 4 141 MiB for 2520 patches, 178 MiB for 3000
+# frames. RssFile grows by the weights. Released, 10 to 22 MiB are left.
 _FIXED_ANON_BYTES = 20_000_000
 _ANON_BYTES_PER_INPUT = {
     EncoderDesign.MOBILENET: 470,  # a pixel
     EncoderDesign.USM: 53_000,  # a frame
-    EncoderDesign.PATCHES: 100_000,  # a patch
-    EncoderDesign.CONFORMER: 53_000,  # a frame
+    EncoderDesign.PATCHES: 51_000,  # a patch
+    EncoderDesign.CONFORMER: 56_000,  # a frame
 }
 _SOURCE = "measured: loaded for the image or recording, then released"
 

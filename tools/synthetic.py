@@ -222,7 +222,7 @@ def _encoders(config: Mapping[str, Any]) -> dict[str, Normal]:
         for encoder in encoders_of(config, MediaSettings())
         for spec in encoder.tensors.values()
         for part in spec.stored
-        if part.source.startswith(encoder.prefixes[0]) or config["model_type"] == "gemma4"
+        if part.source.startswith(encoder.prefixes if config["model_type"] == "gemma4" else encoder.prefixes[0])
     }
     return {f"model.{source}": _encoder_values(source, shape) for source, shape in stored.items()}
 

@@ -49,6 +49,22 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         np.add(values, np.float32(tensor.shift), out=values)
 
 
+def read_bounds(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
+    """As read_values, of floats that may be infinite."""
+    size = _BITS_TYPE[tensor.dtype]().itemsize if tensor.dtype in FLOATS else 0
+    stored = file.read(tensor.offset + first * size, values.size * size)
+    if not size or len(stored) < values.size * size:
+        raise CheckpointError(
+            f"{tensor.file}: {tensor.name} is {tensor.dtype} and {len(stored)} bytes, expected {values.size} floats; "
+            "download the checkpoint again"
+        )
+    if tensor.dtype == "BF16":
+        values.view(np.uint32)[:] = np.frombuffer(stored, "<u2").astype(np.uint32) << 16
+    else:
+        values[:] = np.frombuffer(stored, np.dtype(f"<f{size}"))
+    _check(not np.isnan(values).any(), tensor)
+
+
 def _check(is_sound: bool, tensor: TensorInfo) -> None:
     if not is_sound:
         raise CheckpointError(

@@ -33,6 +33,7 @@ _MODEL_TYPES = {
     "audio_encoder": ModelType.AUDIO_ENCODER,
     "audio_adapter": ModelType.AUDIO_ADAPTER,
     "end_of_audio": ModelType.END_OF_AUDIO,
+    "end_of_vision": ModelType.END_OF_VISION,
     "mtp_drafter": ModelType.MTP_DRAFTER,
 }
 _SYSTEM = {"Authors": "gemma-edge"}

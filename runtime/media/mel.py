@@ -26,6 +26,7 @@ class FrontEnd:
     fft_samples: what a frame is padded to. pre_emphasis: what is taken off of the sample before, in HTK's way.
     floor: of magnitudes, below which they are cut, or, with adds_floor, which is added to all. zeros_before: the first
     sample. hears_padding: whether frames count that the zeros reach into which fill the last 128 samples.
+    window_bits: of floats in which the window is computed, which shows in bands that are nearly silent.
     """
 
     frame_samples: int
@@ -37,6 +38,7 @@ class FrontEnd:
     adds_floor: bool
     zeros_before: int
     hears_padding: bool
+    window_bits: int
 
     def frame_count(self, samples: int) -> int:
         """How many frames a recording of so many samples has; a frame takes one sample more than its length."""
@@ -60,19 +62,23 @@ class FrontEnd:
         if self.pre_emphasis:
             first = windows[:, :1] * (1.0 - self.pre_emphasis)
             frames = np.concatenate([first, windows[:, 1:-1] - self.pre_emphasis * windows[:, :-2]], axis=1)
-        magnitudes = np.abs(np.fft.rfft(frames * _hann_window(length), n=self.fft_samples))
+        magnitudes = np.abs(np.fft.rfft(frames * _hann_window(length, self.window_bits), n=self.fft_samples))
         energies = magnitudes @ _filters(self.fft_samples, self.lowest_hz, self.highest_hz)  # [frames, 128]
         mel = np.log(energies + self.floor if self.adds_floor else np.maximum(energies, self.floor))
         return mel.astype(np.float32)
 
 
-GEMMA3N: Final = FrontEnd(512, 1024, 125.0, 7600.0, 0.97, 1e-5, adds_floor=False, zeros_before=0, hears_padding=True)
-GEMMA4: Final = FrontEnd(320, 512, 0.0, 8000.0, 0.0, 1e-3, adds_floor=True, zeros_before=160, hears_padding=False)
+GEMMA3N: Final = FrontEnd(
+    512, 1024, 125.0, 7600.0, 0.97, 1e-5, adds_floor=False, zeros_before=0, hears_padding=True, window_bits=32
+)
+GEMMA4: Final = FrontEnd(
+    320, 512, 0.0, 8000.0, 0.0, 1e-3, adds_floor=True, zeros_before=160, hears_padding=False, window_bits=64
+)
 
 
 @cache
-def _hann_window(length: int) -> NDArray[np.float32]:
-    turns = np.arange(length, dtype=np.float32) / length
+def _hann_window(length: int, bits: int) -> NDArray[np.float32]:
+    turns = np.arange(length, dtype=f"f{bits // 8}") / length
     window: NDArray[np.float32] = (0.5 * (1 - np.cos(2 * np.pi * turns))).astype(np.float32)
     return window
 

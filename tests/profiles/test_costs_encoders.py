@@ -21,9 +21,11 @@ def text(weights_bytes: int) -> Footprint:
 
 
 def test_the_measured_encoders_are_met() -> None:
-    """282 and 170 MiB, as measured at full size."""
+    """As measured at full size."""
     assert abs(VISION.part.anon_bytes - 282 * MIB) < 5 * MIB
     assert abs(AUDIO.part.anon_bytes - 170 * MIB) < 5 * MIB
+    assert abs(EncoderShape(EncoderDesign.PATCHES, 0, 2520).part.anon_bytes - 141 * MIB) < 5 * MIB
+    assert abs(EncoderShape(EncoderDesign.CONFORMER, 0, 3000).part.anon_bytes - 178 * MIB) < 5 * MIB
     assert VISION.part.file_bytes == VISION.weights_bytes
 
 

@@ -23,12 +23,13 @@ NORM_EPS: Final = 1e-6  # Gemma4RMSNorm's default: outside the light convolution
 
 
 def graphs(config: Config, specs: Mapping[str, TensorSpec], in_one: bool) -> Iterator[Graph]:
-    """An encoder and an adapter, as LiteRT-LM wants them; or both in one, as transformers.js does."""
+    """An encoder, an adapter and a constant, as LiteRT-LM wants them; or both in one, as transformers.js does."""
     if in_one:
         yield _whole(config, specs)
     else:
         yield _encoder(config, specs)
         yield _adapter(config, specs)
+        yield _end_of_audio(config, specs)
 
 
 def _encoder(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
@@ -53,6 +54,13 @@ def _adapter(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
     valid = as_float(g, g.input("mask", (1, c.embeddings), "bool"))
     sound = c.embedder.embed(g, g.input("features", (1, c.embeddings, c.output_width)))
     g.output("mm_embedding", g.mul(sound, g.reshape(valid, (1, c.embeddings, 1))))
+    return g
+
+
+def _end_of_audio(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
+    """Nothing -> eoa_embedding [1, 1, text width]."""
+    g = Graph("end_of_audio", 1, specs)
+    g.output("eoa_embedding", c.embedder.end(g))
     return g
 
 

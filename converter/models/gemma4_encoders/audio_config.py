@@ -49,7 +49,7 @@ class Config:
     def from_json(cls, values: Mapping[str, Any], settings: MediaSettings) -> "Config":
         """Read config.json of a Gemma 4 with an audio_config; raises ConfigError for what would give other numbers."""
         settings.check_sound()
-        f, text = Fields(values["audio_config"]), Fields(values["text_config"])
+        f = Fields(values["audio_config"])
         f.expect("hidden_act", ("silu",))
         f.expect("gradient_clipping", (1e10,))  # nothing that comes out of a norm and a trained matrix is beyond
         f.expect("attention_invalid_logits_value", (-1e9,))
@@ -80,7 +80,7 @@ class Config:
             residual=f.number("residual_weight", 0.5),
             eps=eps,
             linears=Clipped(Role.AUDIO, f.flag("use_clipped_linears", True)),
-            embedder=Embedder("embed_audio.", Role.AUDIO, output_width, text.positive("hidden_size", 2304), eps),
+            embedder=Embedder.of("audio", output_width, eps, values, ("eoa_token_index", 258_883)),
         )
 
     @property

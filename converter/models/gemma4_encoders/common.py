@@ -3,14 +3,16 @@
 Source: transformers models/gemma4/modeling_gemma4.py, Gemma4ClippableLinear and Gemma4MultimodalEmbedder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.graph.ops import Graph, Value
 from gemma_edge.converter.models.blocks import matrix
+from gemma_edge.converter.models.fields import ConfigError, Fields
 from gemma_edge.converter.tensors import Derivation, Overlay, Role, SourceTensor, TensorSpec
 
 Floats = NDArray[np.float32]
@@ -21,24 +23,45 @@ _LARGEST = np.finfo(np.float32).max
 
 @dataclass(frozen=True)
 class Embedder:
-    """One modality's. prefix: of its tensors ("embed_audio."). width: of the features. text_width: of the decoder.
+    """One modality's.
 
-    The tokens that begin and end an image or a clip are text: their rows are the decoder's own.
+    prefix: of its tensors ("embed_audio."). width: of the features. text_vocab_size, text_width: of the decoder's
+    table. end_id: of the token that ends an image or a clip, whose row is the decoder's own; LiteRT-LM wants it by itself.
     """
 
     prefix: str
     role: Role
     width: int
+    text_vocab_size: int
     text_width: int
     eps: float
+    end_id: int
+
+    @classmethod
+    def of(cls, modality: str, width: int, eps: float, values: Mapping[str, Any], end: tuple[str, int]) -> "Embedder":
+        """values: config.json. end: what it calls end_id, and what it is by default. Raises ConfigError."""
+        text = Fields(values["text_config"])
+        size, end_id = text.positive("vocab_size", 262_144), Fields(values).positive(*end)
+        if end_id >= size:
+            raise ConfigError(
+                f"config.json: {end[0]} is {end_id}, expected an id below vocab_size {size}; fix the checkpoint"
+            )
+        return cls(f"embed_{modality}.", Role(modality), width, size, text.positive("hidden_size", 2304), eps, end_id)
 
     def tensors(self) -> Iterator[TensorSpec]:
-        """What `embed` multiplies with."""
+        """What `embed` multiplies with, and what `end` is."""
+        table = SourceTensor("embed_tokens.weight", (self.text_vocab_size, self.text_width), row=self.end_id)
+        row = Derivation((table,), _scaled)
+        yield TensorSpec.derived(self.prefix + "end", (self.text_width,), Role.NORM, row)
         yield matrix(self.prefix + "embedding_projection.weight", self.text_width, self.width, self.role)
 
     def embed(self, g: Graph, features: Value) -> Value:
         """[B, N, width] -> [B, N, text_width]."""
         return g.linear(g.rms_norm(features, None, self.eps), self.prefix + "embedding_projection.weight")
+
+    def end(self, g: Graph) -> Value:
+        """[1, 1, text_width], the embedding of the token that ends an image or a clip."""
+        return g.reshape(g.weight(self.prefix + "end"), (1, 1, self.text_width))
 
     def overlays(self) -> tuple[Overlay, ...]:
         """None: no row of the decoder's table is another's."""
@@ -57,7 +80,7 @@ class Clipped:
         yield matrix(f"{name}.linear.weight", rows, columns, self.role)
         if self.has_bounds:
             for bound in _BOUNDS:
-                stored = Derivation((SourceTensor(f"{name}.{bound}", ()),), _finite)
+                stored = Derivation((SourceTensor(f"{name}.{bound}", (), is_bound=True),), _finite)
                 yield TensorSpec.derived(f"{name}.{bound}", (1,), Role.NORM, stored)
 
     def linear(self, g: Graph, x: Value, name: str) -> Value:
@@ -68,6 +91,11 @@ class Clipped:
 
     def _kept(self, g: Graph, x: Value, name: str) -> Value:
         return g.maximum(g.minimum(x, g.weight(f"{name}_max")), g.weight(f"{name}_min"))
+
+
+def _scaled(row: Floats) -> Floats:
+    """A row of the table as the decoder reads it: times sqrt(D)."""
+    return row * np.float32(row.size**0.5)
 
 
 def _finite(stored: Floats) -> Floats:

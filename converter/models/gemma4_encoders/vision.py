@@ -94,7 +94,7 @@ class Config:
             linears=Clipped(Role.VISION, f.flag("use_clipped_linears", False)),
             is_standardized=f.flag("standardize", False),
             tokens=settings.soft_tokens(patch, pool),
-            embedder=Embedder("embed_vision.", Role.VISION, width, text.positive("hidden_size", 2304), eps),
+            embedder=Embedder.of("vision", width, eps, values, ("eoi_token_id", 258_882)),
         )
 
     @property
@@ -164,12 +164,13 @@ def _first_rows(table: Floats, count: int) -> Floats:
 
 
 def graphs(config: Config, specs: Mapping[str, TensorSpec], in_one: bool) -> Iterator[Graph]:
-    """An encoder and an adapter, as LiteRT-LM wants them; or both in one, as transformers.js does."""
+    """An encoder, an adapter and a constant, as LiteRT-LM wants them; or both in one, as transformers.js does."""
     if in_one:
         yield _whole(config, specs)
     else:
         yield _encoder(config, specs)
         yield _adapter(config, specs)
+        yield _end_of_image(config, specs)
 
 
 def _encoder(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
@@ -189,6 +190,13 @@ def _adapter(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
     """features [1, M, D] -> mm_embedding [1, M, text width]."""
     g = Graph("vision_adapter", c.tokens, specs)
     g.output("mm_embedding", c.embedder.embed(g, g.input("features", (1, c.tokens, c.width))))
+    return g
+
+
+def _end_of_image(c: Config, specs: Mapping[str, TensorSpec]) -> Graph:
+    """Nothing -> eoi_embedding [1, 1, text width]."""
+    g = Graph("end_of_vision", 1, specs)
+    g.output("eoi_embedding", c.embedder.end(g))
     return g
 
 

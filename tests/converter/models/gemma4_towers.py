@@ -19,7 +19,8 @@ from tools.tiny_gemma4_towers import random_tower_values
 
 Floats = NDArray[np.float32]
 
-TEXT_WIDTH = 48
+TEXT_WIDTH, TEXT_VOCAB, END_ID = 48, 20, 7
+TABLE = "embed_tokens.weight"
 EMBEDDINGS = 30  # of a clip: as many as three blocks of attention
 
 
@@ -79,7 +80,9 @@ class Tiny:
 
     @classmethod
     def of(cls, modality: str, values: Mapping[str, Any], seed: int = 0) -> "Tiny":
-        whole = {"model_type": "gemma4", f"{modality}_config": values, "text_config": {"hidden_size": TEXT_WIDTH}}
+        text = {"hidden_size": TEXT_WIDTH, "vocab_size": TEXT_VOCAB}
+        ends = {"eoi_token_id": END_ID, "eoa_token_index": END_ID}
+        whole = {"model_type": "gemma4", f"{modality}_config": values, "text_config": text, **ends}
         generator = torch.Generator().manual_seed(seed)
         oracle = Tower.of(modality, whole, lambda name, shape: random_tower_values(name, shape, generator))
         images = {key: values[key] for key in ("patch_size", "pooling_kernel_size") if key in values}
@@ -91,7 +94,8 @@ class Tiny:
     @cached_property
     def stored(self) -> dict[str, Floats]:
         """The checkpoint, by Hugging Face name."""
-        return {name: tensor.detach().numpy() for name, tensor in self.oracle.tensors().items()}
+        table = np.random.default_rng(0).standard_normal((TEXT_VOCAB, TEXT_WIDTH), np.float32)
+        return {TABLE: table} | {name: tensor.detach().numpy() for name, tensor in self.oracle.tensors().items()}
 
     @cached_property
     def weights(self) -> dict[str, Floats]:
@@ -100,6 +104,7 @@ class Tiny:
         for name, spec in self.encoder.tensors.items():
             sources = [self.stored[part.source] for part in spec.stored]
             assert [source.shape for source in sources] == [part.shape for part in spec.stored]
+            sources = [x if part.row is None else x[part.row] for x, part in zip(sources, spec.stored, strict=True)]
             derived = None if spec.derivation is None else spec.derivation.compute(*sources)
             found[name] = spec.fold(sources[0].copy()) if derived is None else derived.reshape(spec.shape)
         return found

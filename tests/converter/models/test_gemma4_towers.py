@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.graph import reference
 from gemma_edge.converter.models.gemma4_encoders import vision
 from tests.converter.litert import tflite_runs
-from tests.converter.models.gemma4_towers import AUDIO, EMBEDDINGS, VISION, Tiny
+from tests.converter.models.gemma4_towers import AUDIO, EMBEDDINGS, END_ID, TABLE, TEXT_WIDTH, VISION, Tiny
 from tests.converter.onnx import onnx_runs
 from tools.audio_oracle import loud_and_quiet, relative_error, valid_frames
 from tools.gemma4_towers_oracle import patch_positions
@@ -120,7 +120,7 @@ def test_every_tensor_of_transformers_is_described(modality: str, names: dict[st
 
 
 def test_the_graph_sees_what_transformers_sees(sight: Tiny) -> None:
-    [(encoder, _, _), (adapter, _, _)] = sight.graphs(in_one=False)
+    [(encoder, _, _), (adapter, _, _), _] = sight.graphs(in_one=False)
     patches, positions = images(sight, shapes(sight)[-1])
     found = reference.run(encoder, sight.weights, {"images": patches, "positions_xy": positions}, {})
     rows = reference.run(adapter, sight.weights, {"features": found["features"]}, {})["mm_embedding"]
@@ -157,7 +157,7 @@ def mel(clips: int = 1, seed: int = 0) -> Floats:
 
 
 def test_the_graph_hears_what_transformers_hears(hearing: Tiny) -> None:
-    [(encoder, _, _), (adapter, _, _)] = hearing.graphs(in_one=False)
+    [(encoder, _, _), (adapter, _, _), _] = hearing.graphs(in_one=False)
     frames, count = mel(), FRAMES - 42
     found = reference.run(
         encoder, hearing.weights, {"src_inputs": frames, "mask": valid_frames(count, FRAMES)}, {}
@@ -185,18 +185,35 @@ def test_onnx_gives_what_a_padded_batch_gives(hearing: Tiny, tmp_path: Path) -> 
     assert relative_error(found, hearing.oracle.embed_sound(frames, valid)) <= TOLERANCE
 
 
+@pytest.mark.parametrize(("modality", "name"), [("vision", "eoi_embedding"), ("audio", "eoa_embedding")])
+def test_the_end_is_a_row_of_the_decoders_table(modality: str, name: str) -> None:
+    tower = tiny(modality, "official kind")
+    found = LiteRT(tower).run(f"end_of_{modality}")[name]
+    assert found.shape == (1, 1, TEXT_WIDTH)
+    np.testing.assert_allclose(found[0, 0], tower.stored[TABLE][END_ID] * TEXT_WIDTH**0.5, rtol=1e-6)
+
+
 # ---------------------------------------------------------------- fewer bits
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_xnnpack_takes_each_in_one_piece(precision: str) -> None:
     """But for integers of positions, rows that are looked up, and the conversions of masks."""
-    sights = LiteRT(tiny("vision", "official kind"), precision).contents
-    for name, content in (sights | LiteRT(tiny("audio", "official kind"), precision).contents).items():
-        delegation = tflite_runs.Delegation.of(content)
-        assert delegation.partitions == 1, name
-        assert "CAST" in delegation.outside or name == "vision_adapter"
-        assert not {"MUL", "BATCH_MATMUL", "FULLY_CONNECTED"} & set(delegation.outside) - {"MUL"}, name
+    contents = {
+        name: content
+        for modality in ("vision", "audio")
+        for name, content in LiteRT(tiny(modality, "official kind"), precision).contents.items()
+        if not name.startswith("end_of")
+    }
+    found = {name: tflite_runs.Delegation.of(content) for name, content in contents.items()}
+    assert {name: delegation.partitions for name, delegation in found.items()} == dict.fromkeys(contents, 1)
+    assert dict(found["audio_encoder"].outside) == {"CAST": 2}
+    assert dict(found["audio_adapter"].outside) == {"CAST": 1}
+    assert not found["vision_adapter"].outside
+    of_positions = {"CAST", "SLICE", "ADD", "MUL", "MAXIMUM", "RESHAPE", "REDUCE_MAX", "FLOOR_DIV", "EQUAL"}
+    looked_up = {"GATHER", "EMBEDDING_LOOKUP"}
+    assert set(found["vision_encoder"].outside) <= of_positions | looked_up
+    assert sum(found["vision_encoder"].outside.values()) <= 26
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 2e-3), ("int8", 0.1), ("int4", 0.1)])
