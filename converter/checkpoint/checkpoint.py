@@ -203,8 +203,8 @@ class Checkpoint:
                 'set "tie_word_embeddings": false there, or remove the tensor'
             )
 
-    def read(self, source: str, *, is_bound: bool = False) -> Float32:
-        """A whole tensor as float32 in its stored shape; for small ones. is_bound: Inf is allowed.
+    def read(self, source: str) -> Float32:
+        """A whole tensor as float32 in its stored shape; for small ones.
 
         Raises:
             CheckpointError: NaN or Inf values, or a file that has become shorter.
@@ -212,7 +212,7 @@ class Checkpoint:
         tensor = self._require(source)
         values = np.empty(tensor.shape, np.float32)
         with reading(tensor.file) as file:
-            (read_bounds if is_bound else read_values)(file, tensor, 0, values.reshape(-1))
+            read_values(file, tensor, 0, values.reshape(-1))
         return values
 
     def rows(
@@ -251,8 +251,14 @@ class Checkpoint:
         return derivation.compute(*map(self._read_source, derivation.sources))
 
     def _read_source(self, stored: SourceTensor) -> Float32:
+        if stored.is_bound:
+            tensor = self._require(stored.source)
+            bound = np.empty(tensor.shape, np.float32)
+            with reading(tensor.file) as file:
+                read_bounds(file, tensor, bound.reshape(-1))
+            return bound
         if stored.row is None:
-            return self.read(stored.source, is_bound=stored.is_bound)
+            return self.read(stored.source)
         [(_, row)] = self.rows(stored.source, start=stored.row, stop=stored.row + 1)
         return row[0].copy()
 

@@ -49,10 +49,10 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         np.add(values, np.float32(tensor.shift), out=values)
 
 
-def read_bounds(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
-    """As read_values, of floats that may be infinite."""
+def read_bounds(file: DirectReader, tensor: TensorInfo, values: Float32) -> None:
+    """All of a tensor, as read_values, of floats that may be infinite."""
     size = _BITS_TYPE[tensor.dtype]().itemsize if tensor.dtype in FLOATS else 0
-    stored = file.read(tensor.offset + first * size, values.size * size)
+    stored = file.read(tensor.offset, values.size * size)
     if not size or len(stored) < values.size * size:
         raise CheckpointError(
             f"{tensor.file}: {tensor.name} is {tensor.dtype} and {len(stored)} bytes, expected {values.size} floats; "

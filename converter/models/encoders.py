@@ -75,6 +75,11 @@ class Encoder:
         return self.config.embedder.overlays()
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Tokens in whose place its features go, and whose own per-layer embeddings nobody reads."""
+        return self.config.embedder.places()
+
+    @property
     def inputs(self) -> int:
         """Pixels or patches of an image, or frames of a clip, at most."""
         return self.config.inputs

@@ -146,6 +146,7 @@ def _note(unlike: tuple[str, Sequence[str]]) -> str:
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
     """A text model as one graph from ids to logits; others with their tables apart, which our runtime reads itself."""
     encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+    places = [place for encoder in plan.model.encoders for place in encoder.places]
     lookups = {name: plan.graphs[name][0] for name in _NAMES if name in plan.graphs}
     decoder = plan.graphs[DECODER][0]
 
@@ -153,7 +154,8 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
         ids = file.input("input_ids", I64, (BATCH, TOKENS))
         rows = {}
         for name, graph in lookups.items():
-            rows[_NAMES[name]] = lowered(file, graph, encodings, {"token_ids": ids})["embeddings"]
+            read = ids if name == "embedder" else _with_padding(file, ids, places)
+            rows[_NAMES[name]] = lowered(file, graph, encodings, {"token_ids": read})["embeddings"]
         return rows
 
     def decode(file: OnnxFile, inputs: Mapping[str, Any]) -> None:
@@ -173,6 +175,14 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
     decode(merged, {key: merged.input(_INPUTS[key], F32, _dims(v.shape)) for key, v in decoder.inputs.items()})
     encoders = [graphs[0] for name, graphs in plan.graphs.items() if name not in (DECODER, *lookups)]
     return embedder, merged, *(_encoder(graph, encodings, dtype) for graph in encoders)
+
+
+def _with_padding(file: OnnxFile, ids: Any, places: Sequence[int]) -> Any:
+    """Token ids with padding where media go: transformers (Gemma4Model.forward) tells layers so."""
+    for place in places:
+        is_place = file.op("Equal", ids, file.constant(place, np.int64))
+        ids = file.op("Where", is_place, file.constant(0, np.int64), ids)
+    return ids
 
 
 def _encoder(graph: ir.Graph, encodings: Mapping[str, Encoding], dtype: str) -> OnnxFile:

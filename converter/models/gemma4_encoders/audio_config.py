@@ -80,7 +80,7 @@ class Config:
             residual=f.number("residual_weight", 0.5),
             eps=eps,
             linears=Clipped(Role.AUDIO, f.flag("use_clipped_linears", True)),
-            embedder=Embedder.of("audio", output_width, eps, values, ("eoa_token_index", 258_883)),
+            embedder=Embedder.of("audio", output_width, eps, values),
         )
 
     @property

@@ -19,6 +19,10 @@ Floats = NDArray[np.float32]
 
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 _LARGEST = np.finfo(np.float32).max
+_IDS = {
+    "vision": (("eoi_token_id", 258_882), ("image_token_id", 258_880)),
+    "audio": (("eoa_token_index", 258_883), ("audio_token_id", 258_881)),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Embedder:
     """One modality's.
 
     prefix: of its tensors ("embed_audio."). width: of the features. text_vocab_size, text_width: of the decoder's
-    table. end_id: of the token that ends an image or a clip, whose row is the decoder's own; LiteRT-LM wants it by itself.
+    table. end_id: of the token that ends an image or a clip; its row is the decoder's own, LiteRT-LM wants it apart.
+    place_id: of the token that a prompt has where features go.
     """
 
     prefix: str
@@ -36,17 +41,20 @@ class Embedder:
     text_width: int
     eps: float
     end_id: int
+    place_id: int
 
     @classmethod
-    def of(cls, modality: str, width: int, eps: float, values: Mapping[str, Any], end: tuple[str, int]) -> "Embedder":
-        """values: config.json. end: what it calls end_id, and what it is by default. Raises ConfigError."""
-        text = Fields(values["text_config"])
-        size, end_id = text.positive("vocab_size", 262_144), Fields(values).positive(*end)
-        if end_id >= size:
-            raise ConfigError(
-                f"config.json: {end[0]} is {end_id}, expected an id below vocab_size {size}; fix the checkpoint"
-            )
-        return cls(f"embed_{modality}.", Role(modality), width, size, text.positive("hidden_size", 2304), eps, end_id)
+    def of(cls, modality: str, width: int, eps: float, values: Mapping[str, Any]) -> "Embedder":
+        """values: config.json. Raises ConfigError."""
+        text, ids = Fields(values["text_config"]), []
+        size = text.positive("vocab_size", 262_144)
+        for key, usual in _IDS[modality]:
+            ids.append(Fields(values).positive(key, usual))
+            if ids[-1] >= size:
+                raise ConfigError(
+                    f"config.json: {key} is {ids[-1]}, expected an id below vocab_size {size}; fix the checkpoint"
+                )
+        return cls(f"embed_{modality}.", Role(modality), width, size, text.positive("hidden_size", 2304), eps, *ids)
 
     def tensors(self) -> Iterator[TensorSpec]:
         """What `embed` multiplies with, and what `end` is."""
@@ -62,6 +70,10 @@ class Embedder:
     def end(self, g: Graph) -> Value:
         """[1, 1, text_width], the embedding of the token that ends an image or a clip."""
         return g.reshape(g.weight(self.prefix + "end"), (1, 1, self.text_width))
+
+    def places(self) -> tuple[int, ...]:
+        """Tokens that are told what padding is told by each layer."""
+        return (self.place_id,)
 
     def overlays(self) -> tuple[Overlay, ...]:
         """None: no row of the decoder's table is another's."""

@@ -94,7 +94,7 @@ class Config:
             linears=Clipped(Role.VISION, f.flag("use_clipped_linears", False)),
             is_standardized=f.flag("standardize", False),
             tokens=settings.soft_tokens(patch, pool),
-            embedder=Embedder.of("vision", width, eps, values, ("eoi_token_id", 258_882)),
+            embedder=Embedder.of("vision", width, eps, values),
         )
 
     @property

@@ -81,7 +81,7 @@ class Tiny:
     @classmethod
     def of(cls, modality: str, values: Mapping[str, Any], seed: int = 0) -> "Tiny":
         text = {"hidden_size": TEXT_WIDTH, "vocab_size": TEXT_VOCAB}
-        ends = {"eoi_token_id": END_ID, "eoa_token_index": END_ID}
+        ends = {"eoi_token_id": END_ID, "eoa_token_index": END_ID, "image_token_id": 5, "audio_token_id": 6}
         whole = {"model_type": "gemma4", f"{modality}_config": values, "text_config": text, **ends}
         generator = torch.Generator().manual_seed(seed)
         oracle = Tower.of(modality, whole, lambda name, shape: random_tower_values(name, shape, generator))

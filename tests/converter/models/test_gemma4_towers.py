@@ -144,7 +144,8 @@ def test_onnx_gives_transformers_embeddings_of_images_of_several_shapes(sight: T
     found = embedded(session, pixel_values=patches, pixel_position_ids=positions.astype(np.int64))
     assert relative_error(found, expected) <= TOLERANCE
     rows, columns = shapes(sight)[4]  # without padding
-    patches, positions = (x[:, : rows * columns] for x in images(sight, (rows, columns)))
+    patches, positions = images(sight, (rows, columns))
+    patches, positions = patches[:, : rows * columns], positions[:, : rows * columns]
     found = embedded(session, pixel_values=patches, pixel_position_ids=positions.astype(np.int64))
     assert relative_error(found, sight.oracle.embed_image(patches, positions)) <= TOLERANCE
 

@@ -5,6 +5,8 @@ The model is tiny and random, with both encoders, and images of four shapes.
 """
 
 import io
+import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,16 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.convert import convert
+from gemma_edge.converter.verify.find.encoders import score_encoders
 from gemma_edge.profiles.costs_encoders import EncoderDesign
 from gemma_edge.runtime.chat.messages import Content, Contents, Message
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle
+from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.errors import MediaError
@@ -30,8 +35,8 @@ from gemma_edge.runtime.media.image import PatchGrid, image_patches
 from gemma_edge.runtime.media.item import MediaItem, MediaKind, media_items
 from gemma_edge.runtime.media.mel import GEMMA4
 from gemma_edge.runtime.media.soft_tokens import SoftToken
-from gemma_edge.runtime.tasks.media import transcribe
 from gemma_edge.runtime.text.sampler import SamplerConfig
+from tests.converter.onnx.programs import MEDIA_SCRIPT, TRANSFORMERS_JS, npm_modules, tensors_as_json
 from tests.media_files import photograph, speech
 from tests.oracles import Expected, Oracle
 from tools.tiny_gemma4_towers import IDS, SOFT_TOKENS, write_tiny_gemma4_towers
@@ -49,6 +54,7 @@ Floats = NDArray[np.float32]
 class Towers:
     """A checkpoint with both encoders: as transformers sees it, as a bundle and as an ONNX directory."""
 
+    checkpoint: Path
     oracle: Oracle
     processor: Any
     bundle: Path
@@ -77,7 +83,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Towers:
     bundle, onnx = folder / "towers.litertlm", folder / "towers"
     convert("custom-fp32", folder / "checkpoint", bundle, prefill=(8, 32), context=CONTEXT_TOKENS)
     convert("custom-fp32", folder / "checkpoint", onnx, format="onnx", context=CONTEXT_TOKENS)
-    return Towers(oracle, _processor(folder / "checkpoint"), bundle, onnx)
+    return Towers(folder / "checkpoint", oracle, _processor(folder / "checkpoint"), bundle, onnx)
 
 
 def _processor(checkpoint: Path) -> Any:
@@ -224,16 +230,34 @@ def test_a_long_recording_is_heard_window_by_window(engine: Engine) -> None:
     assert more == once
 
 
-def test_transcribing_hears_it_all(engine: Engine) -> None:
-    assert "".join(transcribe(engine, wav_bytes(samples(8000)))) is not None
-
-
 def test_a_bundles_footprint_knows_both(towers: Towers) -> None:
     shapes = BundlePlan.of(Bundle.open(towers.bundle)).encoders
     assert [(shape.design, shape.inputs) for shape in shapes] == [
         (EncoderDesign.PATCHES, 9 * SOFT_TOKENS),
         (EncoderDesign.CONFORMER, 3000),
     ]
+
+
+def test_verification_compares_both_encoders(towers: Towers, tmp_path: Path) -> None:
+    for path in (towers.bundle, towers.onnx):
+        scores = score_encoders(Checkpoint.open(towers.checkpoint), open_model(path), 1, tmp_path)
+        found = {score.modality: (score.embeddings, score.relative_error < 1e-5) for score in scores}
+        assert found == {"vision": (64, True), "audio": (24, True)}
+
+
+def test_transformers_js_sees_and_hears(towers: Towers) -> None:
+    """Its greedy tokens are transformers', from the same patches and mel frames."""
+    contents = CASES["interleaved"]()
+    with Engine(str(towers.onnx)) as engine:
+        inputs = towers.inputs(rendered(engine, contents), contents)
+    name, version = TRANSFORMERS_JS
+    module = npm_modules(name, version) / name / "dist" / "transformers.node.mjs"
+    command = ["node", str(MEDIA_SCRIPT), str(module), str(towers.onnx), "16"]
+    ran = subprocess.run(command, input=tensors_as_json(inputs), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    reply = json.loads(ran.stdout)
+    assert len(reply) == 16
+    towers.expected(inputs, reply).check_greedy(reply, TOLERANCE)
 
 
 # ---------------------------------------------------------------- litert_lm
