@@ -232,6 +232,8 @@ def _encoder_values(source: str, shape: tuple[int, ...]) -> Normal:
         return Normal(shape, 0.0, 0.5)
     if len(shape) > 1:
         return Normal(shape, 0.0, 1.0 / math.sqrt(math.prod(shape[1:])))
+    if source.endswith(("q_norm.weight", "k_norm.weight")):  # no attention scale: these norms hold E^-0.5
+        return Normal(shape, shape[0] ** -0.25, 0.1 * shape[0] ** -0.25)
     if source.endswith(("_min", "_max")):  # bounds of a linear layer's inputs and outputs
         return Normal(shape, -5.0 if source.endswith("_min") else 5.0, 0.1)
     if source.endswith(("per_dim_scale", "bias")):

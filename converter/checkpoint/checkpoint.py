@@ -259,8 +259,8 @@ class Checkpoint:
             return bound
         if stored.row is None:
             return self.read(stored.source)
-        [(_, row)] = self.rows(stored.source, start=stored.row, stop=stored.row + 1)
-        return row[0].copy()
+        [(_, rows)] = self.rows(stored.source, start=stored.row, stop=stored.row + 1)
+        return rows.reshape(-1).copy()
 
     def _require(self, source: str) -> TensorInfo:
         tensor = self.resolve(source)

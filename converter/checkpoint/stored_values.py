@@ -34,10 +34,7 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         _check(read_packed(file, tensor, first, values), tensor)
         return
     block, block_bytes = TYPES[tensor.dtype].block, TYPES[tensor.dtype].nbytes
-    wanted = values.size // block * block_bytes
-    stored = file.read(tensor.offset + first // block * block_bytes, wanted)
-    if len(stored) < wanted:
-        raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
+    stored = _stored(file, tensor, first // block * block_bytes, values.size // block * block_bytes)
     if tensor.dtype in BLOCK_TYPES:
         dequantize(stored, tensor.dtype, values)
         # NaN is neither below a number nor above one, and the largest and the smallest where there is one.
@@ -50,19 +47,20 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
 
 
 def read_bounds(file: DirectReader, tensor: TensorInfo, values: Float32) -> None:
-    """All of a tensor, as read_values, of floats that may be infinite."""
-    size = _BITS_TYPE[tensor.dtype]().itemsize if tensor.dtype in FLOATS else 0
-    stored = file.read(tensor.offset, values.size * size)
-    if not size or len(stored) < values.size * size:
-        raise CheckpointError(
-            f"{tensor.file}: {tensor.name} is {tensor.dtype} and {len(stored)} bytes, expected {values.size} floats; "
-            "download the checkpoint again"
-        )
+    """All of a tensor of floats, which may be infinite. Raises CheckpointError: NaN, or the file has become shorter."""
+    stored = _stored(file, tensor, 0, values.size * TYPES[tensor.dtype].nbytes)
     if tensor.dtype == "BF16":
-        values.view(np.uint32)[:] = np.frombuffer(stored, "<u2").astype(np.uint32) << 16
+        values.view(np.uint32)[:] = np.frombuffer(stored, np.uint16).astype(np.uint32) << 16
     else:
-        values[:] = np.frombuffer(stored, np.dtype(f"<f{size}"))
+        values[:] = np.frombuffer(stored, np.dtype(f"f{TYPES[tensor.dtype].nbytes}"))
     _check(not np.isnan(values).any(), tensor)
+
+
+def _stored(file: DirectReader, tensor: TensorInfo, start: int, nbytes: int) -> memoryview:
+    stored = file.read(tensor.offset + start, nbytes)
+    if len(stored) < nbytes:
+        raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
+    return stored
 
 
 def _check(is_sound: bool, tensor: TensorInfo) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
@@ -22,6 +23,7 @@ from gemma_edge.runtime.media.encoders import AudioSize
 from gemma_edge.runtime.media.mel import GEMMA3N
 from gemma_edge.runtime.tasks.media import transcribe
 from tests.bundles import write_bundle
+from tests.converter.litert.tflite_runs import fill
 
 TinyBundle = Callable[[str, str], Path]
 
@@ -60,6 +62,24 @@ def test_another_model_in_an_encoders_place(embedder: bytes, tmp_path: Path) -> 
         assert str(caught.value) == (
             f"{bundle.path}: the {section} section has a tensor [1, 1], expected {expected}; {advice}"
         )
+
+
+def test_patches_that_are_no_squares(tmp_path: Path) -> None:
+    """An encoder of 10 patches of 27 values, for an adapter that gives 5 rows: 2 patches for each."""
+    g = Graph("vision_encoder", 10, {})
+    g.output("features", g.mul(g.input("images", (1, 10, 27)), 2.0))
+    adapter = Graph("vision_adapter", 5, {})
+    adapter.output("mm_embedding", adapter.mul(adapter.input("features", (1, 5, 8)), 2.0))
+    sections = {ModelType.VISION_ENCODER: fill([g], {}, {}).content}
+    bundle = bundle_of(
+        tmp_path / "odd.litertlm", sections | {ModelType.VISION_ADAPTER: fill([adapter], {}, {}).content}
+    )
+    with pytest.raises(GemmaEdgeError) as caught:
+        vision_size(bundle)
+    assert str(caught.value) == (
+        f"{bundle.path}: the tf_lite_vision_encoder section has a tensor [1, 10, 27], expected [1, patches, "
+        "3 * side * side], a square for each token; convert the checkpoint with gemma-edge"
+    )
 
 
 def test_a_section_that_is_no_model(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,9 +26,12 @@ from gemma_edge.profiles.costs_encoders import EncoderDesign
 from gemma_edge.runtime.chat.messages import Content, Contents, Message
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
+from gemma_edge.runtime.executors.onnx.encoders import OnnxEncoders
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.formats.model import open_model
+from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.errors import MediaError
@@ -311,6 +315,16 @@ def _longer(clip: Content) -> Content:
 
 
 # ---------------------------------------------------------------- refused
+
+
+def test_a_directory_that_does_not_say_how_images_are_cut(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxDirectory, "metadata", lambda _: LlmMetadata())
+    with pytest.raises(BundleMismatchError) as caught:
+        _ = OnnxEncoders(OnnxDirectory.open(towers.onnx), 1, 1).vision
+    assert str(caught.value) == (
+        f"{towers.onnx}/onnx/vision_encoder.onnx: has patches as an input, and the metadata does not say how many; "
+        "convert the checkpoint with gemma-edge"
+    )
 
 
 def test_what_cannot_be_read_is_refused(engine: Engine) -> None:
