@@ -86,15 +86,20 @@ class StaticScales:
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor of the checkpoint: its Hugging Face name without the checkpoint's prefix, and its shape there."""
+    """A tensor of the checkpoint: its Hugging Face name without the checkpoint's prefix, and its shape there.
+
+    row: the one that is read, of a table. is_bound: whether it may be infinite, where it bounds other values.
+    """
 
     source: str
     shape: tuple[int, ...]
+    row: int | None = None
+    is_bound: bool = False
 
 
 @dataclass(frozen=True)
 class Derivation:
-    """Values that are computed once, at conversion, from whole stored tensors; so these have to be small.
+    """Values that are computed once, at conversion, from stored tensors, or rows of them; so these have to be small.
 
     compute: takes the float32 values of `sources`, in their order, and returns float32.
     """

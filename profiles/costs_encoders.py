@@ -20,28 +20,51 @@ class EncoderKind(StrEnum):
     AUDIO = "audio encoder"
 
 
-# What RssAnon grows by while a full-size int8 encoder runs, 2 threads, a warm weight cache, ai-edge-litert 2.3.0: 282
-# MiB for 768 x 768 pixels, 170 MiB for 3008 frames. RssFile grows by the weights. Released, 10 and 18 MiB are left.
+class EncoderDesign(StrEnum):
+    """What an encoder is: of Gemma 3n, then of Gemma 4."""
+
+    MOBILENET = "MobileNet-V5"  # of pixels
+    USM = "conformer, a token every 16 frames"
+    PATCHES = "transformer of patches"
+    CONFORMER = "conformer, a token every 4 frames"
+
+    @property
+    def kind(self) -> EncoderKind:
+        """What it encodes."""
+        is_vision = self in (EncoderDesign.MOBILENET, EncoderDesign.PATCHES)
+        return EncoderKind.VISION if is_vision else EncoderKind.AUDIO
+
+
+# What RssAnon grows by while a full-size int8 encoder runs, 2 threads, a warm weight cache, ai-edge-litert 2.3.0: of
+# Gemma 3n 282 MiB for 768 x 768 pixels, 170 MiB for 3008 frames; of Gemma 4 141 MiB for 2520 patches, 178 MiB for 3000
+# frames. RssFile grows by the weights. Released, 10 to 22 MiB are left.
 _FIXED_ANON_BYTES = 20_000_000
 _ANON_BYTES_PER_INPUT = {
-    EncoderKind.VISION: 470,  # a pixel
-    EncoderKind.AUDIO: 53_000,  # a frame
+    EncoderDesign.MOBILENET: 470,  # a pixel
+    EncoderDesign.USM: 53_000,  # a frame
+    EncoderDesign.PATCHES: 51_000,  # a patch
+    EncoderDesign.CONFORMER: 56_000,  # a frame
 }
 _SOURCE = "measured: loaded for the image or recording, then released"
 
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """weights_bytes: its sections, the adapter's included. inputs: pixels of an image, or frames of a window."""
+    """weights_bytes: its sections, the adapter's included. inputs: pixels or patches of an image, or frames."""
 
-    kind: EncoderKind
+    design: EncoderDesign
     weights_bytes: int
     inputs: int
 
     @property
+    def kind(self) -> EncoderKind:
+        """What it encodes."""
+        return self.design.kind
+
+    @property
     def part(self) -> Part:
         """What is added while it runs. Weights are mapped from XNNPACK's cache."""
-        anon_bytes = _FIXED_ANON_BYTES + _ANON_BYTES_PER_INPUT[self.kind] * self.inputs
+        anon_bytes = _FIXED_ANON_BYTES + _ANON_BYTES_PER_INPUT[self.design] * self.inputs
         return Part(self.kind, anon_bytes, self.weights_bytes, _SOURCE)
 
 

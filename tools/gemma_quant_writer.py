@@ -45,10 +45,10 @@ def write_gemma_quant(name: str, directory: Path, *, is_static: bool) -> transfo
     replace_with_quant_layers(model, settings, [])
     for key, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
-            _fill(module.weight, module.weight_scale, module.num_bits, sizes[f"{key}.weight"], generator)
+            fill(module.weight, module.weight_scale, module.num_bits, sizes[f"{key}.weight"], generator)
         elif isinstance(module, QuantizedEmbedding):
             size = sizes[f"{key}.weight"]
-            _fill(module.embedding_quantized, module.embedding_scale, module.num_bits, size, generator)
+            fill(module.embedding_quantized, module.embedding_scale, module.num_bits, size, generator)
     if is_static:
         _set_scales(model, generator)
     model.config.quantization_config = settings
@@ -59,7 +59,7 @@ def write_gemma_quant(name: str, directory: Path, *, is_static: bool) -> transfo
     return model
 
 
-def _fill(codes: Any, scale: Any, bits: int, size: torch.Tensor, generator: torch.Generator) -> None:
+def fill(codes: Any, scale: Any, bits: int, size: torch.Tensor, generator: torch.Generator) -> None:
     """Random bytes, and scales with which the matrix has about `size` as its root mean square."""
     low, high = (-128, 128) if codes.dtype is torch.int8 else (0, 256)
     codes.copy_(torch.randint(low, high, codes.shape, generator=generator))

@@ -4,8 +4,8 @@
 
 For measuring time and memory of conversions and of the converted models, where the real checkpoints cannot be had. The
 values are one random block repeated, scaled so that activations stay finite. Of the vision and audio parts of Gemma 3n
-only the two small embedders are written; with --encoders the encoders too, 1.9 GB more. The tokenizer is the tiny
-fixtures': smaller than the vocabulary, but working.
+only the two small embedders are written; with --encoders the encoders too, 1.9 GB more, and 0.9 GB of Gemma 4. The
+tokenizer is the tiny fixtures': smaller than the vocabulary, but working.
 """
 
 import json
@@ -24,7 +24,7 @@ import numpy as np
 from gemma_edge.converter.checkpoint.slices.shards import Header, write_shards
 from gemma_edge.converter.models.encoders import encoders_of
 from gemma_edge.converter.models.family import Model
-from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 TOKENIZER = Path(__file__).parents[1] / "tests" / "fixtures" / "tiny-gemma3n"
@@ -60,6 +60,22 @@ GEMMA3N_VISION: Mapping[str, Any] = {
     "rms_norm_eps": 1e-06, "torch_dtype": "bfloat16", "vocab_offset": 262144, "vocab_size": 128,
 }  # fmt: skip
 
+GEMMA4_VISION: Mapping[str, Any] = {
+    "attention_bias": False, "head_dim": 64, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 768,
+    "intermediate_size": 3072, "model_type": "gemma4_vision", "num_attention_heads": 12, "num_hidden_layers": 16,
+    "num_key_value_heads": 12, "patch_size": 16, "pooling_kernel_size": 3, "position_embedding_size": 10240,
+    "rms_norm_eps": 1e-06, "rope_parameters": {"rope_theta": 100.0, "rope_type": "axial"}, "standardize": False,
+    "use_clipped_linears": True,
+}  # fmt: skip
+
+GEMMA4_AUDIO: Mapping[str, Any] = {
+    "attention_chunk_size": 12, "attention_context_left": 13, "attention_context_right": 0,
+    "attention_logit_cap": 50.0, "conv_kernel_size": 5, "gradient_clipping": 10000000000.0, "hidden_act": "silu",
+    "hidden_size": 1024, "model_type": "gemma4_audio", "num_attention_heads": 8, "num_hidden_layers": 12,
+    "output_proj_dims": 1536, "residual_weight": 0.5, "rms_norm_eps": 1e-06, "subsampling_conv_channels": [128, 32],
+    "use_clipped_linears": True,
+}  # fmt: skip
+
 
 def gemma3n_config(layers: int, hidden: int, shared_layers: int) -> dict[str, Any]:
     """config.json of google/gemma-3n-E2B-it and E4B-it, which differ in these three numbers."""
@@ -86,7 +102,7 @@ def gemma3n_config(layers: int, hidden: int, shared_layers: int) -> dict[str, An
 
 
 def gemma4_config(**numbers: Any) -> dict[str, Any]:
-    """config.json of google/gemma-4-E2B-it and E4B-it, without their encoders."""
+    """config.json of google/gemma-4-E2B-it and E4B-it, which differ in these numbers; the encoders are the same."""
     text = {
         "attention_bias": False, "attention_k_eq_v": False, "enable_moe_block": False, "final_logit_softcapping": 30.0,
         "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
@@ -99,9 +115,9 @@ def gemma4_config(**numbers: Any) -> dict[str, Any]:
         "sliding_window": 512, "tie_word_embeddings": True, "vocab_size": 262144, "vocab_size_per_layer_input": 262144,
     } | numbers  # fmt: skip
     return {
-        "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": None, "dtype": "bfloat16",
+        "architectures": ["Gemma4ForConditionalGeneration"], "audio_config": GEMMA4_AUDIO, "dtype": "bfloat16",
         "eos_token_id": [1, 106], "model_type": "gemma4", "text_config": text, "tie_word_embeddings": True,
-        "vision_config": None,
+        "vision_config": GEMMA4_VISION,
     }  # fmt: skip
 
 
@@ -156,8 +172,8 @@ def synthetic_tensors(size: Size, with_towers: bool = False) -> dict[str, Normal
         tensors |= _unused_kv(text_config, size.prefix)
         tensors |= _embedder("model.embed_vision.", GEMMA3N_VISION, text_config["hidden_size"])
         tensors |= _embedder("model.embed_audio.", GEMMA3N_AUDIO, text_config["hidden_size"])
-        if with_towers:
-            tensors |= _encoders(size.config)
+    if with_towers and "vision_config" in size.config:
+        tensors |= _encoders(size.config)
     return tensors
 
 
@@ -200,20 +216,26 @@ def _embedder(prefix: str, config: Mapping[str, Any], text_width: int) -> dict[s
 
 
 def _encoders(config: Mapping[str, Any]) -> dict[str, Normal]:
-    """Both encoders, with values that keep the size of a unit input."""
+    """Both encoders, with values that keep the size of a unit input; of Gemma 4's, the embedders as well."""
     stored = {
         part.source: part.shape
-        for encoder in encoders_of(config, IMAGE_PIXELS)
+        for encoder in encoders_of(config, MediaSettings())
         for spec in encoder.tensors.values()
         for part in spec.stored
-        if part.source.startswith(encoder.prefixes[0])
+        if part.source.startswith(encoder.prefixes if config["model_type"] == "gemma4" else encoder.prefixes[0])
     }
     return {f"model.{source}": _encoder_values(source, shape) for source, shape in stored.items()}
 
 
 def _encoder_values(source: str, shape: tuple[int, ...]) -> Normal:
+    if source.endswith("position_embedding_table"):
+        return Normal(shape, 0.0, 0.5)
     if len(shape) > 1:
         return Normal(shape, 0.0, 1.0 / math.sqrt(math.prod(shape[1:])))
+    if source.endswith(("q_norm.weight", "k_norm.weight")):  # no attention scale: these norms hold E^-0.5
+        return Normal(shape, shape[0] ** -0.25, 0.1 * shape[0] ** -0.25)
+    if source.endswith(("_min", "_max")):  # bounds of a linear layer's inputs and outputs
+        return Normal(shape, -5.0 if source.endswith("_min") else 5.0, 0.1)
     if source.endswith(("per_dim_scale", "bias")):
         return Normal(shape, 0.0, 0.1)
     return Normal(shape, 0.3 if source.endswith("gamma") else 1.0, 0.1)  # scales of a residual, norms

@@ -47,11 +47,11 @@ def main(checkpoint: Path, models: tuple[Path, ...], images: int, threads: int, 
 
 def _write_expected(checkpoint: Path, count: int, directory: Path) -> None:
     from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-    from gemma_edge.converter.checkpoint.processor import image_pixels
+    from gemma_edge.converter.checkpoint.processor import media_settings
     from tools.vision_oracle import VisionOracle, random_images
 
     oracle = VisionOracle.of_checkpoint(Checkpoint.open(checkpoint))
-    pixels = random_images(count, image_pixels(checkpoint))
+    pixels = random_images(count, media_settings(checkpoint).pixels)
     np.save(directory / "images.npy", pixels.transpose(0, 2, 3, 1))
     np.save(directory / "expected.npy", np.concatenate([oracle.embed(image[None]) for image in pixels]))
 

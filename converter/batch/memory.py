@@ -17,7 +17,7 @@ from typing import Final
 from gemma_edge.converter.batch.joblist import BatchError, Job
 from gemma_edge.converter.calibrate.step import activation_bytes_per_token
 from gemma_edge.converter.checkpoint.checkpoint import read_config
-from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.processor import media_settings
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quality.measure import extent_of
 from gemma_edge.converter.quality.tap import HELD_BYTES
@@ -46,7 +46,7 @@ def planned_bytes(job: Job, checkpoint: Path) -> int:
     """
     if job.memory_bytes is not None:
         return job.memory_bytes
-    model = Model.of_checkpoint(read_config(checkpoint), image_pixels(checkpoint))
+    model = Model.of_checkpoint(read_config(checkpoint), media_settings(checkpoint))
     needed = PROCESS_BYTES + _TOKENIZER * _tokenizer_bytes(checkpoint) + _streamed_bytes(model)
     if job.request["measure"] or job.request["recipe"] == "auto":
         needed += _measured_bytes(model)

@@ -9,7 +9,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, read_config
 from gemma_edge.converter.checkpoint.drafted import drafted, with_order
 from gemma_edge.converter.checkpoint.hub import resolve_checkpoint
 from gemma_edge.converter.checkpoint.lora import merged
-from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.processor import media_settings
 from gemma_edge.converter.checkpoint.slices.view import in_parts, sliced
 from gemma_edge.converter.evaluate.static_scales import with_static_scales
 from gemma_edge.converter.models.encoders import Modality
@@ -36,7 +36,7 @@ def plan_for(request: Target, checkpoint: str | Path | None, stage: Stage = sile
     config = read_config(path)
     if request.slice is not None:
         config = request.slice.checkpoint_config(config)
-    model = request.stored(Model.of_checkpoint(config, image_pixels(path)))
+    model = request.stored(Model.of_checkpoint(config, media_settings(path)))
     request.check(model)
     drafter = None
     if request.drafter is not None:

@@ -26,7 +26,7 @@ from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
-from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_values, same_values
+from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_bounds, read_values, same_values
 from gemma_edge.converter.models.encoders import PREFIXES
 from gemma_edge.converter.models.family import text_type_of
 from gemma_edge.converter.tensors import Derivation, SourceTensor, TensorSpec
@@ -247,8 +247,20 @@ class Checkpoint:
             return read_integers(file, tensor, start, stop - start)
 
     def derive(self, derivation: Derivation) -> Float32:
-        """Compute values from whole stored tensors. Raises CheckpointError as `read` does."""
-        return derivation.compute(*(self.read(stored.source) for stored in derivation.sources))
+        """Compute values from stored tensors. Raises CheckpointError as `read` does."""
+        return derivation.compute(*map(self._read_source, derivation.sources))
+
+    def _read_source(self, stored: SourceTensor) -> Float32:
+        if stored.is_bound:
+            tensor = self._require(stored.source)
+            bound = np.empty(tensor.shape, np.float32)
+            with reading(tensor.file) as file:
+                read_bounds(file, tensor, bound.reshape(-1))
+            return bound
+        if stored.row is None:
+            return self.read(stored.source)
+        [(_, rows)] = self.rows(stored.source, start=stored.row, stop=stored.row + 1)
+        return rows.reshape(-1).copy()
 
     def _require(self, source: str) -> TensorInfo:
         tensor = self.resolve(source)

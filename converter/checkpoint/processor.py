@@ -5,24 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from gemma_edge.converter.checkpoint.checkpoint import read_json_object
-from gemma_edge.converter.models.fields import ConfigError, Fields
-from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 
 _FILE, _NESTED_FILE = "preprocessor_config.json", "processor_config.json"
 
 
-def image_pixels(checkpoint: Path) -> int:
-    """Width and height of every image, which config.json does not tell.
-
-    Raises CheckpointError where the file is not JSON, ConfigError where it says something else than a square.
-    """
-    values, name = _settings(checkpoint, "image_processor")
-    if not name:
-        return IMAGE_PIXELS
-    size: Any = values.get("size") if isinstance(values, Mapping) else None
-    if not isinstance(size, Mapping) or "height" not in size or size["height"] != size.get("width"):
-        raise ConfigError(f"{name}: size is {size!r}, expected equal height and width; this model needs new code")
-    return Fields(size, name).positive("height")
+def media_settings(checkpoint: Path) -> MediaSettings:
+    """What the processor says, of which a model reads what it needs. Raises CheckpointError: a file is not JSON."""
+    images, images_file = _settings(checkpoint, "image_processor")
+    sound, sound_file = audio_settings(checkpoint)
+    return MediaSettings(images if isinstance(images, Mapping) else {}, images_file, sound, sound_file)
 
 
 def audio_settings(checkpoint: Path) -> tuple[Mapping[str, Any], str]:

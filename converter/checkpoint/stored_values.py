@@ -34,10 +34,7 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
         _check(read_packed(file, tensor, first, values), tensor)
         return
     block, block_bytes = TYPES[tensor.dtype].block, TYPES[tensor.dtype].nbytes
-    wanted = values.size // block * block_bytes
-    stored = file.read(tensor.offset + first // block * block_bytes, wanted)
-    if len(stored) < wanted:
-        raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
+    stored = _stored(file, tensor, first // block * block_bytes, values.size // block * block_bytes)
     if tensor.dtype in BLOCK_TYPES:
         dequantize(stored, tensor.dtype, values)
         # NaN is neither below a number nor above one, and the largest and the smallest where there is one.
@@ -47,6 +44,23 @@ def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Floa
     _check(is_sound, tensor)
     if tensor.shift:
         np.add(values, np.float32(tensor.shift), out=values)
+
+
+def read_bounds(file: DirectReader, tensor: TensorInfo, values: Float32) -> None:
+    """All of a tensor of floats, which may be infinite. Raises CheckpointError: NaN, or the file has become shorter."""
+    stored = _stored(file, tensor, 0, values.size * TYPES[tensor.dtype].nbytes)
+    if tensor.dtype == "BF16":
+        values.view(np.uint32)[:] = np.frombuffer(stored, np.uint16).astype(np.uint32) << 16
+    else:
+        values[:] = np.frombuffer(stored, np.dtype(f"f{TYPES[tensor.dtype].nbytes}"))
+    _check(not np.isnan(values).any(), tensor)
+
+
+def _stored(file: DirectReader, tensor: TensorInfo, start: int, nbytes: int) -> memoryview:
+    stored = file.read(tensor.offset + start, nbytes)
+    if len(stored) < nbytes:
+        raise CheckpointError(f"{tensor.file}: ends inside {tensor.name}; it was changed while being read")
+    return stored
 
 
 def _check(is_sound: bool, tensor: TensorInfo) -> None:

@@ -6,8 +6,8 @@ from gemma_edge.converter.graph.values import ANY, Shape, Value
 
 
 def as_float(g: Graph, x: Value) -> Value:
-    """bool -> float32, same shape."""
-    assert x.dtype == "bool", x
+    """bool or int32 -> float32, same shape."""
+    assert x.dtype in ("bool", "int32"), x
     return _append(g, Cast(x, Value(x.shape)))
 
 

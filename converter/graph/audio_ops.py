@@ -12,7 +12,7 @@ from gemma_edge.converter.tensors import TensorSpec
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """bool -> float32, as 0.0 and 1.0; float32 -> bool, whether it is not 0."""
+    """bool -> float32, as 0.0 and 1.0; int32 -> float32; float32 -> bool, whether it is not 0."""
 
     x: Value
     out: Value

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from gemma_edge.converter.graph import audio_ops, conv_ops, draft_ops
+from gemma_edge.converter.graph import audio_ops, conv_ops, draft_ops, patch_ops
 from gemma_edge.converter.graph.rope import Rope
-from gemma_edge.converter.graph.values import ANY, DType, Operand, Shape, Value
+from gemma_edge.converter.graph.values import ANY, DType, Operand, Shape, Value, broadcast
 from gemma_edge.converter.tensors import TensorSpec
 
 __all__ = [
@@ -121,8 +121,8 @@ class LastToken:
     out: Value
 
 
-BinaryName = Literal["add", "sub", "mul", "div", "maximum"]
-UnaryName = Literal["tanh", "gelu", "relu", "sqrt", "sigmoid"]  # gelu is the tanh approximation
+BinaryName = Literal["add", "sub", "mul", "div", "maximum", "minimum"]
+UnaryName = Literal["tanh", "gelu", "relu", "sqrt", "sigmoid", "cos", "sin"]  # gelu is the tanh approximation
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ class Concat:
 
 Op = (
     Linear | Embed | RmsNorm | RopeRotate | Attention | MatMul | Binary | Unary | Mean | Reshape | Slice | Concat
-    | LastToken | Hadamard | StaticRange | audio_ops.Op | conv_ops.Op | draft_ops.Op
+    | LastToken | Hadamard | StaticRange | audio_ops.Op | conv_ops.Op | draft_ops.Op | patch_ops.Op
 )  # fmt: skip
 OPS: tuple[type, ...] = get_args(Op)
 
@@ -313,25 +313,29 @@ class Graph:
         """Larger of the two, broadcast."""
         return self._binary("maximum", a, b)
 
+    def minimum(self, a: Operand, b: Operand) -> Value:
+        """Smaller of the two, broadcast."""
+        return self._binary("minimum", a, b)
+
     def tanh(self, x: Value) -> Value:
         """Same shape."""
-        return self._unary("tanh", x)
+        return self.unary("tanh", x)
 
     def gelu(self, x: Value) -> Value:
         """Tanh approximation (gelu_pytorch_tanh), same shape."""
-        return self._unary("gelu", x)
+        return self.unary("gelu", x)
 
     def relu(self, x: Value) -> Value:
         """Same shape."""
-        return self._unary("relu", x)
+        return self.unary("relu", x)
 
     def sqrt(self, x: Value) -> Value:
         """Same shape."""
-        return self._unary("sqrt", x)
+        return self.unary("sqrt", x)
 
     def sigmoid(self, x: Value) -> Value:
         """Same shape."""
-        return self._unary("sigmoid", x)
+        return self.unary("sigmoid", x)
 
     def mean(self, x: Value) -> Value:
         """[..., N] -> [..., 1]."""
@@ -378,23 +382,12 @@ class Graph:
         return out
 
     def _binary(self, name: BinaryName, a: Operand, b: Operand) -> Value:
-        out = Value(_broadcast(_shape(a), _shape(b)))
+        out = Value(broadcast(a, b))
         self.ops.append(Binary(name, a, b, out))
         return out
 
-    def _unary(self, name: UnaryName, x: Value) -> Value:
+    def unary(self, name: UnaryName, x: Value) -> Value:
+        """Same shape."""
         out = Value(x.shape)
         self.ops.append(Unary(name, x, out))
         return out
-
-
-def _shape(operand: Operand) -> Shape:
-    return () if isinstance(operand, float) else operand.shape
-
-
-def _broadcast(a: Shape, b: Shape) -> Shape:
-    """NumPy's rule: right-aligned, a 1 stretches."""
-    rank = max(len(a), len(b))
-    pairs = list(zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True))
-    assert all(m == n or 1 in (m, n) for m, n in pairs), (a, b)
-    return tuple(n if m == 1 else m for m, n in pairs)

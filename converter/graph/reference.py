@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.converter.graph import draft_ops, reference_audio, reference_conv
+from gemma_edge.converter.graph import draft_ops, reference_audio, reference_conv, reference_patch
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.runtime.formats import hadamard
 
@@ -137,6 +137,10 @@ def _unary(m: _Machine, op: ir.Unary) -> Array:
             return np.sqrt(x)
         case "sigmoid":
             return 1 / (1 + np.exp(-x))
+        case "cos":
+            return np.cos(x)
+        case "sin":
+            return np.sin(x)
         case "gelu":
             cube = x * x * x  # x**3 takes thirty times as long
             inner = x.dtype.type(np.sqrt(2 / np.pi)) * (x + x.dtype.type(0.044715) * cube)
@@ -159,6 +163,7 @@ def _slice(m: _Machine, op: ir.Slice) -> Array:
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "maximum": np.maximum,
+    "minimum": np.minimum,
 }  # fmt: skip
 
 RUN: dict[type, Callable[[_Machine, Any], Array]] = {
@@ -181,4 +186,5 @@ RUN: dict[type, Callable[[_Machine, Any], Array]] = {
     draft_ops.ClusterLogits: _cluster_logits,
     **reference_audio.RUN,
     **reference_conv.RUN,
+    **reference_patch.RUN,
 }

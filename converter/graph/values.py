@@ -21,3 +21,12 @@ class Value:
 
 
 Operand = Value | TensorSpec | float  # what an elementwise op can take
+
+
+def broadcast(a: Operand, b: Operand) -> Shape:
+    """The shape of an elementwise op's result, by NumPy's rule: right-aligned, a 1 stretches."""
+    first, second = (() if isinstance(operand, float) else operand.shape for operand in (a, b))
+    rank = max(len(first), len(second))
+    pairs = list(zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True))
+    assert all(m == n or 1 in (m, n) for m, n in pairs), (first, second)
+    return tuple(n if m == 1 else m for m, n in pairs)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.litert.lower import emit
-from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata, media
+from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata
 from gemma_edge.converter.models.matformer.pair import layers_of, small_model
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
@@ -33,6 +33,7 @@ _MODEL_TYPES = {
     "audio_encoder": ModelType.AUDIO_ENCODER,
     "audio_adapter": ModelType.AUDIO_ADAPTER,
     "end_of_audio": ModelType.END_OF_AUDIO,
+    "end_of_vision": ModelType.END_OF_VISION,
     "mtp_drafter": ModelType.MTP_DRAFTER,
 }
 _SYSTEM = {"Authors": "gemma-edge"}
@@ -70,7 +71,7 @@ class LitertBundle:
         Raises TokenizerError or MetadataError where the checkpoint's side files cannot be used.
         """
         model = plan.model
-        template = bundle_template(checkpoint, media(model.image_pixels, model.takes_audio), model.names.template)
+        template = bundle_template(checkpoint, model.media, model.names.template)
         tokenizer = sentencepiece_model(checkpoint, model.config.vocab_size, template.written)
         _give_back_memory()
         metadata = llm_metadata(
@@ -81,6 +82,7 @@ class LitertBundle:
             model.image_pixels,
             model.takes_audio,
             template,
+            model.patches,
         )
         sections = [
             _bytes(SectionKind.LLM_METADATA, metadata),

@@ -8,6 +8,7 @@ from gemma_edge.converter.graph import draft_ops
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.litert import audio as tflite_audio
 from gemma_edge.converter.litert import conv as tflite_conv
+from gemma_edge.converter.litert import patch as tflite_patch
 from gemma_edge.converter.litert.attention import attention
 from gemma_edge.converter.litert.drafting import cluster_logits, past_attention
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
@@ -16,7 +17,10 @@ from gemma_edge.converter.litert.signature import Signature
 from gemma_edge.converter.plan.cache_layout import CacheLayout
 from gemma_edge.runtime.formats.encoding import Encoding
 
-_UNARY = {"tanh": Opcode.TANH, "relu": Opcode.RELU, "sqrt": Opcode.SQRT, "sigmoid": Opcode.LOGISTIC}
+_UNARY = {
+    "tanh": Opcode.TANH, "relu": Opcode.RELU, "sqrt": Opcode.SQRT, "sigmoid": Opcode.LOGISTIC, "cos": Opcode.COS,
+    "sin": Opcode.SIN,
+}  # fmt: skip
 
 
 def emit(
@@ -108,6 +112,8 @@ def _binary(s: Signature, op: ir.Binary) -> Tensor:
             return s.sub.div(a, b)
         case "maximum":
             return s.sub.maximum(a, b)
+        case "minimum":
+            return s.sub.minimum(a, b)
 
 
 def _unary(s: Signature, op: ir.Unary) -> Tensor:
@@ -154,4 +160,5 @@ LOWER: dict[type, Callable[[Signature, Any], Tensor]] = {
     draft_ops.ClusterLogits: _cluster_logits,
     **tflite_audio.LOWER,
     **tflite_conv.LOWER,
+    **tflite_patch.LOWER,
 }

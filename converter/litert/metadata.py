@@ -14,6 +14,7 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
 from gemma_edge.converter.litert.media_metadata import FrontEnd, generic_model
+from gemma_edge.converter.models.gemma4_encoders.vision import Config as Patches
 from gemma_edge.converter.tokenizer.chat_template import BundleTemplate, bundle_template
 from gemma_edge.converter.tokenizer.generation import sampler_defaults, stop_token_ids, suppressed_tokens, token_id
 
@@ -38,18 +39,20 @@ def llm_metadata(
     image_pixels: int | None = None,
     takes_audio: bool = False,
     template: BundleTemplate | None = None,
+    patches: Patches | None = None,
 ) -> bytes:
     """A serialised LlmMetadata: tokens, chat template, sampler defaults, model type, context length.
 
     model_type: LiteRT-LM's name of the family.
-    image_pixels: width and height of images; None where the model takes none.
+    image_pixels: width and height of images; None where the model takes none, or cuts them into patches, as `patches`
+    says.
     tokenizer: the bundle's SentencePiece model (`tokenizer.sentencepiece_model`); every id is checked against it.
     template: None finds it (`bundle_template`).
     Raises MetadataError: an id outside the tokenizer, a sampler value out of range. ChatTemplateError: see there.
     """
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     sampler = sampler_defaults(checkpoint)
-    template = template or bundle_template(checkpoint, media(image_pixels, takes_audio))
+    template = template or bundle_template(checkpoint, media(image_pixels or patches, takes_audio))
 
     metadata = LlmMetadata(max_num_tokens=context_tokens, jinja_prompt_template=template.source)
     if template.starts:
@@ -73,7 +76,7 @@ def llm_metadata(
     kind = metadata.llm_model_type  # chooses the data processor; its defaults are Gemma's
     has_own_tools = template.shows_tools and not template.is_gemmas
     if model_type == _GEMMA4:
-        _describe_gemma4(metadata, template)
+        _describe_gemma4(metadata, template, patches)
     elif takes_audio or (has_own_tools and image_pixels is not None):
         front_end = FrontEnd.read(checkpoint) if takes_audio else None
         kind.generic_model.CopyFrom(generic_model(front_end, image_pixels))
@@ -94,8 +97,9 @@ def llm_metadata(
     return data
 
 
-def _describe_gemma4(metadata: LlmMetadata, template: BundleTemplate) -> None:
-    """Fences of calls, as litert-torch writes them, and the channel of thoughts where the template asks for any."""
+def _describe_gemma4(metadata: LlmMetadata, template: BundleTemplate, patches: Patches | None) -> None:
+    """Fences of calls, as litert-torch writes them, how an image is cut, and the channel of thoughts where the template
+    asks for any."""
     kind = metadata.llm_model_type.gemma4
     kind.SetInParent()
     if template.calls is not None:
@@ -103,6 +107,9 @@ def _describe_gemma4(metadata: LlmMetadata, template: BundleTemplate) -> None:
         kind.syntax_type = template.calls.notation
         kind.open_quote = kind.close_quote = '<|"|>'
         kind.function_response_start = "<|tool_response>"
+    if patches is not None:
+        kind.patch_width = kind.patch_height = patches.patch
+        kind.max_num_patches, kind.pooling_kernel_size = patches.patches, patches.pool
     if template.thinks:
         metadata.channels.add(channel_name="thought", start="<|channel>thought\n", end="<channel|>")
 
@@ -110,9 +117,9 @@ def _describe_gemma4(metadata: LlmMetadata, template: BundleTemplate) -> None:
 _GEMMA4 = "gemma4"  # the one that thinks
 
 
-def media(image_pixels: int | None, takes_audio: bool) -> tuple[str, ...]:
+def media(images: object | None, takes_audio: bool) -> tuple[str, ...]:
     """What a model takes beside text, as templates call it."""
-    return (*(() if image_pixels is None else ("image",)), *(("audio",) if takes_audio else ()))
+    return (*(() if images is None else ("image",)), *(("audio",) if takes_audio else ()))
 
 
 def executor_metadata(caches: Sequence[CacheBuffer], context_tokens: int) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gemma_edge.converter.models.embedder import Embedder
 from gemma_edge.converter.models.fields import LARGEST_REPEAT, ConfigError, Fields
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.tensors import Role
 
 
@@ -57,7 +58,11 @@ class Config:
                 )
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Config":
+    def from_json(
+        cls,
+        values: Mapping[str, Any],
+        settings: MediaSettings = MediaSettings(),  # noqa: ARG003, B008  read where metadata is written
+    ) -> "Config":
         """Read config.json of a Gemma 3n with an audio_config; raises ConfigError for what would give other numbers."""
         whole, f, text = Fields(values), Fields(values["audio_config"]), Fields(values["text_config"])
         # Only what is beyond +-1e10 would be clipped: nothing that comes out of a norm and a trained matrix.
@@ -118,6 +123,16 @@ class Config:
         """Mel frames of the longest clip: N embeddings, or a few frames more than 30 s."""
         first, second = self.convolutions
         return self.embeddings * self.reduction * first.stride[0] * second.stride[0]
+
+    @property
+    def inputs(self) -> int:
+        """Frames."""
+        return self.frames
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a clip."""
+        return self.frames, self.mel_bins
 
 
 def _pair(values: Mapping[str, Any], key: str, default: tuple[int, int]) -> tuple[int, int]:

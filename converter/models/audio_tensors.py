@@ -29,7 +29,7 @@ def tensors(config: Config) -> Iterator[TensorSpec]:
     for i, convolution in enumerate(c.convolutions):
         outputs = convolution.channels
         name = f"{FRONT}conv_{i}.conv.weight"
-        yield _moved(name, (outputs, inputs, *convolution.kernel), (0, 2, 3, 1))  # [O, I, T, F] -> [O, T, F, I]
+        yield moved(name, (outputs, inputs, *convolution.kernel), (0, 2, 3, 1))  # [O, I, T, F] -> [O, T, F, I]
         yield vector(f"{FRONT}conv_{i}.norm.weight", outputs)
         inputs = outputs
     yield matrix(FRONT + "input_proj_linear.weight", c.width, c.feature_bins * inputs, Role.AUDIO)
@@ -59,7 +59,7 @@ def _attention(c: Config, p: str) -> Iterator[TensorSpec]:
     scale = Derivation((SourceTensor(p + "attn.per_dim_scale", (c.head_size,)),), _query_scale)
     yield TensorSpec.derived(p + "attn.per_dim_scale", (c.head_size,), Role.NORM, scale)
     positions = p + "attn.relative_position_embedding.pos_proj.weight"
-    projected = Derivation((SourceTensor(positions, (c.width, c.width)),), partial(_projected_distances, past=c.past))
+    projected = Derivation((SourceTensor(positions, (c.width, c.width)),), partial(projected_distances, past=c.past))
     shape = (1, c.heads, c.head_size, c.past + 1)
     yield TensorSpec.derived(positions, shape, Role.NORM, projected)
     yield matrix(p + "post.weight", c.width, c.width, Role.AUDIO)
@@ -71,19 +71,19 @@ def _light_convolution(c: Config, p: str) -> Iterator[TensorSpec]:
     yield matrix(p + "linear_start.weight", 2 * c.width, c.width, Role.AUDIO)
     name = p + "depthwise_conv1d.weight"
     stored = SourceTensor(name, (c.width, 1, c.kernel))
-    kernel = Derivation((stored,), _over_time)
+    kernel = Derivation((stored,), over_time)
     yield TensorSpec.derived(name, (1, c.kernel, 1, c.width), Role.KERNEL, kernel)
     yield vector(p + "conv_norm.weight", c.width)
     yield matrix(p + "linear_end.weight", c.width, c.width, Role.AUDIO)
 
 
-def _moved(name: str, shape: tuple[int, ...], order: tuple[int, ...]) -> TensorSpec:
+def moved(name: str, shape: tuple[int, ...], order: tuple[int, ...]) -> TensorSpec:
     """A convolution's kernel with its axes in another order."""
     derivation = Derivation((SourceTensor(name, shape),), partial(np.transpose, axes=order))
     return TensorSpec.derived(name, tuple(shape[axis] for axis in order), Role.KERNEL, derivation)
 
 
-def _over_time(stored: Floats) -> Floats:
+def over_time(stored: Floats) -> Floats:
     """A kernel of each channel over time, as one over a picture of width 1: [D, 1, K] -> [1, K, 1, D]."""
     return stored.transpose(2, 1, 0)[None]
 
@@ -95,7 +95,7 @@ def _query_scale(stored: Floats) -> Floats:
     return scale
 
 
-def _projected_distances(projection: Floats, past: int) -> Floats:
+def projected_distances(projection: Floats, past: int) -> Floats:
     """Sinusoids of the distances P, P - 1, ..., 0, projected: [D, D] -> [D, P + 1], which is [H, E, P + 1].
 
     Constants, so 28 million parameters of the official encoder never reach a device. float32 where transformers rounds.

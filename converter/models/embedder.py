@@ -60,10 +60,14 @@ class Embedder:
         derivation = self._hard_rows(number, number + 1)
         return TensorSpec.derived(self.prefix + name, (self.text_width,), Role.NORM, derivation)
 
-    def overlay(self) -> Overlay:
+    def places(self) -> tuple[int, ...]:
+        """None: tokens in whose place features go are behind those that have per-layer embeddings."""
+        return ()
+
+    def overlays(self) -> tuple[Overlay, ...]:
         """All hard tokens' embeddings, for the rows of their ids in the decoder's table: transformers never reads what
         is stored there. They are final, the table's scale is not theirs."""
-        return Overlay(self.vocab_offset, self.vocab_size, self._hard_rows(0, self.vocab_size))
+        return (Overlay(self.vocab_offset, self.vocab_size, self._hard_rows(0, self.vocab_size)),)
 
     def _hard_rows(self, first: int, last: int) -> Derivation:
         sources = (

@@ -4,13 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import audio, vision
-from gemma_edge.converter.models.embedder import Embedder
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.converter.models.gemma4_encoders import audio as gemma4_audio
+from gemma_edge.converter.models.gemma4_encoders import vision as gemma4_vision
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
+from gemma_edge.converter.tensors import Overlay, TensorSpec
+from gemma_edge.profiles.costs_encoders import EncoderDesign
 
 PREFIXES = ("vision_tower.", "audio_tower.", "embed_vision.", "embed_audio.")
 """What the names of encoders' stored tensors begin with, and of what embeds their features."""
@@ -24,50 +28,72 @@ class Modality(StrEnum):
     AUDIO = "audio"
 
 
+Config: TypeAlias = vision.Config | audio.Config | gemma4_vision.Config | gemma4_audio.Config
+
+_OF_GEMMA3N: Mapping[Modality, ModuleType] = {Modality.VISION: vision, Modality.AUDIO: audio}
+_OF_GEMMA4: Mapping[Modality, ModuleType] = {Modality.VISION: gemma4_vision, Modality.AUDIO: gemma4_audio}
+_MODULES: Mapping[str, Mapping[Modality, ModuleType]] = {"gemma3n": _OF_GEMMA3N, "gemma4": _OF_GEMMA4}
+"""By model_type of config.json. Each has a Config, `tensors` and `graphs`."""
+_DESIGNS: Mapping[type, EncoderDesign] = {
+    vision.Config: EncoderDesign.MOBILENET,
+    audio.Config: EncoderDesign.USM,
+    gemma4_vision.Config: EncoderDesign.PATCHES,
+    gemma4_audio.Config: EncoderDesign.CONFORMER,
+}
+
+
 @dataclass(frozen=True)
 class Encoder:
     """An encoder with its adapter, with the numbers of one checkpoint. The graphs are built on demand."""
 
-    config: vision.Config | audio.Config
+    config: Config
     tensors: Mapping[str, TensorSpec]  # by the graph's name, in order of use
 
     @classmethod
-    def of(cls, config: vision.Config | audio.Config) -> "Encoder":
+    def of(cls, config: Config) -> "Encoder":
         """The encoder of these numbers."""
-        specs = vision.tensors(config) if isinstance(config, vision.Config) else audio.tensors(config)
-        return cls(config, {spec.name: spec for spec in specs})
+        return cls(config, {spec.name: spec for spec in _module(config).tensors(config)})
 
     @property
     def modality(self) -> Modality:
         """What it encodes."""
-        return Modality.VISION if isinstance(self.config, vision.Config) else Modality.AUDIO
+        return Modality.VISION if isinstance(self.config, vision.Config | gemma4_vision.Config) else Modality.AUDIO
+
+    @property
+    def design(self) -> EncoderDesign:
+        """What it is, for what it costs."""
+        return _DESIGNS[type(self.config)]
 
     @property
     def prefixes(self) -> tuple[str, str]:
         """What the names of its stored tensors begin with."""
-        return f"{self.modality}_tower.", self.embedder.prefix
+        return f"{self.modality}_tower.", self.config.embedder.prefix
 
     @property
-    def embedder(self) -> Embedder:
-        """What brings its features into the decoder's embeddings."""
-        return self.config.embedder
+    def overlays(self) -> tuple[Overlay, ...]:
+        """Rows of the decoder's table that its embedder has."""
+        return self.config.embedder.overlays()
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Tokens in whose place its features go, and whose own per-layer embeddings nobody reads."""
+        return self.config.embedder.places()
 
     @property
     def inputs(self) -> int:
-        """Pixels of an image, or frames of a clip."""
-        return self.config.pixels if isinstance(self.config, vision.Config) else self.config.frames
+        """Pixels or patches of an image, or frames of a clip, at most."""
+        return self.config.inputs
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """[1, H, W, 3] of an image, [frames, mel bins] of a clip."""
-        if isinstance(self.config, vision.Config):
-            return 1, self.config.image_size, self.config.image_size, 3
-        return self.config.frames, self.config.mel_bins
+        """[1, H, W, 3] of an image, or [patches, values of each]; [frames, mel bins] of a clip."""
+        return self.config.input_shape
 
     def shortened(self, embeddings: int) -> "Encoder":
         """The same encoder for clips of at most so many embeddings; an image has as many as it has."""
-        if isinstance(self.config, vision.Config):
+        if self.modality is Modality.VISION:
             return self
+        assert isinstance(self.config, audio.Config | gemma4_audio.Config)
         return Encoder.of(replace(self.config, embeddings=min(embeddings, self.config.embeddings)))
 
     def is_stored_in(self, names: Iterable[str]) -> bool:
@@ -77,32 +103,34 @@ class Encoder:
 
     def graphs(self, in_one: bool) -> tuple[Graph, ...]:
         """The encoder and what follows it, each a section named as its graph; or all of it in one graph."""
-        if isinstance(self.config, vision.Config):
-            return tuple(vision.graphs(self.config, self.tensors, in_one))
-        return tuple(audio.graphs(self.config, self.tensors, in_one))
+        return tuple(_module(self.config).graphs(self.config, self.tensors, in_one))
 
 
-def encoders_of(config: Mapping[str, Any], image_pixels: int) -> tuple[Encoder, ...]:
+def encoders_of(config: Mapping[str, Any], settings: MediaSettings) -> tuple[Encoder, ...]:
     """Those that a multimodal config.json describes. Raises ConfigError for numbers that cannot be used.
 
-    image_pixels: width and height of an image, which config.json does not tell.
+    settings: what the checkpoint's processor says.
     """
-    found = []
-    if _describes(config, "vision_config"):
-        found.append(Encoder.of(vision.Config.from_json(config, image_pixels)))
-    if _describes(config, "audio_config"):
-        found.append(Encoder.of(audio.Config.from_json(config)))
-    _check_ids([encoder.embedder for encoder in found])
+    modules = _MODULES[config["model_type"]]
+    described = [modality for modality in modules if _describes(config, f"{modality}_config")]
+    found = [Encoder.of(modules[modality].Config.from_json(config, settings)) for modality in described]
+    _check_ids([overlay for encoder in found for overlay in encoder.overlays])
     return tuple(found)
 
 
-def _check_ids(embedders: Sequence[Embedder]) -> None:
+def _module(config: Config) -> ModuleType:
+    modules = (module for family in _MODULES.values() for module in family.values())
+    return next(module for module in modules if isinstance(config, module.Config))
+
+
+def _check_ids(overlays: Sequence[Overlay]) -> None:
     """Each replaces rows of the decoder's table, so none may hold another's."""
-    for first, second in pairwise(sorted(embedders, key=lambda embedder: embedder.vocab_offset)):
-        if first.vocab_offset + first.vocab_size > second.vocab_offset:
+    for first, second in pairwise(sorted(overlays, key=lambda overlay: overlay.first_row)):
+        if first.first_row + first.rows > second.first_row:
+            tables = (overlay.derivation.sources[0].source.removesuffix(".weight") for overlay in (first, second))
             raise ConfigError(
-                f"config.json: {first.prefix}embedding and {second.prefix}embedding both hold id "
-                f"{second.vocab_offset}, expected ids of their own; fix vocab_offset or vocab_size"
+                f"config.json: {' and '.join(tables)} both hold id {second.first_row}, expected ids of their own; "
+                "fix vocab_offset or vocab_size"
             )
 
 

@@ -13,6 +13,8 @@ from gemma_edge.converter.models.drafter.gemma4 import Config as DrafterConfig
 from gemma_edge.converter.models.drafter.gemma4 import Drafter
 from gemma_edge.converter.models.encoders import Encoder, Modality, encoders_of
 from gemma_edge.converter.models.fields import ConfigError
+from gemma_edge.converter.models.gemma4_encoders import vision as gemma4_vision
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.models.questions import Config, Names
 from gemma_edge.converter.tensors import Role, TensorSpec
 
@@ -31,12 +33,12 @@ class Model:
     drafter: Drafter | None = None
 
     @classmethod
-    def of_checkpoint(cls, config: Mapping[str, Any], image_pixels: int) -> "Model":
+    def of_checkpoint(cls, config: Mapping[str, Any], settings: MediaSettings) -> "Model":
         """The model of a whole config.json, with the encoders it describes. Raises ConfigError as from_json does."""
         text = cls.from_json(config.get("text_config", config))
         if config.get("model_type") not in _family(text.config).MULTIMODAL_TYPES or "text_config" not in config:
             return text
-        return replace(text, encoders=encoders_of(config, image_pixels))
+        return replace(text, encoders=encoders_of(config, settings))
 
     @classmethod
     def from_json(cls, text_config: Mapping[str, Any]) -> "Model":
@@ -79,8 +81,18 @@ class Model:
 
     @property
     def image_pixels(self) -> int | None:
-        """Width and height of an image; None where the model takes none."""
+        """Width and height of an image; None where the model takes none, or cuts it into patches."""
         return next((t.config.image_size for t in self.encoders if isinstance(t.config, vision.Config)), None)
+
+    @property
+    def patches(self) -> gemma4_vision.Config | None:
+        """How an image is cut into patches; None where the model takes none, or takes it whole."""
+        return next((t.config for t in self.encoders if isinstance(t.config, gemma4_vision.Config)), None)
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """What it takes beside text, as templates call it."""
+        return tuple("image" if e.modality is Modality.VISION else "audio" for e in self.encoders)
 
     @property
     def takes_audio(self) -> bool:

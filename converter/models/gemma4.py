@@ -16,13 +16,15 @@ from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
 
 FAMILY: Final = "gemma4"
 MODEL_TYPES = ("gemma4_text", "gemma4")
-MULTIMODAL_TYPES: tuple[str, ...] = ()  # whose encoders can be converted
+MULTIMODAL_TYPES = ("gemma4",)  # whose encoders can be converted
 NAMES: Final = Names(
     litert="gemma4",
     onnx_architecture="Gemma4ForConditionalGeneration",
     onnx_model_type="gemma4",
     onnx_text_type="gemma4_text",
     template="gemma4",
+    processor="Gemma4Processor",
+    audio_features="Gemma4AudioFeatureExtractor",
 )
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")

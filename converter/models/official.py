@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gemma_edge.converter.models import gemma3n
+from gemma_edge.converter.models import gemma3n, gemma4
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.models.matformer.slices import Slice
-from gemma_edge.converter.models.vision_config import IMAGE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,17 @@ OFFICIAL: Mapping[str, Official] = {
 
 
 def official_model(size: str, cut: Slice | None = None) -> Model:
-    """The model of a key of OFFICIAL; a Gemma 3n has both encoders, with the numbers that are their defaults.
+    """The model of a key of OFFICIAL, with the encoders that its family has, by the numbers that are their defaults.
 
     cut: what is kept of it. Raises SliceError where it cannot be cut so.
     """
     text = OFFICIAL[size].text if cut is None else cut.config(OFFICIAL[size].text)
-    if text["model_type"] != "gemma3n_text":
+    family = _FAMILIES.get(text["model_type"])
+    if family is None:
         return Model.from_json(text)
-    whole = {"model_type": gemma3n.FAMILY, "text_config": text, "vision_config": {}, "audio_config": {}}
-    return Model.of_checkpoint(whole, IMAGE_PIXELS)
+    whole = {"model_type": family, "text_config": text, "vision_config": _VISION[family], "audio_config": {}}
+    return Model.of_checkpoint(whole, MediaSettings())
+
+
+_FAMILIES: Mapping[str, str] = {"gemma3n_text": gemma3n.FAMILY, "gemma4_text": gemma4.FAMILY}
+_VISION: Mapping[str, Mapping[str, Any]] = {gemma3n.FAMILY: {}, gemma4.FAMILY: {"use_clipped_linears": True}}

@@ -12,10 +12,10 @@ from typing import Any, Final, TypeAlias
 
 from gemma_edge.converter.models.embedder import Embedder
 from gemma_edge.converter.models.fields import ConfigError, Fields
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.tensors import Role
 
 ARCHITECTURE: Final = "mobilenetv5_300m_enc"
-IMAGE_PIXELS: Final = 768  # down and across, where a checkpoint comes without its processor
 FEATURES: Final = 2048  # channels of MobileNetV5Encoder's output, whatever its arguments
 CHANNEL_MULTIPLE: Final = 8  # timm rounds channels to it; what is rounded here already is not another network there
 
@@ -101,12 +101,17 @@ class Config:
             )
 
     @property
-    def pixels(self) -> int:
-        """Of an image."""
+    def inputs(self) -> int:
+        """Pixels of an image."""
         return self.image_size * self.image_size
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of an image."""
+        return 1, self.image_size, self.image_size, 3
+
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], image_size: int) -> "Config":
+    def from_json(cls, values: Mapping[str, Any], settings: MediaSettings) -> "Config":
         """Read config.json of a Gemma 3n with a vision_config; raises ConfigError for what would give other numbers."""
         f, text = Fields(values["vision_config"]), Fields(values["text_config"])
         f.expect("architecture", (ARCHITECTURE,))
@@ -126,7 +131,7 @@ class Config:
                 "embed_vision holds; fix the checkpoint"
             )
         return cls(
-            image_size=image_size,
+            image_size=settings.pixels,
             stem_channels=stem_channels,
             stages=tuple(_stages(arguments.get("block_args", _MOBILENET_V5_300M), stem_channels)),
             side=side,

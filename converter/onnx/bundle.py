@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sentencepiece import sentencepiece_model_pb2
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.checkpoint.gguf.tokenizer import derived_tokenizer, tokenizer_json
 from gemma_edge.converter.checkpoint.scratch import Scratch
 from gemma_edge.converter.graph import ops as ir
-from gemma_edge.converter.litert.metadata import llm_metadata, media
+from gemma_edge.converter.litert.metadata import llm_metadata
 from gemma_edge.converter.onnx import processor
 from gemma_edge.converter.onnx.config import genai_config, model_config, tokenizer_config
 from gemma_edge.converter.onnx.file import BOOL, F32, I64, OnnxFile
@@ -35,8 +36,9 @@ TOKENIZER_JSON = "tokenizer.json"
 COPIED = (TOKENIZER_JSON, "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images and audio are prepared
 _NAMES = {"embedder": "inputs_embeds", "per_layer_embedder": "per_layer_inputs"}  # transformers.js' by lookup
-_TYPES = {"float32": F32, "bool": BOOL}
-FRAMES = "num_frames"
+_TYPES = {"float32": F32, "bool": BOOL, "int32": I64}
+FRAMES, ROWS = "num_frames", "num_tokens"
+ROWS_PRESENT = "mask"  # of an encoder that makes as many rows as its input is long
 _INPUTS = {"embeddings": "inputs_embeds", "per_layer_embeddings": "per_layer_inputs"}  # and by decoder input
 
 
@@ -75,9 +77,7 @@ class OnnxBundle:
         data_files = {graph.file_name: len(graph.data.sizes) for graph in graphs}
         config = model_config(checkpoint, plan.model.names, dtype, data_files)
         files.append(_json(onnx_dir.CONFIG, config))
-        template = bundle_template(
-            checkpoint, media(plan.model.image_pixels, plan.model.takes_audio), plan.model.names.template
-        )
+        template = bundle_template(checkpoint, plan.model.media, plan.model.names.template)
         tokenizer = sentencepiece_model(checkpoint, plan.model.config.vocab_size, template.written)
         if plan.model.names.genai is not None:
             genai = genai_config(plan, checkpoint, graphs[0].file_name, tokenizer, template)
@@ -146,6 +146,7 @@ def _note(unlike: tuple[str, Sequence[str]]) -> str:
 def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
     """A text model as one graph from ids to logits; others with their tables apart, which our runtime reads itself."""
     encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+    places = [place for encoder in plan.model.encoders for place in encoder.places]
     lookups = {name: plan.graphs[name][0] for name in _NAMES if name in plan.graphs}
     decoder = plan.graphs[DECODER][0]
 
@@ -153,7 +154,8 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
         ids = file.input("input_ids", I64, (BATCH, TOKENS))
         rows = {}
         for name, graph in lookups.items():
-            rows[_NAMES[name]] = lowered(file, graph, encodings, {"token_ids": ids})["embeddings"]
+            read = ids if name == "embedder" else _with_padding(file, ids, places)
+            rows[_NAMES[name]] = lowered(file, graph, encodings, {"token_ids": read})["embeddings"]
         return rows
 
     def decode(file: OnnxFile, inputs: Mapping[str, Any]) -> None:
@@ -175,15 +177,35 @@ def _graphs(plan: Plan, dtype: str) -> tuple[OnnxFile, ...]:
     return embedder, merged, *(_encoder(graph, encodings, dtype) for graph in encoders)
 
 
+def _with_padding(file: OnnxFile, ids: Any, places: Sequence[int]) -> Any:
+    """Token ids with padding where media go: transformers (Gemma4Model.forward) tells layers so."""
+    for place in places:
+        is_place = file.op("Equal", ids, file.constant(place, np.int64))
+        ids = file.op("Where", is_place, file.constant(0, np.int64), ids)
+    return ids
+
+
 def _encoder(graph: ir.Graph, encodings: Mapping[str, Encoding], dtype: str) -> OnnxFile:
     """An encoder with its adapter as a file of its own; inputs and outputs are called as transformers.js does."""
     file = OnnxFile(onnx_dir.graph_file(graph.name, dtype), many_rows=True)
     inputs = {
         name: file.input(name, _TYPES[value.dtype], _encoder_dims(value.shape)) for name, value in graph.inputs.items()
     }
-    for name, value in lowered(file, graph, encodings, inputs).items():
-        file.output(name, value, _encoder_dims(graph.outputs[name].shape))
+    outputs = lowered(file, graph, encodings, inputs)
+    present = outputs.pop(ROWS_PRESENT, None)
+    for name, value in outputs.items():
+        if present is None:
+            file.output(name, value, _encoder_dims(graph.outputs[name].shape))
+        else:
+            width = graph.outputs[name].shape[-1]
+            file.output(name, _present(file, value, width, present), (ROWS, width))
     return file
+
+
+def _present(file: OnnxFile, rows: Any, width: int, present: Any) -> Any:
+    """[B, N, D], bool [B, N] -> [n, D], those rows of all inputs that are there, as transformers.js wants them."""
+    flat = file.op("Reshape", rows, file.constant([-1, width], np.int64))
+    return file.op("Compress", flat, file.op("Reshape", present, file.constant([-1], np.int64)), axis=0)
 
 
 def _encoder_dims(shape: ir.Shape) -> tuple[int | str, ...]:
@@ -199,14 +221,15 @@ def _dims(shape: ir.Shape) -> tuple[int | str, ...]:
 def _tokenizer_files(plan: Plan, checkpoint: Path, tokenizer: bytes, template: BundleTemplate) -> list[PlannedFile]:
     model = plan.model
     metadata = llm_metadata(
-        checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template
-    )
+        checkpoint, model.names.litert, plan.context_tokens, tokenizer, model.image_pixels, model.takes_audio, template,
+        model.patches,
+    )  # fmt: skip
     config = tokenizer_config(checkpoint, model.names)
     names, made = list(COPIED), {}
     if model.encoders:
-        config = {**processor.TOKENS, "processor_class": model.names.processor, **config}
+        config = {**processor.tokens(model), **config}
         names += processor.FILES
-        made = processor.made(checkpoint, model.names, model.image_pixels, config["chat_template"])
+        made = processor.made(checkpoint, model, config["chat_template"])
     copied = [checkpoint / name for name in names if (checkpoint / name).exists()]
     has_json = checkpoint / TOKENIZER_JSON in copied
     return [

@@ -13,13 +13,14 @@ import onnx_ir
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.onnx import audio as onnx_audio
 from gemma_edge.converter.onnx import conv as onnx_conv
+from gemma_edge.converter.onnx import patch as onnx_patch
 from gemma_edge.converter.onnx.file import MICROSOFT, OnnxFile
 from gemma_edge.converter.onnx.lowering import Lowering, Values
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.encoding import Encoding
 
-_UNARY = {"tanh": "Tanh", "relu": "Relu", "sqrt": "Sqrt", "sigmoid": "Sigmoid"}
-_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max"}
+_UNARY = {"tanh": "Tanh", "relu": "Relu", "sqrt": "Sqrt", "sigmoid": "Sigmoid", "cos": "Cos", "sin": "Sin"}
+_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max", "minimum": "Min"}
 
 
 def _linear(s: Lowering, op: ir.Linear) -> onnx_ir.Value:
@@ -123,6 +124,7 @@ LOWER: dict[type, Callable[[Lowering, Any], onnx_ir.Value]] = {
     ir.LastToken: _last_token,
     **onnx_audio.LOWER,
     **onnx_conv.LOWER,
+    **onnx_patch.LOWER,
 }
 
 

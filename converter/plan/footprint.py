@@ -17,7 +17,7 @@ from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import Placement, Recipe
 from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.profiles.costs import ActivationShape
-from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape
+from gemma_edge.profiles.costs_encoders import EncoderShape
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.formats.encoding import Encoding
 
@@ -60,7 +60,7 @@ class ModelSizes:
         for encoder in self.model.with_modalities(target.modalities or ()).encoders:
             kinds = self.encoder_kinds[encoder.modality]
             sizes = _sums(kinds, encoder.tensors, target.recipe_for(self.model))
-            yield EncoderShape(EncoderKind[encoder.modality.name], sum(sizes.values()), encoder.inputs)
+            yield EncoderShape(encoder.design, sum(sizes.values()), encoder.inputs)
 
     @property
     def owners(self) -> tuple[AttentionLayer, ...]:

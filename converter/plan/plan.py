@@ -176,7 +176,7 @@ def make_plan(fitted: Fitted, checkpoint: Checkpoint | None = None) -> Plan:
 def _specs(model: Model) -> dict[str, TensorSpec]:
     """Every tensor by name. The rows of the embedding table that only media have come from the encoders' embedders."""
     specs = dict(model.tensors)
-    overlays = tuple(encoder.embedder.overlay() for encoder in model.encoders)
+    overlays = tuple(overlay for encoder in model.encoders for overlay in encoder.overlays)
     specs[EMBEDDING] = replace(specs[EMBEDDING], overlays=overlays)
     drafter = {} if model.drafter is None else model.drafter.tensors
     return specs | {name: spec for encoder in model.encoders for name, spec in encoder.tensors.items()} | {**drafter}

@@ -7,6 +7,7 @@ The sample only decides how many bytes a tensor gets. Whether its blocks really 
 while they are stored, and the report says how many values were kept to the last bit.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -33,12 +34,25 @@ def with_grids(model: Model, checkpoint: Checkpoint, recipe: Recipe) -> Model:
     Reads a few rows of each. Tensors that are missing or of another shape are left to Checkpoint.match.
     Raises CheckpointError for values that are no numbers.
     """
-    found = {
+    found = _on_grids(model.tensors, checkpoint, recipe)
+    encoders = tuple(
+        replace(encoder, tensors={**encoder.tensors, **own})
+        if (own := _on_grids(encoder.tensors, checkpoint, recipe))
+        else encoder
+        for encoder in model.encoders
+    )
+    if not found and encoders == model.encoders:
+        return model
+    return replace(model, tensors={**model.tensors, **found}, encoders=encoders)
+
+
+def _on_grids(specs: Mapping[str, TensorSpec], checkpoint: Checkpoint, recipe: Recipe) -> dict[str, TensorSpec]:
+    """Those that keep theirs."""
+    return {
         name: replace(spec, grid=dtype)
-        for name, spec in model.tensors.items()
+        for name, spec in specs.items()
         if (dtype := _grid_dtype(spec, checkpoint, recipe)) is not None
     }
-    return replace(model, tensors={**model.tensors, **found}) if found else model
 
 
 def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint, recipe: Recipe) -> str | None:
@@ -66,6 +80,6 @@ def _grid_dtype(spec: TensorSpec, checkpoint: Checkpoint, recipe: Recipe) -> str
 def _encoding(spec: TensorSpec, tensor: TensorInfo) -> Encoding | None:
     """Of tables a scale per row, and at least 4 bits, which hold the same: our runtime looks up no rows of 2."""
     encoding = encoding_of(tensor)
-    if encoding is None or Placement.of(spec.role) is Placement.RESIDENT:
+    if encoding is None or Placement.of(spec.role) is not Placement.OFFLOADED:
         return encoding
     return None if encoding.block else Encoding("int", max(4, encoding.bits))

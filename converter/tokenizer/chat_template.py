@@ -50,7 +50,9 @@ __all__ = [
 METHODS: Final = frozenset(["endswith", "items", "lstrip", "replace", "rstrip", "split", "startswith", "strip"])
 """Python's methods that LiteRT-LM rewrites by itself. join() is not among them: it yields the separator."""
 
-_PLACEHOLDERS: Final = {"image": ("<start_of_image>", "<image_soft_token>"), "audio": ("<audio_soft_token>",)}
+_PLACEHOLDERS: Final = {
+    "image": ("<start_of_image>", "<|image|>", "<image_soft_token>"), "audio": ("<|audio|>", "<audio_soft_token>"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """From a prompt with placeholders to tokens: text tokenized, images and recordings encoded in their place.
 
 What stands around them is Hugging Face's Gemma3nProcessor: two newlines, the token that starts an image, its rows, the
-token that ends it, two newlines. All text between two of them is tokenized together, as there. LiteRT-LM tokenizes the
-newlines by themselves, which differs where nothing stands between (gemma3_data_processor.cc).
+token that ends it, two newlines; or Gemma4Processor: the same without newlines. All text between two of them is
+tokenized together, as there. LiteRT-LM tokenizes the newlines by themselves, which differs where nothing stands between
+(gemma3_data_processor.cc).
 
-A recording is always as many tokens as its windows have, 188 for 30 seconds, the silence behind its end included: so
-Hugging Face has it, and so the tokens of a reply agree. LiteRT-LM leaves out the rows of that silence.
+A recording that Gemma 3n hears is always as many tokens as its windows have, 188 for 30 seconds, the silence behind its
+end included: so Hugging Face has it, and so the tokens of a reply agree. LiteRT-LM leaves out the rows of that silence.
 """
 
 import hashlib
@@ -16,17 +17,33 @@ from dataclasses import dataclass
 
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.media.audio import Recording
-from gemma_edge.runtime.media.encoders import Encoders
+from gemma_edge.runtime.media.encoders import Encoders, Picture
 from gemma_edge.runtime.media.errors import MediaError
-from gemma_edge.runtime.media.image import pixel_values
 from gemma_edge.runtime.media.item import MediaItem, MediaKind
-from gemma_edge.runtime.media.mel import frame_count, log_mel
-from gemma_edge.runtime.media.soft_tokens import Rows, SoftToken, soft_tokens
+from gemma_edge.runtime.media.soft_tokens import SoftToken, soft_tokens
 from gemma_edge.runtime.text.control_text import MEDIA_PLACES
 
-_PLACEHOLDERS = re.compile("|".join(MEDIA_PLACES))
-_AROUND = "\n\n"
 _ENCODERS = {MediaKind.IMAGE: "vision", MediaKind.AUDIO: "audio"}
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a family writes images and recordings, with the kind's name for "{}".
+
+    place: what finds where one belongs. around: text on both sides. start, row, end: the tokens of one.
+    """
+
+    place: re.Pattern[str]
+    around: str
+    start: str
+    row: str
+    end: str
+
+
+_GEMMA3N = _Style(re.compile("|".join(MEDIA_PLACES)), "\n\n", "<start_of_{}>", "<{}_soft_token>", "<end_of_{}>")
+_GEMMA4 = _Style(
+    re.compile(r"<start_of_image>|<start_of_audio>|<\|image\|>|<\|audio\|>"), "", "<|{}>", "<|{}|>", "<{}|>"
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +55,10 @@ class _Marks:
     end_id: int
 
     @classmethod
-    def of(cls, model: TextModel, kind: MediaKind) -> "_Marks":
+    def of(cls, model: TextModel, style: _Style, kind: MediaKind) -> "_Marks":
         """A tokenizer without the placeholder gives 0: the row's id only chooses the per-layer row, and that is 0's."""
-        row, end = (_only_id(model, text) for text in (f"<{kind.value}_soft_token>", f"<end_of_{kind.value}>"))
-        return cls(f"<start_of_{kind.value}>", row, end)
+        row, end = (_only_id(model, text.format(kind.value)) for text in (style.row, style.end))
+        return cls(style.start.format(kind.value), row, end)
 
 
 def _only_id(model: TextModel, text: str) -> int:
@@ -67,6 +84,8 @@ class MediaReader:
         self._kept: OrderedDict[bytes, list[int]] = OrderedDict()  # rows, by what was encoded, the last used at the end
         self._most_kept_bytes = 0
         self._model = model
+        is_gemma4 = model.metadata.llm_model_type.WhichOneof("model_type") == "gemma4"
+        self._style = _GEMMA4 if is_gemma4 else _GEMMA3N
         self._encoders = encoders
         self._max_num_images = max_num_images
         self._keep_loaded = keep_loaded
@@ -88,6 +107,12 @@ class MediaReader:
             raise self._missing(MediaKind.AUDIO)
         return self._encoders.audio.window_samples
 
+    def recording(self, item: MediaItem) -> Recording:
+        """A recording that the model can hear. Raises MediaError: none that can be read, or no audio encoder."""
+        if self._encoders is None or self._encoders.audio is None:
+            raise self._missing(MediaKind.AUDIO)
+        return Recording.open(item, self._encoders.audio.front_end)
+
     def read(self, text: str, items: Sequence[MediaItem], *, follows_media: bool = False) -> "Prompt":
         """Decide what becomes of each, opening recordings but encoding nothing.
 
@@ -96,21 +121,22 @@ class MediaReader:
         Raises MediaError: a kind that the model does not take, a file that cannot be read, too many images, text that
         has other placeholders than there are items.
         """
-        start = _AROUND if follows_media else ""
+        around = self._style.around
+        start = around if follows_media else ""
         if not items:  # what looks like a placeholder is text then
             return Prompt((tuple(self._model.encode_prompt(start + text)),), self)
         self._check(items)
         waiting = {kind: deque(item for item in items if item.kind is kind) for kind in MediaKind}
-        marks = {kind: _Marks.of(self._model, kind) for kind in MediaKind}
+        marks = {kind: _Marks.of(self._model, self._style, kind) for kind in MediaKind}
         parts: list[tuple[int, ...] | _Part] = []
         pending, after = start, 0
-        for found in _PLACEHOLDERS.finditer(text):
+        for found in self._style.place.finditer(text):
             kind = MediaKind.AUDIO if "audio" in found[0] else MediaKind.IMAGE
             if not waiting[kind]:
                 raise self._miscounted(kind, items, text)
-            before = f"{pending}{text[after : found.start()]}{_AROUND}{marks[kind].start}"
+            before = f"{pending}{text[after : found.start()]}{around}{marks[kind].start}"
             parts += [tuple(self._model.encode_prompt(before)), self._part(waiting[kind].popleft(), marks[kind])]
-            pending, after = _AROUND, found.end()
+            pending, after = around, found.end()
         for kind, left in waiting.items():
             if left:
                 raise self._miscounted(kind, items, text)
@@ -134,23 +160,20 @@ class MediaReader:
         )
 
     def _miscounted(self, kind: MediaKind, items: Sequence[MediaItem], text: str) -> MediaError:
-        placed = sum(kind.value in found for found in _PLACEHOLDERS.findall(text))
+        placed = sum(kind.value in found for found in self._style.place.findall(text))
         given = sum(item.kind is kind for item in items)
         return MediaError(
             f"the prompt has {placed} places for {kind.value} content, the message {given}; write no "
-            f"<{kind.value}_soft_token> into a text, and use a chat template that has them"
+            f"{self._style.row.format(kind.value)} into a text, and use a chat template that has them"
         )
 
     def _part(self, item: MediaItem, marks: _Marks) -> "_Part":
         assert self._encoders is not None
         if item.kind is MediaKind.IMAGE:
             assert self._encoders.vision is not None
-            return _Part(item, marks, self._encoders.vision.tokens + 1)
+            return _Part(item, marks, self._encoders.vision.tokens_of(item) + 1)
         assert self._encoders.audio is not None
-        recording = Recording.open(item)
-        full, rest = divmod(recording.samples, self._encoders.audio.window_samples)
-        windows = full + bool(frame_count(rest))
-        return _Part(item, marks, windows * self._encoders.audio.tokens + 1)
+        return _Part(item, marks, self._encoders.audio.tokens_of(self.recording(item).samples) + 1)
 
     def encode(self, parts: "Sequence[tuple[int, ...] | _Part]", check: Callable[[], None]) -> list[int]:
         """The tokens of a prompt's parts. check: called before each image and recording, may raise to stop."""
@@ -191,23 +214,24 @@ class MediaReader:
         if not self._keep_loaded and self._encoders is not None:
             self._encoders.release()
 
-    def _pixels(self, part: "_Part") -> Rows:
+    def _pixels(self, part: "_Part") -> Picture:
         assert self._encoders is not None
         assert self._encoders.vision is not None
-        return pixel_values(part.item, self._encoders.vision.height, self._encoders.vision.width)
+        return self._encoders.vision.prepared(part.item)
 
-    def _image(self, part: "_Part", pixels: Rows) -> list[int]:
+    def _image(self, part: "_Part", picture: Picture) -> list[int]:
         assert self._encoders is not None
-        rows, end = self._encoders.encode_image(pixels)
+        rows, end = self._encoders.encode_image(picture)
         ended = [part.marks.end_id] if end is None else soft_tokens(part.marks.end_id, end)
         return [*soft_tokens(part.marks.row_id, rows), *ended]
 
     def _recording(self, part: "_Part") -> list[int]:
         assert self._encoders is not None
-        assert self._encoders.audio is not None
+        size = self._encoders.audio
+        assert size is not None
         tokens: list[SoftToken | int] = []
-        for window in Recording.open(part.item).windows(self._encoders.audio.window_samples):
-            tokens += soft_tokens(part.marks.row_id, self._encoders.encode_audio(log_mel(window)))
+        for window in self.recording(part.item).windows(size.window_samples):
+            tokens += soft_tokens(part.marks.row_id, self._encoders.encode_audio(size.front_end.log_mel(window)))
         end = self._encoders.end_of_audio()
         return [*tokens, *([part.marks.end_id] if end is None else soft_tokens(part.marks.end_id, end))]
 

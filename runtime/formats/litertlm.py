@@ -76,6 +76,7 @@ class ModelType(StrEnum):
     AUDIO_ENCODER = "tf_lite_audio_encoder_hw"
     AUDIO_ADAPTER = "tf_lite_audio_adapter"
     END_OF_AUDIO = "tf_lite_end_of_audio"
+    END_OF_VISION = "tf_lite_end_of_vision"
     MTP_DRAFTER = "tf_lite_mtp_drafter"
 
 

@@ -14,9 +14,8 @@ from gemma_edge.runtime.executors.litert.partitions import Partitions
 from gemma_edge.runtime.executors.open import open_encoders, partitions_of
 from gemma_edge.runtime.formats.litertlm import ModelType
 from gemma_edge.runtime.formats.model import Model, open_model
-from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
 from gemma_edge.runtime.media.encoders import Encoders
-from gemma_edge.runtime.media.mel import BANDS, frame_count
+from gemma_edge.runtime.media.mel import BANDS
 from gemma_edge.runtime.memory.reading import PeakSampler, process_tree
 from gemma_edge.runtime.packing.child import python_command
 
@@ -71,11 +70,10 @@ def _encode(encoders: Encoders, name: str) -> float:
     started = time.perf_counter()
     if name == "vision":
         assert encoders.vision is not None
-        encoders.encode_image(np.zeros((1, encoders.vision.height, encoders.vision.width, 3), np.float32))
+        encoders.encode_image(encoders.vision.blank())
     else:
         assert encoders.audio is not None
-        frames = encoders.audio.frames or frame_count(WINDOW_SAMPLES)
-        encoders.encode_audio(np.zeros((frames, BANDS), np.float32))
+        encoders.encode_audio(np.zeros((encoders.audio.inputs, BANDS), np.float32))
     return time.perf_counter() - started
 
 

@@ -7,7 +7,7 @@ windows that follow each other without a gap or an overlap, each encoded on its 
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from gemma_edge.runtime.media.errors import MediaError, MissingExtraError
 from gemma_edge.runtime.media.item import MediaItem
-from gemma_edge.runtime.media.mel import SAMPLE_RATE_HZ, frame_count
+from gemma_edge.runtime.media.mel import GEMMA3N, SAMPLE_RATE_HZ, FrontEnd
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE_HZ
-"""What Gemma 3n's feature extractor takes at most."""
+"""What the feature extractors of Gemma 3n and Gemma 4 take at most."""
 
 # (what it is, where its mark stands, the mark)
 _NOT_READ = (
@@ -42,25 +42,29 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recording:
-    """A sound file whose header was read. frames: samples of one channel, at the file's own rate."""
+    """A sound file whose header was read. frames: samples of one channel, at the file's own rate. front_end: of whoever
+    hears it."""
 
     item: MediaItem
     rate_hz: int
     channels: int
     frames: int
+    front_end: FrontEnd = GEMMA3N
 
     @classmethod
-    def open(cls, item: MediaItem) -> "Recording":
+    def open(cls, item: MediaItem, front_end: FrontEnd = GEMMA3N) -> "Recording":
         """Raises MediaError: not a sound file, or one without sound."""
         with _sound_file(item) as sound:
             # FLAC that was written into a pipe has no length in its header.
             frames = sound.frames if 0 < sound.frames < _MOST_FRAMES else _counted(item)
-            recording = cls(item, sound.samplerate, sound.channels, frames)
+            recording = cls(item, sound.samplerate, sound.channels, frames, front_end)
         if not recording.frames:
             raise MediaError(f"{item.name}: has no samples; give a recording with sound")
-        if not frame_count(recording.samples):
+        if not front_end.frame_count(recording.samples):
+            least = math.ceil(1000 * front_end.samples_of(1) / SAMPLE_RATE_HZ)
             raise MediaError(
-                f"{item.name}: {1000 * recording.seconds:.0f} ms of sound, one frame takes 33; give a longer recording"
+                f"{item.name}: {1000 * recording.seconds:.0f} ms of sound, one frame takes {least}; "
+                "give a longer recording"
             )
         return recording
 
@@ -94,26 +98,25 @@ class Recording:
 
     def windows(self, samples: int = WINDOW_SAMPLES) -> Iterator[Samples]:
         """Pieces of `samples`, one after the other; the last is shorter, and left out if it has not one frame."""
-        return _cut(self.blocks(), samples, lambda _window: samples)
+        return self._cut(samples, lambda _window: samples)
 
     def spoken_windows(self, samples: int = WINDOW_SAMPLES) -> Iterator[Samples]:
         """As `windows`, but each ends in the quietest fifth of a second of its last five, so that no word is split."""
-        return _cut(self.blocks(), samples, _quietest_place)
+        return self._cut(samples, _quietest_place)
 
-
-def _cut(blocks: Iterable[Samples], longest: int, place: Callable[[Samples], int]) -> Iterator[Samples]:
-    """place: where to cut a piece of `longest` samples."""
-    held: list[Samples] = []
-    for block in blocks:
-        held.append(block)
-        while sum(map(len, held)) > longest:
-            joined = np.concatenate(held)
-            end = place(joined[:longest])
-            yield joined[:end]
-            held = [joined[end:]]
-    rest = np.concatenate(held)
-    if frame_count(len(rest)):
-        yield rest
+    def _cut(self, longest: int, place: Callable[[Samples], int]) -> Iterator[Samples]:
+        """place: where to cut a piece of `longest` samples."""
+        held: list[Samples] = []
+        for block in self.blocks():
+            held.append(block)
+            while sum(map(len, held)) > longest:
+                joined = np.concatenate(held)
+                end = place(joined[:longest])
+                yield joined[:end]
+                held = [joined[end:]]
+        rest = np.concatenate(held)
+        if self.front_end.frame_count(len(rest)):
+            yield rest
 
 
 def _quietest_place(window: Samples) -> int:

@@ -1,11 +1,14 @@
-"""From an image file to pixels as Hugging Face's processor for Gemma 3n makes them.
+"""From an image file to pixels as Hugging Face's processors for Gemma 3n and Gemma 4 make them.
 
-That is: upright, RGB with transparency left out, stretched to the encoder's size (Pillow's bilinear filter, which
-averages when it shrinks), divided by 255, no mean and no deviation (transformers: `image_utils.load_image`, and
-SiglipImageProcessor with the settings of convert_gemma3n_weights.py).
+That is: upright, RGB with transparency left out, resized, divided by 255, no mean and no deviation (transformers:
+`image_utils.load_image`). Gemma 3n stretches to the encoder's size with Pillow's bilinear filter, which averages when
+it shrinks (SiglipImageProcessor with the settings of convert_gemma3n_weights.py). Gemma 4 keeps the shape: the image
+becomes as large as its number of patches allows, with Pillow's bicubic filter (Gemma4ImageProcessorPil).
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -44,6 +47,54 @@ def pixel_values(item: MediaItem, height: int, width: int) -> NDArray[np.float32
     pixels = np.array(resized, np.float32)[None]  # [H, W, 3] -> [1, H, W, 3]
     pixels /= 255
     return pixels
+
+
+@dataclass(frozen=True)
+class Patches:
+    """An image as Gemma 4 sees it. values: float32 [n, 3 * side^2], 0 to 1, of each patch its pixels, row by row.
+    positions: int32 [n, 2], its column and its row."""
+
+    values: NDArray[np.float32]
+    positions: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """How an image is cut. patches: the most. side: pixels of one, down and across. pool: how many of them, down and
+    across, become one token."""
+
+    patches: int
+    side: int
+    pool: int
+
+    def shape(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image of so many pixels (get_aspect_ratio_preserving_size)."""
+        factor = math.sqrt(self.patches * self.side**2 / (width * height))
+        step, most = self.pool * self.side, self.patches // self.pool**2
+        down, across = (math.floor(factor * length / step) for length in (height, width))  # not both 0
+        if down == 0:
+            down, across = 1, min(width // height, most)
+        elif across == 0:
+            down, across = min(height // width, most), 1
+        return down * self.pool, across * self.pool
+
+    def cut(self, pixels: NDArray[np.float32]) -> Patches:
+        """[rows * side, columns * side, 3], row by row."""
+        rows, columns = (length // self.side for length in pixels.shape[:2])
+        tiles = pixels.reshape(rows, self.side, columns, self.side, 3).swapaxes(1, 2)
+        places = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1)
+        return Patches(np.ascontiguousarray(tiles).reshape(rows * columns, -1), places.reshape(-1, 2).astype(np.int32))
+
+
+def image_patches(item: MediaItem, grid: PatchGrid) -> Patches:
+    """The image for an encoder of patches. Raises MediaError as `pixel_values` does."""
+    image = decode(item)
+    from PIL.Image import Resampling
+
+    rows, columns = grid.shape(*image.size)
+    resized = image.resize((columns * grid.side, rows * grid.side), Resampling.BICUBIC)  # itself where it fits
+    scaled = np.asarray(resized, np.float64) * (1 / 255)  # as Hugging Face rounds
+    return grid.cut(scaled.astype(np.float32))
 
 
 def image_size(item: MediaItem) -> tuple[int, int]:

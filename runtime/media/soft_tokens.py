@@ -50,6 +50,12 @@ def is_in_vocabulary(token_id: int, size: int) -> bool:
     return isinstance(token_id, SoftToken) or 0 <= token_id < size
 
 
+def per_layer_ids(token_ids: Sequence[int]) -> list[int]:
+    """Whose rows of per-layer embeddings stand for these tokens: for soft tokens the padding token's, which is row 0
+    (transformers, Gemma3nModel.forward and Gemma4Model.forward)."""
+    return [0 if isinstance(token, SoftToken) else token for token in token_ids]
+
+
 def place_soft_rows(token_ids: Sequence[int], rows: Rows) -> None:
     """Overwrite the rows [n, D] that an embedding table gave for soft tokens."""
     for index, token in enumerate(token_ids):

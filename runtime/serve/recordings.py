@@ -9,7 +9,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from gemma_edge.runtime.media.audio import Recording, wav_bytes
+from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.item import MediaItem, MediaKind
 from gemma_edge.runtime.serve.api import schemas
 from gemma_edge.runtime.serve.api.answers import new_id
@@ -118,7 +118,7 @@ async def _answer(service: Service, exchange: Exchange, record: Record, form: Ma
 async def _heard(service: Service, record: Record, data: bytes, prompt: str) -> str:
     """Each window is a prompt of its own, so memory does not grow with the recording."""
     longest = await service.prepare(lambda _: service.engine.media.audio_window_samples)
-    recording = await service.prepare(lambda _: Recording.open(MediaItem.of(MediaKind.AUDIO, data)))
+    recording = await service.prepare(lambda _: service.engine.media.recording(MediaItem.of(MediaKind.AUDIO, data)))
     windows = recording.spoken_windows(longest)
     ask = Ask(
         sampler=SamplerConfig(top_k=1), penalties=Penalties(suppress=service.engine.text_model.suppress),

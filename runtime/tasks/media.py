@@ -85,9 +85,10 @@ def describe(engine: AnyEngine, image: Media, prompt: str = _DESCRIBE) -> Iterat
 
 
 def _listen(engine: AnyEngine, audio: Media, prompt: str) -> Iterator[str]:
-    recording = Recording.open(MediaItem.of(MediaKind.AUDIO, audio if isinstance(audio, bytes) else Path(audio)))
-    longest = engine.media.audio_window_samples if isinstance(engine, Engine) else WINDOW_SAMPLES
-    return _windows(engine, recording, prompt, longest)
+    item = MediaItem.of(MediaKind.AUDIO, audio if isinstance(audio, bytes) else Path(audio))
+    if isinstance(engine, Engine):
+        return _windows(engine, engine.media.recording(item), prompt, engine.media.audio_window_samples)
+    return _windows(engine, Recording.open(item), prompt, WINDOW_SAMPLES)
 
 
 def _windows(engine: AnyEngine, recording: Recording, prompt: str, longest: int) -> Generator[str, None, None]:

@@ -18,16 +18,19 @@ import numpy as np
 from gemma_edge.converter.checkpoint import spelling
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_range
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.gemma4_encoders.settings import SOFT_TOKENS, MediaSettings
 from gemma_edge.converter.tensors import StaticScales
 
 METHOD: Final = "gemma"
+
+_SETTINGS: Final = MediaSettings({"max_soft_tokens": SOFT_TOKENS[0]})  # no shape of a matrix follows from it
 
 _SPELLINGS: Final = ((".weight", ".weight_scale"), (".embedding_quantized", ".embedding_scale"))
 _STATIC: Final = (".input_activation_scale", ".output_activation_scale")
 
 
 def unpacked(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """`tensors` with one for each of the decoder's quantized matrices, by its name in the model.
+    """`tensors` with one for each quantized matrix, by its name in the model.
 
     Reads the scales of activations, two numbers a matrix. Raises CheckpointError: parts that do not belong to each
     other; ConfigError: a model that is not known.
@@ -44,8 +47,15 @@ def unpacked(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> di
 
 
 def _matrices(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What every matrix of the decoder is called in the file, without an ending, and its shape."""
+    """What every matrix is called in the file, without an ending, and its shape."""
     text = config.get("text_config", config)
+    model = Model.of_checkpoint(config, _SETTINGS) if text is not config and isinstance(text, Mapping) else None
+    for encoder in () if model is None else model.encoders:
+        for stored in (part for spec in encoder.tensors.values() for part in spec.stored):
+            if len(stored.shape) == 2 and stored.source.startswith(encoder.prefixes):
+                yield from (
+                    (f"{place}{stored.source}".removesuffix(".weight"), stored.shape) for place in ("model.", "")
+                )
     for spec in Model.from_json(text if isinstance(text, Mapping) else {}).tensors.values():
         if len(spec.shape) == 2 and spec.source.endswith(".weight"):
             names = spelling.HEAD_NAMES if spec.source in spelling.HEAD_NAMES else (prefix + spec.source,)

@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
-from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.processor import media_settings
 from gemma_edge.converter.evaluate.encoders import run_graph
 from gemma_edge.converter.models.encoders import Encoder, Modality
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.verify.find.faults import Finding
 from gemma_edge.runtime.executors.open import open_encoders
 from gemma_edge.runtime.formats import model as formats
-from gemma_edge.runtime.media.encoders import Encoders
+from gemma_edge.runtime.media.encoders import Encoders, PatchesSize
 
 Float32 = NDArray[np.float32]
 
 CLIP_EMBEDDINGS: Final = 24  # of at most 188: 4 seconds say as much as 30
+_SIDE: Final = 8  # embeddings of an image in patches, down and across: 64 say as much as 280
 _LARGEST_ERROR: Final = 0.5
 """Relative. What an int8 encoder rounds comes to 0.06 at most, on random weights; two unlike encoders differ by 1.4."""
 
@@ -59,7 +60,7 @@ def score_encoders(
     present = {Modality.VISION: running.vision is not None, Modality.AUDIO: running.audio is not None}
     if not any(present.values()):
         return
-    for encoder in Model.of_checkpoint(checkpoint.config, image_pixels(checkpoint.side_path)).encoders:
+    for encoder in Model.of_checkpoint(checkpoint.config, media_settings(checkpoint.side_path)).encoders:
         if present[encoder.modality]:
             compare = _vision if encoder.modality is Modality.VISION else _audio
             expected, found = compare(encoder, checkpoint, running)
@@ -76,8 +77,13 @@ def _score(modality: Modality, expected: Float32, found: Float32) -> EncoderScor
 
 def _vision(encoder: Encoder, checkpoint: Checkpoint, running: Encoders) -> tuple[Float32, Float32]:
     """Expected and found embeddings of an image, [tokens, text width]."""
-    pixels = _soft_shapes(encoder.input_shape[1])
     [graph] = encoder.graphs(in_one=True)
+    if isinstance(running.vision, PatchesSize):
+        grid = running.vision.grid
+        cut = grid.cut(_soft_shapes(_SIDE * grid.pool * grid.side)[0])
+        inputs = {"pixel_values": cut.values[None], "pixel_position_ids": cut.positions[None]}
+        return run_graph(graph, checkpoint, inputs)["image_features"][0], running.encode_image(cut)[0]
+    pixels = _soft_shapes(encoder.input_shape[1])
     [expected] = run_graph(graph, checkpoint, {"pixel_values": pixels.transpose(0, 3, 1, 2)}).values()
     return expected[0], running.encode_image(pixels)[0]
 

@@ -13,11 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.executors.litert.library import CompiledSection, aligned_zeros
-from gemma_edge.runtime.executors.litert.sections import MASK, audio_size, section_range, vision_size
+from gemma_edge.runtime.executors.litert.sections import (
+    MASK,
+    POSITIONS,
+    audio_size,
+    has_model,
+    section_range,
+    vision_size,
+)
 from gemma_edge.runtime.executors.litert.weight_cache import compile_section
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType
-from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
+from gemma_edge.runtime.media.encoders import Array, AudioSize, PatchesSize, Picture, VisionSize
+from gemma_edge.runtime.media.image import Patches
 
 
 class LitertEncoders:
@@ -37,17 +45,28 @@ class LitertEncoders:
         self._loaded: dict[ModelType, _Stage] = {}
 
     @cached_property
-    def vision(self) -> VisionSize | None:
+    def vision(self) -> VisionSize | PatchesSize | None:
         return vision_size(self._bundle)
 
     @cached_property
     def audio(self) -> AudioSize | None:
         return audio_size(self._bundle)
 
-    def encode_image(self, pixels: Array) -> tuple[Array, Array | None]:
-        features = self._stage(ModelType.VISION_ENCODER).run(pixels)
+    def encode_image(self, picture: Picture) -> tuple[Array, Array | None]:
+        if isinstance(picture, Patches):
+            return self._encode_patches(picture), None
+        features = self._stage(ModelType.VISION_ENCODER).run(picture)
         rows = _values(self._stage(ModelType.VISION_ADAPTER).run(_values(features)))[0]
         return rows[:-1].copy(), rows[-1:].copy()
+
+    def _encode_patches(self, picture: Patches) -> Array:
+        assert isinstance(self.vision, PatchesSize)
+        behind = ((0, self.vision.grid.patches - len(picture.values)), (0, 0))
+        values, positions = np.pad(picture.values, behind), np.pad(picture.positions, behind, constant_values=-1)
+        encoded = self._stage(ModelType.VISION_ENCODER).run(values, **{POSITIONS: positions})
+        count = int(_mask(encoded).sum())
+        rows: Array = _values(self._stage(ModelType.VISION_ADAPTER).run(_values(encoded)))[0]
+        return rows[:count].copy()
 
     def encode_audio(self, mel: Array) -> Array:
         assert self.audio is not None
@@ -55,12 +74,14 @@ class LitertEncoders:
         padded = np.zeros((1, self.audio.frames, mel.shape[1]), np.float32)
         padded[0, : len(mel)] = mel
         valid = np.arange(self.audio.frames)[None] < len(mel)  # [1, T]
-        encoded = self._stage(ModelType.AUDIO_ENCODER).run(padded, valid)
-        mask = next(value for name, value in encoded.items() if MASK in name)
-        rows: Array = _values(self._stage(ModelType.AUDIO_ADAPTER).run(_values(encoded), mask))[0]
-        return rows.copy()
+        encoded = self._stage(ModelType.AUDIO_ENCODER).run(padded, **{MASK: valid})
+        mask = _mask(encoded)
+        rows: Array = _values(self._stage(ModelType.AUDIO_ADAPTER).run(_values(encoded), **{MASK: mask}))[0]
+        return rows[: int(mask.sum())].copy() if self.audio.tokens is None else rows.copy()
 
     def end_of_audio(self) -> Array | None:
+        if self.audio is None or self.audio.tokens is None or not has_model(self._bundle, ModelType.END_OF_AUDIO):
+            return None
         row: Array = _values(self._stage(ModelType.END_OF_AUDIO).run()).reshape(1, -1)
         return row.copy()
 
@@ -91,10 +112,10 @@ class _Stage:
         self._outputs = {key: aligned_zeros(tensor) for key, tensor in signature.outputs.items()}
         self._run = self._model.bind(name, self._inputs, self._outputs)
 
-    def run(self, values: Array | None = None, mask: NDArray[Any] | None = None) -> Mapping[str, NDArray[Any]]:
-        """The outputs by name, valid until the next run."""
+    def run(self, values: Array | None = None, **marked: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """The outputs by name, valid until the next run. marked: inputs by what their names hold; values: the other."""
         for name, array in self._inputs.items():
-            given = mask if MASK in name else values
+            given = next((array for mark, array in marked.items() if mark in name), values)
             if given is not None:
                 array[...] = given.reshape(array.shape)
         self._run()
@@ -102,6 +123,11 @@ class _Stage:
 
     def close(self) -> None:
         self._model.close()
+
+
+def _mask(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The output that is a mask."""
+    return next(value for name, value in outputs.items() if MASK in name)
 
 
 def _values(outputs: Mapping[str, NDArray[Any]]) -> Array:

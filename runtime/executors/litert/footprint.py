@@ -10,7 +10,7 @@ from math import prod
 
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import FLOAT_BYTES, ActivationShape, litert_footprint, with_drafter
-from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
+from gemma_edge.profiles.costs_encoders import EncoderShape, with_encoders
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.profiles.signatures import Call, own_name
 from gemma_edge.runtime.executors.base import BundleMismatchError
@@ -28,8 +28,6 @@ from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymou
 from gemma_edge.runtime.formats.flatbuffer import Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.formats.tflite_model import Operator, TensorType, builtin_code
-from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
-from gemma_edge.runtime.media.mel import frame_count
 
 Shape = tuple[int, ...]
 
@@ -155,10 +153,10 @@ def _encoders(bundle: Bundle) -> Iterator[EncoderShape]:
 
     if (vision := vision_size(bundle)) is not None:
         weights_bytes = nbytes(ModelType.VISION_ENCODER, ModelType.VISION_ADAPTER)
-        yield EncoderShape(EncoderKind.VISION, weights_bytes, vision.height * vision.width)
+        yield EncoderShape(vision.design, weights_bytes, vision.inputs)
     if (audio := audio_size(bundle)) is not None:
         weights_bytes = nbytes(ModelType.AUDIO_ENCODER, ModelType.AUDIO_ADAPTER)
-        yield EncoderShape(EncoderKind.AUDIO, weights_bytes, audio.frames or frame_count(WINDOW_SAMPLES))
+        yield EncoderShape(audio.design, weights_bytes, audio.inputs)
 
 
 def _read_shapes(section: memoryview) -> tuple[dict[str, Shape], int, tuple[Call, ...], ActivationShape]:

@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from math import isqrt
 from typing import TypeVar
 
 from gemma_edge.runtime.executors.base import BundleMismatchError
@@ -10,11 +11,14 @@ from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError, Table, root_of
 from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
 from gemma_edge.runtime.formats.tflite_model import check_model
-from gemma_edge.runtime.media.encoders import AudioSize, VisionSize
+from gemma_edge.runtime.media.encoders import FRAMES_PER_TOKEN, AudioSize, PatchesSize, VisionSize
+from gemma_edge.runtime.media.image import PatchGrid
 from gemma_edge.runtime.media.mel import BANDS
 
 MASK = "mask"
 """Marks a mask tensor by its name, as LiteRT-LM does."""
+POSITIONS = "positions"
+"""And those of the places of patches."""
 
 Shape = tuple[int, ...]
 Countable = TypeVar("Countable", bound=Sized)
@@ -76,15 +80,26 @@ def model_shapes(bundle: Bundle, model_type: ModelType) -> ModelShapes:
         ) from error
 
 
-def vision_size(bundle: Bundle) -> VisionSize | None:
+def vision_size(bundle: Bundle) -> VisionSize | PatchesSize | None:
     """What the vision encoder takes and gives; None without one. Raises BundleMismatchError: not as expected."""
     if not has_model(bundle, ModelType.VISION_ENCODER):
         return None
     images = _features(model_shapes(bundle, ModelType.VISION_ENCODER).inputs)
     rows = _features(model_shapes(bundle, ModelType.VISION_ADAPTER).outputs)
+    if len(images) == 3:
+        return PatchesSize(_grid(bundle, images, rows))
     _check(bundle, len(images) == 4 and images[-1] == 3, ModelType.VISION_ENCODER, images, "[1, height, width, 3]")
     _check(bundle, len(rows) == 3 and rows[1] > 1, ModelType.VISION_ADAPTER, rows, "[1, tokens + 1, width]")
     return VisionSize(images[1], images[2], rows[1] - 1)
+
+
+def _grid(bundle: Bundle, images: Shape, rows: Shape) -> PatchGrid:
+    """From [1, patches, values of each] and [1, tokens, width]: what follows from both being squares."""
+    pooled = images[1] // rows[1] if len(rows) == 3 and rows[1] else 0
+    side, pool = isqrt(images[2] // 3), isqrt(pooled)
+    is_right = pool > 0 and (images[1], images[2]) == (pool**2 * rows[1], 3 * side**2)
+    _check(bundle, is_right, ModelType.VISION_ENCODER, images, "[1, patches, 3 * side * side], a square for each token")
+    return PatchGrid(images[1], side, pool)
 
 
 def audio_size(bundle: Bundle) -> AudioSize | None:
@@ -95,12 +110,13 @@ def audio_size(bundle: Bundle) -> AudioSize | None:
     rows = _features(model_shapes(bundle, ModelType.AUDIO_ADAPTER).outputs)
     _check(bundle, len(mel) == 3 and mel[2] == BANDS, ModelType.AUDIO_ENCODER, mel, f"[1, frames, {BANDS}]")
     _check(bundle, len(rows) == 3, ModelType.AUDIO_ADAPTER, rows, "[1, tokens, width]")
-    return AudioSize(tokens=rows[1], frames=mel[1])
+    is_dense = mel[1] == FRAMES_PER_TOKEN * rows[1]  # of Gemma 3n, 16
+    return AudioSize(tokens=None if is_dense else rows[1], frames=mel[1])
 
 
 def _features(shapes: Mapping[str, Shape]) -> Shape:
-    """The tensor that is not a mask."""
-    return next((shape for name, shape in shapes.items() if MASK not in name), ())
+    """The tensor that is neither a mask nor says where patches lie."""
+    return next((shape for name, shape in shapes.items() if MASK not in name and POSITIONS not in name), ())
 
 
 def _check(bundle: Bundle, is_right: bool, model_type: ModelType, found: Shape, expected: str) -> None:

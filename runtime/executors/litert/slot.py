@@ -28,7 +28,7 @@ from gemma_edge.runtime.executors.litert.library import BoundSignature
 from gemma_edge.runtime.executors.litert.models import ModelSection
 from gemma_edge.runtime.executors.litert.prefill_plan import plan_prefill
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
-from gemma_edge.runtime.media.soft_tokens import place_soft_rows
+from gemma_edge.runtime.media.soft_tokens import per_layer_ids, place_soft_rows
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shared:
         place_soft_rows(token_ids, rows)
         if (per_layer := arrays.get("per_layer_embeddings")) is not None:
             assert self.per_layer_embedder is not None
-            self.per_layer_embedder.lookup(token_ids, per_layer.reshape(per_layer.shape[1], -1)[:count])
+            self.per_layer_embedder.lookup(per_layer_ids(token_ids), per_layer.reshape(per_layer.shape[1], -1)[:count])
 
     def hidden(self, call: Call) -> NDArray[np.float32] | None:
         """Where a run of it leaves the hidden states of its rows, [1, T, D]; None where no drafter wants them."""

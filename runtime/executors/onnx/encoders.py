@@ -1,8 +1,9 @@
 """The encoders of an ONNX directory: ONNX Runtime on `vision_encoder` and `audio_encoder`.
 
 Names and shapes are transformers.js's: pixel_values [n, 3, H, W] -> image_features [n, tokens, D]; input_features
-[n, frames, 128], input_features_mask [n, frames] -> audio_features [n, tokens, D]. The rows that end an image or a
-recording lie in the embedder's table.
+[n, frames, 128], input_features_mask [n, frames] -> audio_features [n, tokens, D]. Gemma 4's are pixel_values
+[n, patches, values], pixel_position_ids [n, patches, 2] -> image_features [tokens, D], and audio_features [tokens, D],
+of all inputs one after the other. The rows that end an image or a recording lie in the embedder's table.
 """
 
 from functools import cached_property
@@ -16,7 +17,8 @@ from gemma_edge.runtime.executors.base import BundleMismatchError, ExecutorError
 from gemma_edge.runtime.executors.onnx.data import check_data, with_real_files
 from gemma_edge.runtime.executors.onnx.slot import LONGEST_REASON
 from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, VISION_ENCODER, OnnxDirectory
-from gemma_edge.runtime.media.encoders import Array, AudioSize, VisionSize
+from gemma_edge.runtime.media.encoders import Array, AudioSize, PatchesSize, Picture, VisionSize
+from gemma_edge.runtime.media.image import Patches, PatchGrid
 
 
 class OnnxEncoders:
@@ -37,10 +39,12 @@ class OnnxEncoders:
         self._loaded: dict[str, onnxruntime.InferenceSession] = {}
 
     @cached_property
-    def vision(self) -> VisionSize | None:
+    def vision(self) -> VisionSize | PatchesSize | None:
         shapes = self._shapes(VISION_ENCODER, "pixel_values", "image_features")
         if shapes is None:
             return None
+        if len(shapes[0]) == 3:
+            return PatchesSize(self._grid())
         (_, _, height, width), (_, tokens, _) = shapes
         if not all(isinstance(size, int) for size in (height, width, tokens)):
             raise self._mismatch(VISION_ENCODER, "sizes of image and features that are not fixed")
@@ -51,10 +55,19 @@ class OnnxEncoders:
         shapes = self._shapes(AUDIO_ENCODER, "input_features", "audio_features")
         if shapes is None:
             return None
+        if len(shapes[1]) == 2:
+            return AudioSize(tokens=None, frames=None)
         (_, frames, _), (_, tokens, _) = shapes
         if not isinstance(tokens, int):
             raise self._mismatch(AUDIO_ENCODER, "a number of features that is not fixed")
         return AudioSize(tokens, frames if isinstance(frames, int) else None)
+
+    def _grid(self) -> PatchGrid:
+        """How images are cut, which the graph leaves open."""
+        said = self._directory.metadata().llm_model_type.gemma4
+        if not (said.max_num_patches and said.patch_width and said.pooling_kernel_size):
+            raise self._mismatch(VISION_ENCODER, "patches as an input, and the metadata does not say how many")
+        return PatchGrid(said.max_num_patches, said.patch_width, said.pooling_kernel_size)
 
     def _shapes(self, model: str, given: str, made: str) -> tuple[Any, Any] | None:
         """Shapes of an input and an output, sizes that are not fixed as text. Reads the graph, no weight."""
@@ -72,9 +85,13 @@ class OnnxEncoders:
             f"{self._directory.graph_path(model)}: has {found}; convert the checkpoint with gemma-edge"
         )
 
-    def encode_image(self, pixels: Array) -> tuple[Array, Array | None]:
-        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # [1, H, W, 3] -> [1, 3, H, W]
-        return self._run(VISION_ENCODER, "image_features", {"pixel_values": planes}), None
+    def encode_image(self, picture: Picture) -> tuple[Array, Array | None]:
+        if isinstance(picture, Patches):
+            positions = picture.positions[None].astype(np.int64)
+            inputs = {"pixel_values": picture.values[None], "pixel_position_ids": positions}
+        else:
+            inputs = {"pixel_values": np.ascontiguousarray(picture.transpose(0, 3, 1, 2))}  # -> [1, 3, H, W]
+        return self._run(VISION_ENCODER, "image_features", inputs), None
 
     def encode_audio(self, mel: Array) -> Array:
         valid = np.ones((1, len(mel)), np.bool_)
@@ -87,8 +104,8 @@ class OnnxEncoders:
         if model not in self._loaded:
             self._loaded[model] = self._load(model)
         [rows] = self._loaded[model].run([output], inputs)
-        first: Array = rows[0].astype(np.float32)
-        return first
+        found: Array = rows.reshape(-1, rows.shape[-1]).astype(np.float32)
+        return found
 
     def _load(self, model: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()

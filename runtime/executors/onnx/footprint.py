@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from gemma_edge.profiles.budget import MemoryBudget
 from gemma_edge.profiles.costs import ActivationShape
-from gemma_edge.profiles.costs_encoders import EncoderKind, EncoderShape, with_encoders
+from gemma_edge.profiles.costs_encoders import EncoderShape, with_encoders
 from gemma_edge.profiles.costs_onnx import onnx_footprint
 from gemma_edge.profiles.footprint import Footprint
 from gemma_edge.runtime.executors.base import BundleMismatchError
@@ -20,8 +20,6 @@ from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache, cache
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable, tables_within
 from gemma_edge.runtime.executors.run_plan import longest_context, made_anonymous
 from gemma_edge.runtime.formats.onnx_dir import AUDIO_ENCODER, EMBEDDER, VISION_ENCODER, OnnxDirectory, as_ours
-from gemma_edge.runtime.media.audio import WINDOW_SAMPLES
-from gemma_edge.runtime.media.mel import frame_count
 
 _ALTUP: Final = re.compile(r"altup_projections\.\d+\.weight")  # Gemma 3n's, one for each stream but the first
 
@@ -164,7 +162,6 @@ def _encoders(directory: OnnxDirectory) -> Iterator[EncoderShape]:
     vision, audio = encoders.vision, encoders.audio
     graphs = directory.encoder(VISION_ENCODER), directory.encoder(AUDIO_ENCODER)
     if vision is not None and graphs[0] is not None:
-        yield EncoderShape(EncoderKind.VISION, _stored_bytes(graphs[0]), vision.height * vision.width)
+        yield EncoderShape(vision.design, _stored_bytes(graphs[0]), vision.inputs)
     if audio is not None and graphs[1] is not None:
-        frames = audio.frames or frame_count(WINDOW_SAMPLES)
-        yield EncoderShape(EncoderKind.AUDIO, _stored_bytes(graphs[1]), frames)
+        yield EncoderShape(audio.design, _stored_bytes(graphs[1]), audio.inputs)

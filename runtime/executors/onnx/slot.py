@@ -17,7 +17,7 @@ from gemma_edge.runtime.executors.checks import check_restore, check_rewind, che
 from gemma_edge.runtime.executors.onnx.graph import PREFILL_TOKENS, Cache
 from gemma_edge.runtime.executors.onnx.rows import OnnxTable
 from gemma_edge.runtime.formats.file_range import FileRange
-from gemma_edge.runtime.media.soft_tokens import place_soft_rows
+from gemma_edge.runtime.media.soft_tokens import per_layer_ids, place_soft_rows
 from gemma_edge.runtime.memory.pressure import read_single_pages
 
 LONGEST_REASON = 300
@@ -146,8 +146,9 @@ class OnnxSlot:
         count, start = len(token_ids), self.position
         for name, table in self._shared.tables.items():
             rows = self._shared.rows[name][:, :count]
-            table.lookup(token_ids, rows.reshape(count, -1))
-            if name == "inputs_embeds":
+            is_text = name == "inputs_embeds"
+            table.lookup(token_ids if is_text else per_layer_ids(token_ids), rows.reshape(count, -1))
+            if is_text:
                 place_soft_rows(token_ids, rows[0])
             _bind_input(self._binding, name, rows)
         if not self._shared.tables:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_edge.converter.checkpoint.processor import image_pixels
+from gemma_edge.converter.checkpoint.processor import media_settings
 from gemma_edge.converter.models.fields import ConfigError
 
 SQUARE = {"size": {"height": 512, "width": 512}}
@@ -29,7 +29,7 @@ LARGER = {"height": 640, "width": 640}
 def test_the_size_of_images(files: dict[str, object], pixels: int, tmp_path: Path) -> None:
     for name, values in files.items():
         (tmp_path / name).write_text(json.dumps(values))
-    assert image_pixels(tmp_path) == pixels
+    assert media_settings(tmp_path).pixels == pixels
 
 
 @pytest.mark.parametrize("size", [None, 512, {"shortest_edge": 224}, {"height": 512, "width": 256}])
@@ -38,7 +38,7 @@ def test_images_that_are_no_squares_are_refused(size: object, name: str, tmp_pat
     values = {"size": size} if name.startswith("pre") else {"image_processor": {"size": size}}
     (tmp_path / name).write_text(json.dumps(values))
     with pytest.raises(ConfigError) as caught:
-        image_pixels(tmp_path)
+        _ = media_settings(tmp_path).pixels
     assert str(caught.value) == (
         f"{name}: size is {size!r}, expected equal height and width; this model needs new code"
     )
@@ -47,4 +47,4 @@ def test_images_that_are_no_squares_are_refused(size: object, name: str, tmp_pat
 def test_a_size_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 0, "width": 0}}))
     with pytest.raises(ConfigError, match=r"^preprocessor_config.json: height is 0, expected a positive integer; fix"):
-        image_pixels(tmp_path)
+        _ = media_settings(tmp_path).pixels

@@ -138,7 +138,7 @@ def test_the_end_of_a_clip_is_a_constant(encoder: Encoder) -> None:
 
 def test_hard_tokens_lie_over_the_rows_of_their_ids(encoder: Encoder) -> None:
     embedder = encoder.config.embedder
-    overlay = embedder.overlay()
+    [overlay] = embedder.overlays()
     rows = overlay.derivation.compute(*(encoder.stored[stored.source] for stored in overlay.derivation.sources))
     ids = range(overlay.first_row, overlay.first_row + overlay.rows)
     assert (ids[0], ids[-1]) == (embedder.vocab_offset, embedder.text_vocab_size - 1)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.graph import reference
 from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.converter.models import vision
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.quantize.recipes import Recipe
 from gemma_edge.converter.tensors import TensorSpec
 from tests.converter.litert import tflite_runs
@@ -82,6 +83,10 @@ CASES: Mapping[str, Case] = {
 }
 
 
+def squares(pixels: int) -> MediaSettings:
+    return MediaSettings({"size": {"height": pixels, "width": pixels}}, "preprocessor_config.json")
+
+
 @dataclass(frozen=True)
 class Encoder:
     """One encoder: timm's and ours."""
@@ -94,7 +99,7 @@ class Encoder:
         arguments = {"block_args": case.block_args, "stem_size": case.stem, "msfa_output_resolution": case.side}
         whole = deepcopy(tiny_towers.config_json()) | {"vision_soft_tokens_per_image": case.side**2}
         whole["vision_config"]["model_args"] = arguments
-        config = vision.Config.from_json(whole, case.pixels)
+        config = vision.Config.from_json(whole, squares(case.pixels))
         generator = torch.Generator().manual_seed(seed)
         oracle = VisionOracle.of(whole, lambda name, shape: tiny_towers.random_tower_values(name, shape, generator))
         return cls(oracle, config)

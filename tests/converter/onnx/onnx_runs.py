@@ -44,6 +44,7 @@ def fill(
     file = OnnxFile(f"{graph.name}.onnx", many_rows)
     inputs = {name: file.input(name, _TYPES[value.dtype], _dims(value.shape)) for name, value in graph.inputs.items()}
     for name, value in lowered(file, graph, parsed, inputs).items():
+        value = file.op("Cast", value, to=F32) if graph.outputs[name].dtype == "bool" else value  # noqa: PLW2901
         file.output(name, value, _dims(graph.outputs[name].shape))
     contents = {name: np.zeros(nbytes, np.uint8) for name, nbytes in file.data.sizes.items()}
     stored = {}

@@ -1,14 +1,16 @@
 """Other people's programs on our directories: where they come from, and what their greedy replies are held against."""
 
+import base64
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
@@ -20,6 +22,8 @@ TRANSFORMERS_JS = ("@huggingface/transformers", "4.3.1")
 PLAYWRIGHT = ("playwright-core", "1.65.1")
 MESSAGES = ["He went to the house", "Hi"]  # of unequal length
 NEW_TOKENS = 32
+MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
+_TENSOR_TYPES = {torch.int64: "int64", torch.float32: "float32", torch.bool: "bool"}
 
 
 def npm_modules(package: str, version: str) -> Path:
@@ -64,3 +68,18 @@ def check_same_reply(found: list[int], directory: Path, prompt: list[int], preci
     ours = reply[1:]
     settled = len(ours) if found == ours else settled_tokens(logits, ours, NEAR_TIE[precision])
     assert found[:settled] == ours[:settled]
+
+
+def tensors_as_json(inputs: Mapping[str, Any]) -> str:
+    """Tensors by name, as MEDIA_SCRIPT reads them."""
+    tensors = {name: value.contiguous() for name, value in inputs.items() if not name.endswith("token_type_ids")}
+    return json.dumps(
+        {
+            name: {
+                "type": _TENSOR_TYPES[tensor.dtype],
+                "dims": list(tensor.shape),
+                "data": base64.b64encode(tensor.numpy().tobytes()).decode(),
+            }
+            for name, tensor in tensors.items()
+        }
+    )

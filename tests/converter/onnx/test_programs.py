@@ -1,28 +1,26 @@
 """Directories in other people's programs: transformers.js in Node, and onnxruntime-genai for Gemma 3."""
 
-import base64
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime_genai
 import pytest
 import soundfile
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from gemma_edge.converter.convert import convert
 from tests.converter.onnx.programs import (
+    MEDIA_SCRIPT,
     MESSAGES,
     NEW_TOKENS,
     ConvertedFixture,
     check_answer,
     check_same_reply,
+    tensors_as_json,
 )
 from tests.media_files import photograph, speech
 from tests.oracles import Oracle
@@ -30,7 +28,6 @@ from tests.runtime.media.towers import Towers
 from tools.tiny import TINY, write_tiny
 
 SCRIPT = Path(__file__).with_name("transformers_js.mjs")
-MEDIA_SCRIPT = Path(__file__).with_name("transformers_js_media.mjs")
 TOLERANCE = 1e-3  # of logits, besides what float32 explains (tests/oracles.py)
 
 
@@ -78,7 +75,6 @@ MEDIA_PROMPTS = {  # how many images and how many clips, and where
     "audio": (0, 1, "Write down: <audio_soft_token>"),
     "interleaved": (2, 1, "One<image_soft_token>two<audio_soft_token>three<image_soft_token>"),
 }
-TENSOR_TYPES = {torch.int64: "int64", torch.float32: "float32", torch.bool: "bool"}
 
 
 @pytest.mark.parametrize("name", MEDIA_PROMPTS)
@@ -92,26 +88,11 @@ def test_transformers_js_sees_and_hears(towers: Towers, transformers_js: Path, n
         return_tensors="pt",
     )
     command = ["node", str(MEDIA_SCRIPT), str(transformers_js), str(towers.onnx), str(MEDIA_NEW_TOKENS)]
-    ran = subprocess.run(command, input=_as_json(inputs), capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, input=tensors_as_json(inputs), capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     reply = json.loads(ran.stdout)
     assert len(reply) == MEDIA_NEW_TOKENS
     towers.expected(inputs, reply).check_greedy(reply, TOLERANCE)
-
-
-def _as_json(inputs: Mapping[str, Any]) -> str:
-    """Tensors by name, as MEDIA_SCRIPT reads them."""
-    tensors = {name: value.contiguous() for name, value in inputs.items() if name != "token_type_ids"}
-    return json.dumps(
-        {
-            name: {
-                "type": TENSOR_TYPES[tensor.dtype],
-                "dims": list(tensor.shape),
-                "data": base64.b64encode(tensor.numpy().tobytes()).decode(),
-            }
-            for name, tensor in tensors.items()
-        }
-    )
 
 
 def greedy(model: onnxruntime_genai.Model, prompts: NDArray[np.int32]) -> list[list[int]]:

@@ -22,6 +22,7 @@ from gemma_edge.converter.cli import main
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.encoders import Modality
 from gemma_edge.converter.models.family import Model
+from gemma_edge.converter.models.gemma4_encoders.settings import MediaSettings
 from gemma_edge.converter.models.matformer.slices import published
 from gemma_edge.converter.models.official import OFFICIAL, official_model
 from gemma_edge.converter.plan.door import needs_of
@@ -64,7 +65,7 @@ def on(budget_bytes: int, **request: Any) -> Target:
 @pytest.mark.parametrize("size", OFFICIAL)
 def test_the_official_models_are_the_published_ones(size: str) -> None:
     config = SIZES[size].config
-    published, ours = Model.of_checkpoint(config, 768), official_model(size)
+    published, ours = Model.of_checkpoint(config, MediaSettings()), official_model(size)
     assert ours.config == published.config
     assert [encoder.config for encoder in ours.encoders] == [encoder.config for encoder in published.encoders]
 

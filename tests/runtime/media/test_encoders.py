@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from gemma_edge.converter.graph.ops import Graph
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.litert.footprint import BundlePlan
@@ -19,9 +20,10 @@ from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
 from gemma_edge.runtime.measure import encoder_bench as bench
 from gemma_edge.runtime.media.audio import wav_bytes
 from gemma_edge.runtime.media.encoders import AudioSize
-from gemma_edge.runtime.media.mel import frame_count
+from gemma_edge.runtime.media.mel import GEMMA3N
 from gemma_edge.runtime.tasks.media import transcribe
 from tests.bundles import write_bundle
+from tests.converter.litert.tflite_runs import fill
 
 TinyBundle = Callable[[str, str], Path]
 
@@ -62,6 +64,24 @@ def test_another_model_in_an_encoders_place(embedder: bytes, tmp_path: Path) -> 
         )
 
 
+def test_patches_that_are_no_squares(tmp_path: Path) -> None:
+    """An encoder of 10 patches of 27 values, for an adapter that gives 5 rows: 2 patches for each."""
+    g = Graph("vision_encoder", 10, {})
+    g.output("features", g.mul(g.input("images", (1, 10, 27)), 2.0))
+    adapter = Graph("vision_adapter", 5, {})
+    adapter.output("mm_embedding", adapter.mul(adapter.input("features", (1, 5, 8)), 2.0))
+    sections = {ModelType.VISION_ENCODER: fill([g], {}, {}).content}
+    bundle = bundle_of(
+        tmp_path / "odd.litertlm", sections | {ModelType.VISION_ADAPTER: fill([adapter], {}, {}).content}
+    )
+    with pytest.raises(GemmaEdgeError) as caught:
+        vision_size(bundle)
+    assert str(caught.value) == (
+        f"{bundle.path}: the tf_lite_vision_encoder section has a tensor [1, 10, 27], expected [1, patches, "
+        "3 * side * side], a square for each token; convert the checkpoint with gemma-edge"
+    )
+
+
 def test_a_section_that_is_no_model(tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "junk.litertlm", {ModelType.VISION_ENCODER: bytes(64)})
     with pytest.raises(GemmaEdgeError) as caught:
@@ -91,8 +111,8 @@ def test_a_text_model_transcribes_nothing(tiny_bundle: TinyBundle, tmp_path: Pat
 @pytest.mark.parametrize("frames", [1, 16, 192, 1000, 3008])
 def test_a_window_holds_what_the_frames_do(frames: int) -> None:
     samples = AudioSize(tokens=1, frames=frames).window_samples
-    assert frame_count(samples) <= frames
-    assert frame_count(samples) >= min(frames, 2997) - 1
+    assert GEMMA3N.frame_count(samples) <= frames
+    assert GEMMA3N.frame_count(samples) >= min(frames, 2997) - 1
 
 
 # ---------------------------------------------------------------- ONNX
