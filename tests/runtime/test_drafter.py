@@ -140,6 +140,23 @@ def test_it_guesses_what_transformers_guesses(pair: Pair, count: int) -> None:
     assert slot.draft(ids[count], DRAFTS) == expected(pair, ids[: count + 1]).tokens
 
 
+def test_it_guesses_after_a_step_of_several_slots(pair: Pair) -> None:
+    """Each from its own row's state, as after a step alone."""
+    path = pair.folder / "batched.litertlm"
+    options = {**OPTIONS, "drafter": pair.folder / "assistant", "batch": (2,)}
+    convert("custom-fp32", pair.folder / "model", path, **options)
+    decoder = LitertDecoder(DecoderSections.of(Bundle.open(path), with_drafter=True), 1, pair.folder / "cache")
+    together, alone = ([decoder.new_slot() for _ in range(2)] for _ in range(2))
+    for slots in (together, alone):
+        slots[0].prefill([2, 3, 4])
+        slots[1].prefill([5, 6, 7, 8, 9])
+    assert decoder.batches(together) == [together]
+    logits = decoder.decode_batch(together, [10, 11])
+    for row, token_id in enumerate((10, 11)):
+        assert np.array_equal(logits[row], alone[row].decode(token_id))
+        assert together[row].draft(12, DRAFTS) == alone[row].draft(12, DRAFTS) != ()
+
+
 def test_nothing_is_guessed_from_a_state_that_is_gone(pair: Pair) -> None:
     slot = slot_of(pair)
     slot.prefill([2, 3, 4])
