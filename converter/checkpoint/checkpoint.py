@@ -26,7 +26,7 @@ from gemma_edge.converter.checkpoint.origin import Origin
 from gemma_edge.converter.checkpoint.quantized import quantized_by
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo, read_header, unreadable
 from gemma_edge.converter.checkpoint.spelling import DECODER_PREFIXES, EMBEDDING, HEAD_NAMES, LEFTOVERS
-from gemma_edge.converter.checkpoint.stored_values import FLOATS, READABLE, read_bounds, read_values, same_values
+from gemma_edge.converter.checkpoint.stored_values import check_stored, read_bounds, read_values, same_values
 from gemma_edge.converter.models.encoders import PREFIXES
 from gemma_edge.converter.models.family import text_type_of
 from gemma_edge.converter.tensors import Derivation, SourceTensor, TensorSpec
@@ -159,7 +159,7 @@ class Checkpoint:
             if tensor is None:
                 missing.append(stored.source)
                 continue
-            _check_tensor(tensor, stored)
+            check_stored(tensor, stored)
             claimed.add(tensor.name)
         if missing:
             raise CheckpointError(
@@ -372,23 +372,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: a JSON object was expected; download it again")
     return value
-
-
-def _check_tensor(tensor: TensorInfo, expected: SourceTensor) -> None:
-    if tensor.dtype == "F64":
-        raise CheckpointError(
-            f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "
-            "model.to(torch.bfloat16) and save_pretrained() it"
-        )
-    if tensor.dtype not in READABLE:
-        raise CheckpointError(
-            f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
-        )
-    if tensor.shape != expected.shape:
-        raise CheckpointError(
-            f"{tensor.name}: shape {list(tensor.shape)}, expected {list(expected.shape)} by config.json; "
-            "they belong to different models"
-        )
 
 
 @contextmanager

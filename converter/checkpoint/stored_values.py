@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.checkpoint.gguf.values import BLOCK_TYPES, TYPES, dequantize
 from gemma_edge.converter.checkpoint.integers.packed import DTYPES, read_packed
 from gemma_edge.converter.checkpoint.safetensors_file import CheckpointError, TensorInfo
+from gemma_edge.converter.tensors import SourceTensor
 from gemma_edge.runtime.formats.direct import DirectReader
 
 Float32 = NDArray[np.float32]
@@ -23,6 +24,24 @@ _BITS_TYPE: dict[str, type[np.unsignedinteger[Any]]] = {"BF16": np.uint16, "F16"
 
 FLOATS: Final = tuple(_LIMIT_BITS)
 READABLE: Final = frozenset((*FLOATS, *BLOCK_TYPES, *DTYPES))
+
+
+def check_stored(tensor: TensorInfo, expected: SourceTensor) -> None:
+    """Raises CheckpointError for a dtype that is not read, or another shape."""
+    if tensor.dtype == "F64":
+        raise CheckpointError(
+            f"{tensor.name}: dtype F64, expected {', '.join(FLOATS)}; load it with transformers, call "
+            "model.to(torch.bfloat16) and save_pretrained() it"
+        )
+    if tensor.dtype not in READABLE:
+        raise CheckpointError(
+            f"{tensor.name}: dtype {tensor.dtype}, expected {', '.join(FLOATS)}; use the checkpoint before quantisation"
+        )
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            f"{tensor.name}: shape {list(tensor.shape)}, expected {list(expected.shape)} by config.json; "
+            "they belong to different models"
+        )
 
 
 def read_values(file: DirectReader, tensor: TensorInfo, first: int, values: Float32) -> None:
