@@ -72,6 +72,7 @@ BATCH_SOURCE = "measured: operators and tensors of each signature and conversati
 # 1.0 when it runs, or 15.1 where logits are put together from those of clusters, as if the vocabulary had 11 rows of
 # them. It keeps float32 copies of float16 caches, as decode does.
 CLUSTERED_ROWS = 11
+DRAFTER_PART = "drafter"
 DRAFTER_SOURCE = "measured: its weights, mapped; operators and tensors of one signature, and what its logits take"
 
 # E2B with a float16 cache: decode takes 107 MiB more than with float32, which is the whole cache as float32 (104); each
@@ -231,7 +232,7 @@ def with_drafter(
     """
     rows = CLUSTERED_ROWS if by_clusters else 1
     anon_bytes = CALL_ANON_BYTES + rows * vocab_size * FLOAT_BYTES + 2 * half_bytes
-    return Footprint.of((*footprint.parts, Part("drafter", anon_bytes, weights_bytes, DRAFTER_SOURCE)))
+    return Footprint.of((*footprint.parts, Part(DRAFTER_PART, anon_bytes, weights_bytes, DRAFTER_SOURCE)))
 
 
 def predicted_decode_tokens_per_s(profile: DeviceProfile, bytes_per_token: int) -> float:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from gemma_edge.profiles.budget import MemoryBudget
-from gemma_edge.profiles.costs import WEIGHTS_PART
+from gemma_edge.profiles.costs import DRAFTER_PART, WEIGHTS_PART
 from gemma_edge.profiles.costs_encoders import EncoderKind
 from gemma_edge.profiles.footprint import Footprint, Part
 
@@ -43,6 +43,6 @@ def made_anonymous(planned: Footprint) -> Footprint:
 
 
 def _made_anonymous(part: Part) -> Part:
-    if part.name not in (WEIGHTS_PART, *EncoderKind):
+    if part.name not in (WEIGHTS_PART, DRAFTER_PART, *EncoderKind):
         return part
     return Part(part.name, part.total_bytes, 0, "computed: packed into memory, no weight cache on a disk")

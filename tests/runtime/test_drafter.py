@@ -189,13 +189,16 @@ def test_it_is_loaded_only_where_it_may_guess(echoing: Callable[[str], Path]) ->
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_a_plan_of_the_bundle_counts_it(pair: Pair, echoing: Callable[[str], Path], precision: str) -> None:
-    found = BundlePlan.of(Bundle.open(echoing(precision))).footprint()
+    bundle = BundlePlan.of(Bundle.open(echoing(precision)))
+    found = bundle.footprint()
     options: Any = asked(precision, pair.folder / f"echo-{precision}")
     planned = plan_for(Target.parse(f"custom-{precision}", **options), pair.folder / "model")[1].footprint
     assert [part.name for part in found.parts] == [part.name for part in planned.parts]
     drafter, plan = ({part.name: part for part in each.parts}["drafter"] for each in (found, planned))
     assert 0 <= drafter.file_bytes - plan.file_bytes < 1 << 20  # the graph's
     assert drafter.anon_bytes == plan.anon_bytes
+    [without_cache] = [part for part in bundle.footprint(anonymous_weights=True).parts if part.name == "drafter"]
+    assert (without_cache.total_bytes, without_cache.file_bytes) == (drafter.total_bytes, 0)
     rows, copies = (11, 2 * (48 * 32 + 128 * 64) * 4) if precision == "int4" else (1, 0)  # of a ring and of all tokens
     assert drafter.anon_bytes == CALL_ANON_BYTES + rows * 2048 * 4 + copies
 

@@ -114,9 +114,9 @@ def test_where_packed_weights_go(tiny_bundle: TinyBundle, tmp_path: Path, monkey
 def test_default_threads(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
-    def record(*arguments: Any) -> Any:
+    def record(*arguments: Any, **options: Any) -> Any:
         threads.append(arguments[1])
-        return open_decoder(*arguments)
+        return open_decoder(*arguments, **options)
 
     monkeypatch.setattr(module, "open_decoder", record)
     for cores in ({0}, {0, 1, 2}, set(range(64))):

@@ -50,9 +50,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The arguments that decoders are opened with."""
     seen: list[tuple[Any, ...]] = []
 
-    def record(*arguments: Any) -> Any:
+    def record(*arguments: Any, **options: Any) -> Any:
         seen.append(arguments)
-        return open_decoder(*arguments)
+        return open_decoder(*arguments, **options)
 
     monkeypatch.setattr(module, "open_decoder", record)
     return seen
