@@ -26,7 +26,7 @@ from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, che
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
 from gemma_edge.runtime.executors.base import Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
-from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.file_range import FileRange, file_states, have_changed
 from gemma_edge.runtime.formats.model import open_model
 from gemma_edge.runtime.formats.trust.signed import check_trusted
 from gemma_edge.runtime.kv.model_drafter import guessing
@@ -109,7 +109,7 @@ class Engine:
         self.backend, self.vision_backend, self.audio_backend = backend, vision, audio
         check_trusted(model_path, trusted_key)
         self.bundle = open_model(Path(model_path))
-        self._opened = {file: _state(file) for file in _files(self.bundle.path)}
+        self._opened = file_states(self.bundle.path)
         draft_slots = int(draft_model is not None)
         settings = choose_settings(
             self.bundle, backend, max_num_tokens, cache_dir, profile, over_budget, slots, draft_slots
@@ -339,7 +339,7 @@ class Engine:
         Raises:
             GemmaEdgeError: what is wrong.
         """
-        if self._bundle_changed():
+        if have_changed(self._opened):
             raise HealthError(f"{self.bundle.path} was changed or removed since it was opened; create a new engine")
         token_id = self.bos_token_id or 0
         pool, check_memory = self._pool, self._check_memory
@@ -352,9 +352,6 @@ class Engine:
         [logits] = self._scheduler.submit(steps)
         if not float(abs(logits).max()) < float("inf"):
             raise HealthError(f"{self.bundle.path}: the logits are not finite; convert the checkpoint again")
-
-    def _bundle_changed(self) -> bool:
-        return any(_state(file) != opened for file, opened in self._opened.items())
 
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
@@ -393,17 +390,3 @@ def _cpu(name: str, backend: Backend | type[Backend]) -> CPU:
     if not isinstance(backend, CPU):
         raise ConfigError(f"{name} is {backend.get_name()}, this executor runs on cpu; use Backend.CPU()")
     return backend
-
-
-def _files(path: Path) -> list[Path]:
-    """A bundle itself, or what is in an ONNX directory."""
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is replaced or written to; None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -147,22 +147,18 @@ class Target:
             raise TargetError("fit: expected a profile to fit into, found none; add --profile")
 
     def _check_draft(self) -> None:
-        asked = self.draft_tokens
+        asked, named, longest = self.draft_tokens, ",".join(map(str, self.draft_tokens)), self.prefill_tokens[-1]
         if asked and not self.format.verifies:
-            raise TargetError(
-                f"draft {','.join(map(str, asked))}: {self.format.name} verifies nothing; use --format "
-                f"{LITERTLM.name}, or leave --draft out"
-            )
+            said = f"{self.format.name} verifies nothing; use --format {LITERTLM.name}, or leave --draft out"
+            raise TargetError(f"draft {named}: {said}")
         if any(n < 2 for n in asked) or sorted(set(asked)) != list(asked):
             raise TargetError(
-                f"draft {','.join(map(str, asked))}: expected lengths of at least 2, one token and what is guessed "
-                "after it, rising; for example --draft 4"
+                f"draft {named}: expected lengths of at least 2, one token and what is guessed after it, rising; for "
+                "example --draft 4"
             )
-        if asked and asked[-1] > self.prefill_tokens[-1]:  # a ring has room for a prefill behind its window
-            raise TargetError(
-                f"draft {asked[-1]}: longer than the longest prefill chunk, {self.prefill_tokens[-1]}; give lengths "
-                "up to that"
-            )
+        if asked and asked[-1] > longest:  # a ring has room for a prefill behind its window
+            said = f"longer than the longest prefill chunk, {longest}; give lengths up to that"
+            raise TargetError(f"draft {asked[-1]}: {said}")
 
     def _check_batch(self) -> None:
         sizes, asked = self.batch_rows, ",".join(map(str, self.batch_rows))
@@ -179,10 +175,8 @@ class Target:
 
     def _check_drafter(self, drafter: str) -> None:
         if not self.format.verifies:
-            raise TargetError(
-                f"drafter {drafter}: {self.format.name} has no place for one; use --format {LITERTLM.name}, or leave "
-                "--drafter out"
-            )
+            said = f"{self.format.name} has no place for one; use --format {LITERTLM.name}, or leave --drafter out"
+            raise TargetError(f"drafter {drafter}: {said}")
         if self.prefill_tokens[-1] < 2:
             raise TargetError(
                 f"drafter {drafter}: its guesses need a prefill chunk of at least 2; give a longer --prefill"
