@@ -22,7 +22,10 @@ def android_main() -> None:
     "--serial", envvar="ANDROID_SERIAL", help="Which device, as `adb devices` prints it.  [default: the only one]"
 )
 def push_main(bundle: Path, serial: str | None) -> None:
-    """Copy a bundle and its report to the phone and verify them there. Run again after a break to continue."""
+    """Copy a bundle, its report and its signature to the phone and verify the bundle there.
+
+    Run again after a break to continue.
+    """
     from gemma_edge.profiles.sizes import format_bytes
     from gemma_edge.runtime.android.adb import choose_phone, find_adb
     from gemma_edge.runtime.android.push import LocalBundle, push

@@ -1,4 +1,4 @@
-"""A bundle and its report onto a phone: resumed where it broke off, verified by the phone's own SHA-256.
+"""A bundle, its report and its signature onto a phone: resumed where it broke off, verified by the phone's own SHA-256.
 
 Where to: /data/local/tmp, LiteRT-LM's documented place for models pushed by a developer. adb may write there, and any
 app may read what is readable by all, so the demo uses the bundle in place and no second copy is made. The app's own
@@ -25,6 +25,7 @@ from gemma_edge.runtime.formats.digest import sha256_of
 FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (DemoApplication.kt)
 SPARE_BYTES = 64 << 20  # left free on the phone: Android misbehaves on a full disk
 PIECE_BYTES = 1 << 20
+SIGNATURE = ".sig"  # `gemma-edge sign`; the app asks for it where it trusts a key
 
 Stage = Callable[[str, int], Callable[[int], None]]
 """Announces a stage by name and total bytes; returns what to call after every n bytes."""
@@ -36,23 +37,26 @@ class PushError(GemmaEdgeError):
 
 @dataclass(frozen=True)
 class LocalBundle:
-    """A bundle that is what its report says."""
+    """A bundle that is what its report says; `signature` is what lies beside it as NAME.sig, unread."""
 
     path: Path
     report_path: Path
     nbytes: int
     sha256: str
+    signature: bytes | None = None
 
     @classmethod
     def open(cls, path: Path, stage: Stage) -> "LocalBundle":
         """Read the report and hash the bundle.
 
-        Raises PushError: no bundle, no report beside it, or a bundle that is not the one reported.
+        Raises PushError: no bundle, no report beside it, a bundle that is not the one reported, or a signature that
+        cannot be read.
         """
         if path.suffix != ".litertlm" or not path.is_file():
             raise PushError(f"{path}: not a .litertlm file; expected a bundle that `gemma-edge convert` wrote")
         report_path = path.with_name(path.name + ".json")
         output = _reported_output(report_path)
+        signature = _read_signature(path.with_name(path.name + SIGNATURE))
         nbytes = path.stat().st_size
         if nbytes != output["bytes"]:
             raise PushError(
@@ -64,7 +68,7 @@ class LocalBundle:
             raise PushError(
                 f"{path}: SHA-256 {digest}, expected {output['sha256']} by {report_path.name}; convert or copy it again"
             )
-        return cls(path, report_path, nbytes, digest)
+        return cls(path, report_path, nbytes, digest, signature)
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,14 @@ class Pushed:
 
 
 def push(bundle: LocalBundle, phone: Phone, stage: Stage) -> Pushed:
-    """Make the phone hold the bundle and its report. What is there and equal is not sent again.
+    """Make the phone hold the bundle, its report and its signature. A bundle that is there and equal is not sent again.
 
     Raises PushError: not enough space, or other bytes arrived; AdbError: the phone went away.
     """
     target = f"{FOLDER}/{bundle.path.name}"
     phone.read(f"mkdir -p {FOLDER} && chmod 755 {FOLDER}")
     if phone.size_bytes(target) == bundle.nbytes and phone.sha256(target) == bundle.sha256:
-        _send_report(bundle, phone, target)
+        _send_sidecars(bundle, phone, target)
         return Pushed(target, bundle.nbytes, bundle.sha256, sent_bytes=0)
     partial = f"{target}.partial"
     done_bytes = _resumable_bytes(bundle, phone, partial, stage)
@@ -97,7 +101,7 @@ def push(bundle: LocalBundle, phone: Phone, stage: Stage) -> Pushed:
         reason = " ".join(sent.stderr.split()) or f"exit status {sent.returncode}, no message"
         raise PushError(f"{phone.device}: writing {partial} failed: {reason}; free some space and run this again")
     _check_arrival(bundle, phone, partial)
-    _send_report(bundle, phone, target)  # first, so that no bundle is seen without its report
+    _send_sidecars(bundle, phone, target)  # first, so that no bundle is seen without them
     phone.read(f"chmod 644 {quote(partial)} && mv {quote(partial)} {quote(target)}")
     return Pushed(target, bundle.nbytes, bundle.sha256, sent_bytes=bundle.nbytes - done_bytes)
 
@@ -118,6 +122,15 @@ def _reported_output(report_path: Path) -> dict[str, Any]:
         raise PushError(
             f"{report_path}: not a report of a conversion ({type(error).__name__}: {error}); convert again"
         ) from error
+
+
+def _read_signature(path: Path) -> bytes | None:
+    try:
+        return read_plain(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PushError(f"{path}: cannot be read ({error.strerror}); copy it again, or remove it") from error
 
 
 def _resumable_bytes(bundle: LocalBundle, phone: Phone, partial: str, stage: Stage) -> int:
@@ -160,13 +173,19 @@ def _check_arrival(bundle: LocalBundle, phone: Phone, partial: str) -> None:
         )
 
 
-def _send_report(bundle: LocalBundle, phone: Phone, target: str) -> None:
-    report = quote(f"{target}.json")
-    text = bundle.report_path.read_bytes()
-    sent = phone.shell(f"cat > {report} && chmod 644 {report}", [text])
-    if sent.returncode or phone.read(f"cat {report}").encode() != text:
+def _send_sidecars(bundle: LocalBundle, phone: Phone, target: str) -> None:
+    _send_text(bundle.report_path.read_bytes(), phone, f"{target}.json")
+    if bundle.signature is None:
+        phone.read(f"rm -f {quote(target + SIGNATURE)}")  # of a former bundle
+    else:
+        _send_text(bundle.signature, phone, target + SIGNATURE)
+
+
+def _send_text(text: bytes, phone: Phone, target: str) -> None:
+    sent = phone.shell(f"cat > {quote(target)} && chmod 644 {quote(target)}", [text])
+    if sent.returncode or phone.read(f"cat {quote(target)}").encode() != text:
         reason = " ".join(sent.stderr.split()) or "other bytes arrived"
-        raise PushError(f"{phone.device}: writing {target}.json failed: {reason}; free some space and run this again")
+        raise PushError(f"{phone.device}: writing {target} failed: {reason}; free some space and run this again")
 
 
 def _pieces(file: BinaryIO, on_bytes: Callable[[int], None]) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,31 +13,14 @@ from pathlib import Path
 import pytest
 
 from gemma_edge.runtime.android import adb
-from gemma_edge.runtime.android.adb import AdbError, Device, Phone, choose_phone, find_adb
+from gemma_edge.runtime.android.adb import AdbError, Phone, choose_phone, find_adb
 from gemma_edge.runtime.android.push import FOLDER, LocalBundle, Pushed, PushError, push
 
-READY = "0A1B2C\tdevice usb:1-1 product:panther model:Pixel_7 device:panther transport_id:1\n"
-OTHER = "emulator-5554\tdevice product:sdk model:sdk_phone transport_id:2\n"
 BYTES = random.Random(7).randbytes(3_500_001)  # several pieces, the last one short
 
 
 def silent(_name: str, _total_bytes: int) -> Callable[[int], None]:
     return lambda _n: None
-
-
-@pytest.fixture
-def phone_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A phone with nothing on it, connected; adb is the fake one."""
-    folder = tmp_path / "phone"
-    (folder / "data").mkdir(parents=True)
-    (folder / "devices").write_text(READY)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    shutil.copy(Path(__file__).with_name("fake_adb.sh"), programs / "adb")
-    monkeypatch.setenv("FAKE_PHONE", str(folder))
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
-    return folder
 
 
 @pytest.fixture
@@ -76,6 +58,29 @@ def test_the_phone_holds_the_bundle_and_its_report(phone_folder: Path, phone: Ph
     assert result == Pushed(
         f"{FOLDER}/{bundle.name}", len(BYTES), hashlib.sha256(BYTES).hexdigest(), sent_bytes=len(BYTES)
     )
+
+
+def test_the_signature_goes_along(phone_folder: Path, phone: Phone, bundle: Path) -> None:
+    signature = bundle.with_name(bundle.name + ".sig")
+    arrived = on_phone(phone_folder, bundle).with_name(signature.name)
+    signature.write_text('{"signed": 1}')
+    pushed(bundle, phone)
+    assert arrived.read_text() == '{"signed": 1}'
+    assert arrived.stat().st_mode & 0o777 == 0o644
+    signature.write_text('{"signed": 2}')
+    assert pushed(bundle, phone).sent_bytes == 0
+    assert arrived.read_text() == '{"signed": 2}'  # also where the bundle is there already
+    signature.unlink()
+    pushed(bundle, phone)
+    assert not arrived.exists()  # it was another bundle's
+
+
+def test_a_signature_that_cannot_be_read_is_named(bundle: Path) -> None:
+    bundle.with_name(bundle.name + ".sig").mkdir()
+    with pytest.raises(
+        PushError, match=r"litertlm\.sig: cannot be read \(Is a directory\); copy it again, or remove it$"
+    ):
+        LocalBundle.open(bundle, silent)
 
 
 def test_what_is_there_is_not_sent_again(phone_folder: Path, phone: Phone, bundle: Path) -> None:
@@ -227,80 +232,6 @@ def test_only_a_bundle_that_is_what_its_report_says_is_sent(bundle: Path) -> Non
         PushError, match=r"SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64} by .*json; convert or copy it again"
     ):
         LocalBundle.open(bundle, silent)
-
-
-@pytest.mark.parametrize(
-    ("line", "device"),
-    [
-        (READY, Device("0A1B2C", "device", "Pixel_7")),
-        ("0A1B2C               unauthorized usb:1-1 transport_id:1", Device("0A1B2C", "unauthorized", "")),
-        ("192.168.1.7:5555\toffline transport_id:3", Device("192.168.1.7:5555", "offline", "")),
-        (
-            "0A1B2C\tno permissions (user in plugdev group; are your udev rules wrong?); see [http://x] usb:1-1",
-            Device("0A1B2C", "no permissions", ""),
-        ),
-    ],
-)
-def test_lines_of_adb_devices(line: str, device: Device) -> None:
-    assert Device.parse(line.rstrip("\n")) == device
-
-
-@pytest.mark.parametrize(
-    ("devices", "serial", "message"),
-    [
-        ("", None, r"^adb: no device is connected; plug one in with USB debugging on .* adb connect HOST:PORT$"),
-        (
-            READY + OTHER,
-            None,
-            r"^adb: 2 devices are connected, expected one: 0A1B2C \(Pixel_7\), emulator-5554 \(sdk_phone\); choose "
-            "with --serial 0A1B2C$",
-        ),
-        (READY, "XYZ", r"^adb: no device XYZ; connected: 0A1B2C \(Pixel_7\); give one of these to --serial$"),
-        (
-            "0A1B2C\tunauthorized usb:1-1\n",
-            None,
-            r"^adb: 0A1B2C is in state unauthorized, expected device; unlock it and allow this computer's key in the "
-            "USB debugging dialog$",
-        ),
-        (READY + "77\toffline\n", "77", "^adb: 77 is in state offline, expected device; unplug it and plug"),
-        ("77\tno permissions (x); see [y]\n", None, "^adb: 77 is in state no permissions, expected device; this user"),
-        ("77\trecovery\n", None, "^adb: 77 is in state recovery, expected device; start Android on it$"),
-    ],
-)  # fmt: skip
-def test_no_single_ready_phone(phone_folder: Path, devices: str, serial: str | None, message: str) -> None:
-    (phone_folder / "devices").write_text(devices)
-    with pytest.raises(AdbError, match=message):
-        choose_phone(find_adb(), serial)
-
-
-def test_the_phone_of_a_serial_and_the_only_ready_one(phone_folder: Path) -> None:
-    (phone_folder / "devices").write_text(READY + OTHER)
-    assert choose_phone(find_adb(), "emulator-5554").device.model == "sdk_phone"
-    (phone_folder / "devices").write_text("77\tunauthorized\n" + OTHER)
-    assert choose_phone(find_adb(), None).device.serial == "emulator-5554"
-
-
-def test_adb_is_missing_or_found_in_the_sdk(
-    phone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for variable in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
-        monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(
-        AdbError, match=r"^adb: found neither on PATH nor under ANDROID_HOME; install Android's platform tools"
-    ):
-        find_adb()
-    tools = tmp_path / "sdk" / "platform-tools"
-    tools.mkdir(parents=True)
-    shutil.copy(phone_folder.parent / "bin" / "adb", tools)
-    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
-    assert find_adb() == tools / "adb"
-
-
-def test_an_adb_without_its_server_is_quoted(phone_folder: Path) -> None:
-    (phone_folder / "no_server").touch()
-    with pytest.raises(AdbError, match=r"`adb devices` failed: .*cannot connect to daemon; try: adb kill-server$"):
-        choose_phone(find_adb(), None)
 
 
 def gemma_edge(*arguments: object) -> subprocess.CompletedProcess[str]:

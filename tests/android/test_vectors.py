@@ -56,6 +56,22 @@ def test_sizes_read_the_same() -> None:
         assert format_bytes(case["bytes"]) == case["text"]
 
 
+def test_the_signatures_are_what_model_signing_takes(tmp_path: Path) -> None:
+    verifying = pytest.importorskip("model_signing.verifying")
+    key, bundle, signature = (tmp_path / name for name in ("key.pub", vectors.SIGNED_NAME, "signature"))
+    bundle.write_bytes(vectors.small_bundle())
+    signed = stored("signed.json")
+    for curve, case in signed["curves"].items():
+        assert case["key"] == vectors.public_pem(curve)
+        key.write_text(case["key"])
+        signature.write_text(case["signature"])
+        verifying.Config().use_elliptic_key_verifier(public_key=key).verify(bundle, signature)
+    key.write_text(signed["curves"]["P-256"]["key"])
+    signature.write_text(signed["other"])
+    with pytest.raises(ValueError, match="Hash mismatch"):
+        verifying.Config().use_elliptic_key_verifier(public_key=key).verify(bundle, signature)
+
+
 def test_a_benchmark_is_written_as_bench_writes_it() -> None:
     assert stored("bench.json") == vectors.bench()
 

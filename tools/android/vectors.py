@@ -10,7 +10,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.models.official import official_model
@@ -23,6 +24,9 @@ from gemma_edge.profiles.footprint import Footprint, Part
 from gemma_edge.profiles.sizes import GIB, MIB, format_bytes
 from gemma_edge.runtime.formats.litertlm import ALIGNMENT_BYTES, BundleLayout, SectionKind, SectionSpec
 from gemma_edge.runtime.measure.bench import Measurement, medians
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "android_demo/core/src/test/resources/vectors"
@@ -225,6 +229,54 @@ def bench() -> Values:
     }
 
 
+# ---------------------------------------------------------------- signatures
+
+CURVES = ("P-256", "P-384", "P-521")
+OTHER_CURVE = "secp256k1"  # which nobody signs models with
+SIGNED_NAME = "small.litertlm"
+
+
+def private_key(curve: str) -> "EllipticCurvePrivateKey":
+    """The same one each time, and no secret: nothing but tests trusts it."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    classes = (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1(), ec.SECP256K1())
+    curves = dict(zip((*CURVES, OTHER_CURVE), classes, strict=True))
+    return ec.derive_private_key(int.from_bytes(_noise(curve.encode(), 30)), curves[curve])
+
+
+def public_pem(curve: str) -> str:
+    """In PEM, as an app has it."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    pem: bytes = private_key(curve).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode()
+
+
+def signatures(bundle: bytes) -> Values:
+    """The bundle signed by the package model-signing with a key of each curve.
+
+    "other": a signature of a bundle with a byte more; "other_curve": a public key that no such signature is made with.
+
+    Other bytes each time: ECDSA draws a number.
+    """
+    signed = {curve: {"key": public_pem(curve), "signature": _sign(curve, bundle)} for curve in CURVES}
+    return {"curves": signed, "other": _sign("P-256", bundle + b"\0"), "other_curve": public_pem(OTHER_CURVE)}
+
+
+def _sign(curve: str, content: bytes) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from model_signing import signing
+
+    with TemporaryDirectory() as folder:
+        key, bundle, signature = (Path(folder) / name for name in ("key.pem", SIGNED_NAME, "signature"))
+        form = PrivateFormat.PKCS8
+        key.write_bytes(private_key(curve).private_bytes(Encoding.PEM, form, NoEncryption()))
+        bundle.write_bytes(content)
+        signing.Config().use_elliptic_key_signer(private_key=key).sign(bundle, signature)
+        return signature.read_text()
+
+
 def main() -> None:
     """Write them all anew."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -235,6 +287,7 @@ def main() -> None:
         "verdicts.json": verdicts(plans()),
         "sizes.json": sizes(),
         "bench.json": bench(),
+        "signed.json": signatures(bundle),
     }.items():
         (FOLDER / name).write_text(json.dumps(values, indent=1) + "\n")
     checkpoint = REPOSITORY / "tests/fixtures/tiny-gemma3n"

@@ -10,6 +10,7 @@ import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.launch
 import org.gemmaedge.core.bench.Bench
+import org.gemmaedge.core.bundle.TrustedKey
 import org.gemmaedge.core.catalogue.Catalogue
 import org.gemmaedge.core.chat.ChatController
 import org.gemmaedge.core.chat.ChatStore
@@ -37,7 +38,7 @@ import org.gemmaedge.engine.LiteRtChatEngine
 class DemoApplication : Application() {
     val scope: CoroutineScope = guardedScope { error -> chat.tell(Notice(Notice.Kind.UNEXPECTED, "$error")) }
     val preferences by lazy { Preferences(getSharedPreferences("demo", MODE_PRIVATE)) }
-    val bundles by lazy { BundleStore(File(filesDir, "models"), PUSHED_FOLDER, cacheDir, ::readCatalogue) }
+    val bundles by lazy { BundleStore(File(filesDir, "models"), PUSHED_FOLDER, cacheDir, ::readTrustedKey, ::readCatalogue) }
     val connection by lazy { Connection(this) }
     val work by lazy {
         val journal = WorkJournal(File(filesDir, "models/work.json"))
@@ -94,7 +95,15 @@ class DemoApplication : Application() {
 
     private fun readCatalogue(): Catalogue = assets.open("catalogue.json").use { Catalogue.parse(it.reader().readText()) }
 
+    /** Null where this build of the app has none: it loads what nobody has signed. */
+    private fun readTrustedKey(): TrustedKey? {
+        if (TRUSTED_KEY !in assets.list("").orEmpty()) return null
+        return assets.open(TRUSTED_KEY).use { TrustedKey.parse(it.reader().readText()) }
+    }
+
     private companion object {
+        const val TRUSTED_KEY = "trusted_key.pem"
+
         /** Where `gemma-edge android push` writes (runtime/android/push.py). */
         val PUSHED_FOLDER = File("/data/local/tmp/gemma-edge")
     }

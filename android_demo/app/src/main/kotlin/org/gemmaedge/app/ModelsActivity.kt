@@ -105,10 +105,13 @@ class ModelsActivity : Screen(R.layout.activity_models, R.menu.models) {
     private suspend fun copyHere(picked: List<Uri>) {
         try {
             val sources = withContext(Dispatchers.IO) { picked.map { ContentSource(contentResolver, it) } }
-            val (reports, bundles) = sources.partition { it.name.endsWith(".json") }
-            if (bundles.size == 1 && reports.size <= 1) {
-                val request = WorkRequest.Import(bundles.single().name, bundles.single().address, reports.singleOrNull()?.address)
-                (bundles + reports).forEach { it.keepReadable() }
+            val (reports, others) = sources.partition { it.name.endsWith(".json") }
+            val (signatures, bundles) = others.partition { it.name.endsWith(".sig") }
+            if (bundles.size == 1 && reports.size <= 1 && signatures.size <= 1) {
+                val bundle = bundles.single()
+                val request =
+                    WorkRequest.Import(bundle.name, bundle.address, reports.singleOrNull()?.address, signatures.singleOrNull()?.address)
+                sources.forEach { it.keepReadable() }
                 begin(request)
             } else {
                 Toast.makeText(this, R.string.import_one_bundle, Toast.LENGTH_LONG).show()

@@ -11,6 +11,9 @@ enum class Problem {
     /** Size or SHA-256 differ from the converter's report. */
     NOT_AS_REPORTED,
 
+    /** The app trusts a key, and the bundle is not what its owner has signed. */
+    NOT_SIGNED,
+
     /** The text is not the converter's report, or a catalogue of them. */
     NOT_A_REPORT,
 

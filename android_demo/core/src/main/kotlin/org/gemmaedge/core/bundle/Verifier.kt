@@ -14,6 +14,9 @@ data class Progress(val done: Long, val total: Long) {
 
 /** What a bundle was held against. */
 enum class Evidence {
+    /** The SHA-256 that the owner of the app's trusted key has signed, and the report where one came. */
+    SIGNATURE,
+
     /** Size and SHA-256 in the report that convert wrote. */
     REPORT,
 
@@ -28,7 +31,7 @@ enum class Evidence {
     ;
 
     /** Whether every byte of every section is what somebody said it is. */
-    val isWhole: Boolean get() = this == REPORT || this == TABLE
+    val isWhole: Boolean get() = this == SIGNATURE || this == REPORT || this == TABLE
 }
 
 /** A bundle in which no fault was found, and what was looked for. */
@@ -37,32 +40,44 @@ data class Verified(val bundle: Bundle, val evidence: Evidence)
 /**
  * Whether a file is the bundle that convert wrote, to the byte.
  *
- * With a report, the file's size and SHA-256 decide. Without one, each section is held against the digest that the
+ * With a report or a signature, the file's size and SHA-256 decide. Without, each section is held against the digest that the
  * bundle's own table records, where it does: [Evidence] tells how far that goes.
  */
 class Verifier(private val onProgress: (Progress) -> Unit = {}) {
-    /** Throws [DemoException]: what [Bundle.open] throws, DAMAGED, NOT_AS_REPORTED or STORAGE. */
-    fun verify(file: File, report: BundleReport?): Verified {
+    /**
+     * [signedSha256]: for which a signature vouches, null where the app trusts no key.
+     * Throws [DemoException]: what [Bundle.open] throws, DAMAGED, NOT_AS_REPORTED, NOT_SIGNED or STORAGE.
+     */
+    fun verify(file: File, report: BundleReport?, signedSha256: String? = null): Verified {
         val bundle = Bundle.open(file)
-        return Verified(bundle, if (report == null) verifySections(bundle) else verifyReported(bundle, report))
+        val isHashedWhole = report != null || signedSha256 != null
+        return Verified(bundle, if (isHashedWhole) verifyWhole(bundle, report, signedSha256) else verifySections(bundle))
     }
 
-    private fun verifyReported(bundle: Bundle, report: BundleReport): Evidence {
+    private fun verifyWhole(bundle: Bundle, report: BundleReport?, signedSha256: String?): Evidence {
         val name = bundle.file.name
-        if (bundle.sizeBytes != report.sizeBytes) {
+        if (report != null && bundle.sizeBytes != report.sizeBytes) {
             throw DemoException(
                 Problem.NOT_AS_REPORTED,
                 "$name: has ${bundle.sizeBytes} bytes, the report says ${report.sizeBytes}; copy the file again",
             )
         }
         val digest = Digests(bundle.file, bundle.sizeBytes).use { it.sha256(0, bundle.sizeBytes) }
-        if (digest != report.sha256) {
+        if (report != null && digest != report.sha256) {
             throw DemoException(
                 Problem.NOT_AS_REPORTED,
                 "$name: has SHA-256 ${digest.take(SHOWN)}..., the report says ${report.sha256.take(SHOWN)}...; copy the file again",
             )
         }
-        return Evidence.REPORT
+        if (signedSha256 == null) return Evidence.REPORT
+        if (digest != signedSha256) {
+            throw DemoException(
+                Problem.NOT_SIGNED,
+                "$name: has SHA-256 ${digest.take(SHOWN)}..., the signature vouches for ${signedSha256.take(SHOWN)}...; " +
+                    "get the bundle and its .sig again from its maker",
+            )
+        }
+        return Evidence.SIGNATURE
     }
 
     private fun verifySections(bundle: Bundle): Evidence {

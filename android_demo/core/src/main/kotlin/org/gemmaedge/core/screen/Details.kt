@@ -10,6 +10,7 @@ fun detailsOf(stored: StoredBundle): List<Pair<Phrase, Any>> {
     val report = stored.report
     val checked = when (stored.evidence) {
         null -> phrase("checked_not_yet")
+        Evidence.SIGNATURE -> phrase("checked_signature")
         Evidence.REPORT -> phrase("checked_report")
         Evidence.TABLE -> phrase("checked_table")
         Evidence.PART_OF_TABLE -> phrase("checked_part")

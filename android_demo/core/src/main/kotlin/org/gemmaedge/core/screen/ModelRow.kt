@@ -1,5 +1,7 @@
 package org.gemmaedge.core.screen
 
+import org.gemmaedge.core.Problem
+import org.gemmaedge.core.bundle.Evidence
 import org.gemmaedge.core.formatBytes
 import org.gemmaedge.core.prompt.Template
 import org.gemmaedge.core.store.Listed
@@ -10,9 +12,14 @@ data class ModelRow(val title: String, val detail: Phrase) {
     companion object {
         fun of(listed: Listed): ModelRow = when (listed) {
             is Listed.Here -> ModelRow(listed.stored.name, marked(listed.stored))
-            is Listed.Damaged -> ModelRow(listed.file.name, phrase("model_damaged", listed.message))
+            is Listed.Damaged -> ModelRow(listed.file.name, refused(listed))
             is Listed.Unfinished -> ModelRow(listed.name, phrase("model_unfinished", formatBytes(listed.file.length())))
             is Listed.Offered -> ModelRow(listed.entry.title, phrase("model_offered", formatBytes(listed.entry.report.sizeBytes)))
+        }
+
+        private fun refused(listed: Listed.Damaged): Phrase = when (listed.problem) {
+            Problem.NOT_SIGNED, Problem.UNEXPECTED -> phrase("model_refused", listed.message) // the file itself may be whole
+            else -> phrase("model_damaged", listed.message)
         }
 
         private fun marked(stored: StoredBundle): Phrase {
@@ -20,6 +27,7 @@ data class ModelRow(val title: String, val detail: Phrase) {
             val origin = if (stored.isPushed) phrase("model_pushed", facts) else facts
             return when {
                 stored.evidence == null -> phrase("model_unchecked", origin)
+                stored.evidence == Evidence.SIGNATURE -> phrase("model_signed", origin)
                 stored.isVerified -> origin
                 else -> phrase("model_unverified", origin)
             }

@@ -64,6 +64,7 @@ fun phraseOf(problem: Problem): Phrase = when (problem) {
     Problem.NOT_A_BUNDLE -> phrase("problem_not_a_bundle")
     Problem.DAMAGED -> phrase("problem_damaged")
     Problem.NOT_AS_REPORTED -> phrase("problem_not_as_reported")
+    Problem.NOT_SIGNED -> phrase("problem_not_signed")
     Problem.NOT_A_REPORT -> phrase("problem_not_a_report")
     Problem.NO_SPACE -> phrase("problem_no_space")
     Problem.NETWORK -> phrase("problem_network")

@@ -158,7 +158,8 @@ class BundleWork(
                     ensureActive()
                     progressed(stored.file.name, TransferProgress(TransferProgress.Step.VERIFYING, progress), canPause = false)
                 }
-                store.mark(verifier.verify(stored.file, stored.report), stored.report)
+                val verified = verifier.verify(stored.file, stored.report, stored.signedSha256)
+                store.mark(verified, stored.report, stored.signedSha256)
                 WorkState.Done(store.open(stored.file), wasHere = true)
             }
         }
@@ -191,33 +192,48 @@ class BundleWork(
     private suspend fun import(request: WorkRequest.Import): StoredBundle = bring(
         request.name,
         source = { documents(request.document) },
-        readReport = { request.report?.let { readText(documents(it)) } },
+        readReport = { request.report?.let { Sidecar.REPORT.read(documents(it)) } },
+        readSignature = { request.signature?.let { Sidecar.SIGNATURE.read(documents(it)) } },
     )
 
-    /** The report is asked for at the same address with .json added. */
-    private suspend fun download(url: URL): StoredBundle =
-        bring(WorkRequest.bundleName(HttpSource(url).name), source = { HttpSource(url) }, readReport = { fetchReport(url) })
+    /** The report is asked for at the same address with .json added, the signature with .sig. */
+    private suspend fun download(url: URL): StoredBundle = bring(
+        WorkRequest.bundleName(HttpSource(url).name),
+        source = { HttpSource(url) },
+        readReport = { Sidecar.REPORT.fetch(url) },
+        readSignature = { Sidecar.SIGNATURE.fetch(url) },
+    )
 
     /** Its report is part of the catalogue. */
     private suspend fun downloadOffered(name: String): StoredBundle {
         val entry = withContext(Dispatchers.IO) { store.offered(name) }
             ?: throw DemoException(Problem.REFUSED_BY_SERVER, "$name: no longer in the catalogue; choose another")
-        return arrived(transfer(name).run(HttpSource(checkNotNull(entry.url)), name, entry.report), entry.report, text = null)
+        val url = checkNotNull(entry.url)
+        val signature = withContext(Dispatchers.IO) { store.signature(name, entry.report) { Sidecar.SIGNATURE.fetch(url) } }
+        val verified = transfer(name).run(HttpSource(url), name, entry.report, signature?.sha256)
+        return arrived(verified, entry.report, text = null, signature)
     }
 
-    private suspend fun bring(name: String, source: () -> ByteSource, readReport: () -> String?): StoredBundle {
+    private suspend fun bring(
+        name: String,
+        source: () -> ByteSource,
+        readReport: () -> String?,
+        readSignature: () -> String?,
+    ): StoredBundle {
         val text = withContext(Dispatchers.IO) { readReport() }
         val report = text?.let(BundleReport::parse)
+        val signature = withContext(Dispatchers.IO) { store.signature(name, report, readSignature) }
         val opened = withContext(Dispatchers.IO) { source() }
-        return arrived(transfer(name).run(opened, name, report), report, text)
+        return arrived(transfer(name).run(opened, name, report, signature?.sha256), report, text, signature)
     }
 
-    /** [text]: of the report, where it is to be kept. One that a former bundle of this name left behind is not. */
-    private suspend fun arrived(verified: Verified, report: BundleReport?, text: String?): StoredBundle =
+    /** [text]: of the report, where it is to be kept. What a former bundle of this name left behind is not. */
+    private suspend fun arrived(verified: Verified, report: BundleReport?, text: String?, signature: BundleSignature?): StoredBundle =
         withContext(NonCancellable + Dispatchers.IO) {
             val file = verified.bundle.file
             if (text != null) store.saveReport(file, text) else store.deleteReport(file)
-            store.mark(verified, report)
+            store.saveSignature(file, signature)
+            store.mark(verified, report, signature?.sha256)
             store.open(file)
         }
 
@@ -276,38 +292,11 @@ class BundleWork(
     }
 
     private companion object {
-        const val LONGEST_REPORT_CHARS = 1 shl 20
-
         fun webAddress(text: String): URL =
             try {
                 URL(text)
             } catch (error: MalformedURLException) {
                 throw DemoException(Problem.NETWORK, "$text: not an address (${error.message}); correct it", error)
-            }
-
-        fun readText(source: ByteSource): String = source.open(0, null).use { opened ->
-            val text = opened.bytes.reader()
-            val buffer = CharArray(LONGEST_REPORT_CHARS + 1)
-            var length = 0
-            while (length < buffer.size) {
-                val count = text.read(buffer, length, buffer.size - length)
-                if (count < 0) return@use String(buffer, 0, length)
-                length += count
-            }
-            throw DemoException(
-                Problem.NOT_A_REPORT,
-                "${source.name}: longer than any report; choose the .json file that convert wrote",
-            )
-        }
-
-        /** Null where the server has none: then the bundle is checked against its own table. */
-        fun fetchReport(url: URL): String? =
-            try {
-                readText(HttpSource(URL(url, url.path + ".json" + url.query?.let { "?$it" }.orEmpty())))
-            } catch (error: DemoException) {
-                if (error.problem == Problem.REFUSED_BY_SERVER) null else throw error
-            } catch (error: IOException) {
-                throw DemoException(Problem.NETWORK, "${url.host}: ${error.message}; try again", error)
             }
     }
 }

@@ -21,8 +21,16 @@ sealed interface WorkRequest {
     /** The catalogue's entry with a file of this name. */
     data class Offered(override val name: String) : WorkRequest
 
-    /** A document, and the report beside it, by addresses that the platform resolves; they stay readable after a restart. */
-    data class Import(val documentName: String, val document: String, val report: String?) : WorkRequest {
+    /**
+     * A document, and the report and the signature beside it, by addresses that the platform resolves; they stay readable
+     * after a restart.
+     */
+    data class Import(
+        val documentName: String,
+        val document: String,
+        val report: String?,
+        val signature: String? = null,
+    ) : WorkRequest {
         override val name: String get() = bundleName(documentName)
     }
 
@@ -61,8 +69,10 @@ class WorkJournal(private val file: File) {
         val request = when (val it = entry.request) {
             is WorkRequest.Download -> mapOf("kind" to "download", "url" to it.url)
             is WorkRequest.Offered -> mapOf("kind" to "offered", "name" to it.name)
-            is WorkRequest.Import ->
-                mapOf("kind" to "import", "name" to it.documentName, "document" to it.document, "report" to it.report)
+            is WorkRequest.Import -> mapOf(
+                "kind" to "import", "name" to it.documentName, "document" to it.document, "report" to it.report,
+                "signature" to it.signature,
+            )
         }
         return request + mapOf("may_use_metered" to entry.mayUseMetered, "was_running" to entry.wasRunning)
     }
@@ -71,7 +81,12 @@ class WorkJournal(private val file: File) {
         val request = when (val kind = json["kind"].text) {
             "download" -> WorkRequest.Download(json["url"].text)
             "offered" -> WorkRequest.Offered(json["name"].text)
-            "import" -> WorkRequest.Import(json["name"].text, json["document"].text, json["report"].optional { text })
+            "import" -> WorkRequest.Import(
+                json["name"].text,
+                json["document"].text,
+                json["report"].optional { text },
+                json["signature"].optional { text },
+            )
             else -> throw JsonException("kind: found \"$kind\"")
         }
         return JournalEntry(request, json["may_use_metered"].boolean, json["was_running"].boolean)

@@ -52,17 +52,18 @@ class Transfer(
     /**
      * The verified bundle [name] in the folder.
      *
-     * [report] null: the bundle is verified against its own table, and the source must know its size.
+     * [report] null: the source must know the size. [signedSha256]: for which a signature vouches, where the app trusts a
+     * key. Without both, the bundle is verified against its own table.
      * Throws [DemoException]: NO_SPACE before the first byte; NETWORK when the retries are used up; REFUSED_BY_SERVER,
      * STORAGE; and what [Verifier] throws, after which nothing is kept.
      */
-    suspend fun run(source: ByteSource, name: String, report: BundleReport?): Verified =
+    suspend fun run(source: ByteSource, name: String, report: BundleReport?, signedSha256: String? = null): Verified =
         withContext(Dispatchers.IO) {
             require(name.isNotEmpty() && File(name).name == name) { "a file name, not \"$name\"" }
             folder.mkdirs()
             val partial = partialOf(name)
             copyWithRetries(source, partial, report?.sizeBytes)
-            val verified = verify(partial, report)
+            val verified = verify(partial, report, signedSha256)
             ensureActive() // a caller that was stopped will not save the report that belongs to it
             val target = File(folder, name)
             if (!partial.file.renameTo(target)) {
@@ -147,13 +148,13 @@ class Transfer(
         }
     }
 
-    private fun CoroutineScope.verify(partial: Partial, report: BundleReport?): Verified =
+    private fun CoroutineScope.verify(partial: Partial, report: BundleReport?, signedSha256: String?): Verified =
         try {
             val verifier = Verifier { progress ->
                 ensureActive()
                 onProgress(TransferProgress(TransferProgress.Step.VERIFYING, progress))
             }
-            verifier.verify(partial.file, report)
+            verifier.verify(partial.file, report, signedSha256)
         } catch (error: DemoException) {
             partial.delete() // to go on from wrong bytes would only bring them back
             throw error

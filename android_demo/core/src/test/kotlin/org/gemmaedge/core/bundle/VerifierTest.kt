@@ -52,6 +52,20 @@ class VerifierTest {
     }
 
     @Test
+    fun `what was signed is hashed whole, with a report and without`() {
+        for (said in listOf(report, null)) {
+            assertEquals(Evidence.SIGNATURE, Verifier().verify(file(good), said, sha256).evidence)
+        }
+        val spoiled = file(flipped(good.size - 1))
+        val message = problem(Problem.NOT_SIGNED) { Verifier().verify(spoiled, null, sha256) }
+        assertTrue(message, message.startsWith("${spoiled.name}: has SHA-256 "))
+        val end = "..., the signature vouches for ${sha256.take(16)}...; get the bundle and its .sig again from its maker"
+        assertTrue(message, message.endsWith(end))
+        problem(Problem.NOT_AS_REPORTED) { Verifier().verify(spoiled, report, sha256) }
+        problem(Problem.NOT_SIGNED) { Verifier().verify(file(good), report, "0".repeat(64)) }
+    }
+
+    @Test
     fun `another size is named`() {
         val message = problem(Problem.NOT_AS_REPORTED) { Verifier().verify(file(good + 0), report) }
         assertTrue(message, message.endsWith("has ${good.size + 1} bytes, the report says ${good.size}; copy the file again"))
@@ -83,6 +97,6 @@ class VerifierTest {
     fun `what nothing tells of is not called verified`() {
         assertEquals(Evidence.NONE, Verifier().verify(file(withDigests(0)), null).evidence)
         assertEquals(Evidence.PART_OF_TABLE, Verifier().verify(file(withDigests(1)), null).evidence)
-        assertEquals(listOf(true, true, false, false), Evidence.entries.map { it.isWhole })
+        assertEquals(listOf(true, true, true, false, false), Evidence.entries.map { it.isWhole })
     }
 }

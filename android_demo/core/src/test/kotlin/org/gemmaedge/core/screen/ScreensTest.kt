@@ -125,6 +125,8 @@ class ScreensTest {
             "Gemma 4" to Listed.Here(stored(Evidence.REPORT).copy(report = report.copy(family = "gemma4"))),
             "no quality" to Listed.Here(stored(Evidence.REPORT).copy(report = unknown)),
             "damaged" to Listed.Damaged(File("d.litertlm"), "d.litertlm: cut", isPushed = false),
+            "a signature, not yet held against the file" to Listed.Here(stored(null).copy(signedSha256 = "0a".repeat(32))),
+            "not signed" to Listed.Damaged(File("d.litertlm"), "d.litertlm: found no", isPushed = false, Problem.NOT_SIGNED),
             "unfinished" to Listed.Unfinished(File("u.litertlm.partial")),
             "offered" to Listed.Offered(ModelEntry("Small", null, report, ChatSettings())),
         )
@@ -219,6 +221,7 @@ class ScreensTest {
     private fun stored(evidence: Evidence?): StoredBundle {
         val sections = listOf("tf_lite_vision_encoder", "tf_lite_audio_encoder_hw").map { Section(it, 0, 10, null) }
         val bundle = Bundle(File("m.litertlm"), 1L shl 21, sections)
-        return StoredBundle(bundle, report.takeIf { evidence == Evidence.REPORT }, isPushed = false, evidence)
+        val reported = report.takeIf { evidence == Evidence.SIGNATURE || evidence == Evidence.REPORT }
+        return StoredBundle(bundle, reported, isPushed = false, evidence)
     }
 }
