@@ -219,7 +219,7 @@ def _encoders(config: Mapping[str, Any]) -> dict[str, Normal]:
     """Both encoders, with values that keep the size of a unit input; of Gemma 4's, the embedders as well."""
     stored = {
         part.source: part.shape
-        for encoder in encoders_of(config, MediaSettings())
+        for encoder in encoders_of(config, MediaSettings(), config["model_type"])
         for spec in encoder.tensors.values()
         for part in spec.stored
         if part.source.startswith(encoder.prefixes if config["model_type"] == "gemma4" else encoder.prefixes[0])

@@ -33,7 +33,7 @@ Config: TypeAlias = vision.Config | audio.Config | gemma4_vision.Config | gemma4
 _OF_GEMMA3N: Mapping[Modality, ModuleType] = {Modality.VISION: vision, Modality.AUDIO: audio}
 _OF_GEMMA4: Mapping[Modality, ModuleType] = {Modality.VISION: gemma4_vision, Modality.AUDIO: gemma4_audio}
 _MODULES: Mapping[str, Mapping[Modality, ModuleType]] = {"gemma3n": _OF_GEMMA3N, "gemma4": _OF_GEMMA4}
-"""By model_type of config.json. Each has a Config, `tensors` and `graphs`."""
+"""By a family's ENCODERS. Each has a Config, `tensors` and `graphs`."""
 _DESIGNS: Mapping[type, EncoderDesign] = {
     vision.Config: EncoderDesign.MOBILENET,
     audio.Config: EncoderDesign.USM,
@@ -106,12 +106,12 @@ class Encoder:
         return tuple(_module(self.config).graphs(self.config, self.tensors, in_one))
 
 
-def encoders_of(config: Mapping[str, Any], settings: MediaSettings) -> tuple[Encoder, ...]:
+def encoders_of(config: Mapping[str, Any], settings: MediaSettings, kinds: str) -> tuple[Encoder, ...]:
     """Those that a multimodal config.json describes. Raises ConfigError for numbers that cannot be used.
 
-    settings: what the checkpoint's processor says.
+    settings: what the checkpoint's processor says. kinds: its family's ENCODERS.
     """
-    modules = _MODULES[config["model_type"]]
+    modules = _MODULES[kinds]
     described = [modality for modality in modules if _describes(config, f"{modality}_config")]
     found = [Encoder.of(modules[modality].Config.from_json(config, settings)) for modality in described]
     _check_ids([overlay for encoder in found for overlay in encoder.overlays])

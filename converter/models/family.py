@@ -19,7 +19,7 @@ from gemma_edge.converter.models.questions import Config, Names
 from gemma_edge.converter.tensors import Role, TensorSpec
 
 FAMILIES: tuple[ModuleType, ...] = (gemma3, gemma3n, gemma4)
-"""Modules with FAMILY, MODEL_TYPES (of text models first), MULTIMODAL_TYPES, NAMES, a Config, which answers
+"""Modules with FAMILY, MODEL_TYPES (of text models first), MULTIMODAL_TYPES, ENCODERS, NAMES, a Config, which answers
 questions.py, and the functions `tensors`, `decoder` and `lookups`. CONTRIBUTING.md says how to add one."""
 
 
@@ -36,9 +36,10 @@ class Model:
     def of_checkpoint(cls, config: Mapping[str, Any], settings: MediaSettings) -> "Model":
         """The model of a whole config.json, with the encoders it describes. Raises ConfigError as from_json does."""
         text = cls.from_json(config.get("text_config", config))
-        if config.get("model_type") not in _family(text.config).MULTIMODAL_TYPES or "text_config" not in config:
+        family = _family(text.config)
+        if config.get("model_type") not in family.MULTIMODAL_TYPES or "text_config" not in config:
             return text
-        return replace(text, encoders=encoders_of(config, settings))
+        return replace(text, encoders=encoders_of(config, settings, family.ENCODERS))
 
     @classmethod
     def from_json(cls, text_config: Mapping[str, Any]) -> "Model":

@@ -17,6 +17,7 @@ from gemma_edge.converter.tensors import Fold, TensorSpec
 FAMILY: Final = "gemma3"
 MODEL_TYPES = ("gemma3_text", "gemma3")
 MULTIMODAL_TYPES: tuple[str, ...] = ()  # whose encoders can be converted
+ENCODERS: Final = ""  # which they are, see encoders.py
 NAMES: Final = Names(
     litert="gemma3", onnx_architecture="Gemma3ForCausalLM", onnx_model_type="gemma3_text", genai="gemma3_text"
 )

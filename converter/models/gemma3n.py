@@ -19,6 +19,7 @@ from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
 FAMILY: Final = "gemma3n"
 MODEL_TYPES = ("gemma3n_text", "gemma3n")
 MULTIMODAL_TYPES = ("gemma3n",)  # whose encoders can be converted
+ENCODERS: Final = "gemma3n"  # which they are, see encoders.py
 NAMES: Final = Names(
     litert="gemma3n",
     onnx_architecture="Gemma3nForConditionalGeneration",

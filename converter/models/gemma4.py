@@ -17,6 +17,7 @@ from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
 FAMILY: Final = "gemma4"
 MODEL_TYPES = ("gemma4_text", "gemma4")
 MULTIMODAL_TYPES = ("gemma4",)  # whose encoders can be converted
+ENCODERS: Final = "gemma4"  # which they are, see encoders.py
 NAMES: Final = Names(
     litert="gemma4",
     onnx_architecture="Gemma4ForConditionalGeneration",

@@ -21,11 +21,11 @@ from gemma_edge.profiles.plain_file import read_plain
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.android.adb import Phone
 from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.trust.signed import SIGNATURE
 
 FOLDER = "/data/local/tmp/gemma-edge"  # android_demo lists the same folder (DemoApplication.kt)
 SPARE_BYTES = 64 << 20  # left free on the phone: Android misbehaves on a full disk
 PIECE_BYTES = 1 << 20
-SIGNATURE = ".sig"  # `gemma-edge sign`; the app asks for it where it trusts a key
 
 Stage = Callable[[str, int], Callable[[int], None]]
 """Announces a stage by name and total bytes; returns what to call after every n bytes."""

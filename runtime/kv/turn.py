@@ -155,7 +155,8 @@ def reply_steps(
             is_first = True
             while outcome.reason is None:
                 job.work.next = step = job.step(lease, tokens[-1]) if steps.is_plain(lease.slot, tokens) else None
-                yield
+                if not is_first or job.pool.decoder.batch_rows:  # else nobody's step would be run with the first
+                    yield
                 job.check() if step is None else step.resume()
                 if not lease.is_current:
                     lease = yield from job.follow(lease, tokens[:-1])

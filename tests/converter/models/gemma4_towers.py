@@ -86,7 +86,9 @@ class Tiny:
         generator = torch.Generator().manual_seed(seed)
         oracle = Tower.of(modality, whole, lambda name, shape: random_tower_values(name, shape, generator))
         images = {key: values[key] for key in ("patch_size", "pooling_kernel_size") if key in values}
-        [encoder] = encoders_of(whole, MediaSettings(images | {"max_soft_tokens": 70}, "processor_config.json"))
+        [encoder] = encoders_of(
+            whole, MediaSettings(images | {"max_soft_tokens": 70}, "processor_config.json"), "gemma4"
+        )
         if isinstance(encoder.config, audio.Config):
             encoder = Encoder.of(replace(encoder.config, embeddings=EMBEDDINGS))
         return cls(oracle, encoder)

@@ -24,7 +24,7 @@ def read(
     **others: Any,
 ) -> None:
     whole = {"model_type": "gemma4", "text_config": {}, "vision_config": vision_config, "audio_config": audio_config}
-    encoders_of(whole | others, settings or MediaSettings())
+    encoders_of(whole | others, settings or MediaSettings(), "gemma4")
 
 
 def images(**values: Any) -> MediaSettings:

@@ -23,7 +23,7 @@ def squares(pixels: int) -> MediaSettings:
 
 
 def official() -> vision.Config:
-    [encoder] = encoders_of(config(), MediaSettings())
+    [encoder] = encoders_of(config(), MediaSettings(), "gemma3n")
     assert isinstance(encoder.config, vision.Config)
     return encoder.config
 
@@ -105,7 +105,7 @@ def network(**changes: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_settings_that_would_give_other_numbers_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        encoders_of(config(**changes), MediaSettings())
+        encoders_of(config(**changes), MediaSettings(), "gemma3n")
     assert str(caught.value) == f"config.json: {message}"
 
 
@@ -115,16 +115,16 @@ def test_attention_between_other_channels_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"config.json: out_chs is 64, only 32 is supported; this model needs new code"
     ):
-        encoders_of(config(model_args=arguments), MediaSettings())
+        encoders_of(config(model_args=arguments), MediaSettings(), "gemma3n")
 
 
 def test_a_convolution_before_makes_the_stride_where_there_is_none_between() -> None:
-    assert encoders_of(config(**network(dw_kernel_size_mid=0, dw_kernel_size_start=3)), squares(128))
+    assert encoders_of(config(**network(dw_kernel_size_mid=0, dw_kernel_size_start=3)), squares(128), "gemma3n")
 
 
 def test_ids_that_two_embedders_hold_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        encoders_of(config(vocab_size=129) | {"audio_config": {}}, MediaSettings())
+        encoders_of(config(vocab_size=129) | {"audio_config": {}}, MediaSettings(), "gemma3n")
     assert str(caught.value) == (
         "config.json: embed_vision.embedding and embed_audio.embedding both hold id 262272, expected ids of their own; "
         "fix vocab_offset or vocab_size"
@@ -133,13 +133,13 @@ def test_ids_that_two_embedders_hold_are_refused() -> None:
 
 def test_a_config_that_is_no_object_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        encoders_of({"model_type": "gemma3n", "text_config": {}, "vision_config": 3}, MediaSettings())
+        encoders_of({"model_type": "gemma3n", "text_config": {}, "vision_config": 3}, MediaSettings(), "gemma3n")
     assert str(caught.value) == "config.json: vision_config is 3, expected an object or null; fix the checkpoint"
 
 
 def test_an_image_that_does_not_divide_into_places_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        encoders_of(config(), squares(760))
+        encoders_of(config(), squares(760), "gemma3n")
     assert str(caught.value) == (
         "preprocessor_config.json: images are 760 pixels wide, expected a multiple of 256 for 16 x 16 embeddings; "
         "fix the checkpoint"
@@ -148,5 +148,5 @@ def test_an_image_that_does_not_divide_into_places_is_refused() -> None:
 
 def test_other_numbers_of_tokens_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        encoders_of(config() | {"vision_soft_tokens_per_image": 64}, MediaSettings())
+        encoders_of(config() | {"vision_soft_tokens_per_image": 64}, MediaSettings(), "gemma3n")
     assert str(caught.value) == (f"config.json: vision_soft_tokens_per_image is 64, only 256 is supported; {NETWORK}")

@@ -97,7 +97,7 @@ def test_a_slow_model_is_degraded(service: ProductionService, monkeypatch: pytes
 def test_a_model_that_cannot_answer_is_unhealthy(
     service: ProductionService, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_bundle_changed", lambda: True)
+    monkeypatch.setattr(engine, "_opened", {Path("gone"): (1,)})
     health = asyncio.run(service.health_check())
     assert (health["status"], health["model_loaded"]) == ("unhealthy", False)
     with pytest.raises(HealthError) as raised:
