@@ -32,7 +32,6 @@ class Batches:
         self._model = model
         self._shared = shared
         self._calls = sorted((call for call in shared.arrays if call.is_batch), key=lambda call: call.rows)
-        self.rows = sorted({call.rows for call in self._calls})
         self._bound: dict[tuple[Call, tuple[int, ...]], BoundSignature] = {}  # by ids of slots; the last used last
 
     def groups(self, slots: Sequence[LitertSlot]) -> Iterator[Sequence[LitertSlot]]:

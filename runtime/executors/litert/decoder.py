@@ -245,7 +245,7 @@ class LitertDecoder:
 
     @property
     def batch_rows(self) -> Sequence[int]:
-        return self._batches[id(self._shared)].rows
+        return sorted({call.rows for call in self._shared.arrays if call.is_batch})
 
     def batches(self, slots: Sequence[KvSlot]) -> Sequence[Sequence[KvSlot]]:
         of_model: dict[int, list[LitertSlot]] = {}
