@@ -23,9 +23,11 @@ def _run(folder: Path, source: str, no_skip: str) -> subprocess.CompletedProcess
     (folder / "test_it.py").write_text(source)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", f"--rootdir={folder}", str(folder)]
-    return subprocess.run(
-        command, env=environment | {"GEMMA_EDGE_NO_SKIP": no_skip}, capture_output=True, text=True, check=False
-    )
+    environment |= {
+        "GEMMA_EDGE_NO_SKIP": no_skip,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # other packages' take seconds
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("where", SKIPPED)

@@ -15,7 +15,7 @@ from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.executors.onnx.slot import OnnxSlot
 from gemma_edge.runtime.text.sampler import SamplerConfig
 
-LENGTH = 20
+LENGTH = 12
 TURNS = 3
 OPENINGS = (
     "In the beginning God created the heaven and the earth",
@@ -147,7 +147,7 @@ def in_turns(conversations: Sequence[Conversation]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("how", [in_threads, in_asyncio, in_turns])
-@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("count", [2, 8])
 def test_while_slots_suffice_no_row_runs_twice(
     open_engine: Callable[..., Engine],
     alone: list[list[str]],

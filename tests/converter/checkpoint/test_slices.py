@@ -39,7 +39,7 @@ OWN = (
     Slice("without a block and an owner", tuple(32 + 2 * i for i in range(29)), (3, 20, 21, 22, 23, 24)),
 )
 SLICES = {**PUBLISHED, **{cut.name: cut for cut in OWN}}
-RUN = ("e1.91", "e3.39", "without a block and an owner")  # all of SLICES hold; they take two minutes
+RUN = ("e1.91", "without a block and an owner")  # all of SLICES hold; they take two minutes
 OPTIONS: dict[str, Any] = {"context": 64, "prefill": (8,)}
 TOLERANCE = 1e-3  # of logits that spread over about +-12, besides what float32 explains (tests/oracles.py)
 
@@ -135,8 +135,8 @@ def test_a_slice_computes_what_transformers_does(name: str, whole: Path, tmp_pat
     model.tie_weights()
     file = tmp_path / "slice.toml"
     file.write_text(f"ffn = {list(cut.widths((128,) * 35))}\nskipped = {list(cut.skipped)}\n")
-    convert("custom-fp32", whole, tmp_path / "x.litertlm", slice=file, **OPTIONS)
-    convert("custom-fp32", whole, tmp_path / "onnx", slice=file, context=64, format="onnx")
+    convert("custom-fp32", whole, tmp_path / "x.litertlm", slice=file, measure=False, **OPTIONS)
+    convert("custom-fp32", whole, tmp_path / "onnx", slice=file, context=64, format="onnx", measure=False)
     ids = np.random.default_rng(3).integers(0, 2112, 40).tolist()  # longer than the window
     expected = Oracle(model).expected(ids).last(8)
     litert = litert_slot(DecoderSections.of(Bundle.open(tmp_path / "x.litertlm")), 2, tmp_path)
@@ -193,7 +193,7 @@ def test_slices_of_one_checkpoint_have_identities_of_their_own(whole: Path, tmp_
 
 
 def test_verify_compares_with_the_slice(whole: Path, tmp_path: Path) -> None:
-    convert("custom-fp32", whole, tmp_path / "x.litertlm", slice="e3.39", **OPTIONS)
+    convert("custom-fp32", whole, tmp_path / "x.litertlm", slice="e3.39", measure=False, **OPTIONS)
     report = verify(tmp_path / "x.litertlm", whole, slice="e3.39", limit=64, window=32, cache_dir=str(tmp_path))
     assert report.bundle.metrics["kl"].value < 1e-4
     other = verify(tmp_path / "x.litertlm", whole, slice="e3.18", limit=64, window=32, cache_dir=str(tmp_path))

@@ -110,6 +110,10 @@ class Program:
         directory = OnnxDirectory.open(path)
         self._sessions = {name: self._session(directory.graph_path(name)) for name in directory.graphs}
         self._decoder = self._sessions[directory.decoder]
+        self.begin(batch)
+
+    def begin(self, batch: int) -> None:
+        """With an empty cache, for so many rows."""
         caches = [node for node in self._decoder.get_inputs() if node.name.startswith("past_key_values")]
         self._past = {node.name: np.zeros((batch, node.shape[1], 0, node.shape[3]), np.float32) for node in caches}
 

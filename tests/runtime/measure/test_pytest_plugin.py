@@ -98,6 +98,13 @@ def ple_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_gemma3n: Path) -> 
     return bundle
 
 
+@pytest.fixture(autouse=True)
+def _only_this_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the packages that the suite needs: each start of pytest with them takes seconds."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin,gemma_edge.runtime.measure.pytest_plugin.plugin")
+
+
 Run = Callable[..., pytest.RunResult]
 
 
@@ -305,7 +312,12 @@ def test_misuse_is_said(pytester: pytest.Pytester, sampled: Run) -> None:
     )
 
 
-def test_a_run_that_does_not_use_the_plugin_loads_nothing(pytester: pytest.Pytester) -> None:
+def test_a_run_that_does_not_use_the_plugin_loads_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As installed: pytest finds it by its entry point."""
+    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    monkeypatch.delenv("PYTEST_PLUGINS")
     pytester.makepyfile("""
         import sys
 

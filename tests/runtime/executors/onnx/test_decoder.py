@@ -182,22 +182,24 @@ def test_weights_that_are_gone(directory: Path, tmp_path: Path) -> None:
         assert str(caught.value) == f"{data}: cannot be read (No such file or directory); copy the file again"
 
 
-@pytest.mark.parametrize("damage", ["shortened", "without its sizes", "of the same length"])
-def test_a_damaged_weight_cache_is_made_again(directory: Path, tmp_path: Path, text: list[int], damage: str) -> None:
-    decoder = OnnxDecoder(OnnxDirectory.open(directory), 1, tmp_path)
+def test_a_damaged_weight_cache_is_made_again(tiny_directory: Path, tmp_path: Path, text: list[int]) -> None:
+    opened = OnnxDirectory.open(tiny_directory)
+    decoder = OnnxDecoder(opened, 1, tmp_path)
     expected = decoder.new_slot(16).decode(text[0])
     [packed] = decoder.mapped_ranges().weights
     decoder.close()
-    if damage == "of the same length":
-        graph = packed.path.with_name("decoder.onnx")
-        graph.write_bytes(b"\xff" * graph.stat().st_size)
-    elif damage == "shortened":
-        packed.path.write_bytes(packed.path.read_bytes()[:-1])
-    else:
-        packed.path.with_name("sizes.json").write_text("{")
-    again = onnx_slot(OnnxDirectory.open(directory), 1, tmp_path, 16)
-    assert packed.path.stat().st_size == packed.nbytes
-    np.testing.assert_array_equal(again.decode(text[0]), expected)
+    for damage in ("shortened", "without its sizes", "of the same length"):
+        if damage == "of the same length":
+            graph = packed.path.with_name("decoder.onnx")
+            graph.write_bytes(b"\xff" * graph.stat().st_size)
+        elif damage == "shortened":
+            packed.path.write_bytes(packed.path.read_bytes()[:-1])
+        else:
+            packed.path.with_name("sizes.json").write_text("{")
+        again = onnx_slot(opened, 1, tmp_path, 16)
+        assert packed.path.stat().st_size == packed.nbytes, damage
+        np.testing.assert_array_equal(again.decode(text[0]), expected, damage)
+        again.close()
 
 
 def test_an_output_that_is_no_look_up(directory: Path) -> None:
