@@ -77,6 +77,10 @@ def ours(work: Work, executor: str = "litert") -> Speeds:
         executor=executor,
     )
     info = benchmark.run()
+    if info.last_decode_token_count < work.decode_tokens:
+        raise click.ClickException(
+            f"decoded {info.last_decode_token_count} tokens of {work.decode_tokens}; see its log for why it ended"
+        )
     return Speeds(info.init_time_in_second, info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second)
 
 

@@ -4,10 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+import pytest
 from click.testing import CliRunner
 
 from gemma_edge.converter.convert import convert
-from tools.bench_peers import Run, main, processor, table
+from gemma_edge.runtime.chat.figures import BenchmarkInfo
+from gemma_edge.runtime.measure.bench import Benchmark
+from tools.bench_peers import Run, Work, litert_lm, main, processor, table
 
 
 def test_every_engine_that_is_here_is_measured(repository: Path, tiny_gemma3n: Path, tmp_path: Path) -> None:
@@ -24,6 +28,13 @@ def test_every_engine_that_is_here_is_measured(repository: Path, tiny_gemma3n: P
     assert [row[0] for row in rows[1:]] == ["ours, LiteRT", "litert_lm", "ours, ONNX"]
     for row in rows[1:]:
         assert all(float(cell.rstrip("%")) > 0 for cell in row[1:3] + row[8:])
+
+
+def test_a_run_that_ends_early_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = BenchmarkInfo(1.0, 1.0, 256, 100.0, 3, 10.0)
+    monkeypatch.setattr(Benchmark, "run", lambda _: short)
+    with pytest.raises(click.ClickException, match="decoded 3 tokens of 64; see its log for why it ended"):
+        litert_lm(Work("a.litertlm", 256, 64, 2))
 
 
 def test_a_ratio_says_how_often_ours_is_faster() -> None:
