@@ -29,11 +29,13 @@ class Reason(StrEnum):
 @dataclass(frozen=True)
 class Guessed:
     """How a token's logits were come by. drafted: guesses that ran with the call that gave them; 0 of a plain step.
-    is_accepted: they came with an earlier call, which had guessed the token before.
+    is_accepted: they came with an earlier call, which had guessed the token before. is_forced: likewise, and the
+    response format had left no other token there: it was no guess.
     """
 
     drafted: int = 0
     is_accepted: bool = False
+    is_forced: bool = False
 
 
 @dataclass
@@ -41,7 +43,8 @@ class TurnTiming:
     """What one turn took. Filled while it runs.
 
     drafted_tokens: guesses that were run. accepted_tokens: those that stood and saved a call. verify_calls: calls that
-    ran guesses. batched_tokens: those whose step ran in one call with other conversations'.
+    ran guesses. forced_tokens: those that a response format left no choice about, and that saved a call; no guesses.
+    batched_tokens: those whose step ran in one call with other conversations'.
     """
 
     media_s: float = 0.0  # spent on images and recordings, before prefill
@@ -52,6 +55,7 @@ class TurnTiming:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     verify_calls: int = 0
+    forced_tokens: int = 0
     batched_tokens: int = 0
 
     def add_call(self, guessed: Guessed, together: int) -> None:
@@ -60,6 +64,7 @@ class TurnTiming:
         self.drafted_tokens += guessed.drafted
         self.accepted_tokens += guessed.is_accepted
         self.verify_calls += guessed.drafted > 0
+        self.forced_tokens += guessed.is_forced
 
     @property
     def decode_tokens(self) -> int:

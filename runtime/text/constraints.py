@@ -95,10 +95,26 @@ class Constraint:
 
     def mask(self, logits: Logits) -> Logits:
         """New logits [V] with -inf where a token may not follow; once the format is complete, only stop tokens do."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)  # a bit for each token, and some more
         self._check()
-        allowed = np.unpackbits(mask, bitorder="little")[: len(logits)].view(np.bool_)
-        return np.where(allowed, logits, np.float32(-np.inf))
+        is_few = 2 * int(np.bitwise_count(words).sum()) < len(logits)
+        # Of the tokens that may follow and those that may not, only the fewer are touched.
+        bits = np.unpackbits((words if is_few else ~words).view(np.uint8), bitorder="little")[: len(logits)]
+        told, chosen = slice(len(bits)), bits.view(np.bool_)
+        if is_few:
+            result = np.full_like(logits, -np.inf)
+            np.copyto(result[told], logits[told], where=chosen)
+        else:
+            result = logits.copy()
+            result[len(bits) :] = -np.inf
+            np.copyto(result[told], np.float32(-np.inf), where=chosen)
+        return result
+
+    def forced(self) -> list[int]:
+        """Tokens that come next whatever the logits are: the mask leaves each as the only one. Often none."""
+        found: list[int] = self._matcher.compute_ff_tokens()
+        self._check()
+        return found
 
     def accept(self, token_id: int) -> None:
         """Moves past a token that the mask allowed."""
