@@ -107,7 +107,8 @@ def penalize_repetition(logits: Logits, generated: Sequence[int], config: Repeti
     frequency = config.frequency_penalty or 0.0
     if not recent or (factor == 1.0 and presence == 0.0 and frequency == 0.0):
         return logits
-    token_ids, lowered = np.asarray(recent), np.float32(presence)  # [n]; what comes twice is written twice, the same
+    token_ids = np.asarray(recent)  # [n]; what came twice is written twice, the same
+    lowered = np.full(1, presence, np.float32)  # or [n]
     if frequency:
         token_ids, counts = np.unique(token_ids, return_counts=True)
         lowered = lowered + counts.astype(np.float32) * np.float32(frequency)

@@ -243,7 +243,7 @@ def test_with_a_response_format(engine: Engine) -> None:
 
 @pytest.mark.parametrize("sampler", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_what_the_format_forces_needs_no_step(engine: Engine, sampler: SamplerConfig) -> None:
-    """The text, log probabilities included, is that of plain steps, with penalties and a limit in the middle as well."""
+    """Tokens and log probabilities are those of plain steps, with penalties and up to a limit in the middle as well."""
     plain, fast = (_people(engine, sampler, is_on) for is_on in (False, True))
     assert [drawn for drawn, _ in plain] == [drawn for drawn, _ in fast]
     assert all(timing.forced_tokens == 0 for _, timing in plain)
@@ -257,8 +257,9 @@ def _people(engine: Engine, sampler: SamplerConfig, is_on: bool) -> list[tuple[l
     keys = ("first_name", "date_of_birth")
     schema = {"type": "object", "properties": {key: {"enum": ["once", "upon"]} for key in keys}, "required": [*keys]}
     wanted = ResponseFormat.json({**schema, "additionalProperties": False})
-    replies = []
-    for penalties, limit in ((Penalties(), 60), (Penalties(RepetitionPenaltyConfig(1.3, 0.2, 0.1)), 60), (Penalties(), 7)):
+    replies: list[tuple[list[object], TurnTiming]] = []
+    repeating = Penalties(RepetitionPenaltyConfig(1.3, 0.2, 0.1))
+    for penalties, limit in ((Penalties(), 60), (repeating, 60), (Penalties(), 7)):
         constraint = engine.text_model.constraint(wanted)
         how = Decoding(Sampler(sampler), engine.text_model.stop, penalties, constraint, limit, best=2)
         turn = engine.new_sequence(enable_speculative_decoding=is_on).reply(engine.tokenize("Who is it?"), how)
