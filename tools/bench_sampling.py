@@ -167,7 +167,7 @@ class Model:
         """After a prompt that is not counted. is_ahead: forced tokens run in one call."""
         prompt = [5 + 7 * at % 1000 for at in range(PROMPT_TOKENS)]
         slot = self._slot
-        slot.rewind(0)
+        slot.reset()
         slot.prefill(prompt[:-1])
         constraint = None if schema is None else self._factory.create(ResponseFormat.json(schema))
         ways = [Speculating(partial(Forced, constraint.forced), self._prices)] if constraint and is_ahead else []

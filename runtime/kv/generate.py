@@ -137,7 +137,8 @@ class Drawn:
 def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:
     """Token after token, a stop token included, until a stop sequence, `max_output_tokens`, or `room` tokens.
 
-    decode: the logits after one more token, float32 [V]. last: the token before the first that is drawn.
+    decode: the logits after one more token, float32 [V], which are changed. last: the token before the first that is
+    drawn.
 
     Raises ExecutorError: the logits are not finite. ConstraintError: penalties forbid what the constraint demands.
     """
@@ -148,13 +149,13 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
         given = finite(decode(last))
         logits = how.penalties.apply(given, generated)
         if how.constraint is not None:
-            logits = how.constraint.mask(logits)
-            if float(np.max(logits)) == -np.inf:
-                raise ConstraintError(
-                    "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
-                    "allows next; leave one of them out"
-                )
+            logits = how.constraint.mask(logits, in_place=how.best is None or logits is not given)
         last = how.sampler.pick(logits)
+        if logits[last] == -np.inf and how.constraint is not None:
+            raise ConstraintError(
+                "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
+                "allows next; leave one of them out"
+            )
         generated.append(last)
         now = time.perf_counter()
         told = None if how.best is None else scores(given, last, how.best)

@@ -93,10 +93,15 @@ class Sampler:
         return copied
 
     def pick(self, logits: Logits) -> int:
-        """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed."""
+        """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed.
+
+        Where all are -inf, some token.
+        """
         if self._top_k == 1:
             return int(np.argmax(logits))
         candidates = _best(logits, min(self._top_k, len(logits)))  # [k], best first
+        if len(candidates) == 0:
+            return 0
         weights = np.exp((logits[candidates] - logits[candidates[0]]) / np.float32(self._temperature))
         probabilities = weights * (np.float32(1) / np.cumsum(weights)[-1])  # float32 [k], summed in order like C++
         cumulative = np.cumsum(probabilities, dtype=np.float64)
@@ -120,8 +125,11 @@ def _best(logits: Logits, k: int) -> NDArray[np.int64]:
     groups = max(_GROUPS, 2 * k)
     whole = len(logits) // groups * groups
     maxima = logits[:whole].reshape(-1, groups).max(axis=0, initial=-np.inf)
-    bound = np.partition(maxima, groups - k)[groups - k]
-    return _sorted(logits, np.flatnonzero(logits >= bound if bound > -np.inf else logits > bound))[:k]
+    possible = maxima[maxima > -np.inf]  # partition is slow among many equals
+    if len(possible) < k:
+        return _sorted(logits, np.flatnonzero(logits > -np.inf))[:k]
+    bound = np.partition(possible, len(possible) - k)[len(possible) - k]
+    return _sorted(logits, np.flatnonzero(logits >= bound))[:k]
 
 
 def _sorted(logits: Logits, indices: NDArray[np.int64]) -> NDArray[np.int64]:
