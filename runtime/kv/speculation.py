@@ -5,6 +5,7 @@ from the logits that a plain step gives, with penalties, response format, bias a
 is not drawn is taken back. So the text is that of plain steps, greedy or sampled with the same seed, whatever is asked
 for. For a guess that is certain of itself this is speculative sampling (Leviathan et al., 2023): it stands with the
 probability that the model gives it, and otherwise what comes instead has the model's distribution without it.
+What a response format forces (`Forced`) is run ahead in the same way, and always stands.
 
 Whether guessing pays is kept in an account of decode steps, one for each way of it: guessing and verifying cost what
 they take longer than a step, and each guess that stands earns one. It is overdrawn by little, and then guessing rests;

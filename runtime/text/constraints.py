@@ -196,7 +196,8 @@ def _set_bits(words: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Numbers of the bits that are set, rising; words that are 0 are passed over."""
     at = np.flatnonzero(words)
     bits = np.flatnonzero(np.unpackbits(words[at].view(np.uint8), bitorder="little").view(np.bool_))
-    return at[bits >> 5] * 32 + (bits & 31)
+    numbers: NDArray[np.intp] = at[bits >> 5] * 32 + (bits & 31)
+    return numbers
 
 
 class _Vocabulary:
