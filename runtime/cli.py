@@ -217,6 +217,8 @@ def _figures(conversation: "Chat") -> str:
             f"guessed {info.last_drafted_token_count} in {info.last_verify_count} calls, "
             f"{info.last_accepted_token_count} saved a call; "
         )
+    if info.last_forced_token_count:
+        guessed += f"{info.last_forced_token_count} forced by the response format; "
     return (
         f"[{f'images and audio {media_s:.2f} s; ' if media_s else ''}"
         f"first token {info.time_to_first_token_in_second:.2f} s; "

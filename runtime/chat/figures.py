@@ -8,8 +8,8 @@ from gemma_edge.runtime.kv.generate import TurnTiming
 @dataclass(frozen=True)
 class BenchmarkInfo:
     """Figures of the last turn. Field names are litert_lm's, but for those of speculative decoding (guesses that were
-    run, those that stood and saved a call, and the calls that ran guesses), and for the tokens whose step ran in one
-    call with other conversations'.
+    run, those that stood and saved a call, and the calls that ran guesses), for the tokens that a response format left
+    no choice about and that saved a call, and for those whose step ran in one call with other conversations'.
     """
 
     init_time_in_second: float
@@ -21,6 +21,7 @@ class BenchmarkInfo:
     last_drafted_token_count: int = 0
     last_accepted_token_count: int = 0
     last_verify_count: int = 0
+    last_forced_token_count: int = 0
     last_batched_token_count: int = 0
 
     @classmethod
@@ -36,5 +37,6 @@ class BenchmarkInfo:
             timing.drafted_tokens,
             timing.accepted_tokens,
             timing.verify_calls,
+            timing.forced_tokens,
             timing.batched_tokens,
         )

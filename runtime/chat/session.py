@@ -244,6 +244,7 @@ class Session:
             drafted_tokens=self._timing.drafted_tokens,
             accepted_tokens=self._timing.accepted_tokens,
             verify_calls=self._timing.verify_calls,
+            forced_tokens=self._timing.forced_tokens,
             batched_tokens=self._timing.batched_tokens,
         )
 

@@ -3,7 +3,7 @@
 A guess costs time where it is wrong, and never changes the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gemma_edge.runtime.executors.base import KvSlot
@@ -45,7 +45,8 @@ class PromptLookup:
         for end in range(max(self._indexed, _SHORTEST), len(history)):  # not the last two: they are what is looked up
             self._ends.setdefault(tuple(history[end - _SHORTEST : end]), []).append(end)
         self._indexed = max(self._indexed, len(history))
-        ends = self._ends.get(tuple(history[len(history) - _SHORTEST :]), ())[-_CANDIDATES:]
+        known = self._ends.get(tuple(history[len(history) - _SHORTEST :]), ())[-_CANDIDATES:]
+        ends = [end for end in known if end < len(history)]
         best = max(ends, key=lambda end: (_agreeing(history, end), end), default=None)
         if best is None or _agreeing(history, best) < self._shortest:
             return ()
@@ -53,6 +54,25 @@ class PromptLookup:
         for at in range(best, best + n):  # what repeats goes on with what is guessed
             guesses.append(history[at] if at < len(history) else guesses[at - len(history)])
         return guesses
+
+
+class Forced:
+    """Proposes what a response format leaves no choice about, and then what the text repeats, if it does.
+
+    forced: the tokens that come next whatever the logits are. certain: how many of the last proposal's were such.
+    """
+
+    def __init__(self, forced: Callable[[], Sequence[int]]) -> None:
+        self._forced = forced
+        self._lookup = PromptLookup()
+        self.certain = 0
+
+    def propose(self, history: Sequence[int], n: int, slot: KvSlot) -> Sequence[int]:
+        """See Drafter."""
+        forced = self._forced()[:n]
+        self.certain = len(forced)
+        more = self._lookup.propose([*history, *forced], n - len(forced), slot) if forced else ()
+        return [*forced, *more]
 
 
 class BundledDrafter:

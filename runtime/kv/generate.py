@@ -29,11 +29,13 @@ class Reason(StrEnum):
 @dataclass(frozen=True)
 class Guessed:
     """How a token's logits were come by. drafted: guesses that ran with the call that gave them; 0 of a plain step.
-    is_accepted: they came with an earlier call, which had guessed the token before.
+    is_accepted: they came with an earlier call, which had guessed the token before. is_forced: likewise, and the
+    response format had left no other token there: it was no guess.
     """
 
     drafted: int = 0
     is_accepted: bool = False
+    is_forced: bool = False
 
 
 @dataclass
@@ -41,7 +43,8 @@ class TurnTiming:
     """What one turn took. Filled while it runs.
 
     drafted_tokens: guesses that were run. accepted_tokens: those that stood and saved a call. verify_calls: calls that
-    ran guesses. batched_tokens: those whose step ran in one call with other conversations'.
+    ran guesses. forced_tokens: those that a response format left no choice about, and that saved a call; no guesses.
+    batched_tokens: those whose step ran in one call with other conversations'.
     """
 
     media_s: float = 0.0  # spent on images and recordings, before prefill
@@ -52,6 +55,7 @@ class TurnTiming:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     verify_calls: int = 0
+    forced_tokens: int = 0
     batched_tokens: int = 0
 
     def add_call(self, guessed: Guessed, together: int) -> None:
@@ -60,6 +64,7 @@ class TurnTiming:
         self.drafted_tokens += guessed.drafted
         self.accepted_tokens += guessed.is_accepted
         self.verify_calls += guessed.drafted > 0
+        self.forced_tokens += guessed.is_forced
 
     @property
     def decode_tokens(self) -> int:
@@ -132,7 +137,8 @@ class Drawn:
 def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -> Generator[Drawn, None, Reason]:
     """Token after token, a stop token included, until a stop sequence, `max_output_tokens`, or `room` tokens.
 
-    decode: the logits after one more token, float32 [V]. last: the token before the first that is drawn.
+    decode: the logits after one more token, float32 [V], which are changed. last: the token before the first that is
+    drawn.
 
     Raises ExecutorError: the logits are not finite. ConstraintError: penalties forbid what the constraint demands.
     """
@@ -143,13 +149,13 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
         given = finite(decode(last))
         logits = how.penalties.apply(given, generated)
         if how.constraint is not None:
-            logits = how.constraint.mask(logits)
-            if float(np.max(logits)) == -np.inf:
-                raise ConstraintError(
-                    "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
-                    "allows next; leave one of them out"
-                )
+            logits = how.constraint.mask(logits, in_place=how.best is None or logits is not given)
         last = how.sampler.pick(logits)
+        if logits[last] == -np.inf and how.constraint is not None:
+            raise ConstraintError(
+                "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
+                "allows next; leave one of them out"
+            )
         generated.append(last)
         now = time.perf_counter()
         told = None if how.best is None else scores(given, last, how.best)

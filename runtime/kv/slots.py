@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.executors.base import Decoder, KvSlot, Logits, SeveralModels, Snapshot
 from gemma_edge.runtime.kv.prefix import reach, reuse_prefix
+from gemma_edge.runtime.kv.prices import Prices
 from gemma_edge.runtime.kv.store import FolderStore
 
 _log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class SlotPool:
         several: SeveralModels | None = None,
     ) -> None:
         self.decoder = self._decoder = decoder
+        self.prices = Prices()  # of calls that verify, where nothing has to be guessed
         self._several = several
         self._large = self.model = several.models[0] if several is not None else ""
         self._context_tokens = context_tokens

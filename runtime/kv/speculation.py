@@ -5,6 +5,7 @@ from the logits that a plain step gives, with penalties, response format, bias a
 is not drawn is taken back. So the text is that of plain steps, greedy or sampled with the same seed, whatever is asked
 for. For a guess that is certain of itself this is speculative sampling (Leviathan et al., 2023): it stands with the
 probability that the model gives it, and otherwise what comes instead has the model's distribution without it.
+What a response format forces (`Forced`) is run ahead in the same way, and always stands.
 
 Whether guessing pays is kept in an account of decode steps, one for each way of it: guessing and verifying cost what
 they take longer than a step, and each guess that stands earns one. It is overdrawn by little, and then guessing rests;
@@ -19,13 +20,10 @@ from dataclasses import dataclass, field
 
 from gemma_edge.runtime.executors.base import ClosedError, KvSlot, Logits
 from gemma_edge.runtime.kv.batching import Step
-from gemma_edge.runtime.kv.drafter import Drafter
+from gemma_edge.runtime.kv.drafter import Drafter, Forced
 from gemma_edge.runtime.kv.generate import Guessed
+from gemma_edge.runtime.kv.prices import Prices
 from gemma_edge.runtime.media.soft_tokens import SoftToken
-
-_SAMPLES, _FEWEST = 9, 3
-_USUAL_PRICE = 1.5
-"""Steps that guessing and verifying take, until some were measured."""
 
 _START, _MOST = 1.0, 4.0
 """Steps that a reply may lose at its beginning, or what one verification costs if that is more, and at most, once
@@ -33,24 +31,6 @@ guessing has earned them."""
 
 _ALLOWANCE = 0.01
 """Of each plain step, what may be lost by trying again."""
-
-
-@dataclass
-class Prices:
-    """What calls of one decoder take, by their tokens. For the thread that runs it."""
-
-    _seconds: dict[int, deque[float]] = field(default_factory=dict)
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """One call has taken so long."""
-        self._seconds.setdefault(tokens, deque(maxlen=_SAMPLES)).append(seconds)
-
-    def of(self, tokens: int) -> float:
-        """In decode steps, by the quickest of the last calls: whatever else runs makes calls longer, never shorter."""
-        verifying, stepping = self._seconds.get(tokens, ()), self._seconds.get(1, ())
-        if min(len(verifying), len(stepping)) < _FEWEST:  # the first ones read pages that nothing has read before
-            return _USUAL_PRICE
-        return max(1.0, min(verifying) / min(stepping))
 
 
 @dataclass(frozen=True)
@@ -88,6 +68,11 @@ class _Way:
         self._wanted = 2 * len(guesses) + 1  # if all of them stand
         return guesses, rows
 
+    @property
+    def certain(self) -> int:
+        """How many of the last guesses, the first of them, could be no other tokens."""
+        return self._drafter.certain if isinstance(self._drafter, Forced) else 0
+
     def failed(self) -> None:
         """A guess of the last ones did not stand."""
         self._wanted = 0
@@ -117,7 +102,7 @@ class Speculation:
         self._guessed: _Way | None = None  # what made the guesses that are held
         self._goes_well = False  # all guesses of the last step stood, and there were some
         self._slot: KvSlot | None = None  # what holds guesses
-        self._pending: deque[tuple[int, Logits]] = deque()  # each guess with the logits after it
+        self._pending: deque[tuple[int, Logits, Guessed]] = deque()  # each guess with the logits after it
         self.last = Guessed()
 
     def is_plain(self, slot: KvSlot, tokens: Sequence[int]) -> bool:
@@ -144,9 +129,8 @@ class Speculation:
         if not self._ways:
             return slot.decode(tokens[-1])
         if self._guessed is not None and self._stands(slot, tokens):
-            self.last = Guessed(is_accepted=True)
             self._guessed.earn(1.0)
-            _, logits = self._pending.popleft()
+            _, logits, self.last = self._pending.popleft()
             return logits
         self._give_up(slot, tokens)
         for way in self._ways:
@@ -157,8 +141,10 @@ class Speculation:
                 way.prices.add(rows, time.perf_counter() - started)
                 way.earn(1.0 - way.prices.of(rows))
                 self._guessed, self._slot, self._goes_well = way, slot, True
-                self._pending.extend(zip(guesses, verified[1:], strict=True))
-                self.last = Guessed(drafted=len(guesses))
+                for at, guess in enumerate(guesses):
+                    is_forced = at < way.certain
+                    self._pending.append((guess, verified[at + 1], Guessed(0, not is_forced, is_forced)))
+                self.last = Guessed(drafted=len(guesses) - way.certain)
                 first: Logits = verified[0]
                 return first
         self._goes_well = False

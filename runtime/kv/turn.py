@@ -5,11 +5,13 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import Protocol, Self, TypeAlias
 
 from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.runtime.executors.base import ContextOverflowError, Logits
 from gemma_edge.runtime.kv.batching import Step
+from gemma_edge.runtime.kv.drafter import Forced
 from gemma_edge.runtime.kv.generate import Decoding, Drawn, Reason, TurnTiming, draw
 from gemma_edge.runtime.kv.scheduler import Steps, Task, Work
 from gemma_edge.runtime.kv.slots import Lease, SlotPool
@@ -133,7 +135,10 @@ def reply_steps(
             raise ContextOverflowError(len(tokens) + 1, job.pool.context_tokens)
         outcome.prompt, outcome.prompt_tokens = prompt, len(tokens)
         lease = yield from job.lend(tokens[:-1])
-        steps = Speculation(speculating, len(tokens) + min(room, how.max_output_tokens or room))
+        ways = list(speculating)
+        if ways and how.constraint is not None:
+            ways.insert(0, Speculating(partial(Forced, how.constraint.forced), job.pool.prices))
+        steps = Speculation(ways, len(tokens) + min(room, how.max_output_tokens or room))
         try:
             outcome.cached_tokens = lease.cached
             started = time.perf_counter()

@@ -47,6 +47,7 @@ class Totals:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
     batched_tokens: int = 0
     first_token_at: float | None = None  # time.monotonic
     token_s: list[float] = field(default_factory=list)
@@ -209,6 +210,7 @@ def _add(totals: Totals, turn: Turn) -> None:
     totals.generated_tokens += usage.generated
     totals.drafted_tokens += turn.timing.drafted_tokens
     totals.accepted_tokens += turn.timing.accepted_tokens
+    totals.forced_tokens += turn.timing.forced_tokens
     totals.batched_tokens += turn.timing.batched_tokens
     totals.token_s += turn.timing.token_s
 

@@ -23,8 +23,9 @@ class Finished:
     status: of HTTP; of a stream that broke off, what it would have been. finish_reason: as OpenAI has it, of the first
     choice; None where there is none. error_code: why it was refused or broke off; CANCELLED: the client left.
     cached_tokens: of the prompt's, what a slot still held.
-    drafted_tokens: guesses that ran. accepted_tokens: those that stood and saved a call. batched_tokens: those whose
-    step ran in one call with other replies'.
+    drafted_tokens: guesses that ran. accepted_tokens: those that stood and saved a call. forced_tokens: those that a
+    response format left no choice about, and that saved a call. batched_tokens: those whose step ran in one call with
+    other replies'.
     wait_s: until it had its turn. first_token_s: from its arrival, 0 where none was drawn. token_s: of every later
     token.
     hard_bytes: anonymous and shared memory of the process at its end.
@@ -45,6 +46,7 @@ class Finished:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
     batched_tokens: int = 0
     wait_s: float = 0.0
     first_token_s: float = 0.0

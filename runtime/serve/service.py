@@ -174,6 +174,7 @@ class Service:
                 generated_tokens=totals.generated_tokens,
                 drafted_tokens=totals.drafted_tokens,
                 accepted_tokens=totals.accepted_tokens,
+                forced_tokens=totals.forced_tokens,
                 batched_tokens=totals.batched_tokens,
                 wait_s=record.wait_s,
                 first_token_s=0.0 if first is None else first - record.arrived,

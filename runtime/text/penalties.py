@@ -107,11 +107,15 @@ def penalize_repetition(logits: Logits, generated: Sequence[int], config: Repeti
     frequency = config.frequency_penalty or 0.0
     if not recent or (factor == 1.0 and presence == 0.0 and frequency == 0.0):
         return logits
-    token_ids, counts = np.unique(np.asarray(recent), return_counts=True)  # [n], [n]
+    token_ids = np.asarray(recent)  # [n]; what came twice is written twice, the same
+    lowered = np.full(1, presence, np.float32)  # or [n]
+    if frequency:
+        token_ids, counts = np.unique(token_ids, return_counts=True)
+        lowered = lowered + counts.astype(np.float32) * np.float32(frequency)
     values = logits[token_ids]
     values = np.where(values > 0, values / np.float32(factor), values * np.float32(factor))
     result = logits.copy()
-    result[token_ids] = values - (np.float32(presence) + counts.astype(np.float32) * np.float32(frequency))
+    result[token_ids] = values - lowered
     return result
 
 

@@ -93,10 +93,15 @@ class Sampler:
         return copied
 
     def pick(self, logits: Logits) -> int:
-        """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed."""
+        """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed.
+
+        Where all are -inf, some token.
+        """
         if self._top_k == 1:
             return int(np.argmax(logits))
         candidates = _best(logits, min(self._top_k, len(logits)))  # [k], best first
+        if len(candidates) == 0:
+            return 0
         weights = np.exp((logits[candidates] - logits[candidates[0]]) / np.float32(self._temperature))
         probabilities = weights * (np.float32(1) / np.cumsum(weights)[-1])  # float32 [k], summed in order like C++
         cumulative = np.cumsum(probabilities, dtype=np.float64)
@@ -106,29 +111,25 @@ class Sampler:
         return int(candidates[np.searchsorted(cumulative[: last + 1], drawn)])
 
 
-_BLOCK = 512
-"""Logits whose largest is compared as one: of Gemma's 262,144 there are 512 such."""
+_GROUPS = 2048
+"""Every so many logits are of one group: of Gemma's 262,144 each has 128, and numpy finds the maxima of all at once."""
 
 
 def _best(logits: Logits, k: int) -> NDArray[np.int64]:
-    """Indices of the k largest, largest first, lower index first among equals: int64 [k].
+    """Indices of the k largest, largest first, lower index first among equals: int64 [k]; those at -inf are left out.
 
-    The k-th largest of all blocks' maxima is a bound that at least k logits reach, and hardly more do: only blocks that
-    reach it are looked into, and nothing is sorted but what does. 0.1 ms of Gemma's vocabulary, where a partition takes
-    3. What no number is comes nowhere near: see Decoding.
+    The k-th largest of the groups' maxima is a bound that at least k logits reach, and hardly more do: nothing is
+    sorted but what does. 0.1 ms of Gemma's vocabulary, where a partition takes 3. What no number is comes nowhere near:
+    see Decoding.
     """
-    whole = len(logits) // _BLOCK * _BLOCK
-    blocks = logits[:whole].reshape(-1, _BLOCK)
-    if k >= len(blocks):
-        return _sorted(logits, np.arange(len(logits)))[:k]
-    maxima = blocks.max(axis=1)
-    bound = np.partition(maxima, len(maxima) - k)[len(maxima) - k]
-    if bound == -np.inf:  # fewer than k blocks have anything: all that is left are equals
-        return _sorted(logits, np.arange(len(logits)))[:k]
-    [rows] = np.nonzero(maxima >= bound)
-    row, column = np.nonzero(blocks[rows] >= bound)
-    [rest] = np.nonzero(logits[whole:] >= bound)
-    return _sorted(logits, np.concatenate([rows[row] * _BLOCK + column, whole + rest]))[:k]
+    groups = max(_GROUPS, 2 * k)
+    whole = len(logits) // groups * groups
+    maxima = logits[:whole].reshape(-1, groups).max(axis=0, initial=-np.inf)
+    possible = maxima[maxima > -np.inf]  # partition is slow among many equals
+    if len(possible) < k:
+        return _sorted(logits, np.flatnonzero(logits > -np.inf))[:k]
+    bound = np.partition(possible, len(possible) - k)[len(possible) - k]
+    return _sorted(logits, np.flatnonzero(logits >= bound))[:k]
 
 
 def _sorted(logits: Logits, indices: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -55,6 +55,7 @@ DIFFERENCES: Mapping[str, str] = {
     "BenchmarkInfo: also last_accepted_token_count": GUESSED,
     "BenchmarkInfo: also last_batched_token_count": INSIDE,
     "BenchmarkInfo: also last_drafted_token_count": GUESSED,
+    "BenchmarkInfo: also last_forced_token_count": INSIDE,
     "BenchmarkInfo: also last_verify_count": GUESSED,
     "BenchmarkInfo: also of": "how it is made from the timing of a turn",
     "Conversation: no get_debug_artifacts": NO_DEBUGGER,

@@ -20,7 +20,8 @@ from gemma_edge.runtime.executors.litert.footprint import BundlePlan
 from gemma_edge.runtime.formats.litertlm import Bundle
 from gemma_edge.runtime.kv.drafter import BundledDrafter
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens, TurnTiming
-from gemma_edge.runtime.kv.speculation import Prices, Speculating
+from gemma_edge.runtime.kv.prices import Prices
+from gemma_edge.runtime.kv.speculation import Speculating
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 from tests.drafters import DRAFTS, NAME, OPTIONS, PROMPTS, Pair, expected, made
 from tools.tiny_drafter import write_drafter

@@ -48,6 +48,8 @@ class Counters:
         if event.drafted_tokens:
             self.tokens["drafted"] += event.drafted_tokens
             self.tokens["accepted"] += event.accepted_tokens
+        if event.forced_tokens:
+            self.tokens["forced"] += event.forced_tokens
         if event.batched_tokens:
             self.tokens["batched"] += event.batched_tokens
         if event.first_token_s:

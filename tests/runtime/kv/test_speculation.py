@@ -16,8 +16,9 @@ from gemma_edge.runtime.config import Backend, ConfigError
 from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.executors.base import KvSlot
 from gemma_edge.runtime.kv.drafter import Drafter
-from gemma_edge.runtime.kv.generate import Decoding, StopTokens, draw
-from gemma_edge.runtime.kv.speculation import Prices, Speculating, Speculation
+from gemma_edge.runtime.kv.generate import Decoding, StopTokens, TurnTiming, draw
+from gemma_edge.runtime.kv.prices import Prices
+from gemma_edge.runtime.kv.speculation import Speculating, Speculation
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, Penalties, RepetitionPenaltyConfig
@@ -238,6 +239,32 @@ def test_with_a_response_format(engine: Engine) -> None:
             usage = conversation.usage
     assert replies[0] == replies[1]
     assert usage.generated > 10
+
+
+@pytest.mark.parametrize("sampler", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_what_the_format_forces_needs_no_step(engine: Engine, sampler: SamplerConfig) -> None:
+    """Tokens and log probabilities are those of plain steps, with penalties and up to a limit in the middle as well."""
+    plain, fast = (_people(engine, sampler, is_on) for is_on in (False, True))
+    assert [drawn for drawn, _ in plain] == [drawn for drawn, _ in fast]
+    assert all(timing.forced_tokens == 0 for _, timing in plain)
+    for drawn, timing in fast:
+        assert 0 < timing.forced_tokens < len(drawn)
+        assert timing.accepted_tokens <= timing.drafted_tokens
+
+
+def _people(engine: Engine, sampler: SamplerConfig, is_on: bool) -> list[tuple[list[object], TurnTiming]]:
+    """What was drawn with its log probabilities, and the timing: of three replies in one format."""
+    keys = ("first_name", "date_of_birth")
+    schema = {"type": "object", "properties": {key: {"enum": ["once", "upon"]} for key in keys}, "required": [*keys]}
+    wanted = ResponseFormat.json({**schema, "additionalProperties": False})
+    replies: list[tuple[list[object], TurnTiming]] = []
+    repeating = Penalties(RepetitionPenaltyConfig(1.3, 0.2, 0.1))
+    for penalties, limit in ((Penalties(), 60), (repeating, 60), (Penalties(), 7)):
+        constraint = engine.text_model.constraint(wanted)
+        how = Decoding(Sampler(sampler), engine.text_model.stop, penalties, constraint, limit, best=2)
+        turn = engine.new_sequence(enable_speculative_decoding=is_on).reply(engine.tokenize("Who is it?"), how)
+        replies.append(([(token, turn.drawn.scores if turn.drawn else None) for token in turn], turn.timing))
+    return replies
 
 
 def test_the_distribution_is_the_models(engine: Engine, val_bin: Path) -> None:

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import llguidance
 import numpy as np
 import pytest
+from llguidance.numpy import apply_token_bitmask_inplace
 
-from gemma_edge.runtime.text.constraints import ConstraintError, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.constraints import _JSON_OPTIONS, ConstraintError, ConstraintFactory, ResponseFormat
 from gemma_edge.runtime.text.tokenizer import Tokenizer
 from tools.schema_suite import can_be_written
 
@@ -69,6 +71,50 @@ def test_a_reply_is_json_of_the_schema(
         assert reply["full name"] in SCHEMA["properties"]["full name"]["enum"]
         assert 0 <= reply["age"] <= 120
         assert all(isinstance(tag, bool) for tag in reply["tags"])
+
+
+@pytest.mark.parametrize("length", [LOGITS_LENGTH - 40, LOGITS_LENGTH, LOGITS_LENGTH + 500])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_mask_is_llguidances_own(
+    factory: ConstraintFactory, tokenizer: Tokenizer, length: int, in_place: bool
+) -> None:
+    """Wherever few tokens may follow or nearly all; and as without what the factory prepares for strings."""
+    wanted = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 40}}, "required": ["a"]}
+    constraint = factory.create(ResponseFormat.json(wanted))
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(wanted), defaults=_JSON_OPTIONS)
+    plain = llguidance.LLMatcher(factory._tokenizer.with_slices([]), grammar)
+    logits = np.random.default_rng(0).normal(size=length).astype(np.float32)
+    allowed = set()
+    for token_id in [*tokenizer.encode('{"a": "once upon a time there was'), *tokenizer.encode('"')]:
+        words = np.frombuffer(plain.compute_bitmask(), np.int32)
+        expected = logits.copy()
+        apply_token_bitmask_inplace(expected, words)
+        given = logits.copy()
+        masked = constraint.mask(given, in_place=in_place)
+        assert np.array_equal(masked, expected)
+        assert (masked is given) == in_place
+        assert in_place or np.array_equal(given, logits)
+        allowed.add(bool(np.mean(masked > -np.inf) > 0.5))
+        constraint.accept(token_id)
+        plain.consume_token(token_id)
+    assert allowed == {False, True}
+
+
+def test_forced_tokens_are_all_that_the_masks_leave(factory: ConstraintFactory) -> None:
+    random, forced_tokens = np.random.default_rng(0), 0
+    for _ in range(5):
+        constraint = factory.create(ResponseFormat.json(SCHEMA))
+        while True:
+            logits = random.normal(size=LOGITS_LENGTH).astype(np.float32)
+            for token_id in constraint.forced():
+                assert np.flatnonzero(constraint.mask(logits) > -np.inf).tolist() == [token_id]
+                constraint.accept(token_id)
+                forced_tokens += 1
+            token_id = int(np.argmax(constraint.mask(logits)))
+            if token_id in (END_OF_TURN, EOS):
+                break
+            constraint.accept(token_id)
+    assert forced_tokens > 5
 
 
 def test_json_does_not_go_on_with_blanks_for_ever(factory: ConstraintFactory, tokenizer: Tokenizer) -> None:

@@ -112,4 +112,4 @@ def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
             logits[:600] += 30
     whole = np.lexsort((np.arange(size), -logits))
     for k in (1, 2, 40, 64, 1000, 1024):
-        assert np.array_equal(_best(logits, min(k, size)), whole[:k])
+        assert np.array_equal(_best(logits, min(k, size)), [i for i in whole[:k] if logits[i] > -np.inf])

@@ -251,7 +251,7 @@ def _scrape(text: str) -> Mapping[tuple[str, tuple[tuple[str, str], ...]], float
 def test_a_scrape_is_read_by_prometheus_own_parser() -> None:
     monitor = Monitor("tiny")
     monitor.finished(REQUEST)
-    monitor.finished(replace(REQUEST, token_s=(0.02, 0.7, 9.0), first_token_s=130.0, batched_tokens=7))
+    monitor.finished(replace(REQUEST, token_s=(0.02, 0.7, 9.0), first_token_s=130.0, batched_tokens=7, forced_tokens=3))
     monitor.finished(replace(REQUEST, status=429, error_code=Code.RATE_LIMIT_EXCEEDED, first_token_s=0.0, token_s=()))
     text = monitor.prometheus(replace(STATE, model='a "b"\\\nc'))
     found = _scrape(text)
@@ -260,6 +260,7 @@ def test_a_scrape_is_read_by_prometheus_own_parser() -> None:
     assert found["gemma_edge_refusals_total", (("code", "RATE_LIMIT_EXCEEDED"),)] == 1
     assert found["gemma_edge_tokens_total", (("type", "generated"),)] == 9
     assert found["gemma_edge_tokens_total", (("type", "batched"),)] == 7
+    assert found["gemma_edge_tokens_total", (("type", "forced"),)] == 3
     assert found["gemma_edge_info", (("model", 'a "b"\\\nc'),)] == 1
     assert found["gemma_edge_memory_bytes", ()] == 300 << 20
     assert found["gemma_edge_memory_budget_bytes", ()] == 1000 << 20
