@@ -7,6 +7,7 @@ each of the two runs has come to, by a thread for each. Memory: one layer's acti
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -69,9 +70,10 @@ class SideBySide:
             exact, found = both(*(partial(self.model.begin, windows, hooks) for hooks in (NO_HOOKS, self.hooks)))
             while (op := exact.next_op) is not None:
                 if isinstance(op, ir.Linear):
-                    inputs = (walk.machine.values[op.x] for walk in (exact, found))
-                    for walk, result in zip((exact, found), self._multiplied(op, *inputs, both), strict=True):
-                        walk.give(result)
+                    x, x_found = exact.machine.values[op.x], found.machine.values[op.x]
+                    product, product_found = self._multiplied(op, x, x_found, both)
+                    exact.give(product)
+                    found.give(product_found)
                 else:
                     both(exact.step, found.step)
             hidden = exact.finish()
@@ -125,7 +127,7 @@ def _two_threads() -> Iterator[_Both]:
     with one_thread_each(), ThreadPoolExecutor(1, thread_name_prefix="measure-stored") as other:
 
         def both(first: Callable[[], _T], second: Callable[[], _T]) -> tuple[_T, _T]:
-            later = other.submit(second)
+            later = other.submit(copy_context().run, second)  # with np.errstate as it is here
             return first(), later.result()
 
         yield both
