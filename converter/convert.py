@@ -65,8 +65,8 @@ def convert(
         source, plan = plan_for(request, checkpoint, stage)
         check_calibration(plan)
         spare_inputs(source, out)
-        plan = balanced_plan(plan, source, stage)
         with hashing(source, stage) as hashes:
+            plan = balanced_plan(plan, source, stage)
             bundle = lay_out(plan, source)
             beside = bundle.beside(out)
             require_space(out, bundle.nbytes + spool_bytes(plan))

@@ -108,9 +108,14 @@ class Machine:
         if self._hooks.read is not None:
             yield from self._hooks.read(spec, start, stop)
             return
-        for first, stored in self._checkpoint.rows(spec.source, _WEIGHT_BLOCK_BYTES, start, stop):
-            rows = spec.fold(stored, first)
+        last = spec.shape[0] if stop is None else stop
+        is_large = (last - start) * spec.values > spec.shape[0] * (_WEIGHT_BLOCK_BYTES >> 1)
+        for first, rows in _ahead(self._folded(spec, start, stop)) if is_large else self._folded(spec, start, stop):
             yield first, rows if self._hooks.weights is None else self._hooks.weights(spec.name, first, rows)
+
+    def _folded(self, spec: TensorSpec, start: int, stop: int | None) -> Iterator[tuple[int, Float32]]:
+        for first, stored in self._checkpoint.rows(spec.source, _WEIGHT_BLOCK_BYTES, start, stop):
+            yield first, spec.fold(stored, first)
 
     def _linear(self, op: ir.Linear) -> Float32:
         x: Float32 = self.values[op.x]
@@ -171,6 +176,19 @@ class Machine:
     def _report(self, values: Float32) -> None:
         if self._hooks.on_bytes is not None:
             self._hooks.on_bytes(2 * values.size)
+
+
+def _ahead(blocks: Iterator[tuple[int, Float32]]) -> Iterator[tuple[int, Float32]]:
+    """Copies of the same, each made by another thread while the one before is used."""
+
+    def following() -> tuple[int, Float32] | None:
+        return next(((first, rows.copy()) for first, rows in blocks), None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(following)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(following)
+            yield block
 
 
 def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:

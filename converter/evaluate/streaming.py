@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.evaluate.machine import NO_HOOKS, Allocate, Hooks, Machine, in_memory, operands, tensors
+from gemma_edge.converter.evaluate.products import one_thread_each, product
 from gemma_edge.converter.evaluate.static_scales import with_static_scales
 from gemma_edge.converter.graph import ops as ir
 from gemma_edge.converter.models.family import Model
@@ -132,7 +133,7 @@ class StreamingModel:
         def columns(first: int, rows: Float32) -> Iterator[Float32]:
             for hidden, hooks in runs:
                 used = rows if hooks.weights is None else hooks.weights(name, first, rows)
-                yield self.logits_of(hidden @ used.T)
+                yield self.logits_of(product(hidden, used.T))
 
         for first, rows in machine.rows(self.head.weight):
             yield first, columns(first, rows)
@@ -222,8 +223,9 @@ class Walk:
 
     def advance(self, position: int) -> None:
         """Run the ops before `position`."""
-        while self.position < position:
-            self.step()
+        with one_thread_each():
+            while self.position < position:
+                self.step()
 
     def fork(self, hooks: Hooks) -> "Walk":
         """Another walk that goes on from here, with hooks of its own; this one is not touched by it."""

@@ -1,6 +1,7 @@
 """A plan as a .litertlm bundle: which sections there are, how large each is to the byte, and writing them."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -134,6 +135,7 @@ class LitertBundle:
         errors: dict[str, QuantError] = {}
         file.truncate(self.nbytes)
         digests: list[Future[str]] = []
+        synced: list[Future[None]] = []
         with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
             for planned, section in zip(self.sections, self._layout().sections, strict=True):
                 if isinstance(planned.content, TfliteFile):
@@ -142,9 +144,12 @@ class LitertBundle:
                     )
                     errors |= stream.write(planned.content.weights.values(), on_bytes)
                     stream.put(planned.content.root(), 0)  # last: it holds the scales measured
+                    synced.append(hashing.submit(os.fsync, file.fileno()))  # as long as there is other work
                 else:
                     write_at(file, planned.content, section.begin)
                 digests.append(hashing.submit(sha256_of, file.fileno(), section.begin, section.end))
+            for each in synced:
+                each.result()
             layout = self._layout(identity(), [digest.result() for digest in digests])
         assert len(layout.header) <= layout.sections[0].begin
         write_at(file, layout.header, 0)

@@ -36,7 +36,8 @@ fight with the threads that convert: 6 times slower for blocks of 32."""
 class ClipSearch:
     """The search for one number of levels and one group width.
 
-    stride: columns between the values looked at. costs: [bins, ratios], whole numbers in float32 or float64.
+    stride: columns between the values looked at. costs: [bins + 1, ratios], whole numbers in float32 or float64; the
+    last row repeats the one before, for absmax itself, which lands on the far edge.
     """
 
     stride: int
@@ -45,17 +46,18 @@ class ClipSearch:
     def ratios(self, absolute: NDArray[np.float32], absmax: NDArray[np.float32]) -> NDArray[np.float32]:
         """The best clip over absmax, float32 [groups], given |values| [groups, width] and their maxima [groups].
 
-        Of equally good ratios the largest wins, so it is 1 for a group of zeros.
+        Of equally good ratios the largest wins, so it is 1 for a group of zeros. `absolute` is overwritten.
         """
         groups, bins = len(absolute), len(self.costs)
         batches = -(-groups // _BATCH)
         # Below 2^-100 a group is as good as zero, and dividing by its largest value could overflow.
-        to_bins = np.float32(bins) / np.maximum(absmax, np.float32(2**-100))
-        scaled = absolute[:, :: self.stride] * to_bins[:, np.newaxis]
-        np.minimum(scaled, np.float32(bins - 1), out=scaled)  # absmax itself lands on the far edge
-        cells = scaled.astype(np.intp)
-        cells += np.arange(0, groups * bins, bins)[:, np.newaxis]
-        counts = np.bincount(cells.ravel(), minlength=batches * _BATCH * bins).reshape(batches, _BATCH, bins)
+        to_bins = np.float32(bins - 1) / np.maximum(absmax, np.float32(2**-100))
+        looked_at = absolute[:, :: self.stride]
+        scaled = np.multiply(looked_at, to_bins[:, np.newaxis], out=looked_at)
+        cells = scaled.astype(np.int32)  # and only then to intp: numpy has vector instructions for either step
+        cells += np.arange(0, groups * bins, bins, dtype=np.int32)[:, np.newaxis]
+        places = cells.ravel().astype(np.intp)
+        counts = np.bincount(places, minlength=batches * _BATCH * bins).reshape(batches, _BATCH, bins)
         total: NDArray[np.floating] = counts.astype(self.costs.dtype) @ self.costs  # [batches, _BATCH, ratios]
         total = total.reshape(batches * _BATCH, -1)[:groups]
         best: NDArray[np.intp] = total.argmin(axis=1)
@@ -77,4 +79,5 @@ def clip_search(largest: int, width: int) -> ClipSearch:
     costs = squares / (within * (2 * points * 40 * largest) ** 2)
     # A cost is below 1, so a sum over the sample stays below 2^exact_bits: every partial sum is exact.
     whole = np.rint(costs * (2**exact_bits // -(-width // stride)))
+    whole = np.concatenate([whole, whole[-1:]])
     return ClipSearch(stride, whole.astype(np.float32 if exact_bits == 24 else np.float64))

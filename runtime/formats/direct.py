@@ -9,6 +9,7 @@ import errno
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -27,14 +28,14 @@ class DirectReader:
             if error.errno != errno.EINVAL:
                 raise
             self._fd = os.open(path, os.O_RDONLY)
-        self._buffer = mmap.mmap(-1, _ALIGNED)  # anonymous memory starts at a page
+        self._buffer = _pages(1)
 
     def read(self, offset: int, nbytes: int) -> memoryview:
         """The bytes from `offset` on, fewer where the file ends. The memory is used again by the next call."""
         skip = offset % _ALIGNED
         wanted = skip + nbytes
         if len(self._buffer) < wanted:
-            self._buffer = mmap.mmap(-1, (nbytes // _ALIGNED + 2) * _ALIGNED)  # enough for any skip
+            self._buffer = _pages(nbytes // _ALIGNED + 2)  # enough for any skip
         memory = memoryview(self._buffer)
         found = 0
         while found < wanted and (count := self._read_at(offset - skip + found, memory[found:])):
@@ -57,3 +58,12 @@ class DirectReader:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _pages(count: int) -> mmap.mmap:
+    """Anonymous memory, which starts at a page; in large pages where the system has any, as O_DIRECT pins each one."""
+    memory = mmap.mmap(-1, count * _ALIGNED, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

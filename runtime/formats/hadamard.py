@@ -26,6 +26,7 @@ SUFFIX = ".hadamard"
 
 _BITS = 17
 """Of a value, when it is turned exactly: a sum of 64 such numbers has 23 bits, which float32 holds."""
+_BLOCK_VALUES = 1 << 18  # worked on at a time: they stay in L2
 _ROWS = 32
 """Blocks of one product. OpenBLAS puts larger ones on threads of its own, see converter/quantize/clip_search.py."""
 
@@ -53,16 +54,20 @@ def turn_exactly(rows: Float32) -> Float32:
 
     Values are first rounded to 17 bits below the largest of their row, an error of 2^-18 of that (int8 makes 2^-8).
     """
-    largest = np.abs(rows).max(axis=1, initial=0)
+    step = max(1, _BLOCK_VALUES // max(1, rows.shape[1]))
+    for first in range(0, len(rows), step):
+        _turn_exactly(rows[first : first + step])
+    return rows
+
+
+def _turn_exactly(rows: Float32) -> None:
+    largest = np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
     _, exponents = np.frexp(largest)
     steps = np.ldexp(np.float32(1), np.clip(exponents - _BITS, -126, 126))[:, np.newaxis]
-    rows *= np.float32(1) / steps
-    np.rint(rows, out=rows)
-    flat = rows.reshape(-1, BLOCK)
+    scaled = rows * (np.float32(1) / steps)
+    np.rint(scaled, out=scaled)
+    flat, turned = scaled.reshape(-1, BLOCK), rows.reshape(-1, BLOCK)  # which is a view: rows are contiguous
     whole = len(flat) // _ROWS * _ROWS
-    turned = flat[:whole].reshape(-1, _ROWS, BLOCK) @ matrix()
-    rest = flat[whole:] @ matrix()
-    flat[:whole] = turned.reshape(-1, BLOCK)
-    flat[whole:] = rest
+    np.matmul(flat[:whole].reshape(-1, _ROWS, BLOCK), matrix(), out=turned[:whole].reshape(-1, _ROWS, BLOCK))
+    np.matmul(flat[whole:], matrix(), out=turned[whole:])
     rows *= steps
-    return rows

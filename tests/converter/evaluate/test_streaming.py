@@ -10,12 +10,12 @@ import transformers
 from numpy.typing import NDArray
 
 from gemma_edge.converter.calibrate.disk_arrays import arrays_in
-from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
+from gemma_edge.converter.checkpoint.checkpoint import Checkpoint, CheckpointError
 from gemma_edge.converter.evaluate import machine as evaluate_machine
 from gemma_edge.converter.evaluate import streaming as evaluate
-from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks
+from gemma_edge.converter.evaluate.machine import NO_HOOKS, Hooks, Machine
 from gemma_edge.converter.evaluate.streaming import StreamingModel
-from gemma_edge.converter.tensors import Role
+from gemma_edge.converter.tensors import Role, TensorSpec
 from tools.tiny import write_tiny
 
 # Logits spread over about +-12. Against float64 both we and transformers' own float32 are within 1e-4, but for windows
@@ -122,3 +122,29 @@ def test_memory_is_bounded_by_a_layer(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * largest < weights
+
+
+def test_rows_that_are_read_ahead_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny("gemma3-untied", tmp_path)
+    model = StreamingModel.open(Checkpoint.open(tmp_path))
+    whole = {spec.name: _copied(model, spec) for spec in (op.weight for op in model.linears)}
+    monkeypatch.setattr(evaluate_machine, "_WEIGHT_BLOCK_BYTES", 512)
+    for spec in (op.weight for op in model.linears):
+        parts = _copied(model, spec)
+        assert len(parts) > len(whole[spec.name]) == 1
+        np.testing.assert_array_equal(np.concatenate(parts), whole[spec.name][0])
+
+
+def test_what_reading_ahead_raises_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny("gemma3-untied", tmp_path)
+    model = StreamingModel.open(Checkpoint.open(tmp_path))
+    monkeypatch.setattr(evaluate_machine, "_WEIGHT_BLOCK_BYTES", 512)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="ends inside"):
+        model.hidden(np.zeros((1, 3), np.int64))
+
+
+def _copied(model: StreamingModel, spec: TensorSpec) -> list[NDArray[np.float32]]:
+    machine = Machine(model._checkpoint, NO_HOOKS, 1)
+    return [rows.copy() for _, rows in machine.rows(spec)]
