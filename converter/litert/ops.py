@@ -5,7 +5,7 @@ RELU_0_TO_1, for one, is not delegated, MINIMUM of RELU is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,12 +47,12 @@ class Subgraph:
         self.outputs[name] = tensor
         self._tensors[tensor.index].name = (f"{name}_out" if name in self.inputs else name).encode()
 
-    def constant(self, values: ArrayLike, kind: int = F32) -> Tensor:
-        """A small constant; equal ones are one tensor."""
+    def constant(self, values: ArrayLike, kind: int = F32, name: str = "") -> Tensor:
+        """A small constant; equal ones are one tensor, unless they have names."""
         array = np.asarray(values, numpy_type(kind), order="C")
-        key = (kind, array.shape, array.tobytes())
+        key = (kind, array.shape, array.tobytes() + name.encode())
         if key not in self._constants:
-            self._constants[key] = self._tensor(array.shape, kind, buffer=self._file.constant(array))
+            self._constants[key] = self._tensor(array.shape, kind, buffer=self._file.constant(array), name=name)
         return self._constants[key]
 
     def weight(self, weight: StoredWeight) -> Tensor:
@@ -274,22 +274,33 @@ class Subgraph:
         options = schema.BatchMatMulOptionsT(adjY=transpose_b)
         return self.op(Opcode.BATCH_MATMUL, [a, b], shape, F32, Options.BatchMatMulOptions, options)
 
-    def embedding_lookup(self, ids: Tensor, table: StoredWeight) -> Tensor:
+    def embedding_lookup(
+        self, ids: Tensor, table: StoredWeight, refine: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """ids [n] -> [n, N]. EMBEDDING_LOOKUP has no float16 kernel, so those tables go through GATHER.
 
         Nor does it know blocks: their integers and their scales are looked up, then multiplied.
+        refine: what to make of integers of blocks before that.
         """
         shape = (*ids.shape, table.shape[1])
         if table.encoding.block:
             integers, scales = self._integers_and_scales(table)
             factors = self.cast(self.gather(scales, ids, 0, Phase.BODY), F32, Phase.BODY)  # [n, blocks]
             blocks = (*factors.shape, table.encoding.block)
-            rows = self.reshape(self.op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
+            rows = self.op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32)
+            rows = self.reshape(rows if refine is None else refine(rows), blocks)
             return self.reshape(self.mul(rows, self.reshape(factors, (*factors.shape, 1))), shape)
         rows = self.weight(table)
         if rows.type == F16:
             return self.cast(self.gather(rows, ids, 0, Phase.BODY), F32, Phase.BODY)
         return self.op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
+
+    def nibbles(self, weight: StoredWeight, ids: Tensor) -> Tensor:
+        """Rows of a stored weight's bytes, ids [n] -> [n, 2 * bytes of a row], from -8 to 7."""
+        shape = weight.shape[0], 2 * weight.row_bytes
+        buffer = self._file.region(self._file.place(weight), 0, weight.encoding.data_bytes(weight.shape))
+        packed = self._tensor(shape, Tensors.INT4, buffer, weight.label, _per_tensor(1.0))
+        return self.op(Opcode.EMBEDDING_LOOKUP, [ids, packed], (*ids.shape, shape[1]), F32)
 
     # --- inside
 

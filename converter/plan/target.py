@@ -288,7 +288,9 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head)
+        encoders = model.with_modalities(self.modalities or ()).encoders
+        has_overlays = any(encoder.overlays for encoder in encoders)
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head, has_overlays)
 
     @property
     def name(self) -> str:

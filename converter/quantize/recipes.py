@@ -8,7 +8,7 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
 
     [roles]                             # all of them, so that nothing is decided out of sight
-    embedding = "int8"
+    embedding = "int8"                  # or "head+3", "head": kept in a tied head's table, see below
     ple = "int4"
     head = "int8"
     attention = "int4"
@@ -33,6 +33,11 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
 The two embedding tables are read one row per token: they are offloaded to a section of their own, which is mapped and
 never resident. Everything else is read in full for every token, so it is resident. A row of Gemma 3n's per-layer
 embeddings in int4 has a scale for each layer's part of it, where that is as wide as a block may be.
+
+An embedding that is tied to the head may be read from the head's table, which is then stored once: "head+3" keeps three
+bits more of each value beside it where the head has int4 in blocks, see rests.py; "head" keeps nothing. Where that
+cannot be, as the head is another matrix, or the format or some rows of the embedding do not allow it, "head+3" is int8,
+and "head" what the head is.
 """
 
 import tomllib
@@ -43,10 +48,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from gemma_edge.converter.checkpoint.spelling import EMBEDDING
 from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Search
 from gemma_edge.converter.quantize.storage import ENCODER_ROLES, Floor, Placement, RecipeError, Storage
-from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
+from gemma_edge.converter.tensors import AS_STORED, HEAD, Role, TensorSpec
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
@@ -61,6 +67,7 @@ OTHER_NAMES = ("int4-fast", "bf16")
 _FP32 = Encoding("float", 32)
 _BF16 = Encoding("float", 16, brain=True)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
+_HEAD = Encoding("rest", 0)
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -98,6 +105,14 @@ class Recipe:
             raise RecipeError(
                 f"{self.name}: roles.norm: found {found}, expected fp32; norms are vectors, never quantized"
             )
+        others = {f"roles.{role}": storage for role, storage in self.roles.items() if role is not Role.EMBEDDING}
+        others |= {f"tensors.{name}": storage for name, storage in self.tensors.items()}
+        for key, storage in others.items():
+            if storage.encoding.kind == "rest":
+                raise RecipeError(
+                    f"{self.name}: {key}: found {storage.encoding.name}, expected an encoding of its own; "
+                    "only roles.embedding may be kept in the head's table"
+                )
         if Role.KERNEL in self.roles and self.roles[Role.KERNEL].encoding.kind != "float":
             found = self.roles[Role.KERNEL].encoding.name
             raise RecipeError(
@@ -168,6 +183,14 @@ class Recipe:
         kept = {role: self.roles[role] for role in roles}
         return replace(self, roles={**self.roles, **plain, **kept}, int8_blocks=int8_blocks)
 
+    def without_rests(self) -> Self:
+        """This recipe for an embedding with a table of its own."""
+        wanted = self.roles[Role.EMBEDDING]
+        if wanted.encoding.kind != "rest":
+            return self
+        own = replace(wanted, encoding=_INT8) if wanted.encoding.bits else self.roles[Role.HEAD]
+        return replace(self, roles={**self.roles, Role.EMBEDDING: own})
+
     def with_one_table(self) -> Self:
         """This recipe for a head and an embedding that are the same bytes: both get what has more bits of the two."""
         one = max(self.roles[Role.HEAD], self.roles[Role.EMBEDDING], key=lambda storage: storage.encoding.bits)
@@ -230,6 +253,8 @@ class Recipe:
         if spec.role not in self.roles:
             raise RecipeError(f"{self.name}: roles: {spec.role} missing; add a line for it, or leave {spec.name} out")
         storage = self.tensors.get(spec.name, self.roles[spec.role])
+        if storage.encoding.kind == "rest":
+            return self._in_head(spec, storage) if spec.name == EMBEDDING else self.without_rests()._decided(spec)
         if spec.role is Role.KERNEL:
             return storage
         if spec.grid is not None and self._keeps(spec, grid := Grid(spec.grid, self.negative_scales)):
@@ -253,6 +278,16 @@ class Recipe:
             block = next((block for block in self.int8_blocks if spec.shape[1] % block == 0), 0)
             storage = replace(storage, encoding=Encoding("int", 8, block))
         return self._checked(spec, storage)
+
+    def _in_head(self, spec: TensorSpec, storage: Storage) -> Storage:
+        """The decision for an embedding that is kept in the table of a head which is the same matrix, grid included."""
+        head = self._decided(replace(spec, name=HEAD, role=Role.HEAD, fold=replace(spec.fold, mul=1.0)))
+        is_exact = head.grid is not None or head.encoding.bits >= 8
+        if head.encoding.bits >= 4 and (is_exact or not storage.encoding.bits):
+            return self._checked(spec, replace(storage, encoding=_HEAD, head=head))
+        if head.encoding.bits == 4 and head.encoding.block:
+            return self._checked(spec, replace(storage, head=head))
+        return self.without_rests()._decided(spec)
 
     def _in_blocks(self, spec: TensorSpec, storage: Storage) -> Storage:
         bits = storage.encoding.bits
@@ -287,7 +322,7 @@ class Recipe:
         and leaves it to its role.
         """
         knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
-        is_rounded = self.roles[spec.role].encoding.kind == "int" and spec.name not in self.tensors
+        is_rounded = self.roles[spec.role].encoding.kind != "float" and spec.name not in self.tensors
         return knows_4_bits and is_rounded and spec.shape[-1] % self.floor.columns_multiple_of == 0
 
     def _keeps(self, spec: TensorSpec, grid: Grid) -> bool:

@@ -4,7 +4,7 @@
     8   major, minor, patch          uint32 each
     24  header_end                   uint64, offset of the first byte after the section table
     32  section table                flatbuffer LiteRTLMMetaData: system items; kind, begin, end, items of sections
-    n * 16 KiB                       sections, zeros between them
+    n * 16 KiB                       sections, zeros between them; one may go on into the next one, see ENDS_IN
 
 The table's schema, the version and the block size are litert_lm_builder's (github.com/google-ai-edge/LiteRT-LM,
 schema/core/litertlm_header_schema.fbs); only Python, flatbuffers and protobuf are needed to read a bundle. Its writer
@@ -38,6 +38,10 @@ _PREFIX = struct.Struct("<8s3I4xQ")  # magic, version, header_end
 _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
 _MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
 _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
+
+ENDS_IN = "ends_in"
+"""The item that says that a section goes on into the next one, whose name is its value. Buffers of a TFLite model count
+from where its section begins, so two models read one table that way."""
 
 Value = str | int | float | bool
 
@@ -88,11 +92,17 @@ class SectionSpec:
     nbytes: int
     model_type: str | None = None
     items: Mapping[str, str] = field(default_factory=dict)  # more for the section table, "backend_constraint": "cpu"
+    reach: int = 0  # bytes of the next section that belong to this one as well
 
     def __post_init__(self) -> None:
         if self.nbytes <= 0:
             raise ValueError(f"section {self.kind.name}: {self.nbytes} bytes, expected at least 1")
         object.__setattr__(self, "items", MappingProxyType(dict(self.items)))
+
+    @property
+    def name(self) -> str:
+        """As `Section.name`."""
+        return self.model_type or self.kind.name.lower()
 
 
 @dataclass(frozen=True)
@@ -147,20 +157,33 @@ class BundleLayout:
             raise ValueError("a bundle needs at least one section")
         system = {**(system or {}), "uuid": str(uuid.uuid5(_UUID_NAMESPACE, identity))}
         # The table's size does not depend on the offsets in it as long as none is 0, flatbuffers' default value.
-        unplaced = [_place(spec, begin=1) for spec in specs]
+        following = [*specs[1:], None]
+        unplaced = [_place(*pair, begin=1) for pair in zip(specs, following, strict=True)]
         header_end = _PREFIX.size + len(_pack_table(system, unplaced))
         sections: list[Section] = []
         offset = header_end
-        for spec in specs:
-            sections.append(_place(spec, begin=-(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES))
-            offset = sections[-1].end
+        for spec, after in zip(specs, following, strict=True):
+            sections.append(_place(spec, after, section_begin(offset)))
+            offset = sections[-1].begin + spec.nbytes
         header = _PREFIX.pack(MAGIC, *VERSION, header_end) + _pack_table(system, sections)
         assert len(header) == header_end
         return cls(header, tuple(sections))
 
 
-def _place(spec: SectionSpec, begin: int) -> Section:
-    return Section(spec.kind, spec.model_type, begin, begin + spec.nbytes, spec.items)
+def section_begin(offset: int) -> int:
+    """Where a section begins, if the one before ends at `offset`."""
+    return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _place(spec: SectionSpec, after: SectionSpec | None, begin: int) -> Section:
+    end = begin + spec.nbytes
+    if not spec.reach:
+        return Section(spec.kind, spec.model_type, begin, end, spec.items)
+    assert after is not None
+    assert spec.reach <= after.nbytes, (spec.reach, after.nbytes)
+    return Section(
+        spec.kind, spec.model_type, begin, section_begin(end) + spec.reach, {**spec.items, ENDS_IN: after.name}
+    )
 
 
 def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes:
@@ -377,7 +400,7 @@ def _value(member: Table | None) -> Any:
 
 
 def _check_places(path: Path, sections: Sequence[Section], header_end: int, nbytes: int) -> None:
-    previous_end, previous_name = header_end, "the header"
+    previous_end, previous_name, ends_in = header_end, "the header", None
     for section in sorted(sections, key=lambda s: s.begin):
         where = f"{path}: section {section.name} at bytes {section.begin} to {section.end}"
         if section.end > nbytes:
@@ -386,6 +409,6 @@ def _check_places(path: Path, sections: Sequence[Section], header_end: int, nbyt
             raise BundleError(f"{where}: has no bytes; copy the file again")
         if section.begin % ALIGNMENT_BYTES:
             raise BundleError(f"{where}: not aligned to {ALIGNMENT_BYTES} bytes; convert the model again")
-        if section.begin < previous_end:
+        if section.begin < previous_end and (ends_in != section.name or previous_end > section.end):
             raise BundleError(f"{where}: overlaps {previous_name}, which ends at {previous_end}; copy the file again")
-        previous_end, previous_name = section.end, section.name
+        previous_end, previous_name, ends_in = section.end, section.name, section.items.get(ENDS_IN)
