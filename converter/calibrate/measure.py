@@ -14,7 +14,7 @@ from gemma_edge.converter.evaluate.streaming import StreamingModel
 from gemma_edge.converter.progress import OnBytes
 from gemma_edge.converter.quantize.recipes import Storage
 from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Quantizer
-from gemma_edge.converter.tensors import HEAD, Role
+from gemma_edge.converter.tensors import Role
 
 Float32 = NDArray[np.float32]
 
@@ -113,8 +113,6 @@ class RoundedWeights:
 
     def _restored(self, name: str, first: int, rows: Float32) -> Float32:
         storage = self.storages[name]
-        if storage.head is not None and HEAD in self.quantizers:
-            return storage.restored(rows, self.quantizers[HEAD](first, rows))
         if name not in self.quantizers:
             return storage.restored(rows)
         stored = self.quantizers[name](first, rows)

@@ -147,6 +147,7 @@ class LitertBundle:
                 for each, place in streamed:  # a root is last: it holds the scales measured
                     content = each.content.root() if isinstance(each.content, TfliteFile) else each.content
                     write_at(file, content, place.begin)
+                for _, place in streamed:
                     digests.append(hashing.submit(sha256_of, file.fileno(), place.begin, place.end))
                 streamed.clear()
             layout = self._layout(identity(), [digest.result() for digest in digests])

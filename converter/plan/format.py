@@ -54,12 +54,9 @@ class Format:
     verifies: bool = False
     suffix: str = ""
 
-    def recipe(self, recipe: Recipe, is_tied: bool, has_overlays: bool = False) -> Recipe:
-        """`recipe` as far as this format has words for it.
-
-        is_tied: whether the model's head is its embedding. has_overlays: whether it has other rows than the head.
-        """
-        if not self.shares or not is_tied or has_overlays:
+    def recipe(self, recipe: Recipe, is_tied: bool) -> Recipe:
+        """`recipe` as far as this format has words for it. is_tied: whether the model's head is its embedding."""
+        if not self.shares or not is_tied:
             recipe = recipe.without_rests()
         if self.int4_blocks:
             recipe = recipe.with_blocks(*self.int4_blocks)

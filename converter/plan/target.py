@@ -288,9 +288,10 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        encoders = model.with_modalities(self.modalities or ()).encoders
-        has_overlays = any(encoder.overlays for encoder in encoders)
-        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head, has_overlays)
+        recipe, encoders = self.recipe.for_shares(model.shares), model.with_modalities(self.modalities or ()).encoders
+        if self.calibration is not None or any(encoder.overlays for encoder in encoders):
+            recipe = recipe.without_rests()
+        return self.format.recipe(recipe, model.config.tied_head)
 
     @property
     def name(self) -> str:

@@ -36,8 +36,8 @@ embeddings in int4 has a scale for each layer's part of it, where that is as wid
 
 An embedding that is tied to the head may be read from the head's table, which is then stored once: "head+3" keeps three
 bits more of each value beside it where the head has int4 in blocks, see rests.py; "head" keeps nothing. Where that
-cannot be, as the head is another matrix, or the format or some rows of the embedding do not allow it, "head+3" is int8,
-and "head" what the head is.
+cannot be, "head+3" is int8, and "head" what the head is: the head is another matrix, the format reads no rows of it, some
+rows of the embedding are another's (images, audio), or calibration moves the head's integers too far for three bits.
 """
 
 import tomllib

@@ -62,14 +62,13 @@ class Storage:
             return qat_grid.keep_grid(rows, grid, self.search)
         return quantize_rows(rows, self.encoding, self.search)
 
-    def restored(self, rows: NDArray[np.float32], head: Quantized | None = None) -> NDArray[np.float32]:
+    def restored(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """What is read of `rows`, each value for itself; in both the factor is in.
 
         Of integers that the checkpoint stores, the rows themselves: but for the rounding of a float16 scale of a block.
-        head: how the head stores these rows, where it does not round each value for itself.
         """
         if self.head is not None:
-            head = head or self.head.store(rows)
+            head = self.head.store(rows)
             stored = quantize_rests(rows, head, self.head.encoding, self.encoding)
             return dequantize_rests(stored, head, self.head.encoding, self.encoding, rows.shape)
         if self.grid is not None and self.grid.is_stored:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,17 +250,17 @@ def _brain_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2").view(np.uint8)
 
 
-def with_rests(integers: NDArray[np.int8], rests: NDArray[np.int8]) -> NDArray[np.float32]:
+def with_rests(integers: NDArray[Any], rests: NDArray[Any]) -> NDArray[np.float32]:
     """What int4 integers and rests from 0 to 7, both [n, k], are together, in units of the scale; exact in float32.
 
     A rest says in which eighth of the step around its integer a value lies. Around the largest integer, 7 or -7, to
     which larger values are cut, the step is twice as wide, outwards.
     """
     middle, width = _steps(integers)
-    return middle + (rests - np.float32(3.5)) * (width / np.float32(8))
+    return middle + (rests.astype(np.float32) - np.float32(3.5)) * (width / np.float32(8))
 
 
-def rests_of(values: NDArray[np.float32], integers: NDArray[np.int8]) -> NDArray[np.int8]:
+def rests_of(values: NDArray[np.float32], integers: NDArray[Any]) -> NDArray[np.int8]:
     """The rests from 0 to 7 that come closest to `values` [n, k], which are in units of the scale."""
     middle, width = _steps(integers)
     eighths = np.floor((values - middle) / width * np.float32(8)) + np.float32(4)
@@ -268,7 +268,7 @@ def rests_of(values: NDArray[np.float32], integers: NDArray[np.int8]) -> NDArray
     return rests
 
 
-def _steps(integers: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _steps(integers: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The middle and the width of what each integer stands for."""
     found = integers.astype(np.float32)
     outside: NDArray[np.float32] = found - np.clip(found, -6, 6)  # -1 or 1 for the largest, else 0

@@ -158,12 +158,12 @@ class BundleLayout:
         system = {**(system or {}), "uuid": str(uuid.uuid5(_UUID_NAMESPACE, identity))}
         # The table's size does not depend on the offsets in it as long as none is 0, flatbuffers' default value.
         following = [*specs[1:], None]
-        unplaced = [_place(*pair, begin=1) for pair in zip(specs, following, strict=True)]
+        unplaced = [_place(spec, after, begin=1) for spec, after in zip(specs, following, strict=True)]
         header_end = _PREFIX.size + len(_pack_table(system, unplaced))
         sections: list[Section] = []
         offset = header_end
         for spec, after in zip(specs, following, strict=True):
-            sections.append(_place(spec, after, section_begin(offset)))
+            sections.append(_place(spec, after, begin=section_begin(offset)))
             offset = sections[-1].begin + spec.nbytes
         header = _PREFIX.pack(MAGIC, *VERSION, header_end) + _pack_table(system, sections)
         assert len(header) == header_end

@@ -133,8 +133,7 @@ class EmbeddingTable:
         if self._is_int4:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
         if self._rests is not None:
-            rests = _REST.unpack(self._rests[ids], values.shape)
-            values = with_rests(values, rests.astype(np.int8, copy=False))
+            values = with_rests(values, _REST.unpack(self._rests[ids], values.shape))
         if self._scales is None:
             out[...] = values
         else:
