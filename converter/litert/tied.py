@@ -46,7 +46,7 @@ def write_weights(file: TfliteFile, stream: Stream, on_bytes: Callable[[int], No
     errors = stream.write(weights.values(), on_bytes)
     if rests is None:
         on_bytes(2 * stream.specs[EMBEDDING].values)
-        return errors | {EMBEDDING: errors[HEAD]}
+        return errors
 
     def quantize(first: int, rows: NDArray[np.float32]) -> Quantized:
         return quantize_rests(rows, _stored(head, stream, first, len(rows)), encoding, storage.encoding)

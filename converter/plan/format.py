@@ -54,9 +54,12 @@ class Format:
     verifies: bool = False
     suffix: str = ""
 
-    def recipe(self, recipe: Recipe, is_tied: bool) -> Recipe:
-        """`recipe` as far as this format has words for it. is_tied: whether the model's head is its embedding."""
-        if not self.shares or not is_tied:
+    def recipe(self, recipe: Recipe, is_tied: bool, is_near: bool) -> Recipe:
+        """`recipe` as far as this format has words for it.
+
+        is_tied: whether the model's head is its embedding. is_near: whether both have the same values here.
+        """
+        if not (self.shares and is_tied and is_near):
             recipe = recipe.without_rests()
         if self.int4_blocks:
             recipe = recipe.with_blocks(*self.int4_blocks)

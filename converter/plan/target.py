@@ -288,10 +288,8 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        recipe, encoders = self.recipe.for_shares(model.shares), model.with_modalities(self.modalities or ()).encoders
-        if self.calibration is not None or any(encoder.overlays for encoder in encoders):
-            recipe = recipe.without_rests()
-        return self.format.recipe(recipe, model.config.tied_head)
+        is_near = self.calibration is None and not model.with_modalities(self.modalities or ()).has_overlays
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head, is_near)
 
     @property
     def name(self) -> str:

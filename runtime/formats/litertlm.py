@@ -39,9 +39,7 @@ _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
 _MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
 _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
 
-ENDS_IN = "ends_in"
-"""The item that says that a section goes on into the next one, whose name is its value. Buffers of a TFLite model count
-from where its section begins, so two models read one table that way."""
+ENDS_IN = "ends_in"  # the item with the name of the next section, into which one goes on: two models read a table there
 
 Value = str | int | float | bool
 
@@ -99,11 +97,6 @@ class SectionSpec:
             raise ValueError(f"section {self.kind.name}: {self.nbytes} bytes, expected at least 1")
         object.__setattr__(self, "items", MappingProxyType(dict(self.items)))
 
-    @property
-    def name(self) -> str:
-        """As `Section.name`."""
-        return self.model_type or self.kind.name.lower()
-
 
 @dataclass(frozen=True)
 class Section:
@@ -129,9 +122,6 @@ class Section:
     def name(self) -> str:
         """What to call it in a message: "tf_lite_embedder", "llm_metadata"."""
         return self.model_type or self.kind.name.lower()
-
-
-# ---------------------------------------------------------------- writer
 
 
 @dataclass(frozen=True)
@@ -176,14 +166,11 @@ def section_begin(offset: int) -> int:
 
 
 def _place(spec: SectionSpec, after: SectionSpec | None, begin: int) -> Section:
-    end = begin + spec.nbytes
-    if not spec.reach:
-        return Section(spec.kind, spec.model_type, begin, end, spec.items)
-    assert after is not None
-    assert spec.reach <= after.nbytes, (spec.reach, after.nbytes)
-    return Section(
-        spec.kind, spec.model_type, begin, section_begin(end) + spec.reach, {**spec.items, ENDS_IN: after.name}
-    )
+    end, items = begin + spec.nbytes, dict(spec.items)
+    if spec.reach:
+        assert after is not None
+        end, items[ENDS_IN] = section_begin(end) + spec.reach, after.model_type or after.kind.name.lower()
+    return Section(spec.kind, spec.model_type, begin, end, items)
 
 
 def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes:
@@ -214,9 +201,6 @@ def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes
     builder = flatbuffers.Builder(ALIGNMENT_BYTES)
     builder.Finish(table.Pack(builder))
     return bytes(builder.Output())
-
-
-# ---------------------------------------------------------------- reader
 
 
 @dataclass(frozen=True)
