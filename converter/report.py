@@ -189,7 +189,8 @@ def _drafter(plan: Plan) -> dict[str, Any]:
 
 def _trained_grid(plan: Plan) -> dict[str, Any]:
     """Matrices that were trained on a 4-bit grid, where there are any: how many stay on it, and which cannot."""
-    on_grid = {tensor.spec.name: tensor for tensor in plan.tensors if tensor.spec.grid is not None}.values()
+    own = [tensor for tensor in plan.tensors if tensor.storage.head is None]  # else it is the head's
+    on_grid = {tensor.spec.name: tensor for tensor in own if tensor.spec.grid is not None}.values()
     kept = [tensor for tensor in on_grid if tensor.storage.grid is not None]
     values = {
         "encoding": ", ".join(sorted({tensor.storage.encoding.name for tensor in kept})) or ENCODING.name,

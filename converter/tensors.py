@@ -8,11 +8,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemma_edge.runtime.formats import hadamard
+
+HEAD: Final = "lm_head.weight"
+"""The graph's name of the head."""
 
 
 class Role(StrEnum):
@@ -130,6 +134,7 @@ class TensorSpec:
     overlays: rows that replace the stored ones.
     parts: equal stretches of columns with a use of their own: of a row of per-layer embeddings, one for each layer.
     sparse_inputs: whether most of what a matrix is multiplied with is zero.
+    factor: of a table, what its rows are multiplied by once they are looked up.
     static: of a linear layer, the levels of its inputs and outputs, where the checkpoint has any.
     grid: the stored dtype, if the values were trained on a 4-bit grid and are rounded to it, see quantize/qat_grid.py.
     """
@@ -145,6 +150,7 @@ class TensorSpec:
     grid: str | None = None
     parts: int = 1
     sparse_inputs: bool = False
+    factor: float = 1.0
     static: StaticScales | None = None
 
     @classmethod

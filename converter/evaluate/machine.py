@@ -138,6 +138,8 @@ class Machine:
             for row, rows in self.rows(op.table, first, stop):
                 here = (ids >= row) & (ids < row + len(rows))
                 out[here] = rows[ids[here] - row]
+        if op.table.factor != 1.0:
+            out *= np.float32(op.table.factor)
         return out
 
     def _in_batches(self, op: ir.Op) -> Float32:

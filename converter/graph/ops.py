@@ -69,7 +69,8 @@ class StaticRange:
 
 @dataclass(frozen=True, eq=False)
 class Embed:
-    """Rows of table [V, N] for ids [B, T]; an id outside [0, V) reads row 0, as Gemma3nTextModel does."""
+    """Rows of table [V, N] for ids [B, T], times the table's factor; an id outside [0, V) reads row 0, as
+    Gemma3nTextModel does."""
 
     ids: Value
     table: TensorSpec

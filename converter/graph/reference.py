@@ -70,7 +70,7 @@ class _Machine:
 def _embed(m: _Machine, op: ir.Embed) -> Array:
     ids = m[op.ids]
     table: Array = m[op.table]
-    return table[np.where((ids >= 0) & (ids < len(table)), ids, 0)]
+    return table[np.where((ids >= 0) & (ids < len(table)), ids, 0)] * table.dtype.type(op.table.factor)
 
 
 def _rms_norm(m: _Machine, op: ir.RmsNorm) -> Array:

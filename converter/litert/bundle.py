@@ -14,6 +14,7 @@ from gemma_edge.converter.checkpoint.checkpoint import Checkpoint
 from gemma_edge.converter.litert.file import TfliteFile
 from gemma_edge.converter.litert.lower import emit
 from gemma_edge.converter.litert.metadata import CacheBuffer, executor_metadata, llm_metadata
+from gemma_edge.converter.litert.tied import write_weights
 from gemma_edge.converter.models.matformer.pair import layers_of, small_model
 from gemma_edge.converter.plan.door import DECODER
 from gemma_edge.converter.plan.plan import Plan
@@ -22,7 +23,7 @@ from gemma_edge.converter.quantize.stream import NO_QUANTIZERS, Look, Quantizer,
 from gemma_edge.converter.tokenizer.chat_template import bundle_template
 from gemma_edge.converter.tokenizer.tokenizer import sentencepiece_model
 from gemma_edge.runtime.formats.digest import sha256_of
-from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, SectionKind, SectionSpec
+from gemma_edge.runtime.formats.litertlm import BundleLayout, ModelType, Section, SectionKind, SectionSpec
 from gemma_edge.runtime.formats.model import MODELS_ITEM, NamedModel, models_text
 
 _MODEL_TYPES = {
@@ -90,11 +91,11 @@ class LitertBundle:
             _bytes(SectionKind.SENTENCEPIECE_TOKENIZER, tokenizer),
             _bytes(SectionKind.EXECUTOR_METADATA, _executor_metadata(plan)),
         ]
-        encodings = {name: storage.encoding for name, storage in plan.storages.items()}
-        for name, graphs in plan.graphs.items():
-            tflite = emit(f"gemma-edge {plan.model.names.litert} {name}", list(graphs), encodings, plan.cache_layout)
+        files = _tflite_files(plan)
+        sizes = {name: tflite.lay_out() for name, tflite in reversed(files.items())}
+        for name, tflite in files.items():
             items = {MODELS_ITEM: models_text(_models(plan))} if name == DECODER and plan.target.beside else {}
-            spec = SectionSpec(SectionKind.TFLITE_MODEL, tflite.lay_out(), _MODEL_TYPES[name], items)
+            spec = SectionSpec(SectionKind.TFLITE_MODEL, sizes[name], _MODEL_TYPES[name], items, tflite.reach)
             sections.append(PlannedSection(spec, tflite))
         return cls(plan, tuple(sections))
 
@@ -136,20 +137,24 @@ class LitertBundle:
         file.truncate(self.nbytes)
         digests: list[Future[str]] = []
         synced: list[Future[None]] = []
+        streamed: list[tuple[PlannedSection, Section]] = []
+        stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, quantizers, look)
         with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
             for planned, section in zip(self.sections, self._layout().sections, strict=True):
                 if isinstance(planned.content, TfliteFile):
-                    stream = Stream(
-                        checkpoint, self.plan.specs, self.plan.storages, file, section.begin, quantizers, look
-                    )
-                    errors |= stream.write(planned.content.weights.values(), on_bytes)
-                    stream.put(planned.content.root(), 0)  # last: it holds the scales measured
-                    synced.append(hashing.submit(os.fsync, file.fileno()))  # as long as there is other work
-                else:
-                    write_at(file, planned.content, section.begin)
-                digests.append(hashing.submit(sha256_of, file.fileno(), section.begin, section.end))
-            for each in synced:
-                each.result()
+                    errors |= write_weights(planned.content, replace(stream, begin=section.begin), on_bytes)
+                streamed.append((planned, section))
+                if planned.spec.reach:  # it ends in the next one
+                    continue
+                for each, place in streamed:  # a root is last: it holds the scales measured
+                    content = each.content.root() if isinstance(each.content, TfliteFile) else each.content
+                    write_at(file, content, place.begin)
+                synced.append(hashing.submit(os.fsync, file.fileno()))  # as long as there is other work
+                for _, place in streamed:
+                    digests.append(hashing.submit(sha256_of, file.fileno(), place.begin, place.end))
+                streamed.clear()
+            for each_sync in synced:
+                each_sync.result()
             layout = self._layout(identity(), [digest.result() for digest in digests])
         assert len(layout.header) <= layout.sections[0].begin
         write_at(file, layout.header, 0)
@@ -163,6 +168,19 @@ class LitertBundle:
             for section, digest in zip(self.sections, digests, strict=True)
         ]
         return BundleLayout.of(specs, identity, _SYSTEM)
+
+
+def _tflite_files(plan: Plan) -> dict[str, TfliteFile]:
+    """By section, in the order of the bundle: the decoder, whose head may lie in the embedder, is before that."""
+    encodings = {name: storage.encoding for name, storage in plan.storages.items()}
+
+    def emitted(name: str, next_file: TfliteFile | None = None) -> TfliteFile:
+        description = f"gemma-edge {plan.model.names.litert} {name}"
+        return emit(description, list(plan.graphs[name]), encodings, plan.cache_layout, next_file)
+
+    decoder, *others = plan.graphs
+    files = {name: emitted(name) for name in others}
+    return {decoder: emitted(decoder, next(iter(files.values()))), **files}
 
 
 def _bytes(kind: SectionKind, content: bytes) -> PlannedSection:

@@ -4,6 +4,8 @@ Weights are known by name and size only. They are laid out 64-byte aligned after
 `Buffer.offset/size` (schema.fbs: "buffers may be stored outside the flatbuffer", which is also what lets a file pass
 2 GB), and streamed there by the caller. Per-row scales are the exception: TFLite keeps them inside the flatbuffer, so
 the root is packed twice, once with zeros to know its size and once when all scales have been measured.
+
+A weight may lie in another file, whose section of a bundle is the next one: this file then goes on into that section.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from gemma_edge.converter.quantize.quantize import Quantized
 from gemma_edge.converter.quantize.stored import StoredWeight, Write
+from gemma_edge.runtime.formats.litertlm import section_begin
 
 ALIGNMENT = 64  # bytes; XNNPACK and the LiteRT loader want at least 16
 _UNPLACED = 1 << 40  # any non-zero offset: a zero would be left out and change the root's size
@@ -66,6 +69,13 @@ class TfliteWeight:
         """TFLite's element type."""
         return int(_TENSOR_TYPES.get(self.weight.encoding.name, Tensors.INT4))  # blockwise too
 
+    @property
+    def end(self) -> int:
+        """The first byte after it, scales included."""
+        encoding, shape = self.weight.encoding, self.weight.shape
+        data_end = self.data_offset + encoding.data_bytes(shape)
+        return self.scale_offset + encoding.scale_bytes(shape) if encoding.block else data_end
+
     def put(self, row: int, rows: Quantized, write: Write) -> None:
         """Write rows [row, row + n); see Placed. Per-row scales stay here until the root is packed."""
         write(rows.data, self.data_offset + row * self.weight.row_bytes)
@@ -77,10 +87,16 @@ class TfliteWeight:
 
 
 class TfliteFile:
-    """Collects subgraphs, then lays the file out; `root()` is the flatbuffer, `weights` say what to stream where."""
+    """Collects subgraphs, then lays the file out; `root()` is the flatbuffer, `weights` say what to stream where.
 
-    def __init__(self, description: str) -> None:
+    next_file: the one in the next section, complete, whose weights are read in place. reach: how many bytes of that
+    section belong to this file as well, once it is laid out.
+    """
+
+    def __init__(self, description: str, next_file: "TfliteFile | None" = None) -> None:
         self._description = description
+        self._next = {} if next_file is None else next_file.weights
+        self.reach = 0
         self._buffers = [schema.BufferT()]  # buffer 0 is empty by convention
         self._constants: dict[bytes, int] = {}
         self._regions: list[tuple[schema.BufferT, TfliteWeight, bool, int]] = []  # buffer, weight, scales?, first byte
@@ -103,6 +119,8 @@ class TfliteFile:
         if weight.name not in self.weights:
             per_row = weight.encoding.kind == "int" and not weight.encoding.block
             scales = np.zeros(weight.shape[0] if per_row else 0, np.float32)
+            if weight.name in self._next:
+                scales = self._next[weight.name].row_scales
             self.weights[weight.name] = TfliteWeight(weight, row_scales=scales)
         placed = self.weights[weight.name]
         assert placed.weight == weight, weight.name
@@ -146,16 +164,27 @@ class TfliteFile:
             )
         )
 
+    @property
+    def own_weights(self) -> list[TfliteWeight]:
+        """Those that are streamed into this file, and not into the next one."""
+        return [placed for name, placed in self.weights.items() if name not in self._next]
+
     def lay_out(self) -> int:
-        """Give every weight its place; returns the size of the file in bytes."""
+        """Give every weight its place; returns the size of the file in bytes, without what lies in the next section.
+
+        The next file is laid out by then.
+        """
         end = len(self.root())
-        for placed in self.weights.values():
+        for placed in self.own_weights:
             weight = placed.weight
             placed.data_offset = _aligned(end)
-            end = placed.data_offset + weight.encoding.data_bytes(weight.shape)
-            if weight.encoding.block:
-                placed.scale_offset = _aligned(end)
-                end = placed.scale_offset + weight.encoding.scale_bytes(weight.shape)
+            placed.scale_offset = _aligned(placed.data_offset + weight.encoding.data_bytes(weight.shape))
+            end = placed.end
+        next_begin = section_begin(end)
+        for name in self.weights.keys() & self._next.keys():
+            placed, there = self.weights[name], self._next[name]
+            placed.data_offset, placed.scale_offset = next_begin + there.data_offset, next_begin + there.scale_offset
+            self.reach = max(self.reach, there.end)
         for buffer, placed, scales, first_byte in self._regions:
             buffer.offset = (placed.scale_offset if scales else placed.data_offset) + first_byte
         return end

@@ -14,8 +14,9 @@ from gemma_edge.converter.quality.beside import print_beside, quality_beside
 from gemma_edge.profiles.sizes import format_bytes
 from gemma_edge.runtime.formats import hadamard
 from gemma_edge.runtime.formats.digest import sha256_of
+from gemma_edge.runtime.formats.encoding import RESTS
 from gemma_edge.runtime.formats.flatbuffer import FlatbufferError
-from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, Section, SectionKind
+from gemma_edge.runtime.formats.litertlm import ENDS_IN, Bundle, BundleError, Section, SectionKind
 from gemma_edge.runtime.formats.model import models_of
 from gemma_edge.runtime.formats.tflite_model import check_model
 
@@ -59,6 +60,8 @@ def print_inspection(values: dict[str, Any], console: Console) -> None:
         console.print(as_it_is(told), highlight=False)
     for section in values["sections"]:
         console.print(f"\n[bold]{as_it_is(section['name'])}[/]  {format_bytes(section['bytes'])} at {section['begin']}")
+        if ENDS_IN in section:
+            console.print(as_it_is(f"its end is the beginning of {section[ENDS_IN]}, too"), highlight=False)
         recorded = section["sha256_recorded"]
         verdict = (
             ""
@@ -94,6 +97,7 @@ def _section(bundle: Bundle, section: Section) -> dict[str, Any]:
         "bytes": section.nbytes,
         "sha256": bundle.sha256(section),
         "sha256_recorded": section.sha256,
+        **({ENDS_IN: section.items[ENDS_IN]} if ENDS_IN in section.items else {}),
     }
     if section.kind is SectionKind.TFLITE_MODEL:
         view = bundle.view(section)
@@ -164,6 +168,8 @@ def _is_scale(tensor: Any) -> bool:
 
 def _encoding(tensor: Any, blocks: int) -> str:
     """blocks: of a row of a table, if their scales are a tensor beside it."""
+    if (tensor.Name() or b"").endswith(RESTS.encode()):
+        return "head+3"
     kind: str = _TYPE_NAMES[tensor.Type()]
     if kind not in _QUANTIZED:
         return {"FLOAT32": "fp32", "FLOAT16": "fp16"}.get(kind, kind.lower())

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gemma_edge.converter.graph import draft_ops
@@ -14,8 +16,10 @@ from gemma_edge.converter.litert.drafting import cluster_logits, past_attention
 from gemma_edge.converter.litert.file import Opcode, Phase, Tensor, TfliteFile
 from gemma_edge.converter.litert.ops import I8, I32
 from gemma_edge.converter.litert.signature import Signature
+from gemma_edge.converter.litert.tied import with_rests
 from gemma_edge.converter.plan.cache_layout import CacheLayout
-from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.converter.tensors import HEAD
+from gemma_edge.runtime.formats.encoding import FACTOR, RESTS, Encoding
 
 _UNARY = {
     "tanh": Opcode.TANH, "relu": Opcode.RELU, "sqrt": Opcode.SQRT, "sigmoid": Opcode.LOGISTIC, "cos": Opcode.COS,
@@ -28,9 +32,13 @@ def emit(
     graphs: list[ir.Graph],
     encodings: Mapping[str, Encoding],
     layout: CacheLayout | None = None,
+    next_file: TfliteFile | None = None,
 ) -> TfliteFile:
-    """All signatures of one section. Weights used by several are stored once. `layout` where graphs have caches."""
-    file = TfliteFile(description)
+    """All signatures of one section. Weights used by several are stored once. `layout` where graphs have caches.
+
+    next_file: see TfliteFile.
+    """
+    file = TfliteFile(description, next_file)
     for graph in graphs:
         Signature(file, graph, encodings, layout).emit(LOWER)
     return file
@@ -56,7 +64,16 @@ def _embed(s: Signature, op: ir.Embed) -> Tensor:
     zero = s.sub.constant(0, I32)
     known = s.sub.less(ids, s.sub.constant(rows, I32), Phase.PROLOGUE)
     ids = s.sub.maximum(s.sub.select(known, ids, zero, Phase.PROLOGUE), zero, Phase.PROLOGUE)
-    return s.sub.reshape(s.sub.embedding_lookup(ids, s.stored(op.table)), op.out.shape)
+    table, refine = s.stored(op.table), None
+    if table.encoding.kind == "rest":
+        if table.encoding.bits:
+            rests = replace(table, alias=f"{table.name}{RESTS}", turned=False)
+            refine = partial(with_rests, s.sub, ids=ids, rests=rests)
+        table = replace(s.stored(s.tensors[HEAD]), alias=table.name)
+    found = s.sub.embedding_lookup(ids, table, refine)
+    if op.table.factor != 1.0:
+        found = s.sub.mul(found, s.sub.constant(op.table.factor, name=f"{op.table.name}{FACTOR}"))
+    return s.sub.reshape(found, op.out.shape)
 
 
 def _rms_norm(s: Signature, op: ir.RmsNorm) -> Tensor:

@@ -5,7 +5,7 @@ RELU_0_TO_1, for one, is not delegated, MINIMUM of RELU is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from gemma_edge.runtime.formats import hadamard
 Options = schema.BuiltinOptions
 F32, F16, I8, I32, BOOL = Tensors.FLOAT32, Tensors.FLOAT16, Tensors.INT8, Tensors.INT32, Tensors.BOOL
 _CONCAT_INPUTS = 5  # XNNPACK takes no more; one op outside would cut its partition in two
+Refine = Callable[[Tensor], Tensor]
 
 
 class Subgraph:
@@ -47,12 +48,12 @@ class Subgraph:
         self.outputs[name] = tensor
         self._tensors[tensor.index].name = (f"{name}_out" if name in self.inputs else name).encode()
 
-    def constant(self, values: ArrayLike, kind: int = F32) -> Tensor:
-        """A small constant; equal ones are one tensor."""
+    def constant(self, values: ArrayLike, kind: int = F32, name: str = "") -> Tensor:
+        """A small constant; equal ones are one tensor, unless they have names."""
         array = np.asarray(values, numpy_type(kind), order="C")
-        key = (kind, array.shape, array.tobytes())
+        key = (kind, array.shape, array.tobytes() + name.encode())
         if key not in self._constants:
-            self._constants[key] = self._tensor(array.shape, kind, buffer=self._file.constant(array))
+            self._constants[key] = self._tensor(array.shape, kind, buffer=self._file.constant(array), name=name)
         return self._constants[key]
 
     def weight(self, weight: StoredWeight) -> Tensor:
@@ -116,9 +117,8 @@ class Subgraph:
 
     def dequantize(self, x: Tensor) -> Tensor:
         """float16, or int8 -> float32."""
-        return self.op(
-            Opcode.DEQUANTIZE, [x], x.shape, F32, Options.DequantizeOptions, schema.DequantizeOptionsT()
-        )  # fmt: skip
+        options = schema.DequantizeOptionsT()
+        return self.op(Opcode.DEQUANTIZE, [x], x.shape, F32, Options.DequantizeOptions, options)
 
     def mean(self, x: Tensor) -> Tensor:
         """[..., N] -> [..., 1]."""
@@ -194,10 +194,8 @@ class Subgraph:
 
     def pack(self, scalars: Sequence[Tensor], phase: Phase) -> Tensor:
         """Scalars [] -> [n]."""
-        options = schema.PackOptionsT(valuesCount=len(scalars), axis=0)
-        return self.op(
-            Opcode.PACK, list(scalars), (len(scalars),), scalars[0].type, Options.PackOptions, options, phase
-        )
+        options, shape = schema.PackOptionsT(valuesCount=len(scalars), axis=0), (len(scalars),)
+        return self.op(Opcode.PACK, list(scalars), shape, scalars[0].type, Options.PackOptions, options, phase)
 
     def gather(self, x: Tensor, indices: Tensor, axis: int, phase: Phase) -> Tensor:
         shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
@@ -235,11 +233,9 @@ class Subgraph:
     def hadamard(self, x: Tensor) -> Tensor:
         """[..., K], every 64 columns turned: rows of 64 times one small matrix, which all layers share."""
         blocks = self.reshape(x, (1, math.prod(x.shape) // hadamard.BLOCK, hadamard.BLOCK))
-        options = schema.FullyConnectedOptionsT(keepNumDims=True)
+        options, form = schema.FullyConnectedOptionsT(keepNumDims=True), Options.FullyConnectedOptions
         operands = [blocks, self.constant(hadamard.matrix()), None]
-        turned = self.op(
-            Opcode.FULLY_CONNECTED, operands, blocks.shape, F32, Options.FullyConnectedOptions, options
-        )  # fmt: skip
+        turned = self.op(Opcode.FULLY_CONNECTED, operands, blocks.shape, F32, form, options)
         return self.reshape(turned, x.shape)
 
     def conv2d(
@@ -274,22 +270,31 @@ class Subgraph:
         options = schema.BatchMatMulOptionsT(adjY=transpose_b)
         return self.op(Opcode.BATCH_MATMUL, [a, b], shape, F32, Options.BatchMatMulOptions, options)
 
-    def embedding_lookup(self, ids: Tensor, table: StoredWeight) -> Tensor:
+    def embedding_lookup(self, ids: Tensor, table: StoredWeight, refine: Refine | None = None) -> Tensor:
         """ids [n] -> [n, N]. EMBEDDING_LOOKUP has no float16 kernel, so those tables go through GATHER.
 
         Nor does it know blocks: their integers and their scales are looked up, then multiplied.
+        refine: what to make of integers of blocks before that.
         """
         shape = (*ids.shape, table.shape[1])
         if table.encoding.block:
             integers, scales = self._integers_and_scales(table)
             factors = self.cast(self.gather(scales, ids, 0, Phase.BODY), F32, Phase.BODY)  # [n, blocks]
             blocks = (*factors.shape, table.encoding.block)
-            rows = self.reshape(self.op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32), blocks)
+            rows = self.op(Opcode.EMBEDDING_LOOKUP, [ids, integers], shape, F32)
+            rows = self.reshape(rows if refine is None else refine(rows), blocks)
             return self.reshape(self.mul(rows, self.reshape(factors, (*factors.shape, 1))), shape)
         rows = self.weight(table)
         if rows.type == F16:
             return self.cast(self.gather(rows, ids, 0, Phase.BODY), F32, Phase.BODY)
         return self.op(Opcode.EMBEDDING_LOOKUP, [ids, rows], shape, F32)
+
+    def nibbles(self, weight: StoredWeight, ids: Tensor) -> Tensor:
+        """Rows of a stored weight's bytes, ids [n] -> [n, 2 * bytes of a row], from -8 to 7."""
+        rows, columns = weight.shape[0], 2 * weight.row_bytes
+        buffer = self._file.region(self._file.place(weight), 0, rows * weight.row_bytes)
+        packed = self._tensor((rows, columns), Tensors.INT4, buffer, weight.label, _per_tensor(1.0))
+        return self.op(Opcode.EMBEDDING_LOOKUP, [ids, packed], (*ids.shape, columns), F32)
 
     # --- inside
 
@@ -315,17 +320,15 @@ class Subgraph:
             shape = (last - first, *weight.shape[1:])
             quantization = None
             if weight.encoding.block:
-                blocks = weight.shape[1] // weight.encoding.block
-                scale_bytes = blocks * 2  # float16
+                block = weight.encoding.block
+                scale_bytes = weight.shape[1] // block * 2  # float16
                 scales = self._tensor(
-                    (last - first, blocks),
+                    (last - first, weight.shape[1] // block),
                     F16,
-                    buffer=self._file.region(placed, first * scale_bytes, (last - first) * scale_bytes, scales=True),
-                    name=f"{weight.label}.scale",
+                    self._file.region(placed, first * scale_bytes, (last - first) * scale_bytes, scales=True),
+                    f"{weight.label}.scale",
                 )
-                details = schema.BlockwiseQuantizationT(
-                    scales=scales.index, zeroPoints=-1, blockSize=weight.encoding.block
-                )
+                details = schema.BlockwiseQuantizationT(scales=scales.index, zeroPoints=-1, blockSize=block)
                 quantization = schema.QuantizationParametersT(
                     detailsType=schema.QuantizationDetails.BlockwiseQuantization,
                     details=details,

@@ -80,6 +80,11 @@ class Signature:
         """The weight as the recipe wants it stored."""
         return StoredWeight(spec.name, spec.shape, self._encodings[spec.name], spec.fold.hadamard)
 
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """All of the model's, by name."""
+        return self._graph.tensors
+
     def static_scales(self, op: ir.Linear) -> StaticScales | None:
         """Of a layer that multiplies int8 and gives int8, both in scales that are known beforehand; None of others.
 

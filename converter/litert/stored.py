@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.quantize.packed_rows import PackedRows
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.runtime.formats import hadamard
-from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.encoding import FACTOR, RESTS, Encoding
 from gemma_edge.runtime.formats.litertlm import Bundle, BundleError, SectionKind
 
 _PLAIN = {
@@ -62,7 +62,12 @@ def _tensors(
                 if encoding.kind == "float"
                 else _scales(model, graph, tensor, places.get(f"{label}.scale"), content)
             )
-            yield name, int(buffer.Offset()), PackedRows(encoding, columns, data, scales, turned=label != name)
+            rests, factor = places.get(name + RESTS), places.get(name + FACTOR)
+            yield name, int(buffer.Offset()), PackedRows(
+                encoding, columns, data, scales, turned=label != name,
+                rests=None if rests is None else _buffer(model, graph.Tensors(rests), content).reshape(len(data), -1),
+                factor=1.0 if factor is None else _buffer(model, graph.Tensors(factor), content).view("<f4").item(),
+            )  # fmt: skip
 
 
 def _scales(model: Any, graph: Any, tensor: Any, table: int | None, content: NDArray[np.uint8]) -> NDArray[Any]:
@@ -77,6 +82,12 @@ def _scales(model: Any, graph: Any, tensor: Any, table: int | None, content: NDA
     else:
         per_row: NDArray[Any] = np.array(quantization.ScaleAsNumpy(), np.float32)[:, None]
         return per_row
-    buffer = model.Buffers(scales.Buffer())
-    stored = content[buffer.Offset() : buffer.Offset() + buffer.Size()]
-    return stored.view("<f2").reshape(scales.ShapeAsNumpy().tolist())
+    return _buffer(model, scales, content).view("<f2").reshape(scales.ShapeAsNumpy().tolist())
+
+
+def _buffer(model: Any, tensor: Any, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The bytes of a tensor, which lie behind the flatbuffer or inside it."""
+    buffer = model.Buffers(tensor.Buffer())
+    if not buffer.Size():
+        return np.frombuffer(buffer.DataAsNumpy(), np.uint8)
+    return content[buffer.Offset() : buffer.Offset() + buffer.Size()]

@@ -10,7 +10,7 @@ from functools import reduce
 
 from gemma_edge.converter.graph.ops import Graph, KVCache, Rope, Value
 from gemma_edge.converter.models.fields import ConfigError
-from gemma_edge.converter.tensors import AS_STORED, Fold, Role, TensorSpec
+from gemma_edge.converter.tensors import AS_STORED, HEAD, Fold, Role, TensorSpec
 
 PLE_TABLE, PLE_PROJECTION = "embed_tokens_per_layer.weight", "per_layer_model_projection.weight"
 
@@ -118,8 +118,7 @@ def vocabulary_tensors(vocab_size: int, width: int, tied: bool) -> Iterator[Tens
     """The token embedding, scaled by sqrt(D) as all families do, and the head, which may read the same table."""
     table = "embed_tokens.weight"
     yield TensorSpec(table, table, (vocab_size, width), Role.EMBEDDING, Fold(mul=width**0.5))
-    head = "lm_head.weight"
-    yield TensorSpec(head, table if tied else head, (vocab_size, width), Role.HEAD)
+    yield TensorSpec(HEAD, table if tied else HEAD, (vocab_size, width), Role.HEAD)
 
 
 def split_heads(g: Graph, x: Value, weight: str, heads: Heads) -> Value:
@@ -196,7 +195,7 @@ def per_layer_inputs(g: Graph, x: Value, ple: Value, eps: float, parts: Sequence
 
 def logits(g: Graph, x: Value, softcap: float | None) -> Value:
     """[B, T, D] -> [B, T, V]; softcap bounds them to (-softcap, softcap) by tanh."""
-    y = g.linear(x, "lm_head.weight")
+    y = g.linear(x, HEAD)
     return y if softcap is None else g.mul(g.tanh(g.mul(y, 1.0 / softcap)), softcap)
 
 

@@ -76,6 +76,11 @@ class Model:
         return {role: count / values.total() for role, count in values.items()}
 
     @property
+    def has_overlays(self) -> bool:
+        """Whether some rows of the embedding are its encoders', and not the head's."""
+        return any(encoder.overlays for encoder in self.encoders)
+
+    @property
     def modalities(self) -> tuple[Modality, ...]:
         """What it takes."""
         return (Modality.TEXT, *(encoder.modality for encoder in self.encoders))

@@ -25,9 +25,10 @@ class Format:
     int4_blocks, int8_blocks: columns of one scale that such a matrix gets, the first that divides it; none where one
     scale is for a whole row. packed: roles that may be integers, all others are bfloat16; none where all may.
     every_block: columns of one scale in all matrices of integers, tables included; 0 where that is not so.
-    one_table: a head that is tied to the embedding is the same bytes. folds: tables hold what a token looks up; else
-    whoever runs it multiplies. turns: whoever runs it turns inputs, see formats/hadamard.py. balances: norms of any
-    values are stored without loss. encoders: it holds those of images and audio. runs: our runtime runs it.
+    one_table: a head that is tied to the embedding is the same bytes. shares: an embedding may be read from the head's
+    table, and have more bits than that. folds: tables hold what a token looks up; else whoever runs it multiplies.
+    turns: whoever runs it turns inputs, see formats/hadamard.py. balances: norms of any values are stored without loss.
+    encoders: it holds those of images and audio. runs: our runtime runs it.
     pairs: it holds two models of the same weights. verifies: it holds signatures that verify several tokens, and that
     take a step in several conversations.
     suffix: what names of files end with, by which `--out` is known; none of directories.
@@ -46,14 +47,20 @@ class Format:
     folds: bool = True
     turns: bool = True
     balances: bool = True
+    shares: bool = False
     encoders: bool = True
     runs: bool = True
     pairs: bool = False
     verifies: bool = False
     suffix: str = ""
 
-    def recipe(self, recipe: Recipe, is_tied: bool) -> Recipe:
-        """`recipe` as far as this format has words for it. is_tied: whether the model's head is its embedding."""
+    def recipe(self, recipe: Recipe, is_tied: bool, is_near: bool) -> Recipe:
+        """`recipe` as far as this format has words for it.
+
+        is_tied: whether the model's head is its embedding. is_near: whether both have the same values here.
+        """
+        if not (self.shares and is_tied and is_near):
+            recipe = recipe.without_rests()
         if self.int4_blocks:
             recipe = recipe.with_blocks(*self.int4_blocks)
         if self.packed:
@@ -75,7 +82,9 @@ ONNX_INT4_BLOCKS: Final = (256, 128, 64, 32)
 room in 3 GiB with blocks of 256, not with 128. Blocks of 32 would lose slightly less (KL 1.28e-3 instead of 1.39e-3 of
 128 on tiny-gemma3n, see int4.toml), for two fifths more bytes to read per token."""
 
-LITERTLM: Final = Format("litertlm", "litert", tuple(KVType), pairs=True, verifies=True, suffix=".litertlm")
+LITERTLM: Final = Format(
+    "litertlm", "litert", tuple(KVType), shares=True, pairs=True, verifies=True, suffix=".litertlm"
+)
 FORMATS: Final[Mapping[str, Format]] = {
     known.name: known
     for known in (

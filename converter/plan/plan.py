@@ -15,6 +15,7 @@ from gemma_edge.converter.plan.footprint import cache_layout
 from gemma_edge.converter.plan.format import Format
 from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import Placement, Recipe, RecipeError, Storage
+from gemma_edge.converter.quantize.tied import in_one_table
 from gemma_edge.converter.quantize.turning import with_turned_columns
 from gemma_edge.converter.tensors import TensorSpec
 from gemma_edge.profiles.costs import predicted_decode_tokens_per_s
@@ -153,8 +154,8 @@ def make_plan(fitted: Fitted, checkpoint: Checkpoint | None = None) -> Plan:
     Raises CheckpointError for tensors that are missing or too many, RecipeError for one that its encoding cannot hold.
     """
     target = fitted.target
-    recipe = target.recipe_for(fitted.model)
-    model = with_turned_columns(fitted.model, recipe)
+    model, recipe = in_one_table(fitted.model, target.recipe_for(fitted.model))
+    model = with_turned_columns(model, recipe)
     fitted = replace(fitted, model=model)
     specs = _specs(model)
     target.recipe.check_names(specs)

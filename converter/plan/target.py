@@ -288,7 +288,8 @@ class Target:
 
     def recipe_for(self, model: Model) -> Recipe:
         """The recipe, with what the model and the format decide."""
-        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head)
+        is_near = self.calibration is None and not model.with_modalities(self.modalities or ()).has_overlays
+        return self.format.recipe(self.recipe.for_shares(model.shares), model.config.tied_head, is_near)
 
     @property
     def name(self) -> str:

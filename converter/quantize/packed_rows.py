@@ -7,9 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gemma_edge.runtime.formats.encoding import Encoding
+from gemma_edge.runtime.formats.encoding import Encoding, with_rests
 
 Float32 = NDArray[np.float32]
+
+_RESTS = Encoding.parse("head+3")
 
 
 class StoredRows(Protocol):
@@ -41,6 +43,8 @@ class PackedRows:
 
     data: uint8 [rows, bytes per row]. scales: [rows, groups of columns that share one], None for floats.
     flip: bits that differ from the encoding's in every byte. turned: whether its columns are, see formats/hadamard.py.
+    rests: of a table that is the head's, three bits more of each value, as formats/encoding.py packs them. factor: what
+    rows are multiplied by when they are looked up.
     """
 
     encoding: Encoding  # without blocks: the groups say how many columns share a scale
@@ -49,6 +53,8 @@ class PackedRows:
     scales: NDArray[Any] | None
     flip: int = 0
     turned: bool = False
+    rests: NDArray[np.uint8] | None = None
+    factor: float = 1.0
 
     @property
     def count(self) -> int:
@@ -58,11 +64,17 @@ class PackedRows:
     @property
     def encoding_name(self) -> str:
         """With its blocks."""
+        if self.rests is not None:
+            return _RESTS.name
         groups = 1 if self.scales is None else self.scales.shape[1]
         return self.encoding.name + (f"-b{self.columns // groups}" if groups > 1 else "")
 
     def rows(self, first: int, last: int) -> Float32:
         """Rows [first, last), float32 [n, columns]."""
+        values = self._rows(first, last)
+        return values if self.factor == 1.0 else values * np.float32(self.factor)
+
+    def _rows(self, first: int, last: int) -> Float32:
         data = self.data[first:last]
         if self.scales is None:
             values: Float32 = self.encoding.unpack(data.reshape(-1), (len(data), self.columns)).astype(np.float32)
@@ -71,6 +83,9 @@ class PackedRows:
             values = (data ^ np.uint8(self.flip)).view(np.int8).astype(np.float32)  # [n, columns]
         else:
             values = _byte_values(self.encoding, self.flip)[data].view(np.float32)  # [n, columns]
+        if self.rests is not None:
+            rests = _RESTS.unpack(self.rests[first:last].reshape(-1), values.shape)
+            values = with_rests(values, rests)
         groups = values.reshape(len(data), self.scales.shape[1], -1)  # [n, groups, columns / groups]
         groups *= self.scales[first:last].astype(np.float32)[..., None]
         return values

@@ -8,7 +8,7 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
     search = "mse"                      # or "absmax"; how int4 and int2 scales are chosen. Default: "mse"
 
     [roles]                             # all of them, so that nothing is decided out of sight
-    embedding = "int8"
+    embedding = "int8"                  # or "head+3", "head": kept in a tied head's table, see below
     ple = "int4"
     head = "int8"
     attention = "int4"
@@ -33,20 +33,34 @@ A recipe is a TOML file. The named ones lie in recipe_data/; `--recipe FILE` loa
 The two embedding tables are read one row per token: they are offloaded to a section of their own, which is mapped and
 never resident. Everything else is read in full for every token, so it is resident. A row of Gemma 3n's per-layer
 embeddings in int4 has a scale for each layer's part of it, where that is as wide as a block may be.
+
+An embedding that is tied to the head may be read from the head's table, which is then stored once: "head+3" keeps three
+bits more of each value beside it where the head has int4 in blocks, see rests.py; "head" keeps nothing. Where that
+cannot be, "head+3" is int8, and "head" what the head is: the head is another matrix, the format reads no rows of it,
+some rows of the embedding are another's (images, audio), or calibration moves the head's integers too far for that.
 """
 
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
+from gemma_edge.converter.checkpoint.spelling import EMBEDDING
 from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Search
+from gemma_edge.converter.quantize.recipe_values import (
+    check_keys,
+    floor_of,
+    one_of,
+    roles_of,
+    share_of,
+    storage_of,
+    table_of,
+)
 from gemma_edge.converter.quantize.storage import ENCODER_ROLES, Floor, Placement, RecipeError, Storage
-from gemma_edge.converter.tensors import AS_STORED, Role, TensorSpec
+from gemma_edge.converter.tensors import AS_STORED, HEAD, Role, TensorSpec
 from gemma_edge.profiles.plain_file import read_plain_text
 from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
 
@@ -61,7 +75,7 @@ OTHER_NAMES = ("int4-fast", "bf16")
 _FP32 = Encoding("float", 32)
 _BF16 = Encoding("float", 16, brain=True)
 _INT8, _INT4 = Encoding("int", 8), Encoding("int", 4)
-_Choice = TypeVar("_Choice", bound=StrEnum)
+_HEAD = Encoding("rest", 0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,14 @@ class Recipe:
             raise RecipeError(
                 f"{self.name}: roles.norm: found {found}, expected fp32; norms are vectors, never quantized"
             )
+        others = {f"roles.{role}": storage for role, storage in self.roles.items() if role is not Role.EMBEDDING}
+        others |= {f"tensors.{name}": storage for name, storage in self.tensors.items()}
+        for key, storage in others.items():
+            if storage.encoding.kind == "rest":
+                raise RecipeError(
+                    f"{self.name}: {key}: found {storage.encoding.name}, expected an encoding of its own; "
+                    "only roles.embedding may be kept in the head's table"
+                )
         if Role.KERNEL in self.roles and self.roles[Role.KERNEL].encoding.kind != "float":
             found = self.roles[Role.KERNEL].encoding.name
             raise RecipeError(
@@ -132,7 +154,7 @@ class Recipe:
         role, equals, encoding = text.partition("=")
         if not equals:
             raise RecipeError(f"{where}: expected ROLE=ENCODING, such as head=int4; put an = between them")
-        key = _one_of(where, role, Role)
+        key = one_of(where, role, Role)
         try:
             storage = replace(self.roles.get(key, Storage(_FP32)), encoding=Encoding.parse(encoding))
         except EncodingError as error:
@@ -168,6 +190,14 @@ class Recipe:
         kept = {role: self.roles[role] for role in roles}
         return replace(self, roles={**self.roles, **plain, **kept}, int8_blocks=int8_blocks)
 
+    def without_rests(self) -> Self:
+        """This recipe for an embedding with a table of its own."""
+        wanted = self.roles[Role.EMBEDDING]
+        if wanted.encoding.kind != "rest":
+            return self
+        own = replace(wanted, encoding=_INT8) if wanted.encoding.bits else self.roles[Role.HEAD]
+        return replace(self, roles={**self.roles, Role.EMBEDDING: own})
+
     def with_one_table(self) -> Self:
         """This recipe for a head and an embedding that are the same bytes: both get what has more bits of the two."""
         one = max(self.roles[Role.HEAD], self.roles[Role.EMBEDDING], key=lambda storage: storage.encoding.bits)
@@ -179,21 +209,21 @@ class Recipe:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{name}: not TOML ({error}); use a TOML file with [roles]") from error
-        _only_keys(name, table, ("search", "blocks", "hadamard", "balance", "roles", "tensors", "floor"))
-        search = _one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
-        roles = _table(f"{name}: roles", table.get("roles", {}))
+        check_keys(name, table, ("search", "blocks", "hadamard", "balance", "roles", "tensors", "floor"))
+        search = one_of(f"{name}: search", table.get("search", Search.MSE.value), Search)
+        roles = table_of(f"{name}: roles", table.get("roles", {}))
         storages = {
-            _one_of(f"{name}: roles", key, Role): _storage(f"{name}: roles.{key}", value, search, ("share",))
+            one_of(f"{name}: roles", key, Role): storage_of(f"{name}: roles.{key}", value, search, ("share",))
             for key, value in roles.items()
         }
         shares = {
-            Role(key): _share(f"{name}: roles.{key}", value["share"], storages[Role(key)])
+            Role(key): share_of(f"{name}: roles.{key}", value["share"], storages[Role(key)])
             for key, value in roles.items()
             if "share" in value
         }
         tensors = {
-            tensor: _storage(f"{name}: tensors.{tensor}", value, search)
-            for tensor, value in _table(f"{name}: tensors", table.get("tensors", {})).items()
+            tensor: storage_of(f"{name}: tensors.{tensor}", value, search)
+            for tensor, value in table_of(f"{name}: tensors", table.get("tensors", {})).items()
         }
         blocks = table.get("blocks", [])
         if not isinstance(blocks, list) or any(block not in BLOCKS for block in blocks):
@@ -201,14 +231,14 @@ class Recipe:
         balance = table.get("balance", False)
         if not isinstance(balance, bool):
             raise RecipeError(f"{name}: balance: found {balance!r}, expected true or false; use one of these")
-        floor = _floor(f"{name}: floor", table.get("floor", {}))
+        floor = floor_of(f"{name}: floor", table.get("floor", {}))
         return cls(
             name,
             storages,
             floor,
             tuple(blocks),
             tensors=tensors,
-            hadamard=_roles(f"{name}: hadamard", table.get("hadamard", [])),
+            hadamard=roles_of(f"{name}: hadamard", table.get("hadamard", [])),
             balance=balance,
             shares=shares,
         )
@@ -230,6 +260,8 @@ class Recipe:
         if spec.role not in self.roles:
             raise RecipeError(f"{self.name}: roles: {spec.role} missing; add a line for it, or leave {spec.name} out")
         storage = self.tensors.get(spec.name, self.roles[spec.role])
+        if storage.encoding.kind == "rest":
+            return self._in_head(spec, storage) if spec.name == EMBEDDING else self.without_rests()._decided(spec)
         if spec.role is Role.KERNEL:
             return storage
         if spec.grid is not None and self._keeps(spec, grid := Grid(spec.grid, self.negative_scales)):
@@ -253,6 +285,16 @@ class Recipe:
             block = next((block for block in self.int8_blocks if spec.shape[1] % block == 0), 0)
             storage = replace(storage, encoding=Encoding("int", 8, block))
         return self._checked(spec, storage)
+
+    def _in_head(self, spec: TensorSpec, storage: Storage) -> Storage:
+        """The decision for an embedding that is kept in the table of a head which is the same matrix, grid included."""
+        head = self._decided(replace(spec, name=HEAD, role=Role.HEAD, fold=replace(spec.fold, mul=1.0)))
+        is_exact = head.grid is not None or head.encoding.bits >= 8
+        if head.encoding.bits >= 4 and (is_exact or not storage.encoding.bits):
+            return self._checked(spec, replace(storage, encoding=_HEAD, head=head))
+        if head.encoding.bits == 4 and head.encoding.block:
+            return self._checked(spec, replace(storage, head=head))
+        return self.without_rests()._decided(spec)
 
     def _in_blocks(self, spec: TensorSpec, storage: Storage) -> Storage:
         bits = storage.encoding.bits
@@ -287,7 +329,7 @@ class Recipe:
         and leaves it to its role.
         """
         knows_4_bits = any(storage.encoding.bits == 4 for storage in self.roles.values())
-        is_rounded = self.roles[spec.role].encoding.kind == "int" and spec.name not in self.tensors
+        is_rounded = self.roles[spec.role].encoding.kind != "float" and spec.name not in self.tensors
         return knows_4_bits and is_rounded and spec.shape[-1] % self.floor.columns_multiple_of == 0
 
     def _keeps(self, spec: TensorSpec, grid: Grid) -> bool:
@@ -331,65 +373,3 @@ class Recipe:
     def encoding(self, spec: TensorSpec) -> Encoding:
         """The encoding of `spec`, see `storage`."""
         return self.storage(spec).encoding
-
-
-def _storage(where: str, value: Any, search: Search, more_keys: tuple[str, ...] = ()) -> Storage:
-    """An entry: an encoding's name, or a table with encoding and optionally search and what `more_keys` allow."""
-    table = _table(where, {"encoding": value} if isinstance(value, str) else value)
-    _only_keys(where, table, ("encoding", "search", *more_keys))
-    if not isinstance(table.get("encoding"), str):
-        raise RecipeError(f'{where}.encoding: found {table.get("encoding")!r}, expected a name; use one such as "int4"')
-    try:
-        encoding = Encoding.parse(table["encoding"])
-    except EncodingError as error:
-        raise RecipeError(f"{where}.encoding: {error}") from error
-    return Storage(encoding, _one_of(f"{where}.search", table.get("search", search.value), Search))
-
-
-def _share(where: str, value: Any, storage: Storage) -> float:
-    if type(value) not in (int, float) or not 0 < value < 1:
-        raise RecipeError(f"{where}.share: found {value!r}, expected a number between 0 and 1; change it")
-    if storage.encoding.bits != 4:
-        raise RecipeError(
-            f"{where}.share: found with {storage.encoding.name}, expected int4; it says where 8 bits take its place, "
-            "leave it out"
-        )
-    return float(value)
-
-
-def _roles(where: str, value: Any) -> frozenset[Role]:
-    if not isinstance(value, list):
-        raise RecipeError(f'{where}: found {value!r}, expected a list of roles; use one such as ["attention", "ffn"]')
-    return frozenset(_one_of(where, role, Role) for role in value)
-
-
-def _floor(where: str, value: Any) -> Floor:
-    table = _table(where, value)
-    _only_keys(where, table, ("values", "columns_multiple_of"))
-    for key, number in table.items():
-        if type(number) is not int or number < 1:
-            raise RecipeError(
-                f"{where}.{key}: found {number!r}, expected a whole number from 1; change it or leave it out"
-            )
-    return Floor(**table)
-
-
-def _table(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RecipeError(
-            f"{where}: found {value!r}, expected a table of keys; see converter/quantize/recipes.py for the form"
-        )
-    return value
-
-
-def _only_keys(where: str, table: dict[str, Any], allowed: tuple[str, ...]) -> None:
-    for key in table:
-        if key not in allowed:
-            raise RecipeError(f"{where}: found key {key!r}, expected {', '.join(allowed)}; rename or remove it")
-
-
-def _one_of(where: str, value: Any, choices: type[_Choice]) -> _Choice:
-    if value not in [choice.value for choice in choices]:
-        expected = ", ".join(choice.value for choice in choices)
-        raise RecipeError(f"{where}: found {value!r}, expected one of {expected}; use one of these")
-    return choices(value)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from gemma_edge.converter.quantize import qat_grid
 from gemma_edge.converter.quantize.qat_grid import Grid
 from gemma_edge.converter.quantize.quantize import Quantized, Search, quantize_rows
+from gemma_edge.converter.quantize.rests import dequantize_rests, quantize_rests
 from gemma_edge.converter.tensors import Role
 from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.formats.encoding import Encoding
@@ -41,15 +42,19 @@ class Storage:
     """The decision for one tensor. grid: its integers are those it was trained with, where it has any.
 
     factor: what whoever reads it multiplies by; other factors are folded into what is stored.
+    head: of an embedding that is kept in the head's table, the decision for that.
     """
 
     encoding: Encoding
     search: Search = Search.MSE
     grid: Grid | None = None
     factor: float = 1.0
+    head: "Storage | None" = None
 
     def store(self, rows: NDArray[np.float32]) -> Quantized:
         """`rows` [n, k] (or [k]) as decided, each value for itself. Raises QuantizeError as quantize_rows does."""
+        if self.head is not None:
+            return quantize_rests(rows, self.head.store(rows), self.head.encoding, self.encoding)
         grid = self.grid
         if grid is not None and grid.is_stored:  # as near as the values tell; Stream has the integers themselves
             grid = Grid(qat_grid.DTYPES[-1]) if grid.encoding == qat_grid.ENCODING else None
@@ -62,6 +67,10 @@ class Storage:
 
         Of integers that the checkpoint stores, the rows themselves: but for the rounding of a float16 scale of a block.
         """
+        if self.head is not None:
+            head = self.head.store(rows)
+            stored = quantize_rests(rows, head, self.head.encoding, self.encoding)
+            return dequantize_rests(stored, head, self.head.encoding, self.encoding, rows.shape)
         if self.grid is not None and self.grid.is_stored:
             return rows
         unfolded = rows if self.factor == 1.0 else rows / np.float32(self.factor)

@@ -18,17 +18,18 @@ Write: TypeAlias = Callable[[NDArray[Any], int], None]
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A named matrix or vector and how its values are stored."""
+    """A named matrix or vector and how its values are stored. alias: what it is called where it is read as another."""
 
     name: str
     shape: tuple[int, ...]
     encoding: Encoding
     turned: bool = False  # see runtime/formats/hadamard.py
+    alias: str = ""
 
     @property
     def label(self) -> str:
         """Its name in the file."""
-        return self.name + hadamard.SUFFIX * self.turned
+        return (self.alias or self.name) + hadamard.SUFFIX * self.turned
 
     @property
     def row_bytes(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gemma_edge.converter.models.family import Model
 from gemma_edge.converter.quantize.recipes import ENCODER_ROLES, Recipe
-from gemma_edge.converter.tensors import TensorSpec
+from gemma_edge.converter.tensors import Role, TensorSpec
 from gemma_edge.runtime.formats.hadamard import BLOCK
 
 
@@ -25,8 +25,11 @@ def _is_turned(spec: TensorSpec, recipe: Recipe) -> bool:
     """Integers that are chosen here: those of a trained grid would lose it. Inputs that are mostly zero, which int8
     holds exactly, would lose that; rows of per-layer embeddings have scales of their own for each layer; inputs that
     were trained on fixed levels would be on others."""
-    if spec.role not in recipe.hadamard or spec.role in ENCODER_ROLES or spec.sparse_inputs or spec.parts > 1:
+    storage, role = recipe.storage(spec), spec.role
+    if storage.head is not None:
+        storage, role = storage.head, Role.HEAD
+    if role not in recipe.hadamard or spec.role in ENCODER_ROLES or spec.sparse_inputs or spec.parts > 1:
         return False
     if spec.static is not None:
         return False
-    return spec.shape[-1] % BLOCK == 0 and recipe.encoding(spec).kind == "int" and recipe.storage(spec).grid is None
+    return spec.shape[-1] % BLOCK == 0 and storage.encoding.kind == "int" and storage.grid is None

@@ -4,7 +4,7 @@
     8   major, minor, patch          uint32 each
     24  header_end                   uint64, offset of the first byte after the section table
     32  section table                flatbuffer LiteRTLMMetaData: system items; kind, begin, end, items of sections
-    n * 16 KiB                       sections, zeros between them
+    n * 16 KiB                       sections, zeros between them; one may go on into the next one, see ENDS_IN
 
 The table's schema, the version and the block size are litert_lm_builder's (github.com/google-ai-edge/LiteRT-LM,
 schema/core/litertlm_header_schema.fbs); only Python, flatbuffers and protobuf are needed to read a bundle. Its writer
@@ -38,6 +38,8 @@ _PREFIX = struct.Struct("<8s3I4xQ")  # magic, version, header_end
 _LARGEST_HEADER_BYTES = 1 << 24  # a table has some hundred bytes a section
 _MOST_PARTS = 20_000  # tables and strings of the section table; one of six sections has 53
 _UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "gemma-edge")
+
+ENDS_IN = "ends_in"  # the item with the name of the next section, into which one goes on: two models read a table there
 
 Value = str | int | float | bool
 
@@ -88,6 +90,7 @@ class SectionSpec:
     nbytes: int
     model_type: str | None = None
     items: Mapping[str, str] = field(default_factory=dict)  # more for the section table, "backend_constraint": "cpu"
+    reach: int = 0  # bytes of the next section that belong to this one as well
 
     def __post_init__(self) -> None:
         if self.nbytes <= 0:
@@ -121,9 +124,6 @@ class Section:
         return self.model_type or self.kind.name.lower()
 
 
-# ---------------------------------------------------------------- writer
-
-
 @dataclass(frozen=True)
 class BundleLayout:
     """Where everything will be. `header` is the file's first bytes, `sections` are in the order given."""
@@ -147,20 +147,30 @@ class BundleLayout:
             raise ValueError("a bundle needs at least one section")
         system = {**(system or {}), "uuid": str(uuid.uuid5(_UUID_NAMESPACE, identity))}
         # The table's size does not depend on the offsets in it as long as none is 0, flatbuffers' default value.
-        unplaced = [_place(spec, begin=1) for spec in specs]
+        following = [*specs[1:], None]
+        unplaced = [_place(spec, after, begin=1) for spec, after in zip(specs, following, strict=True)]
         header_end = _PREFIX.size + len(_pack_table(system, unplaced))
         sections: list[Section] = []
         offset = header_end
-        for spec in specs:
-            sections.append(_place(spec, begin=-(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES))
-            offset = sections[-1].end
+        for spec, after in zip(specs, following, strict=True):
+            sections.append(_place(spec, after, begin=section_begin(offset)))
+            offset = sections[-1].begin + spec.nbytes
         header = _PREFIX.pack(MAGIC, *VERSION, header_end) + _pack_table(system, sections)
         assert len(header) == header_end
         return cls(header, tuple(sections))
 
 
-def _place(spec: SectionSpec, begin: int) -> Section:
-    return Section(spec.kind, spec.model_type, begin, begin + spec.nbytes, spec.items)
+def section_begin(offset: int) -> int:
+    """Where a section begins, if the one before ends at `offset`."""
+    return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _place(spec: SectionSpec, after: SectionSpec | None, begin: int) -> Section:
+    end, items = begin + spec.nbytes, dict(spec.items)
+    if spec.reach:
+        assert after is not None
+        end, items[ENDS_IN] = section_begin(end) + spec.reach, after.model_type or after.kind.name.lower()
+    return Section(spec.kind, spec.model_type, begin, end, items)
 
 
 def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes:
@@ -191,9 +201,6 @@ def _pack_table(system: Mapping[str, str], sections: Sequence[Section]) -> bytes
     builder = flatbuffers.Builder(ALIGNMENT_BYTES)
     builder.Finish(table.Pack(builder))
     return bytes(builder.Output())
-
-
-# ---------------------------------------------------------------- reader
 
 
 @dataclass(frozen=True)
@@ -377,7 +384,7 @@ def _value(member: Table | None) -> Any:
 
 
 def _check_places(path: Path, sections: Sequence[Section], header_end: int, nbytes: int) -> None:
-    previous_end, previous_name = header_end, "the header"
+    previous_end, previous_name, ends_in = header_end, "the header", None
     for section in sorted(sections, key=lambda s: s.begin):
         where = f"{path}: section {section.name} at bytes {section.begin} to {section.end}"
         if section.end > nbytes:
@@ -386,6 +393,6 @@ def _check_places(path: Path, sections: Sequence[Section], header_end: int, nbyt
             raise BundleError(f"{where}: has no bytes; copy the file again")
         if section.begin % ALIGNMENT_BYTES:
             raise BundleError(f"{where}: not aligned to {ALIGNMENT_BYTES} bytes; convert the model again")
-        if section.begin < previous_end:
+        if section.begin < previous_end and (ends_in != section.name or previous_end > section.end):
             raise BundleError(f"{where}: overlaps {previous_name}, which ends at {previous_end}; copy the file again")
-        previous_end, previous_name = section.end, section.name
+        previous_end, previous_name, ends_in = section.end, section.name, section.items.get(ENDS_IN)

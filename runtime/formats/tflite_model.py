@@ -49,15 +49,21 @@ class TensorType(IntEnum):
 class Operator(IntEnum):
     """The builtin operators that are asked for by name; TFLite has `OPERATORS`."""
 
+    ADD = 0
+    CONCATENATION = 2
     EMBEDDING_LOOKUP = 7
+    FLOOR = 8
     FULLY_CONNECTED = 9
     MUL = 18
     RESHAPE = 22
     GATHER = 36
+    SUB = 41
     TOPK_V2 = 48
     CAST = 53
     MAXIMUM = 55
+    MINIMUM = 57
     LESS = 58
+    SLICE = 65
     SELECT_V2 = 123
 
 

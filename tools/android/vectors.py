@@ -55,6 +55,16 @@ def small_bundle() -> bytes:
     return bytes(file)
 
 
+def shared_bundle() -> bytes:
+    """A bundle whose first section goes on into the second one."""
+    specs = [
+        SectionSpec(SectionKind.TFLITE_MODEL, 300, "tf_lite_prefill_decode", reach=40),
+        SectionSpec(SectionKind.TFLITE_MODEL, 77, "tf_lite_embedder"),
+    ]
+    layout = BundleLayout.of(specs, "a bundle for tests")
+    return layout.header.ljust(layout.nbytes, b"\0")
+
+
 def describe_bundle(bundle: bytes) -> Values:
     """What a reader has to find in it, and four ways to spoil a place with what a reader has to say."""
     header_end = struct.unpack_from("<Q", bundle, 24)[0]
@@ -282,6 +292,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     bundle = small_bundle()
     (FOLDER / "small.litertlm").write_bytes(bundle)
+    (FOLDER / "shared.litertlm").write_bytes(shared_bundle())
     for name, values in {
         "small.json": describe_bundle(bundle),
         "verdicts.json": verdicts(plans()),

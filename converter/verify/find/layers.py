@@ -23,7 +23,9 @@ from gemma_edge.converter.verify.measure.walks import Walked
 
 Float32 = NDArray[np.float32]
 
-_LOWEST_SNR_DB: Mapping[str, float] = {"fp32": 100.0, "fp16": 55.0, "int8": 25.0, "int4": 6.0, "int2": 0.5}
+_LOWEST_SNR_DB: Mapping[str, float] = {
+    "fp32": 100.0, "fp16": 55.0, "int8": 25.0, "head+3": 20.0, "int4": 6.0, "int2": 0.5,
+}  # fmt: skip
 """Below it a weight is not the checkpoint's. Half of what the worst trained tensors reach, in decibels."""
 
 _LOWEST_RUNTIME_SNR_DB, _LARGEST_DROP_DB, _FIRST_SNR_DB = 20.0, 15.0, 45.0

@@ -16,6 +16,7 @@ from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import check_mapped
 from gemma_edge.runtime.executors.rows import RowsInFile
 from gemma_edge.runtime.formats import hadamard
+from gemma_edge.runtime.formats.encoding import FACTOR, RESTS, Encoding, with_rests
 from gemma_edge.runtime.formats.file_range import FileRange
 from gemma_edge.runtime.formats.flatbuffer import Table, root_of
 from gemma_edge.runtime.formats.tflite_model import Operator, TensorType, builtin_code
@@ -37,11 +38,17 @@ _SCALES = b".scale"  # ends the name of a table of scales, which begins with the
 
 # Both values of an int4 byte, low nibble first, as two int8 in one uint16: one table look-up unpacks two columns.
 _NIBBLES = np.array([[(byte << 4) & 0xF0, byte & 0xF0] for byte in range(256)], np.uint8).view(np.int8) >> 4
+_REST = Encoding.parse("head+3")
+_REST_OPS = {
+    # Three bits more of each value, see formats/encoding.py.
+    *(Operator.FLOOR, Operator.SLICE, Operator.CONCATENATION),
+    *(Operator.ADD, Operator.SUB, Operator.MINIMUM),
+}
 _INT4_PAIRS = np.ascontiguousarray(_NIBBLES).view(np.uint16).reshape(256)
 
 
 class EmbeddingTable:
-    """A table of rows in a file: `rows` x `width`, each row int4, int8, fp16 or fp32.
+    """A table of rows in a file: `rows` x `width`, each row int4, int8, fp16 or fp32; of int4, with three bits more.
 
     Raises:
         BundleMismatchError: the section is not a plain look-up in such a table.
@@ -93,6 +100,19 @@ class EmbeddingTable:
         else:
             found = _values(model.buffers[blocks.buffer], view)
             self._scales = _in_file(found, view, section, (self.rows, _columns(found, self.rows, 2)), np.dtype("<f2"))
+        base = tensor.name.removesuffix(hadamard.SUFFIX.encode())
+        self._rests: RowsInFile | None = None
+        if (rests := _named(graph, base + RESTS.encode())) is not None:
+            if not self._is_int4 or blocks is None:
+                raise ValueError("rests without int4 in blocks")
+            shape = self.rows, _REST.data_bytes((1, self.width))
+            found = _values(model.buffers[rests.buffer], view)
+            if len(found) != shape[0] * shape[1]:
+                raise ValueError(f"{len(found)} bytes of rests for {self.rows} rows of {self.width}")
+            self._rests = _in_file(found, view, section, shape, np.dtype(np.uint8))
+        self._factor: np.float32 | None = None
+        if (factor := _named(graph, base + FACTOR.encode())) is not None:
+            [self._factor] = np.frombuffer(_values(model.buffers[factor.buffer], view), "<f4")
 
     def of_layers(self, layers: Sequence[int], count: int) -> "EmbeddingTable":
         """The same table, of whose rows, which are `count` layers long, only these layers are used."""
@@ -112,12 +132,16 @@ class EmbeddingTable:
         values = self._of(self._table, ids)
         if self._is_int4:
             values = _INT4_PAIRS[values].view(np.int8)  # [n, width/2] bytes -> [n, width]
+        if self._rests is not None:
+            values = with_rests(values, _REST.unpack(self._rests[ids], values.shape))
         if self._scales is None:
             out[...] = values
         else:
             scales = self._of(self._scales, ids).astype(np.float32)
             groups = (*scales.shape, -1)  # [n, blocks, block]
             np.multiply(values.reshape(groups), scales[..., None], out=out.reshape(groups))
+        if self._factor is not None:
+            out *= self._factor
         if self._is_turned:
             out[...] = hadamard.turn(out)
 
@@ -133,8 +157,10 @@ def _only_graph(model: Table, section: FileRange) -> Table:
     codes = {builtin_code(code) for code in model.operator_codes}
     # A product is scales with their integers, or columns turned back; else what a look-up alone would leave out.
     allowed = set(_LOOKUP_OPS)
-    if _has_name(model, _SCALES):
+    if _has_name(model, _SCALES) or _has_name(model, FACTOR.encode()):
         allowed.add(Operator.MUL)
+    if _has_name(model, RESTS.encode()):
+        allowed |= _REST_OPS
     if _has_name(model, hadamard.SUFFIX.encode()):
         allowed.add(Operator.FULLY_CONNECTED)
     if not model.subgraphs or not codes <= allowed:
@@ -156,7 +182,8 @@ def _table_tensor(graph: Table, section: FileRange) -> Table:
         for tensor in graph.tensors
         if len(tensor.shape) == 2 and (tensor.type in _FLOATS or tensor.type in _INTEGERS) and tensor.buffer
     ]
-    tables = [tensor for tensor in tables if tensor.shape[0] > 1 and not tensor.name.endswith(_SCALES)]
+    beside = (_SCALES, RESTS.encode())
+    tables = [tensor for tensor in tables if tensor.shape[0] > 1 and not tensor.name.endswith(beside)]
     if len(tables) > 1:  # the small matrix that turns columns is one as well
         tables = [tensor for tensor in tables if tensor.name.endswith(hadamard.SUFFIX.encode())]
     if len(tables) != 1:

@@ -45,6 +45,8 @@ def fill(
 
     stored = {}
     for name, placed in file.weights.items():
+        if parsed[name].kind == "rest":  # all zeros
+            continue
         rows = quantize_rows(weights[name], parsed[name])
         placed.put(0, rows, write)
         stored[name] = parsed[name].dequantize(rows.data, rows.scales, weights[name].shape)

@@ -76,8 +76,9 @@ def test_a_bundle_shows_what_was_done_to_its_weights(name: str, precision: str, 
     model = Model.from_json(source.text_config)
     found = as_in_bundle(model, source, BundleWeights.of(tmp_path / "model", model.tensors))
     windows = np.random.default_rng(0).integers(4, 500, (1, 8))
-    np.testing.assert_array_equal(
-        StreamingModel(source, found).hidden(windows), StreamingModel(source, expected).hidden(windows)
+    # A row that is read from the head's table is multiplied after its columns are turned, which rounds to 17 bits.
+    np.testing.assert_allclose(
+        StreamingModel(source, found).hidden(windows), StreamingModel(source, expected).hidden(windows), atol=1e-4
     )
     for tensor, spec in expected.tensors.items():
         assert found.tensors[tensor].fold.hadamard == spec.fold.hadamard, tensor

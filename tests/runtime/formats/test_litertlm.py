@@ -233,7 +233,7 @@ def test_sections_in_impossible_places(
 ) -> None:
     layout = BundleLayout.of(SPECS, "digest")
     broken = [*layout.sections[:2], Section(SectionKind.TFLITE_MODEL, "broken", *place, {}), *layout.sections[3:]]
-    monkeypatch.setattr(litertlm, "_place", lambda spec, **_: broken[SPECS.index(spec)])
+    monkeypatch.setattr(litertlm, "_place", lambda spec, _after, **_: broken[SPECS.index(spec)])
     header = BundleLayout.of(SPECS, "digest").header
     path = tmp_path / "model.litertlm"
     path.write_bytes(header.ljust(layout.nbytes, b"\0"))

@@ -6,8 +6,11 @@ import java.io.RandomAccessFile
 import org.gemmaedge.core.DemoException
 import org.gemmaedge.core.Problem
 
-/** A section in its place; offsets count from the start of the file. [sha256] is null where the writer recorded none. */
-data class Section(val name: String, val begin: Long, val end: Long, val sha256: String?) {
+/**
+ * A section in its place; offsets count from the start of the file. [sha256] is null where the writer recorded none,
+ * [endsIn] the section into which this one goes on, if it does.
+ */
+data class Section(val name: String, val begin: Long, val end: Long, val sha256: String?, val endsIn: String? = null) {
     val sizeBytes: Long get() = end - begin
 }
 
@@ -97,7 +100,7 @@ data class Bundle(val file: File, val sizeBytes: Long, val sections: List<Sectio
             return objects.map { section ->
                 val items = section.tables(0).mapNotNull(::textItem).toMap()
                 val kind = KINDS[section.byte(3)] ?: throw CorruptTable()
-                Section(items["model_type"] ?: kind, section.long(1), section.long(2), items["sha256"])
+                Section(items["model_type"] ?: kind, section.long(1), section.long(2), items["sha256"], items["ends_in"])
             }
         }
 
@@ -110,13 +113,16 @@ data class Bundle(val file: File, val sizeBytes: Long, val sections: List<Sectio
         private fun checkPlaces(name: String, sections: List<Section>, headerEnd: Long, sizeBytes: Long) {
             if (sections.isEmpty()) throw damaged("$name: has no sections")
             var previousEnd = headerEnd
+            var endsIn: String? = null // the section that the previous one goes on into: both read one table there
             for (section in sections.sortedBy { it.begin }) {
                 val where = "$name: section ${section.name} at bytes ${section.begin} to ${section.end}"
                 if (section.end > sizeBytes) throw damaged("$where: truncated, the file has $sizeBytes bytes")
                 if (section.begin >= section.end) throw damaged("$where: has no bytes")
                 if (section.begin % ALIGNMENT_BYTES != 0L) throw damaged("$where: not aligned to $ALIGNMENT_BYTES bytes")
-                if (section.begin < previousEnd) throw damaged("$where: overlaps what ends at $previousEnd")
+                val isShared = section.name == endsIn && previousEnd <= section.end
+                if (section.begin < previousEnd && !isShared) throw damaged("$where: overlaps what ends at $previousEnd")
                 previousEnd = section.end
+                endsIn = section.endsIn
             }
         }
 

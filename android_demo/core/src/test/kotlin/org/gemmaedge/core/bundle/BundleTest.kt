@@ -37,6 +37,17 @@ class BundleTest {
     }
 
     @Test
+    fun `a section may go on into the next one, and into no other`() {
+        val shared = Vectors.bytes("shared.litertlm")
+        val (decoder, embedder) = open(shared).sections
+        assertEquals("tf_lite_embedder", decoder.endsIn)
+        assertTrue(decoder.end in embedder.begin + 1..embedder.end)
+        val at = String(shared, Charsets.ISO_8859_1).indexOf("ends_in")
+        val message = problem(Problem.DAMAGED) { open(shared.also { it[at] = 'E'.code.toByte() }) }
+        assertTrue(message, message.endsWith("overlaps what ends at ${decoder.end}; copy the file again"))
+    }
+
+    @Test
     fun `something else is not a bundle`() {
         for (content in listOf(ByteArray(0), ByteArray(31), "GGUF".toByteArray() + ByteArray(100))) {
             val message = problem(Problem.NOT_A_BUNDLE) { open(content) }
