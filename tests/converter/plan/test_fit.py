@@ -115,7 +115,7 @@ FIRST = [
     ({"target": "e2b-int4"}, -1, ["--spans none", "--prefill 16", "--context 2048", "--encoding attention=int4"]),
     (
         {"target": "e2b-int4", "context": 32_768},
-        -900 * MIB,
+        -850 * MIB,
         ["--context 16384 --spans none", "--context 16384 --prefill 16"],
     ),
     ({"target": "e2b-int4", "context": 3000, "prefill": (8, 64, 512)}, -1, ["--spans none", "--prefill 8,64"]),
