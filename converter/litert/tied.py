@@ -17,7 +17,7 @@ from gemma_edge.converter.litert.ops import Subgraph
 from gemma_edge.converter.quantize.quantize import QuantError, Quantized
 from gemma_edge.converter.quantize.rests import quantize_rests
 from gemma_edge.converter.quantize.stored import StoredWeight
-from gemma_edge.converter.quantize.stream import Stream
+from gemma_edge.converter.quantize.stream import CHUNK_BYTES, Stream
 from gemma_edge.converter.tensors import HEAD
 
 
@@ -51,7 +51,8 @@ def write_weights(file: TfliteFile, stream: Stream, on_bytes: Callable[[int], No
     def quantize(first: int, rows: NDArray[np.float32]) -> Quantized:
         return quantize_rests(rows, _stored(head, stream, first, len(rows)), encoding, storage.encoding)
 
-    return errors | replace(stream, quantizers={EMBEDDING: quantize}).write([rests], on_bytes)
+    by_rows = replace(stream, quantizers={EMBEDDING: quantize}, rounded_bytes=CHUNK_BYTES // 4)  # a dozen copies
+    return errors | by_rows.write([rests], on_bytes)
 
 
 def _stored(placed: TfliteWeight, stream: Stream, first: int, count: int) -> Quantized:

@@ -24,7 +24,6 @@ from gemma_edge.converter.tensors import Derivation, TensorSpec
 from gemma_edge.runtime.formats import hadamard
 
 CHUNK_BYTES = 4 << 20  # stored bytes read per step and thread
-_ROUNDED_CHUNK_BYTES = 32 << 20  # of tensors with a quantizer: it goes column by column, and wants many rows
 _TASK_BYTES = 64 << 20  # rows of one tensor that one thread takes at a time
 THREADS = min(4, 1 + CORES)  # one more than cores: they wait for the disk too
 
@@ -46,6 +45,8 @@ class Stream:
 
     quantizers: by name, for tensors whose values are not rounded each by itself; see calibrate/. look: for whoever
         measures.
+    rounded_bytes: stored bytes a step and thread of tensors with a quantizer. One that goes column by column wants many
+        rows.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +56,7 @@ class Stream:
     begin: int
     quantizers: Mapping[str, Quantizer] = field(default_factory=lambda: NO_QUANTIZERS)
     look: Look | None = None
+    rounded_bytes: int = 32 << 20
 
     def write(self, weights: Iterable[Placed], on_bytes: Callable[[int], None]) -> dict[str, QuantError]:
         """Write every weight; errors by tensor name.
@@ -100,7 +102,7 @@ class Stream:
             yield self._derived(overlay.first_row, overlay.derivation, is_turned=spec.fold.hadamard)
 
     def _folded(self, spec: TensorSpec, first: int, last: int) -> Chunks:
-        chunk_bytes = _ROUNDED_CHUNK_BYTES if spec.name in self.quantizers else CHUNK_BYTES
+        chunk_bytes = self.rounded_bytes if spec.name in self.quantizers else CHUNK_BYTES
         for row, values in self.checkpoint.rows(spec.source, chunk_bytes, first, last):
             yield row, spec.fold(values, row)
 
