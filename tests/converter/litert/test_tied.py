@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -20,10 +21,13 @@ from gemma_edge.converter.plan.target import Target
 from gemma_edge.converter.quantize.recipes import Recipe, RecipeError
 from gemma_edge.converter.report import Report
 from gemma_edge.converter.tensors import HEAD, Role
+from gemma_edge.runtime.executors.base import BundleMismatchError
 from gemma_edge.runtime.executors.litert.sections import section_range
 from gemma_edge.runtime.executors.litert.tables import EmbeddingTable
 from gemma_edge.runtime.formats import hadamard
-from gemma_edge.runtime.formats.litertlm import Bundle, ModelType, SectionKind
+from gemma_edge.runtime.formats.encoding import Encoding, EncodingError
+from gemma_edge.runtime.formats.file_range import FileRange
+from gemma_edge.runtime.formats.litertlm import ENDS_IN, Bundle, BundleError, ModelType, SectionKind
 from tests.runtime.executors.litert.test_tables import run_section
 
 TABLE = "embed_tokens.weight"
@@ -150,3 +154,38 @@ def test_no_other_role_is_kept_in_the_head(text: str) -> None:
     role = text.partition("=")[0]
     with pytest.raises(RecipeError, match=rf"roles.{role}: found head(\+3)?, expected an encoding of its own; only"):
         Recipe.named("int4").overridden(text)
+
+
+@pytest.fixture
+def shared(tiny_gemma3: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "shared.litertlm"
+    convert("custom-int4", tiny_gemma3, out, measure=False, context=64, prefill=(16,))
+    return out
+
+
+def test_an_overlap_that_is_not_declared_is_refused(shared: Path) -> None:
+    content = shared.read_bytes()
+    shared.write_bytes(content.replace(ENDS_IN.encode(), b"begin_s", 1))
+    with pytest.raises(BundleError, match=r"section tf_lite_embedder at bytes .*: overlaps tf_lite_prefill_decode"):
+        Bundle.open(shared)
+
+
+def test_rests_of_other_rows_are_refused(shared: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(shared)
+    section = bundle.read(bundle.section(SectionKind.TFLITE_MODEL, ModelType.EMBEDDER))
+    model = schema.ModelT.InitFromPackedBuf(section, 0)
+    buffer = {tensor.name.decode().rpartition(".")[2]: tensor.buffer for tensor in model.subgraphs[0].tensors}
+    [rests] = [tensor for tensor in model.subgraphs[0].tensors if tensor.name.decode().endswith(".rests")]
+    rests.buffer, rests.shape = buffer["factor"], np.array([2, 4], np.int32)
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    root = bytes(builder.Output())
+    path = tmp_path / "section"
+    path.write_bytes(root + section[len(root) :])
+    with pytest.raises(BundleMismatchError, match=r"\(4 bytes of rests for 2048 rows of 128\); convert"):
+        EmbeddingTable(FileRange.whole(path))
+
+
+def test_rests_have_three_bits() -> None:
+    with pytest.raises(EncodingError, match="rests from 0 to 9 do not fit three bits; expected 0 to 7"):
+        Encoding.parse("head+3").pack(np.array([[0, 9, 0, 0, 0, 0, 0, 0]], np.int8))

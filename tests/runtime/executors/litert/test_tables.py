@@ -265,6 +265,13 @@ def test_a_sound_model_that_is_no_table(tmp_path: Path, change: Callable[[list[A
         EmbeddingTable(in_bundle(tmp_path, section))
 
 
+def test_rests_of_another_kind_of_table(tmp_path: Path) -> None:
+    section = embedder("int8", table_bytes("int8"), scales_for("int8"))
+    section = changed(section, lambda tensors: setattr(tensors[4], "name", b"table.rests"))
+    with pytest.raises(BundleMismatchError, match=r"is no table of rows \(rests without int4 in blocks\); convert"):
+        EmbeddingTable(in_bundle(tmp_path, section))
+
+
 def test_a_section_without_a_table(tmp_path: Path) -> None:
     section = changed(
         embedder("fp32", table_bytes("fp32"), None),
