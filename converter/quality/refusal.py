@@ -37,7 +37,7 @@ def refuse_loss(
     complaint = acceptance.complaint(compared.quality)
     if complaint is None:
         return
-    from gemma_edge.converter.quality.remedy import UNTRIED, Search
+    from gemma_edge.converter.quality.remedy import Search
 
     def accepts(quality: Quality) -> bool:
         return acceptance.complaint(quality) is None
@@ -45,8 +45,8 @@ def refuse_loss(
     search = Search(plan, source, windows, compared.exact, directory, stage)
     remedy = search.cheapest(accepts)
     parts = [complaint, "no other recipe that was tried does better enough" if remedy is None else str(remedy)]
-    if plan.target.calibration is None and not search.is_small:
-        parts.append(UNTRIED)
+    if untried := search.untried:
+        parts.append(untried)
     if not acceptance.gates:
         parts.append("--accept-loss writes it all the same")
     raise QualityError("; ".join(parts))

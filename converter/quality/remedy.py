@@ -40,8 +40,6 @@ from gemma_edge.runtime.formats import hadamard
 
 Float32 = NDArray[np.float32]
 
-UNTRIED: Final = "--calibrate, which was not tried, takes no byte more"
-
 _TRIED_VALUES: Final = 300_000_000
 """A model with more values in its layers is not calibrated for a try: that takes minutes."""
 
@@ -63,9 +61,13 @@ class Remedy:
     more_bytes: int
 
     def __str__(self) -> str:
-        change = f"{format_bytes(abs(self.more_bytes))} {'more' if self.more_bytes >= 0 else 'less'}"
-        size = "no byte more" if not self.more_bytes else change
-        return f"{self.options} gives KL {self.quality.kl:.2g} for {size}"
+        return f"{self.options} gives KL {self.quality.kl:.2g} for {_change(self.more_bytes)}"
+
+
+def _change(more_bytes: int) -> str:
+    if not more_bytes:
+        return "no byte more"
+    return f"{format_bytes(abs(more_bytes))} {'more' if more_bytes > 0 else 'less'}"
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,13 @@ class _Candidate:
         """Of all tensors."""
         return sum(tensor.nbytes for tensor in self.plan.tensors)
 
-    def calibrated(self) -> "_Candidate | None":
+    def calibrated(self, source: Checkpoint) -> "_Candidate | None":
         """The same with --calibrate; None where there is nothing to calibrate."""
         if not any(is_calibrated(storage) for storage in self.plan.storages.values()):
             return None
         fitted = self.plan.fitted
         target = replace(fitted.target, calibration=calibration_text(BUILT_IN_TEXT))
-        plan = replace(self.plan, fitted=replace(fitted, target=target))
+        plan = make_plan(replace(fitted, target=target), source)
         return _Candidate(f"{self.options} --calibrate".strip(), plan)
 
 
@@ -108,11 +110,20 @@ class Search:
         found = self._first(candidates, accepts)
         if self.plan.target.calibration is not None or not self.is_small:
             return found
-        calibrated = [candidate.calibrated() for candidate in (_Candidate("", self.plan), *candidates)]
+        calibrated = [c.calibrated(self.source) for c in (_Candidate("", self.plan), *candidates)]
         fewer = [
             c for c in calibrated if c is not None and (found is None or c.nbytes < self._nbytes + found.more_bytes)
         ]
         return self._first(fewer[:_TRIED_CALIBRATIONS], accepts) or found
+
+    @property
+    def untried(self) -> str | None:
+        """What a try that would take too long costs; None where there is none, or it was tried."""
+        asked = _Candidate("", self.plan)
+        calibrated = None if self.is_small or self.plan.target.calibration else asked.calibrated(self.source)
+        if calibrated is None:
+            return None
+        return f"--calibrate, which was not tried, takes {_change(calibrated.nbytes - asked.nbytes)}"
 
     @property
     def is_small(self) -> bool:

@@ -16,7 +16,8 @@ def in_one_table(model: Model, recipe: Recipe) -> tuple[Model, Recipe]:
     if recipe.roles[Role.EMBEDDING].encoding.kind != "rest":
         return model, recipe
     embedding, head = model.tensors[EMBEDDING], model.tensors[HEAD]
-    shared = replace(embedding, fold=head.fold, factor=embedding.fold.mul, grid=head.grid)
+    factor = embedding.factor * embedding.fold.mul / head.fold.mul  # the same again, of a model that has it
+    shared = replace(embedding, fold=head.fold, factor=factor, grid=head.grid)
     if recipe.storage(shared).head is None:
         return model, recipe.without_rests()
     return replace(model, tensors={**model.tensors, EMBEDDING: shared}), recipe
