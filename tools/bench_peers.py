@@ -144,10 +144,11 @@ ENGINES: Final[Mapping[str, tuple[str, Callable[[Work], Speeds]]]] = {
 
 def run(engine: str, work: Work) -> Run | str:
     """In a process of its own; the last line of its complaint where it cannot."""
+    # Memory is read ten times a second: more often would take time from what is measured.
     command = [sys.executable, "-m", "tools.bench_peers", "--engine", engine, "--work", json.dumps(asdict(work))]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
-        PeakSampler(lambda: process_tree(child.pid)) as sampler,
+        PeakSampler(lambda: process_tree(child.pid), interval_ms=100) as sampler,
     ):
         output, errors = child.communicate()
     if child.returncode:
