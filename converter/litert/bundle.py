@@ -153,8 +153,8 @@ class LitertBundle:
                 for _, place in streamed:
                     digests.append(hashing.submit(sha256_of, file.fileno(), place.begin, place.end))
                 streamed.clear()
-            for each_sync in synced:
-                each_sync.result()
+            for sync in synced:
+                sync.result()
             layout = self._layout(identity(), [digest.result() for digest in digests])
         assert len(layout.header) <= layout.sections[0].begin
         write_at(file, layout.header, 0)
