@@ -3,9 +3,15 @@
     python -m tools.bench_peers --litertlm e2b.litertlm --onnx e2b-onnx --gguf e2b-q4_0.gguf --rounds 5
 
 Bundles run in our executor and in litert_lm, ONNX directories in ours and, where it knows the family, in
-onnxruntime-genai, GGUF files in llama.cpp (`pip install llama-cpp-python`). Each run is a process of its own whose
-memory its parent samples. The engines take turns, so that a busy machine slows all of them; a first round packs the
-weights and is shown only as the first start. Medians, and ratios to our executor with the first file given.
+onnxruntime-genai, GGUF files in llama.cpp (`pip install llama-cpp-python`). --litert-torch takes the bundle that
+Google's converter makes of the same checkpoint, in an environment of its own, and runs it in litert_lm:
+
+    litert-torch export_hf CHECKPOINT OUT --prefill_lengths='[256]' --cache_length=4096 --externalize_embedder=True \\
+        --quantization_recipe=dynamic_wi4_afp32
+
+Each run is a process of its own whose memory its parent samples. The engines take turns, so that a busy machine slows
+all of them; a first round packs the weights and is shown only as the first start. Medians, and ratios to our executor
+with the first file given.
 
 Bytes a token are those of the decoder in the file, and the bound is what this machine reads in a second, measured
 between the rounds.
@@ -135,6 +141,7 @@ def _timed(work: Work, start_s: float, prefill: Callable[[], None], step: Callab
 ENGINES: Final[Mapping[str, tuple[str, Callable[[Work], Speeds]]]] = {
     "ours, LiteRT": ("litertlm", ours),
     "litert_lm": ("litertlm", litert_lm),
+    "litert_lm with litert-torch's bundle": ("litert_torch", litert_lm),
     "ours, ONNX": ("onnx", ours),
     "onnxruntime-genai": ("onnx", genai),
     "llama.cpp": ("gguf", llama_cpp),
@@ -201,6 +208,7 @@ def median(runs: list[Run]) -> Run:
 
 @click.command()
 @click.option("--litertlm", type=click.Path(exists=True, path_type=Path))
+@click.option("--litert-torch", type=click.Path(exists=True, path_type=Path))
 @click.option("--onnx", type=click.Path(exists=True, path_type=Path))
 @click.option("--gguf", type=click.Path(exists=True, path_type=Path))
 @click.option("--prefill", default=256, show_default=True, help="Tokens; decoding begins behind them.")

@@ -19,13 +19,15 @@ def test_every_engine_that_is_here_is_measured(repository: Path, tiny_gemma3n: P
     convert("custom-int4", tiny_gemma3n, bundle, context=128, measure=False)
     convert("custom-int4", tiny_gemma3n, directory, format="onnx", measure=False)
     command = [sys.executable, "-m", "tools.bench_peers", "--litertlm", str(bundle), "--onnx", str(directory)]
-    options = ["--prefill", "20", "--decode", "5", "--rounds", "1"]
+    options = ["--litert-torch", str(bundle), "--prefill", "20", "--decode", "5", "--rounds", "1"]
     done = subprocess.run([*command, *options], cwd=repository, capture_output=True, text=True, check=True)
     complaint, _, rest = done.stdout.partition("\n")
     assert complaint.startswith("onnxruntime-genai: ")
     assert complaint.endswith("genai_config.json")  # it knows no Gemma 3n
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rest.splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows[1:]] == ["ours, LiteRT", "litert_lm", "ours, ONNX"]
+    assert [row[0] for row in rows[1:]] == [
+        "ours, LiteRT", "litert_lm", "litert_lm with litert-torch's bundle", "ours, ONNX",
+    ]  # fmt: skip
     for row in rows[1:]:
         assert all(float(cell.rstrip("%")) > 0 for cell in row[1:3] + row[8:])
 
