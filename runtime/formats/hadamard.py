@@ -45,7 +45,7 @@ def matrix() -> Float32:
 def turn(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """`values` [..., K], K a multiple of 64, with every block of columns turned; in their own dtype, a new array."""
     blocks = values.reshape(*values.shape[:-1], -1, BLOCK)
-    turned: NDArray[np.floating] = (blocks @ matrix().astype(values.dtype)).reshape(values.shape)
+    turned: NDArray[np.floating] = (blocks @ matrix().astype(values.dtype, copy=False)).reshape(values.shape)
     return turned
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError
+from gemma_edge.runtime.formats.encoding import BLOCKS, Encoding, EncodingError, with_rests
 
 FLOATS = ("fp32", "fp16")
 INTS = ("int8", "int4", "int2", *(f"int4-b{block}" for block in BLOCKS), "int8-b32", "int8-b128")
@@ -139,3 +139,15 @@ def test_stored_bytes_of_the_wrong_size_are_refused() -> None:
         str(refused.value)
         == "found scales of shape [3] for int4 of shape [2, 8], expected [2]; convert the model again"
     )
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_a_rest_is_an_eighth_of_the_step_around_its_integer(dtype: type[np.number]) -> None:
+    integers, rests = (found.reshape(1, -1) for found in np.mgrid[-7:8, 0:8])
+    found = with_rests(integers.astype(dtype), rests.astype(np.int8))
+    inside = integers + (rests - 3.5) / 8
+    outside = integers + np.sign(integers) * 0.5 + (rests - 3.5) / 4  # twice as wide a step, outwards
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.where(abs(integers) == 7, outside, inside))
+    encoding = Encoding.parse("head+3")
+    np.testing.assert_array_equal(encoding.unpack(encoding.pack(rests.astype(np.int8)), rests.shape), rests)
