@@ -24,7 +24,7 @@ from gemma_edge.runtime.chat.session import Session
 from gemma_edge.runtime.chat.text_model import TextModel
 from gemma_edge.runtime.config import CPU, Backend, ConfigError, backend_of, check_max_output_tokens
 from gemma_edge.runtime.engine_memory import EngineMemory, read_engine_memory
-from gemma_edge.runtime.executors.base import Logits
+from gemma_edge.runtime.executors.base import WEIGHT_CACHE, Logits
 from gemma_edge.runtime.executors.open import open_decoder, open_encoders, several_models
 from gemma_edge.runtime.formats.file_range import FileRange, file_states, have_changed
 from gemma_edge.runtime.formats.model import open_model
@@ -35,6 +35,7 @@ from gemma_edge.runtime.kv.scheduler import Scheduler, Steps, Work
 from gemma_edge.runtime.kv.sequence import TokenSequence
 from gemma_edge.runtime.kv.slots import SlotPool
 from gemma_edge.runtime.kv.store import FolderStore
+from gemma_edge.runtime.memory.ahead import ReadAhead
 from gemma_edge.runtime.memory.cgroup_limit import own_limit
 from gemma_edge.runtime.memory.pressure import release_pages, relieve, trim_heap
 from gemma_edge.runtime.memory.watch import BudgetWatch, LoadMarks, OverBudgetAction
@@ -154,6 +155,7 @@ class Engine:
         trim_heap()
         if self.bundle.path.is_file():  # 80 MiB of E2B's graphs are read to open it, and 6 of them again
             release_pages([FileRange.whole(self.bundle.path)])
+        self._ahead = ReadAhead(self._decoder.mapped_ranges().named.get(WEIGHT_CACHE, ()), self.spare_bytes)
         try:
             self._check_memory()
         except BaseException:
@@ -355,6 +357,7 @@ class Engine:
 
     def close(self) -> None:
         """Release the model. Closing twice is fine, and so is closing before sessions and conversations."""
+        self._ahead.close()
         self._scheduler.close()
         self._encoders.release()
         self._pool.close()

@@ -111,6 +111,26 @@ def test_where_packed_weights_go(tiny_bundle: TinyBundle, tmp_path: Path, monkey
     assert len(list((tmp_path / "gemma-edge").glob("*.xnnpack"))) == 1
 
 
+def test_packed_weights_are_read_ahead_until_it_closes(
+    open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    class Recorded:
+        def __init__(self, *args: object) -> None:
+            calls.append(args)
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    monkeypatch.setattr(module, "ReadAhead", Recorded)
+    with open_engine() as engine:
+        packed = engine._decoder.mapped_ranges().named["weight_cache"]
+        assert packed[0].path.suffix == ".xnnpack"
+        assert calls == [(packed, None)]
+    assert calls[1:] == ["closed"]
+
+
 def test_default_threads(open_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
