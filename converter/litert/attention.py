@@ -34,12 +34,16 @@ from gemma_edge.profiles.signatures import row_name
 
 HIDDEN = -1e9  # added to a score that must not count; exp of it is 0 in float32
 
-# XNNPACK copies the second operand of a product into an order of its own at every run, and multiplies by 32 columns at
-# once even where there are 4. Of a short cache the copy stays in the processor's own memory and costs less than columns
-# that are not there (Zen 4, 2 threads, 4 queries: keys of 640 slots 54 us for 74, values 51 for 72). Of a long one it
-# does not, and would take as much memory again: with few queries the cache is then the first operand, and the queries
-# are what is copied.
+# XNNPACK copies the second operand of a product into an order of its own at every run, and multiplies by as many
+# columns at once as its kernel is wide, with AVX-512 by 32 even where there are 4. Of a short cache the copy stays in
+# the processor's own memory. Of a long one it does not, and would take as much memory again: with few queries the
+# cache is then the first operand, and the queries are what is copied.
+# FULLY_CONNECTED has a kernel of half the width as well (Zen 4, 2 threads, 4 queries: keys of 32768 slots 2.3 ms for
+# 3.3, values 1.5 for 3.0), but knows no KV heads: where the queries of all are few, every head's cache is multiplied by
+# all. Columns come in eights: for fewer, ARM has a kernel that adds in another order than where there are more, as in a
+# verification.
 FEW_QUERIES = 32
+FEW_COLUMNS, COLUMNS = 16, 8
 SHORT_CACHE = 1024  # slots
 
 
@@ -344,13 +348,24 @@ def _attention_of_steps(
 
 def scores_of(sub: Subgraph, q: Tensor, keys: Tensor) -> Tensor:
     """q [1, K, N, E] with keys [1, K, S, E] -> [1, K, N, S]."""
-    if q.shape[2] <= FEW_QUERIES and keys.shape[2] > SHORT_CACHE:
-        return sub.transpose(sub.batch_matmul(keys, q, True), (0, 1, 3, 2))
+    if keys.shape[2] > SHORT_CACHE and q.shape[2] <= FEW_QUERIES:
+        return _with_cache(sub, q, keys)
     return sub.batch_matmul(q, keys, True)
 
 
 def weighted_sum(sub: Subgraph, weights: Tensor, values: Tensor) -> Tensor:
     """The sum of values [1, K, E, S] by weights [1, K, N, S] -> [1, K, N, E]."""
-    if weights.shape[2] <= FEW_QUERIES and values.shape[3] > SHORT_CACHE:
-        return sub.transpose(sub.batch_matmul(values, weights, True), (0, 1, 3, 2))
+    if values.shape[3] > SHORT_CACHE and weights.shape[2] <= FEW_QUERIES:
+        return _with_cache(sub, weights, values)
     return sub.batch_matmul(weights, values, True)
+
+
+def _with_cache(sub: Subgraph, rows: Tensor, cache: Tensor) -> Tensor:
+    """rows [1, K, N, B] with a cache [1, K, A, B] that is read where it lies -> [1, K, N, A]."""
+    _, heads, n, size = rows.shape
+    if heads * n > FEW_COLUMNS:
+        return sub.transpose(sub.batch_matmul(cache, rows, True), (0, 1, 3, 2))
+    columns = sub.pad(sub.reshape(rows, (heads * n, size)), 0, 0, -heads * n % COLUMNS)
+    products = sub.transpose(sub.multiply_rows(cache, columns), (0, 1, 3, 2))  # [1, K, columns, A]
+    own = [sub.slice(sub.slice(products, 1, head, 1), 2, head * n, n) for head in range(heads)]
+    return sub.concat(own, 1)

@@ -217,26 +217,23 @@ class Subgraph:
 
         scale: of outputs in int8, for inputs in int8 and a weight of integers per row.
         """
-        kind = I8 if scale else F32
-        rows = weight.shape[0]
-        options = schema.FullyConnectedOptionsT(keepNumDims=True)
         parts = []
-        for first, last in row_slices(rows, weight.row_bytes):
+        for first, last in row_slices(weight.shape[0], weight.row_bytes):
             w = self._weight_rows(weight, first, last)
-            if w.type == F16:
-                w = self.dequantize(w)
-            shape = (*x.shape[:-1], last - first)
-            code, form = Opcode.FULLY_CONNECTED, Options.FullyConnectedOptions
-            parts.append(self.op(code, [x, w, None], shape, kind, form, options, scale=scale))
+            parts.append(self.multiply_rows(x, self.dequantize(w) if w.type == F16 else w, scale))
         return self.concat(parts, -1)
+
+    def multiply_rows(self, x: Tensor, rows: Tensor, scale: float = 0.0) -> Tensor:
+        """[..., K] times the transpose of rows [N, K], which may be computed. scale: as above."""
+        options = schema.FullyConnectedOptionsT(keepNumDims=True)
+        shape, kind = (*x.shape[:-1], rows.shape[0]), I8 if scale else F32
+        code, form = Opcode.FULLY_CONNECTED, Options.FullyConnectedOptions
+        return self.op(code, [x, rows, None], shape, kind, form, options, scale=scale)
 
     def hadamard(self, x: Tensor) -> Tensor:
         """[..., K], every 64 columns turned: rows of 64 times one small matrix, which all layers share."""
         blocks = self.reshape(x, (1, math.prod(x.shape) // hadamard.BLOCK, hadamard.BLOCK))
-        options, form = schema.FullyConnectedOptionsT(keepNumDims=True), Options.FullyConnectedOptions
-        operands = [blocks, self.constant(hadamard.matrix()), None]
-        turned = self.op(Opcode.FULLY_CONNECTED, operands, blocks.shape, F32, form, options)
-        return self.reshape(turned, x.shape)
+        return self.reshape(self.multiply_rows(blocks, self.constant(hadamard.matrix())), x.shape)
 
     def conv2d(
         self, x: Tensor, kernel: Tensor, bias: Tensor, stride: tuple[int, int], same: bool, shape: Sequence[int]

@@ -35,6 +35,8 @@ _CPU = 1  # kLiteRtHwAcceleratorCpu
 _ANY_INT = 2  # kLiteRtAnyTypeInt
 _OPTION_AUTO_REGISTER_ACCELERATORS = 24
 _OPTION_MIN_LOG_SEVERITY = 25
+# QS8 and QU8, which are LiteRT's default, and DYNAMIC_FULLY_CONNECTED, which attention over a long cache needs.
+_XNNPACK_FLAGS = 1 | 2 | 8
 _TRACED = re.compile(r"\s*(?P<name>\S.*?)\s+(?:[\d.]+%?\s+)+\[(?P<by>Builtin|Delegate)\]:\d+$")
 _LOG_ERROR = 3
 # LiteRtElementType -> numpy
@@ -215,7 +217,7 @@ class CompiledSection:
 
     def _compile_options(self, threads: int, weight_cache: Path | None, profiling: bool) -> Any:
         # Payloads are TOML (litert/c/options/litert_{cpu,runtime}_options.cc), read when the model is compiled.
-        cpu = f"num_threads = {threads}\n"
+        cpu = f"num_threads = {threads}\nflags = {_XNNPACK_FLAGS}\n"
         if weight_cache is not None:
             quoted = json.dumps(str(weight_cache), ensure_ascii=False)  # TOML escapes as JSON does
             cpu += f"weight_cache_file_path = {quoted}\n"
