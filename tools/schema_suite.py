@@ -38,15 +38,10 @@ def schemas(suite: Path, draft: str) -> Iterator[tuple[str, Any, list[dict[str, 
 def can_be_written(constraint: Constraint, tokenizer: Tokenizer, stop: int, text: str) -> bool:
     """Whether a model could give this reply."""
     for token_id in tokenizer.encode(text):
-        if not may_follow(constraint, tokenizer, token_id):
+        if not constraint.allows(token_id):
             return False
         constraint.accept(token_id)
-    return may_follow(constraint, tokenizer, stop) and passes(constraint, text)
-
-
-def may_follow(constraint: Constraint, tokenizer: Tokenizer, token_id: int) -> bool:
-    logits, token_ids = constraint.narrow(np.zeros(tokenizer.size, np.float32))
-    return bool(np.isfinite(logits[token_id])) if token_ids is None else token_id in token_ids
+    return constraint.allows(stop) and passes(constraint, text)
 
 
 def passes(constraint: Constraint, text: str) -> bool:

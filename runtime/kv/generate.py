@@ -167,8 +167,8 @@ def _pick(how: Decoding, logits: Logits) -> int:
     """A token that may follow; changes logits [V]. Raises what `draw` does."""
     if how.constraint is None or how.sampler.is_greedy:
         picked = how.sampler.pick(logits)
-        _check_finite(logits[picked])
-        if how.constraint is None or how.constraint.allows(picked):
+        if how.constraint is None or (logits[picked] != -np.inf and how.constraint.allows(picked)):
+            _check_finite(logits[picked])
             return picked  # mostly: a model that is asked for a format keeps to it
     logits, token_ids = how.constraint.narrow(logits)
     picked = how.sampler.pick(logits)

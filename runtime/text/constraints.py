@@ -87,13 +87,12 @@ class ResponseFormat:
 class Constraint:
     """One reply's constraint. Narrow the logits, draw, accept what was drawn; repeat."""
 
-    def __init__(
-        self, matcher: Any, vocabulary_tokens: int, check: Callable[[str], str | None] = lambda _text: None
-    ) -> None:
-        """matcher: an llguidance.LLMatcher. check: of a complete reply, what is wrong with it that the matcher does not
-        know."""
+    def __init__(self, matcher: Any, tokenizer: Any, check: Callable[[str], str | None] = lambda _text: None) -> None:
+        """matcher, tokenizer: llguidance.LLMatcher and LLTokenizer. check: of a complete reply, what is wrong with it
+        that the matcher does not know."""
         self._matcher = matcher
-        self._mask = np.zeros((1, -(-vocabulary_tokens // 32)), np.int32)  # [1, words], a bit for each token
+        self._stop_tokens = tokenizer.eos_tokens
+        self._mask = np.zeros((1, -(-tokenizer.vocab_size // 32)), np.int32)  # [1, words], a bit for each token
         self._check_text = check
 
     def check(self, text: str) -> None:
@@ -123,12 +122,11 @@ class Constraint:
         return logits, None
 
     def allows(self, token_id: int) -> bool:
-        """Whether `narrow` would keep a token; without a mask, and so in a fraction of its time.
-
-        Only of stop tokens it says no, too, where nothing else may follow.
-        """
+        """Whether `narrow` would keep a token; without a mask, and so in a fraction of its time."""
         if forced := self.forced():  # which llguidance would also take in other tokens
             return token_id == forced[0]
+        if self._matcher.is_stopped():  # and would take none
+            return token_id in self._stop_tokens
         return bool(self._matcher.validate_tokens([token_id]))
 
     def forced(self) -> list[int]:
@@ -176,7 +174,7 @@ class ConstraintFactory:
             grammar = llguidance.LLMatcher.grammar_from_regex(response_format.schema_or_pattern)
         except ValueError as error:
             raise _refused(response_format, str(error)) from error
-        return Constraint(self._matcher(grammar, response_format), self._tokenizer.vocab_size)
+        return Constraint(self._matcher(grammar, response_format), self._tokenizer)
 
     def _for_json(self, response_format: ResponseFormat) -> Constraint:
         import llguidance
@@ -194,8 +192,8 @@ class ConstraintFactory:
         _, notes = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
         if notes:
             _log.info("of a JSON schema, checked when the reply is complete: %s", "; ".join(notes))
-        size = self._tokenizer.vocab_size
-        return Constraint(matcher, size, checker(given)) if is_checked or notes else Constraint(matcher, size)
+        checks = [checker(given)] if is_checked or notes else []
+        return Constraint(matcher, self._tokenizer, *checks)
 
     def _matcher(self, grammar: str, response_format: ResponseFormat) -> Any:
         import llguidance

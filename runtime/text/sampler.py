@@ -133,7 +133,7 @@ def _best(logits: Logits, k: int) -> NDArray[np.int64]:
     maxima = logits[rest:].reshape(-1, groups).max(axis=0, initial=-np.inf)
     maxima[:rest] = np.maximum(maxima[:rest], logits[:rest])
     if not maxima.max() < np.inf:
-        return np.argmax(logits, keepdims=True)
+        return np.array([np.argmax(logits)])
     possible = maxima[maxima > -np.inf]  # partition is slow among many equals
     if len(possible) < k:
         return _sorted(logits, np.flatnonzero(logits > -np.inf))[:k]

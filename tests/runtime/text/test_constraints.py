@@ -101,7 +101,7 @@ def test_what_is_drawn_from_is_what_llguidances_own_mask_leaves(
     plain = llguidance.LLMatcher(factory._tokenizer.with_slices([]), grammar)
     logits = np.random.default_rng(0).normal(size=length).astype(np.float32)
     allowed = set()
-    for token_id in [*tokenizer.encode('{"a": "once upon a time there was'), *tokenizer.encode('"')]:
+    for token_id in [*tokenizer.encode('{"a": "once upon a time there was'), *tokenizer.encode('"}'), END_OF_TURN]:
         words = np.frombuffer(plain.compute_bitmask(), np.int32)
         expected = logits.copy()
         apply_token_bitmask_inplace(expected, words)
@@ -149,11 +149,14 @@ def test_stop_tokens_come_only_at_the_end(factory: ConstraintFactory, tokenizer:
     zeros = np.zeros(LOGITS_LENGTH, np.float32)
     for token_id in tokenizer.encode("a"):
         assert masked(constraint, zeros)[END_OF_TURN] == -np.inf
+        assert not constraint.allows(END_OF_TURN)
         constraint.accept(token_id)
     assert masked(constraint, zeros)[END_OF_TURN] == -np.inf
+    assert not constraint.allows(END_OF_TURN)
     for token_id in tokenizer.encode("z"):
         constraint.accept(token_id)
     assert masked(constraint, zeros)[END_OF_TURN] == 0
+    assert constraint.allows(END_OF_TURN)
 
 
 @pytest.mark.parametrize(
