@@ -6,6 +6,7 @@ What a full context costs, without the hour that filling 32 k tokens takes: a pa
 the arena of a signature once it ran. Memory is for the parent process to sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import click
 
 from gemma_edge.converter.plan.lengths import SHORTEST_SPAN_TOKENS
 from gemma_edge.runtime.chat.text_model import TextModel
+from gemma_edge.runtime.executors.base import KvSlot
 from gemma_edge.runtime.executors.open import open_decoder
 from gemma_edge.runtime.formats.model import open_model
 
@@ -31,21 +33,39 @@ class Request:
 
 
 def run_ours(request: Request) -> None:
-    """Our executor with the tokenizer, as `Engine` holds them."""
+    """Our executor with the tokenizer, as `Engine` holds them, and as many slots as a batch takes."""
     model = open_model(request.path)
     text = TextModel(model)
-    slot = open_decoder(model, request.threads, request.cache_dir).new_slot(request.context_tokens)
-    for cache in vars(slot)["_caches"].values():
-        cache.fill(0)
+    decoder = open_decoder(model, request.threads, request.cache_dir)
+    slots = [decoder.new_slot(request.context_tokens) for _ in range(max(decoder.batch_rows, default=1))]
+    for each in slots:
+        for cache in vars(each)["_caches"].values():
+            cache.fill(0)
+    slot = slots[0]
     token_ids = [*text.start_tokens, *text.tokenizer.encode("fill " * request.prefill_tokens)]
     last = request.context_tokens - request.prefill_tokens - DECODE_TOKENS
     has_spans = "_position" in vars(slot)  # of LiteRT, where each span has signatures of its own
     for position in sorted({0, min(SHORTEST_SPAN_TOKENS + 1, last), last} if has_spans else {0}):
         if has_spans:
-            vars(slot).update(_tokens=[0] * position, _position=position)  # the caches hold zeros
+            _move(slots, position)
         slot.prefill(token_ids[: request.prefill_tokens])
         for _ in range(DECODE_TOKENS):
             slot.decode(0)
+        for rows in decoder.batch_rows:
+            _move(slots, position)
+            for _ in range(DECODE_TOKENS):
+                decoder.decode_batch(slots[:rows], [0] * rows)
+        if has_spans:
+            _move(slots, position)
+        for rows in slot.verify_tokens():
+            slot.verify([0] * rows)
+            _move(slots, position)
+
+
+def _move(slots: Sequence[KvSlot], position: int) -> None:
+    """Where each has so many tokens; the caches hold zeros."""
+    for slot in slots:
+        vars(slot).update(_tokens=[0] * position, _position=position)
 
 
 def run_litert_lm(request: Request) -> None:

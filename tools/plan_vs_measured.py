@@ -2,6 +2,7 @@
 
     python -m tools.synthetic e2b checkpoints/e2b
     python -m tools.plan_vs_measured measure --checkpoints checkpoints --work DIR e2b-int4@4096 e2b-int4@32768
+    python -m tools.plan_vs_measured measure --checkpoints checkpoints --work DIR 1b-int4@4096+batch=2,4,8
     python -m tools.plan_vs_measured table
 
 `measure` takes minutes and gigabytes of disk per case and adds to tools/plan_vs_measured.json; a bundle is deleted once
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -35,19 +36,38 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, order=True)
 class Case:
-    """A target at a context length, "e2b-int4@4096"."""
+    """A target at a context length, "e2b-int4@4096", with signatures beside those of any bundle where more is said:
+    "e2b-int4@4096+batch=2,4,8", "e2b-int4@4096+draft=4,8"."""
 
     target: str
     context_tokens: int
+    more: str = ""  # "batch=2,4,8"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        target, _, context = text.partition("@")
-        return cls(target, int(context))
+        target, _, rest = text.partition("@")
+        context, _, more = rest.partition("+")
+        return cls(target, int(context), more)
 
     @property
     def size(self) -> str:
         return self.target.partition("-")[0]
+
+    @property
+    def name(self) -> str:
+        """As on the command line: "e2b-int4 --batch 2,4,8"."""
+        return " ".join([self.target, *self.options])
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those of `convert`, beside the context."""
+        name, _, value = self.more.partition("=")
+        return (f"--{name}", value) if name else ()
+
+    def rows(self, option: str) -> tuple[int, ...]:
+        """Those of "batch" or "draft", where it is said."""
+        name, _, value = self.more.partition("=")
+        return tuple(map(int, value.split(","))) if name == option else ()
 
 
 @dataclass(frozen=True, order=True)
@@ -72,19 +92,24 @@ def save_records(records: Iterable[Record], path: Path = RECORDS) -> None:
     path.write_text(json.dumps([asdict(record) for record in sorted(newest.values())], indent=1) + "\n")
 
 
-def measure(target: str, contexts: Sequence[int], output_format: str, checkpoint: Path, work: Path) -> list[Record]:
+def measure(cases: Sequence[Case], output_format: str, checkpoint: Path, work: Path) -> list[Record]:
     """Convert once, run twice in each engine and context (the first run packs the weights), delete.
 
-    contexts: of LiteRT one, which the bundle is made for; the context of an ONNX directory is chosen when it is loaded.
+    cases: of one target; of LiteRT one, which the bundle is made for: an ONNX directory's context is chosen when it is
+    loaded. litert_lm runs a bundle as if nothing more were in it.
     """
+    target, context, engines = cases[0].target, max(case.context_tokens for case in cases), ENGINES[output_format]
     bundle, cache = work / f"{target}.{output_format}", work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     convert = [sys.executable, "-m", "gemma_edge.converter", "convert", "--target", target, "--format", output_format]
-    options = ["--checkpoint", str(checkpoint), "--context", str(max(contexts)), "--out", str(bundle), "--no-measure"]
-    subprocess.run([*convert, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = ["--checkpoint", str(checkpoint), "--context", str(context), "--out", str(bundle), "--no-measure"]
+    subprocess.run(
+        [*convert, *options, *cases[0].options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        cases = [Case(target, context) for context in contexts]
-        return [_run(case, engine, bundle, cache) for case in cases for engine in ENGINES[output_format]]
+        return [
+            _run(case, engine, bundle, cache) for case in cases for engine in (engines[:1] if case.more else engines)
+        ]
     finally:
         for path in (bundle, bundle.with_name(f"{bundle.name}.json"), cache):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -97,7 +122,7 @@ def _run(case: Case, engine: str, bundle: Path, cache: Path) -> Record:
             file.unlink()
     record = Record(case, engine, peaks[-1].anon_bytes, peaks[-1].file_bytes)
     click.echo(
-        f"{case.target} {case.context_tokens:6} {engine:10} {record.anon_bytes / MIB:7.0f} MiB anonymous"
+        f"{case.name} {case.context_tokens:6} {engine:10} {record.anon_bytes / MIB:7.0f} MiB anonymous"
         f" {record.file_bytes / MIB:7.0f} MiB mapped"
     )
     return record
@@ -119,13 +144,24 @@ def _peak(case: Case, engine: str, bundle: Path, cache: Path) -> MemoryPeak:
 def planned(case: Case, engine: str) -> Footprint:
     """What the planner says of the official model, but for what does not happen here.
 
-    No snapshot is taken, and litert_lm runs no signature of a span.
+    No snapshot is taken, and litert_lm runs no signature of a span. Of a batch, every conversation is there.
     """
     output_format = next(name for name, engines in ENGINES.items() if engine in engines)
-    target = Target.parse(case.target, context=case.context_tokens, format=output_format)
+    target = Target.parse(
+        case.target,
+        context=case.context_tokens,
+        format=output_format,
+        draft=case.rows("draft"),
+        batch=case.rows("batch"),
+    )
     needed = needs_of(official_model(case.size), target).footprint
     left_out = {"KV snapshots"} | ({"activations of spans"} if engine == "litert_lm" else set())
-    return Footprint.of(part for part in needed.parts if part.name not in left_out)
+    slots = max(case.rows("batch"), default=1)
+    return Footprint.of(
+        replace(part, anon_bytes=slots * part.anon_bytes) if part.name == "KV cache" else part
+        for part in needed.parts
+        if part.name not in left_out
+    )
 
 
 def table(records: Iterable[Record]) -> str:
@@ -136,8 +172,11 @@ def table(records: Iterable[Record]) -> str:
     titles = ("target", "context", "planned", "`litert`", "`litert_lm`", "difference", "ONNX", "`onnx`", "difference")
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     for case, by_engine in measured.items():
-        row = [case.target, str(case.context_tokens)]
+        row = [case.name, str(case.context_tokens)]
         for engines in ENGINES.values():
+            if case.more and not {*engines} & {*by_engine}:
+                row += [""] * (len(engines) + 2)
+                continue
             plan = planned(case, engines[0]).anon_bytes
             differences = [
                 planned(case, engine).anon_bytes / by_engine[engine] - 1 for engine in engines if engine in by_engine
@@ -163,12 +202,12 @@ def main() -> None:
 @click.argument("cases", nargs=-1, required=True)
 def measure_main(checkpoints: Path, work: Path, formats: tuple[str, ...], cases: tuple[str, ...]) -> None:
     """Measure CASES, such as e2b-int4@4096, with the checkpoints in DIR/1b, DIR/e2b, DIR/e4b."""
-    contexts: dict[str, list[int]] = {}
+    by_target: dict[str, list[Case]] = {}
     for case in map(Case.parse, cases):
-        contexts.setdefault(case.target, []).append(case.context_tokens)
-    for output_format, (target, wanted) in product((formats or ENGINES), contexts.items()):
-        for together in [wanted] if output_format == "onnx" else [[context] for context in wanted]:
-            found = measure(target, together, output_format, checkpoints / Case(target, 0).size, work)
+        by_target.setdefault(case.name, []).append(case)
+    for output_format, wanted in product((formats or ENGINES), by_target.values()):
+        for together in [wanted] if output_format == "onnx" else [[case] for case in wanted]:
+            found = measure(together, output_format, checkpoints / together[0].size, work)
             save_records([*load_records(), *found])
 
 

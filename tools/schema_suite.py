@@ -37,12 +37,11 @@ def schemas(suite: Path, draft: str) -> Iterator[tuple[str, Any, list[dict[str, 
 
 def can_be_written(constraint: Constraint, tokenizer: Tokenizer, stop: int, text: str) -> bool:
     """Whether a model could give this reply."""
-    logits = np.zeros(tokenizer.size, np.float32)
     for token_id in tokenizer.encode(text):
-        if not np.isfinite(constraint.mask(logits)[token_id]):
+        if not constraint.allows(token_id):
             return False
         constraint.accept(token_id)
-    return bool(np.isfinite(constraint.mask(logits)[stop])) and passes(constraint, text)
+    return constraint.allows(stop) and passes(constraint, text)
 
 
 def passes(constraint: Constraint, text: str) -> bool:
@@ -57,7 +56,9 @@ def drawn(constraint: Constraint, tokenizer: Tokenizer, stop: int, seed: int) ->
     """A reply of a model with random logits; None where it does not end."""
     rng, ids = np.random.default_rng(seed), list[int]()
     while len(ids) < MOST_TOKENS:
-        token_id = int(np.argmax(constraint.mask(rng.normal(size=tokenizer.size).astype(np.float32))))
+        logits, token_ids = constraint.narrow(rng.normal(size=tokenizer.size).astype(np.float32))
+        likeliest = int(np.argmax(logits))
+        token_id = likeliest if token_ids is None else int(token_ids[likeliest])
         if token_id == stop:
             text = tokenizer.decode(ids)
             return text if passes(constraint, text) else None

@@ -146,16 +146,10 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
     limit = room if how.max_output_tokens is None else min(room, how.max_output_tokens)
     started = time.perf_counter()
     while len(generated) < limit:
-        given = finite(decode(last))
-        logits = how.penalties.apply(given, generated)
-        if how.constraint is not None:
-            logits = how.constraint.mask(logits, in_place=how.best is None or logits is not given)
-        last = how.sampler.pick(logits)
-        if logits[last] == -np.inf and how.constraint is not None:
-            raise ConstraintError(
-                "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
-                "allows next; leave one of them out"
-            )
+        given = decode(last)
+        logits = given if how.best is None else given.copy()
+        how.penalties.apply(logits, generated)
+        last = _pick(how, logits)
         generated.append(last)
         now = time.perf_counter()
         told = None if how.best is None else scores(given, last, how.best)
@@ -169,12 +163,33 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
     return Reason.LENGTH
 
 
+def _pick(how: Decoding, logits: Logits) -> int:
+    """A token that may follow; changes logits [V]. Raises what `draw` does."""
+    if how.constraint is None or how.sampler.is_greedy:
+        picked = how.sampler.pick(logits)
+        if how.constraint is None or (logits[picked] != -np.inf and how.constraint.allows(picked)):
+            _check_finite(logits[picked])
+            return picked  # mostly: a model that is asked for a format keeps to it
+    logits, token_ids = how.constraint.narrow(logits)
+    picked = how.sampler.pick(logits)
+    if logits[picked] == -np.inf:
+        raise ConstraintError(
+            "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
+            "allows next; leave one of them out"
+        )
+    _check_finite(logits[picked])
+    return picked if token_ids is None else int(token_ids[picked])
+
+
 def finite(logits: Logits) -> Logits:
     """The same logits [V]. Raises ExecutorError where they are NaN or infinite: what is drawn then means nothing."""
-    highest = float(np.max(logits))  # NaN if one is
-    if not np.isfinite(highest):
-        raise ExecutorError(f"the model's logits are not finite ({highest}); convert the checkpoint again")
+    _check_finite(np.max(logits))  # NaN if one is
     return logits
+
+
+def _check_finite(logit: np.float32) -> None:
+    if not np.isfinite(logit):
+        raise ExecutorError(f"the model's logits are not finite ({logit}); convert the checkpoint again")
 
 
 class ReplyText:

@@ -85,11 +85,14 @@ class ResponseFormat:
 
 
 class Constraint:
-    """One reply's constraint. Mask the logits, draw, accept what was drawn; repeat."""
+    """One reply's constraint. Narrow the logits, draw, accept what was drawn; repeat."""
 
-    def __init__(self, matcher: Any, check: Callable[[str], str | None] = lambda _text: None) -> None:
-        """check: of a complete reply, what is wrong with it that the matcher does not know."""
-        self._matcher = matcher  # llguidance.LLMatcher
+    def __init__(self, matcher: Any, tokenizer: Any, check: Callable[[str], str | None] = lambda _text: None) -> None:
+        """matcher, tokenizer: llguidance.LLMatcher and LLTokenizer. check: of a complete reply, what is wrong with it
+        that the matcher does not know."""
+        self._matcher = matcher
+        self._stop_tokens = tokenizer.eos_tokens
+        self._mask = np.zeros((1, -(-tokenizer.vocab_size // 32)), np.int32)  # [1, words], a bit for each token
         self._check_text = check
 
     def check(self, text: str) -> None:
@@ -98,25 +101,33 @@ class Constraint:
         if wrong is not None:
             raise ConstraintError(f"the reply breaks the JSON schema: {wrong}; ask again, or loosen the schema")
 
-    def mask(self, logits: Logits, *, in_place: bool = False) -> Logits:
-        """Logits [V] with -inf where a token may not follow; once the format is complete, only stop tokens do.
+    def narrow(self, logits: Logits) -> tuple[Logits, NDArray[np.intp] | None]:
+        """What to draw from, of logits [V]: where few tokens may follow, theirs [n] and their ids [n], rising; where
+        many may, the same array, with -inf at all others, and None.
 
-        New ones, or the same array, changed.
+        Once the format is complete, only stop tokens may follow.
         """
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)  # a bit for each token, and some more
+        from llguidance.numpy import fill_next_token_bitmask
+
+        fill_next_token_bitmask(self._matcher, self._mask)
         self._check()
-        result = logits if in_place else logits.copy()
+        words = self._mask[0].view(np.uint32)
         is_few = 2 * int(np.bitwise_count(words).sum()) < len(logits)  # of whichever are few, those are touched
         few = _set_bits(words if is_few else ~words)
         few = few[: np.searchsorted(few, len(logits))]
         if is_few:
-            kept = logits[few]
-            result.fill(-np.inf)
-            result[few] = kept
-        else:
-            result[few] = -np.inf
-            result[32 * len(words) :] = -np.inf  # logits may be longer than the vocabulary
-        return result
+            return logits[few], few
+        logits[few] = -np.inf
+        logits[32 * len(words) :] = -np.inf  # logits may be longer than the vocabulary
+        return logits, None
+
+    def allows(self, token_id: int) -> bool:
+        """Whether `narrow` would keep a token; without a mask, and so in a fraction of its time."""
+        if forced := self.forced():  # which llguidance would also take in other tokens
+            return token_id == forced[0]
+        if self._matcher.is_stopped():  # and would take none
+            return token_id in self._stop_tokens
+        return bool(self._matcher.validate_tokens([token_id]))
 
     def forced(self) -> list[int]:
         """Tokens that come next whatever the logits are: the mask leaves each as the only one. Often none."""
@@ -163,7 +174,7 @@ class ConstraintFactory:
             grammar = llguidance.LLMatcher.grammar_from_regex(response_format.schema_or_pattern)
         except ValueError as error:
             raise _refused(response_format, str(error)) from error
-        return Constraint(self._matcher(grammar, response_format))
+        return Constraint(self._matcher(grammar, response_format), self._tokenizer)
 
     def _for_json(self, response_format: ResponseFormat) -> Constraint:
         import llguidance
@@ -181,7 +192,8 @@ class ConstraintFactory:
         _, notes = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
         if notes:
             _log.info("of a JSON schema, checked when the reply is complete: %s", "; ".join(notes))
-        return Constraint(matcher, checker(given)) if is_checked or notes else Constraint(matcher)
+        checks = [checker(given)] if is_checked or notes else []
+        return Constraint(matcher, self._tokenizer, *checks)
 
     def _matcher(self, grammar: str, response_format: ResponseFormat) -> Any:
         import llguidance
@@ -194,7 +206,7 @@ class ConstraintFactory:
 
 def _set_bits(words: NDArray[np.uint32]) -> NDArray[np.intp]:
     """Numbers of the bits that are set, rising; words that are 0 are passed over."""
-    at = np.flatnonzero(words)
+    at = np.flatnonzero(words != 0)  # of booleans it is much faster
     bits = np.flatnonzero(np.unpackbits(words[at].view(np.uint8), bitorder="little").view(np.bool_))
     numbers: NDArray[np.intp] = at[bits >> 5] * 32 + (bits & 31)
     return numbers

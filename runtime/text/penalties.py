@@ -1,16 +1,17 @@
 """What pushes a token's logit down because of what was generated before: repetition, repeated n-grams, a ban list.
 
-Each is a pure function of the logits and of the tokens generated *in this reply*: the prompt does not count, and a new
+Each follows from the logits and the tokens generated *in this reply*: the prompt does not count, and a new
 reply starts afresh. The arithmetic is LiteRT-LM's (runtime/components/logits_processor at 0.18.1).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from gemma_edge.runtime.text.logits import Logits
-from gemma_edge.runtime.text.sampler import SamplerError, banned
+from gemma_edge.runtime.text.sampler import SamplerError
 
 
 @dataclass(frozen=True)
@@ -81,42 +82,39 @@ class Penalties:
     suppress: SuppressTokensConfig = SuppressTokensConfig()
     bias: Mapping[int, float] = field(default_factory=dict)  # added to logits, by token id (litert_lm has none)
 
-    def apply(self, logits: Logits, generated: Sequence[int]) -> Logits:
-        """New logits [V], or the same array where nothing applies. generated: this reply's tokens, oldest first."""
-        logits = penalize_repetition(biased(logits, self.bias), generated, self.repetition)
-        repeats = repeating_tokens(generated, self.no_repeat_ngram)
+    def apply(self, logits: Logits, generated: Sequence[int]) -> None:
+        """Changes logits [V]. generated: this reply's tokens, oldest first."""
+        add_bias(logits, self.bias)
+        penalize_repetition(logits, generated, self.repetition)
         never = self.suppress.suppress_tokens or ()
-        return banned(logits, [*repeats, *never]) if repeats or never else logits
+        ban(logits, [*repeating_tokens(generated, self.no_repeat_ngram), *never])
 
 
-def biased(logits: Logits, bias: Mapping[int, float]) -> Logits:
-    """Logits [V] with a number added to some; ids outside the vocabulary are ignored."""
-    if not bias:
-        return logits
-    result = logits.copy()
+def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:
+    """Adds a number to some of the logits [V]; ids outside the vocabulary are ignored."""
     for token_id, value in bias.items():
-        if 0 <= token_id < len(result):
-            result[token_id] += np.float32(value)
-    return result
+        if 0 <= token_id < len(logits):
+            logits[token_id] += np.float32(value)
 
 
-def penalize_repetition(logits: Logits, generated: Sequence[int], config: RepetitionPenaltyConfig) -> Logits:
-    """Logits [V] with every generated token made less likely."""
+def ban(logits: Logits, token_ids: Iterable[int]) -> None:
+    """Sets some of the logits [V] to -inf; ids outside the vocabulary are ignored."""
+    logits[[token_id for token_id in token_ids if 0 <= token_id < len(logits)]] = -np.inf
+
+
+def penalize_repetition(logits: Logits, generated: Sequence[int], config: RepetitionPenaltyConfig) -> None:
+    """Makes every generated token less likely: changes logits [V]."""
     recent = generated[-config.window_size :] if config.window_size else generated
     factor, presence = config.repetition_penalty or 1.0, config.presence_penalty or 0.0
     frequency = config.frequency_penalty or 0.0
     if not recent or (factor == 1.0 and presence == 0.0 and frequency == 0.0):
-        return logits
-    token_ids = np.asarray(recent)  # [n]; what came twice is written twice, the same
-    lowered = np.full(1, presence, np.float32)  # or [n]
-    if frequency:
-        token_ids, counts = np.unique(token_ids, return_counts=True)
-        lowered = lowered + counts.astype(np.float32) * np.float32(frequency)
+        return
+    counts = Counter(recent)
+    token_ids = np.fromiter(counts, np.intp, len(counts))  # [n]
+    lowered = np.float32(presence) + np.fromiter(counts.values(), np.float32, len(counts)) * np.float32(frequency)
     values = logits[token_ids]
     values = np.where(values > 0, values / np.float32(factor), values * np.float32(factor))
-    result = logits.copy()
-    result[token_ids] = values - lowered
-    return result
+    logits[token_ids] = values - lowered
 
 
 def repeating_tokens(generated: Sequence[int], config: NoRepeatNgramConfig) -> set[int]:

@@ -6,7 +6,6 @@ to 1024; above that its candidates are unsorted and its sums are rounded in anot
 """
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,17 +91,25 @@ class Sampler:
         copied._random = copy.copy(self._random)
         return copied
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether it takes the likeliest token, and needs no others."""
+        return self._top_k == 1
+
     def pick(self, logits: Logits) -> int:
         """One token id. logits: float32 [V]; -inf marks what may not be chosen, the array is not changed.
 
-        Where all are -inf, some token.
+        Where one is NaN or infinite, that one; where all are -inf, some token.
         """
-        if self._top_k == 1:
+        if self.is_greedy:
             return int(np.argmax(logits))
         candidates = _best(logits, min(self._top_k, len(logits)))  # [k], best first
         if len(candidates) == 0:
             return 0
-        weights = np.exp((logits[candidates] - logits[candidates[0]]) / np.float32(self._temperature))
+        highest = logits[candidates[0]]
+        if not np.isfinite(highest):
+            return int(candidates[0])
+        weights = np.exp((logits[candidates] - highest) / np.float32(self._temperature))
         probabilities = weights * (np.float32(1) / np.cumsum(weights)[-1])  # float32 [k], summed in order like C++
         cumulative = np.cumsum(probabilities, dtype=np.float64)
         # The first candidate that reaches top_p is still in. Rounding may keep the whole sum just below it.
@@ -119,12 +126,14 @@ def _best(logits: Logits, k: int) -> NDArray[np.int64]:
     """Indices of the k largest, largest first, lower index first among equals: int64 [k]; those at -inf are left out.
 
     The k-th largest of the groups' maxima is a bound that at least k logits reach, and hardly more do: nothing is
-    sorted but what does. 0.1 ms of Gemma's vocabulary, where a partition takes 3. What no number is comes nowhere near:
-    see Decoding.
+    sorted but what does. 0.1 ms of Gemma's vocabulary, where a partition takes 3. One that is NaN or infinite is alone.
     """
     groups = max(_GROUPS, 2 * k)
-    whole = len(logits) // groups * groups
-    maxima = logits[:whole].reshape(-1, groups).max(axis=0, initial=-np.inf)
+    rest = len(logits) % groups
+    maxima = logits[rest:].reshape(-1, groups).max(axis=0, initial=-np.inf)
+    maxima[:rest] = np.maximum(maxima[:rest], logits[:rest])
+    if not maxima.max() < np.inf:
+        return np.array([np.argmax(logits)])
     possible = maxima[maxima > -np.inf]  # partition is slow among many equals
     if len(possible) < k:
         return _sorted(logits, np.flatnonzero(logits > -np.inf))[:k]
@@ -133,7 +142,12 @@ def _best(logits: Logits, k: int) -> NDArray[np.int64]:
 
 
 def _sorted(logits: Logits, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    return indices[np.lexsort((indices, -logits[indices]))]
+    """By logit, largest first, and by index among equals: sorts whole numbers, several times as fast as `lexsort`."""
+    bits = (logits[indices] + np.float32(0)).view(np.int32)  # there is no -0 any more
+    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)  # in the order of the logits
+    keys = indices - (rising << 32)
+    keys.sort()
+    return keys & 0xFFFFFFFF
 
 
 class _MinStd:
@@ -159,10 +173,3 @@ def log_probability(logits: Logits, token_id: int) -> float:
     """The natural logarithm of a token's softmax probability, in float64."""
     shifted = logits.astype(np.float64) - float(np.max(logits))
     return float(shifted[token_id] - np.log(np.sum(np.exp(shifted))))
-
-
-def banned(logits: Logits, token_ids: Iterable[int]) -> Logits:
-    """A copy with these tokens at -inf; ids outside the vocabulary are ignored."""
-    result = logits.copy()
-    result[[token_id for token_id in token_ids if 0 <= token_id < len(logits)]] = -np.inf
-    return result

@@ -12,14 +12,14 @@ LITERT, ONNX = ENGINES.values()
 TOLERANCE_BYTES, TOLERANCE = 50 * MIB, 0.10  # whichever is larger
 
 
-@pytest.mark.parametrize("record", load_records(), ids=lambda r: f"{r.case.target}@{r.case.context_tokens}-{r.engine}")
+@pytest.mark.parametrize("record", load_records(), ids=lambda r: f"{r.case.name} {r.case.context_tokens} {r.engine}")
 def test_the_plan_is_within_10_percent_or_50_mib(record: Record) -> None:
     allowed_bytes = max(TOLERANCE_BYTES, TOLERANCE * record.anon_bytes)
     assert abs(planned(record.case, record.engine).anon_bytes - record.anon_bytes) <= allowed_bytes
 
 
 def test_every_combination_was_measured() -> None:
-    records = load_records()
+    records = [record for record in load_records() if not record.case.more]
     assert {record.case.size for record in records} == {"1b", "e2b", "e4b"}
     assert {record.engine for record in records} == {*LITERT, *ONNX} == set(fill_context.ENGINES)
     assert {record.case.context_tokens for record in records} == {1024, 4096, 32_768}
@@ -27,6 +27,24 @@ def test_every_combination_was_measured() -> None:
         found = {record.case.target.partition("-")[2] for record in records if record.engine in engines}
         assert found == precisions
         assert len([r for r in records if r.engine in engines]) == 3 * 3 * len(precisions) * len(engines)
+
+
+def test_signatures_that_are_asked_for_were_measured() -> None:
+    found = {record.case for record in load_records() if record.case.more}
+    wanted = ["1b-int4@1024+batch=2,4,8", "1b-int4@4096+batch=2,4,8", "1b-int4@4096+draft=4,8"]
+    assert found == {*map(Case.parse, wanted)}
+
+
+def test_a_batch_is_planned_with_all_its_conversations() -> None:
+    case = Case.parse("1b-int4@1024+batch=2,4")
+    assert (case.name, case.options) == ("1b-int4 --batch 2,4", ("--batch", "2,4"))
+    assert (case.rows("batch"), case.rows("draft")) == ((2, 4), ())
+    plain = planned(Case.parse("1b-int4@1024"), "litert")
+    more = {part.name: part.anon_bytes for part in planned(case, "litert").parts}
+    [kv] = (part.anon_bytes for part in plain.parts if part.name == "KV cache")
+    assert more["KV cache"] == 4 * kv
+    assert more["signatures of batches"] > 0
+    assert table([Record(case, "litert", plain.anon_bytes, 0)]).splitlines()[-1].endswith(" |  |  |  |")
 
 
 def test_the_readme_shows_the_table(repository: Path) -> None:

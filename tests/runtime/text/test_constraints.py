@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from llguidance.numpy import apply_token_bitmask_inplace
 
-from gemma_edge.runtime.text.constraints import _JSON_OPTIONS, ConstraintError, ConstraintFactory, ResponseFormat
+from gemma_edge.runtime.text.constraints import (
+    _JSON_OPTIONS,
+    Constraint,
+    ConstraintError,
+    ConstraintFactory,
+    ResponseFormat,
+)
+from gemma_edge.runtime.text.logits import Logits
 from gemma_edge.runtime.text.tokenizer import Tokenizer
 from tools.schema_suite import can_be_written
 
@@ -28,13 +35,23 @@ def factory(tokenizer: Tokenizer) -> ConstraintFactory:
     return ConstraintFactory(tokenizer, [END_OF_TURN, EOS])
 
 
+def masked(constraint: Constraint, logits: Logits) -> Logits:
+    """Logits [V] with -inf at what may not follow."""
+    found, token_ids = constraint.narrow(logits.copy())
+    if token_ids is None:
+        return found
+    result = np.full_like(logits, -np.inf)
+    result[token_ids] = found
+    return result
+
+
 def say_anything(factory: ConstraintFactory, tokenizer: Tokenizer, response_format: ResponseFormat, seed: int) -> str:
     """What a model with random logits writes under the constraint, until it stops."""
     rng = np.random.default_rng(seed)
     constraint = factory.create(response_format)
     ids: list[int] = []
     while len(ids) < 500:
-        logits = constraint.mask(rng.normal(size=LOGITS_LENGTH).astype(np.float32))
+        logits = masked(constraint, rng.normal(size=LOGITS_LENGTH).astype(np.float32))
         assert np.all(logits[tokenizer.size :] == -np.inf)
         token_id = int(np.argmax(logits))
         if token_id in (END_OF_TURN, EOS):
@@ -74,9 +91,8 @@ def test_a_reply_is_json_of_the_schema(
 
 
 @pytest.mark.parametrize("length", [LOGITS_LENGTH - 40, LOGITS_LENGTH, LOGITS_LENGTH + 500])
-@pytest.mark.parametrize("in_place", [False, True])
-def test_a_mask_is_llguidances_own(
-    factory: ConstraintFactory, tokenizer: Tokenizer, length: int, in_place: bool
+def test_what_is_drawn_from_is_what_llguidances_own_mask_leaves(
+    factory: ConstraintFactory, tokenizer: Tokenizer, length: int
 ) -> None:
     """Wherever few tokens may follow or nearly all; and as without what the factory prepares for strings."""
     wanted = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 40}}, "required": ["a"]}
@@ -85,16 +101,14 @@ def test_a_mask_is_llguidances_own(
     plain = llguidance.LLMatcher(factory._tokenizer.with_slices([]), grammar)
     logits = np.random.default_rng(0).normal(size=length).astype(np.float32)
     allowed = set()
-    for token_id in [*tokenizer.encode('{"a": "once upon a time there was'), *tokenizer.encode('"')]:
+    for token_id in [*tokenizer.encode('{"a": "once upon a time there was'), *tokenizer.encode('"}'), END_OF_TURN]:
         words = np.frombuffer(plain.compute_bitmask(), np.int32)
         expected = logits.copy()
         apply_token_bitmask_inplace(expected, words)
-        given = logits.copy()
-        masked = constraint.mask(given, in_place=in_place)
-        assert np.array_equal(masked, expected)
-        assert (masked is given) == in_place
-        assert in_place or np.array_equal(given, logits)
-        allowed.add(bool(np.mean(masked > -np.inf) > 0.5))
+        assert np.array_equal(masked(constraint, logits), expected)
+        wanted_ids = range(min(length, tokenizer.size))
+        assert [constraint.allows(i) for i in wanted_ids] == [bool(expected[i] > -np.inf) for i in wanted_ids]
+        allowed.add(bool(np.mean(expected > -np.inf) > 0.5))
         constraint.accept(token_id)
         plain.consume_token(token_id)
     assert allowed == {False, True}
@@ -107,10 +121,10 @@ def test_forced_tokens_are_all_that_the_masks_leave(factory: ConstraintFactory) 
         while True:
             logits = random.normal(size=LOGITS_LENGTH).astype(np.float32)
             for token_id in constraint.forced():
-                assert np.flatnonzero(constraint.mask(logits) > -np.inf).tolist() == [token_id]
+                assert np.flatnonzero(masked(constraint, logits) > -np.inf).tolist() == [token_id]
                 constraint.accept(token_id)
                 forced_tokens += 1
-            token_id = int(np.argmax(constraint.mask(logits)))
+            token_id = int(np.argmax(masked(constraint, logits)))
             if token_id in (END_OF_TURN, EOS):
                 break
             constraint.accept(token_id)
@@ -123,7 +137,7 @@ def test_json_does_not_go_on_with_blanks_for_ever(factory: ConstraintFactory, to
     logits = np.zeros(LOGITS_LENGTH, np.float32)
     [blank] = tokenizer.encode("\n")
     blanks = 0
-    while constraint.mask(logits)[blank] == 0:
+    while masked(constraint, logits)[blank] == 0:
         constraint.accept(blank)
         blanks += 1
     assert blanks == 16
@@ -134,12 +148,15 @@ def test_stop_tokens_come_only_at_the_end(factory: ConstraintFactory, tokenizer:
     constraint = factory.create(ResponseFormat.regex("a.*z"))
     zeros = np.zeros(LOGITS_LENGTH, np.float32)
     for token_id in tokenizer.encode("a"):
-        assert constraint.mask(zeros)[END_OF_TURN] == -np.inf
+        assert masked(constraint, zeros)[END_OF_TURN] == -np.inf
+        assert not constraint.allows(END_OF_TURN)
         constraint.accept(token_id)
-    assert constraint.mask(zeros)[END_OF_TURN] == -np.inf
+    assert masked(constraint, zeros)[END_OF_TURN] == -np.inf
+    assert not constraint.allows(END_OF_TURN)
     for token_id in tokenizer.encode("z"):
         constraint.accept(token_id)
-    assert constraint.mask(zeros)[END_OF_TURN] == 0
+    assert masked(constraint, zeros)[END_OF_TURN] == 0
+    assert constraint.allows(END_OF_TURN)
 
 
 @pytest.mark.parametrize(

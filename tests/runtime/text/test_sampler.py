@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, _best, banned, log_probability
+from gemma_edge.runtime.text.penalties import ban
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, _best, log_probability
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05], np.float32))  # [V], V = 5
 
@@ -62,7 +63,9 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
 
 
 def test_minus_infinity_is_never_drawn() -> None:
-    assert set(draws(SamplerConfig(top_k=5, top_p=1.0), logits=banned(LOGITS, [1, 4, 99, -1]))) == {0, 2, 3}
+    logits = LOGITS.copy()
+    ban(logits, [1, 4, 99, -1])
+    assert set(draws(SamplerConfig(top_k=5, top_p=1.0), logits=logits)) == {0, 2, 3}
 
 
 def test_log_probability() -> None:
@@ -95,13 +98,17 @@ def test_the_bundles_own_settings() -> None:
 
 
 @pytest.mark.parametrize("size", [5, 512, 513, 2048, 262_145])
-@pytest.mark.parametrize("kind", ["spread", "equals", "mostly forbidden", "three left", "all equal", "in one place"])
+@pytest.mark.parametrize(
+    "kind", ["spread", "equals", "zeros of both signs", "mostly forbidden", "three left", "all equal", "in one place"]
+)
 def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
     random = np.random.default_rng(size)
     logits = random.normal(scale=5, size=size).astype(np.float32)
     match kind:
         case "equals":
             logits = np.round(logits)
+        case "zeros of both signs":
+            logits = np.round(logits / 10)
         case "mostly forbidden":
             logits[random.random(size) < 0.99] = -np.inf
         case "three left":
@@ -113,3 +120,14 @@ def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
     whole = np.lexsort((np.arange(size), -logits))
     for k in (1, 2, 40, 64, 1000, 1024):
         assert np.array_equal(_best(logits, min(k, size)), [i for i in whole[:k] if logits[i] > -np.inf])
+
+
+@pytest.mark.parametrize("size", [20, 2048, 262_400])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("top_k", [1, 64, 1024])
+def test_what_no_number_is_is_picked_so_that_it_is_noticed(size: int, bad: float, top_k: int) -> None:
+    """Wherever it is: in a group of _best, or in the rest."""
+    for at in (0, 7, size - 1):
+        logits = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        logits[at] = bad
+        assert Sampler(SamplerConfig(top_k=top_k)).pick(logits) == at
