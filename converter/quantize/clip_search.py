@@ -14,7 +14,7 @@ for blocks and 0.2 dB for rows; the gain over no search is 0.4 to 0.9 dB and 2.4
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class ClipSearch:
         looked_at = absolute[:, :: self.stride]
         scaled = np.multiply(looked_at, to_bins[:, np.newaxis], out=looked_at)
         cells = scaled.astype(np.int32)  # and only then to intp: numpy has vector instructions for either step
-        cells += np.arange(0, groups * bins, bins, dtype=np.int32)[:, np.newaxis]
+        cells += _first_cells(*cells.shape, bins)
         places = cells.ravel().astype(np.intp)
         counts = np.bincount(places, minlength=batches * _BATCH * bins).astype(self.costs.dtype)
         best = _least(counts.reshape(batches, _BATCH, bins), self.likely)[:groups]
@@ -70,6 +70,12 @@ class ClipSearch:
         if unsure.size:
             best[unsure] = _least(counts.reshape(-1, 1, bins)[unsure], self.costs)
         return _RATIOS[best]
+
+
+@lru_cache(maxsize=8)
+def _first_cells(groups: int, width: int, bins: int) -> NDArray[np.int32]:
+    """Where the histogram of each value's group begins, [groups, width]: numpy adds it twice as fast as a column."""
+    return np.repeat(np.arange(0, groups * bins, bins, dtype=np.int32), width).reshape(groups, width)
 
 
 def _least(counts: NDArray[np.floating], costs: NDArray[np.floating]) -> NDArray[np.intp]:

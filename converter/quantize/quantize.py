@@ -23,9 +23,6 @@ _BLOCK_VALUES = 1 << 18
 """Values that are worked on at a time: 1 MiB, so that a pass finds in L2 what the one before wrote. Not less, because
 shorter calls into numpy make threads queue for the GIL: two threads did 123 M values/s with 2^16 and 253 with 2^19."""
 
-_SHORT = 256
-"""Values of a group up to which np.maximum.reduceat is faster than reducing an axis: twice, of groups of 64."""
-
 _SMALLEST_SCALE = np.float32(2.0**-126)
 """XNNPACK refuses a scale that is zero or subnormal. Also the scale of a row of zeros."""
 
@@ -225,14 +222,14 @@ def _sum_of_squares(values: NDArray[np.float32]) -> float:
 
 
 def _absmax(absolute: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest value of each group, [groups, width] -> [groups]; NaN if there is one."""
+    """Largest value of each group, [groups, width] -> [groups]; NaN if there is one.
+
+    By bit patterns, which rank as the numbers do while no sign bit is set, and NaN last: numpy is twice as fast.
+    """
     groups, width = absolute.shape
-    largest: NDArray[np.float32]
-    if width > _SHORT:
-        largest = absolute.max(axis=1)
-    else:
-        largest = np.maximum.reduceat(absolute.reshape(-1), np.arange(0, groups * width, width))
-    return largest
+    bits = absolute.reshape(-1).view(np.int32)
+    largest: NDArray[np.int32] = np.maximum.reduceat(bits, np.arange(0, groups * width, width))
+    return largest.view(np.float32)
 
 
 def _store_floats(values: NDArray[np.float32], encoding: Encoding) -> Quantized:
