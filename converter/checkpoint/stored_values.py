@@ -99,7 +99,9 @@ def _read_floats(stored: memoryview, dtype: str, values: Float32) -> bool:
     if bits.size and (bits.view(f"i{bits.itemsize}").max() >= limit or bits.max() >= sign + limit):
         return False
     if dtype == "BF16":  # the upper half of a float32
-        np.left_shift(bits, 16, out=values.view(np.uint32), dtype=np.uint32)
+        upper = values.view(np.uint32)
+        upper[:] = bits  # and only then shifted: one call that does both goes through a buffer
+        upper <<= 16
     else:
         values[:] = bits.view(f"f{bits.itemsize}")
     return True

@@ -135,27 +135,28 @@ class LitertBundle:
         """
         errors: dict[str, QuantError] = {}
         file.truncate(self.nbytes)
-        digests: list[Future[str]] = []
-        synced: list[Future[None]] = []
+        finished: list[Future[list[str]]] = []
         streamed: list[tuple[PlannedSection, Section]] = []
         stream = Stream(checkpoint, self.plan.specs, self.plan.storages, file, 0, quantizers, look)
-        with ThreadPoolExecutor(1) as hashing:  # of one section while the next one streams
+
+        def finish(sections: Sequence[tuple[PlannedSection, Section]]) -> list[str]:
+            """Write what is left of sections whose weights are stored; their digests."""
+            for planned, place in sections:  # a root is last: it holds the scales measured
+                content = planned.content
+                write_at(file, content.root() if isinstance(content, TfliteFile) else content, place.begin)
+            os.fsync(file.fileno())  # as long as there is other work
+            return [sha256_of(file.fileno(), place.begin, place.end) for _, place in sections]
+
+        with ThreadPoolExecutor(1) as finishing:  # of one section while the next one streams
             for planned, section in zip(self.sections, self._layout().sections, strict=True):
                 if isinstance(planned.content, TfliteFile):
                     errors |= write_weights(planned.content, replace(stream, begin=section.begin), on_bytes)
                 streamed.append((planned, section))
-                if planned.spec.reach:  # it ends in the next one
-                    continue
-                for each, place in streamed:  # a root is last: it holds the scales measured
-                    content = each.content.root() if isinstance(each.content, TfliteFile) else each.content
-                    write_at(file, content, place.begin)
-                synced.append(hashing.submit(os.fsync, file.fileno()))  # as long as there is other work
-                for _, place in streamed:
-                    digests.append(hashing.submit(sha256_of, file.fileno(), place.begin, place.end))
-                streamed.clear()
-            for sync in synced:
-                sync.result()
-            layout = self._layout(identity(), [digest.result() for digest in digests])
+                if not planned.spec.reach:  # else it ends in the next one
+                    finished.append(finishing.submit(finish, tuple(streamed)))
+                    streamed.clear()
+            digests = [digest for each in finished for digest in each.result()]
+        layout = self._layout(identity(), digests)
         assert len(layout.header) <= layout.sections[0].begin
         write_at(file, layout.header, 0)
         return errors

@@ -1,12 +1,11 @@
 """A tied embedding in a bundle: the head's table lies in the embedder's section, and the rests of its rows behind it.
 
-The decoder's section, which is before the embedder's, goes on into that and multiplies by the same bytes. The head is
-stored first; rests are what its final integers leave, however they were chosen.
+The decoder's section, which is before the embedder's, goes on into that and multiplies by the same bytes. Rests are
+what the head's final integers leave, however they were chosen, and are stored with them.
 """
 
-import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,11 @@ from gemma_edge.converter.litert.ops import Subgraph
 from gemma_edge.converter.quantize.quantize import QuantError, Quantized
 from gemma_edge.converter.quantize.rests import quantize_rests
 from gemma_edge.converter.quantize.stored import StoredWeight
-from gemma_edge.converter.quantize.stream import CHUNK_BYTES, Stream
+from gemma_edge.converter.quantize.stream import Stream
 from gemma_edge.converter.tensors import HEAD
+from gemma_edge.runtime.formats.encoding import Encoding
+
+_BLOCK_VALUES = 1 << 18  # worked on at a time, in a dozen copies
 
 
 def with_rests(sub: Subgraph, integers: Tensor, ids: Tensor, rests: StoredWeight) -> Tensor:
@@ -42,29 +44,42 @@ def write_weights(file: TfliteFile, stream: Stream, on_bytes: Callable[[int], No
     storage, head = stream.storages[EMBEDDING], weights.get(HEAD)
     if storage.head is None or head is None:
         return stream.write(weights.values(), on_bytes)
-    rests, encoding = weights.pop(EMBEDDING, None), storage.head.encoding
-    errors = stream.write(weights.values(), on_bytes)
+    rests = weights.pop(EMBEDDING, None)
     if rests is None:
         on_bytes(2 * stream.specs[EMBEDDING].values)
-        return errors
-
-    def quantize(first: int, rows: NDArray[np.float32]) -> Quantized:
-        return quantize_rests(rows, _stored(head, stream, first, len(rows)), encoding, storage.encoding)
-
-    by_rows = replace(stream, quantizers={EMBEDDING: quantize}, rounded_bytes=CHUNK_BYTES // 4)  # a dozen copies
-    return errors | by_rows.write([rests], on_bytes)
+        return stream.write(weights.values(), on_bytes)
+    beside_head = _Rests(rests, storage.head.encoding, stream, on_bytes)
+    errors = replace(stream, look=beside_head.look).write(weights.values(), on_bytes)
+    return errors | {EMBEDDING: beside_head.error}
 
 
-def _stored(placed: TfliteWeight, stream: Stream, first: int, count: int) -> Quantized:
-    """Rows of blocks, as they lie in the file."""
-    encoding, columns = placed.weight.encoding, placed.weight.shape[1]
-    shape = count, columns
+@dataclass(frozen=True)
+class _Rests:
+    """What stores the rests of the head's rows while these are stored."""
 
-    def read(offset: int, nbytes: int) -> NDArray[np.uint8]:
-        """Of the same bytes in every row."""
-        data = os.pread(stream.file.fileno(), nbytes * count, stream.begin + offset + first * nbytes)
-        return np.frombuffer(data, np.uint8).reshape(count, nbytes)
+    placed: TfliteWeight
+    head: Encoding
+    stream: Stream
+    on_bytes: Callable[[int], None]
+    errors: dict[int, QuantError] = field(default_factory=dict)  # by first row
 
-    data = read(placed.data_offset, placed.weight.row_bytes)
-    scales = read(placed.scale_offset, encoding.scale_bytes((1, columns)))
-    return Quantized(data, scales.reshape(-1).view(encoding.scale_dtype).reshape(encoding.scale_shape(shape)))
+    def look(self, name: str, begin: int, rows: NDArray[np.float32], stored: Quantized) -> None:
+        """See stream.Look."""
+        if self.stream.look is not None:
+            self.stream.look(name, begin, rows, stored)
+        if name != HEAD:
+            return
+        assert stored.scales is not None
+        step = max(1, _BLOCK_VALUES // rows.shape[1])
+        for first in range(0, len(rows), step):
+            part = slice(first, first + step)
+            head = Quantized(stored.data[part], stored.scales[part])
+            found = quantize_rests(rows[part], head, self.head, self.placed.weight.encoding)
+            self.placed.put(begin + first, found, self.stream.put)
+            self.errors[begin + first] = found.error
+        self.on_bytes(2 * rows.size)
+
+    @property
+    def error(self) -> QuantError:
+        """Of all rows, added in their order."""
+        return sum((self.errors[first] for first in sorted(self.errors)), QuantError())

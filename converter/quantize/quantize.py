@@ -9,7 +9,6 @@ A call works on blocks of rows, with buffers made once per call. numpy releases 
 tensor may run on several threads. tools/bench_quantize.py prints the rates.
 """
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -23,9 +22,6 @@ from gemma_edge.runtime.formats.encoding import Encoding
 _BLOCK_VALUES = 1 << 18
 """Values that are worked on at a time: 1 MiB, so that a pass finds in L2 what the one before wrote. Not less, because
 shorter calls into numpy make threads queue for the GIL: two threads did 123 M values/s with 2^16 and 253 with 2^19."""
-
-_SHORT = 256
-"""Values of a group up to which np.maximum.reduceat is faster than reducing an axis: twice, of groups of 64."""
 
 _SMALLEST_SCALE = np.float32(2.0**-126)
 """XNNPACK refuses a scale that is zero or subnormal. Also the scale of a row of zeros."""
@@ -218,20 +214,22 @@ def error_of(difference: NDArray[np.float32], values: NDArray[np.float32]) -> Qu
 
 
 def _sum_of_squares(values: NDArray[np.float32]) -> float:
-    """Per row in float32, then in float64. Not np.dot: OpenBLAS would use threads of its own."""
-    rows = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
-    return float(np.einsum("nk,nk->n", rows, rows).sum(dtype=np.float64))
+    """In float32 where OpenBLAS uses no threads of its own, of at most 4096 values, then in float64."""
+    flat = values.reshape(-1)
+    whole = flat[: flat.size // 4096 * 4096].reshape(-1, 4096)
+    rest = flat[whole.size :]
+    return float(np.vecdot(whole, whole).sum(dtype=np.float64) + np.vecdot(rest, rest))
 
 
 def _absmax(absolute: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Largest value of each group, [groups, width] -> [groups]; NaN if there is one."""
+    """Largest value of each group, [groups, width] -> [groups]; NaN if there is one.
+
+    By bit patterns, which rank as the numbers do while no sign bit is set, and NaN last: numpy is twice as fast.
+    """
     groups, width = absolute.shape
-    largest: NDArray[np.float32]
-    if width > _SHORT:
-        largest = absolute.max(axis=1)
-    else:
-        largest = np.maximum.reduceat(absolute.reshape(-1), np.arange(0, groups * width, width))
-    return largest
+    bits = absolute.reshape(-1).view(np.int32)
+    largest: NDArray[np.int32] = np.maximum.reduceat(bits, np.arange(0, groups * width, width))
+    return largest.view(np.float32)
 
 
 def _store_floats(values: NDArray[np.float32], encoding: Encoding) -> Quantized:

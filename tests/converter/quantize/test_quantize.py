@@ -98,6 +98,19 @@ def test_the_search_sums_whole_numbers_that_stay_exact(largest: int, width: int)
     assert search.costs.max() * sampled < 2 ** (np.finfo(search.costs.dtype).nmant + 1)
 
 
+@pytest.mark.parametrize(("largest", "clips_most"), [(7, False), (1, True)])
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_a_group_gets_the_first_of_the_ratios_that_cost_least(largest: int, clips_most: bool, width: int) -> None:
+    search = clip_search(largest, width)
+    values = np.abs(np.random.default_rng(3).standard_t(4, (500, width))).astype(np.float32)
+    absmax = values.max(axis=1)
+    cells = (values * (np.float32(len(search.costs) - 1) / absmax)[:, np.newaxis]).astype(np.intp)
+    expected = search.costs[cells].sum(axis=1).argmin(axis=1)
+    assert (expected > 15).any() == clips_most  # beyond those that are tried first
+    found = search.ratios(values, absmax)
+    np.testing.assert_array_equal(found, (40 - expected).astype(np.float32) / np.float32(40))
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("search", Search)
 def test_block_scales_survive_rounding_to_bfloat16(block: int, search: Search) -> None:
