@@ -32,6 +32,7 @@ def test_every_combination_was_measured() -> None:
 def test_signatures_that_are_asked_for_were_measured() -> None:
     found = {record.case for record in load_records() if record.case.more}
     wanted = ["1b-int4@1024+batch=2,4,8", "1b-int4@4096+batch=2,4,8", "1b-int4@4096+draft=4,8"]
+    wanted += ["e2b-int4@4096+batch=2,4,8", "e2b-int4@4096+draft=4,8"]
     assert found == {*map(Case.parse, wanted)}
 
 
