@@ -218,7 +218,8 @@ def _sum_of_squares(values: NDArray[np.float32]) -> float:
     flat = values.reshape(-1)
     whole = flat[: flat.size // 4096 * 4096].reshape(-1, 4096)
     rest = flat[whole.size :]
-    return float(np.vecdot(whole, whole).sum(dtype=np.float64) + np.vecdot(rest, rest))
+    with np.errstate(over="ignore"):  # of values above 1e17 or so the sum is infinite
+        return float(np.vecdot(whole, whole).sum(dtype=np.float64) + np.vecdot(rest, rest))
 
 
 def _absmax(absolute: NDArray[np.float32]) -> NDArray[np.float32]:

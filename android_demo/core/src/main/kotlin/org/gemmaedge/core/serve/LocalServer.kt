@@ -60,6 +60,7 @@ class Reply internal constructor(private val output: OutputStream) {
 class LocalServer private constructor(private val socket: ServerSocket, val key: String, private val handler: Handler) : AutoCloseable {
     private val places = Semaphore(MOST_CONNECTIONS)
     private val open = mutableSetOf<Socket>()
+    private var isClosed = false // guarded by open
 
     val port: Int get() = socket.localPort
     val address: String get() = "http://127.0.0.1:$port/v1"
@@ -67,7 +68,10 @@ class LocalServer private constructor(private val socket: ServerSocket, val key:
     /** Whoever is being answered is cut off. */
     override fun close() {
         socket.close()
-        synchronized(open) { open.toList() }.forEach { it.close() }
+        synchronized(open) {
+            isClosed = true
+            open.toList()
+        }.forEach { it.close() }
     }
 
     private fun accept() {
@@ -81,7 +85,11 @@ class LocalServer private constructor(private val socket: ServerSocket, val key:
                 client.close()
                 continue
             }
-            synchronized(open) { open += client }
+            // accept may still give a client that came while close was under way.
+            if (!synchronized(open) { !isClosed && open.add(client) }) {
+                client.close()
+                return
+            }
             thread(isDaemon = true, name = "local server") {
                 try {
                     client.use(::serve)

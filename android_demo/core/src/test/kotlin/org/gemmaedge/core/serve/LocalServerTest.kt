@@ -194,4 +194,20 @@ class LocalServerTest {
         assertTrue((switch.state.value as ServerState.On).key != on.key)
         switch.off()
     }
+
+    @Test
+    fun `who comes while it closes is not answered after that`() {
+        repeat(300) {
+            val server = LocalServer.start(0, api)
+            val head = head("Host: localhost:1", "Authorization: Bearer ${server.key}")
+            Socket(InetAddress.getByAddress(byteArrayOf(127, 0, 0, 1)), server.port).use { client ->
+                server.close()
+                val answer = runCatching {
+                    client.getOutputStream().write(head.toByteArray())
+                    client.getInputStream().bufferedReader().readLine()
+                }
+                assertTrue("200" !in answer.getOrNull().orEmpty())
+            }
+        }
+    }
 }
