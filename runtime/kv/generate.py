@@ -170,6 +170,10 @@ def _pick(how: Decoding, logits: Logits) -> int:
         if how.constraint is None or (logits[picked] != -np.inf and how.constraint.allows(picked)):
             _check_finite(logits[picked])
             return picked  # mostly: a model that is asked for a format keeps to it
+    elif how.constraint.is_wide():
+        allowed = how.sampler.pick_allowed(logits, how.constraint.allowed)
+        if allowed is not None:
+            return allowed
     logits, token_ids = how.constraint.narrow(logits)
     picked = how.sampler.pick(logits)
     if logits[picked] == -np.inf:
