@@ -21,7 +21,7 @@ _EPSILON = float(np.finfo(np.float32).eps)
 
 
 class SamplerError(GemmaEdgeError, ValueError):
-    """A sampling setting is out of range. Also a ValueError, which is what litert_lm raises."""
+    """A sampling setting is out of range, or leaves no token. Also a ValueError, which is what litert_lm raises."""
 
 
 @dataclass(frozen=True)
