@@ -70,6 +70,12 @@ _ORDER = _object(
     customer=_object(first_name=_TEXT, last_name=_TEXT, shipping_address=_TEXT),
     items={"type": "array", "items": _ITEM, "maxItems": 5},
 )
+
+
+def _summary(max_length: int) -> dict[str, Any]:
+    return _object(summary={"type": "string", "maxLength": max_length})
+
+
 _NOVEL = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
     "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
@@ -93,9 +99,11 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
             {"product_name": "black ink", "quantity": 2, "unit_price": 3.5},
         ],
     }),
-    "a long text": (_object(summary={"type": "string", "maxLength": 400}), {"summary": _NOVEL}),
+    "a long text": (_summary(400), {"summary": _NOVEL}),
 }
 # fmt: on
+IN_STRING = {"within a string": (400, 4, -3), "at the end of its maxLength": (len(_NOVEL), -7, -3)}
+"""What of the long text is counted by itself: its maxLength, and from which to which token."""
 
 
 @dataclass
@@ -139,18 +147,26 @@ def choices(tokenizer: Tokenizer, rounds: int) -> Iterator[tuple[str, list[float
     rng = np.random.default_rng(0)
     arrays = [rng.normal(scale=4, size=VOCABULARY_TOKENS).astype(np.float32) for _ in range(8)]
     factory = ConstraintFactory(tokenizer, STOP)
-    for name, config in SAMPLERS.items():
-        for penalties in (Penalties(), PENALTIES):
-            for is_format in (False, True):
-                seconds: list[float] = []
-                for schema, value in CASES.values():
-                    for _ in range(rounds):
-                        constraint = factory.create(ResponseFormat.json(schema)) if is_format else None
-                        how = Decoding(Sampler(config), STOPS, penalties, constraint)
-                        found = write(tokenizer, json.dumps(value), lambda ids: arrays[len(ids) % len(arrays)], how)
-                        seconds += found.choosing_s
-                parts = (name, "penalties" if penalties is PENALTIES else "", "JSON schema" if is_format else "")
-                yield ", ".join(filter(None, parts)), seconds
+
+    def seconds(config: SamplerConfig, penalties: Penalties, value: Any, schema: Any = None) -> list[float]:
+        found = list[float]()
+        for _ in range(rounds):
+            constraint = None if schema is None else factory.create(ResponseFormat.json(schema))
+            how = Decoding(Sampler(config), STOPS, penalties, constraint)
+            written = write(tokenizer, json.dumps(value), lambda ids: arrays[len(ids) % len(arrays)], how)
+            found += written.choosing_s
+        return found
+
+    for sampler, config in SAMPLERS.items():
+        for name, penalties in ((sampler, Penalties()), (f"{sampler}, penalties", PENALTIES)):
+            draw_all = partial(seconds, config, penalties)
+            yield name, [s for schema, value in CASES.values() for s in draw_all(value)]
+            yield f"{name}, JSON schema", [s for schema, value in CASES.values() for s in draw_all(value, schema)]
+            for what, (most, begin, end) in IN_STRING.items():
+                taken = draw_all({"summary": _NOVEL}, _summary(most))
+                tokens = len(taken) // rounds
+                within = [s for at in range(0, len(taken), tokens) for s in taken[at : at + tokens][begin:end]]
+                yield f"{name}, {what}", within
 
 
 class Model:

@@ -7,11 +7,12 @@ from enum import StrEnum
 
 import numpy as np
 
+from gemma_edge.profiles.errors import GemmaEdgeError
 from gemma_edge.runtime.executors.base import ExecutorError, Logits
 from gemma_edge.runtime.text.constraints import Constraint, ConstraintError
 from gemma_edge.runtime.text.logits import Scores, scores
-from gemma_edge.runtime.text.penalties import Penalties
-from gemma_edge.runtime.text.sampler import Sampler
+from gemma_edge.runtime.text.penalties import Penalties, ReplyPenalties, ban
+from gemma_edge.runtime.text.sampler import Sampler, SamplerError
 from gemma_edge.runtime.text.tokenizer import Detokenizer, Tokenizer
 
 
@@ -140,17 +141,20 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
     decode: the logits after one more token, float32 [V], which are changed. last: the token before the first that is
     drawn.
 
-    Raises ExecutorError: the logits are not finite. ConstraintError: penalties forbid what the constraint demands.
+    Raises ExecutorError: the logits are not finite. SamplerError: penalties forbid every token. ConstraintError: they
+    forbid what the constraint demands.
     """
     generated: list[int] = []
+    penalties = how.penalties.start()
     limit = room if how.max_output_tokens is None else min(room, how.max_output_tokens)
     started = time.perf_counter()
     while len(generated) < limit:
         given = decode(last)
         logits = given if how.best is None else given.copy()
-        how.penalties.apply(logits, generated)
-        last = _pick(how, logits)
+        penalties.apply(logits)
+        last = _pick(how, logits, penalties)
         generated.append(last)
+        penalties.add(last)
         now = time.perf_counter()
         told = None if how.best is None else scores(given, last, how.best)
         reason = Reason.STOP if how.stop.ended(generated) else Reason.LENGTH if len(generated) == limit else None
@@ -163,33 +167,58 @@ def draw(decode: Callable[[int], Logits], last: int, room: int, how: Decoding) -
     return Reason.LENGTH
 
 
-def _pick(how: Decoding, logits: Logits) -> int:
+def _pick(how: Decoding, logits: Logits, penalties: ReplyPenalties) -> int:
     """A token that may follow; changes logits [V]. Raises what `draw` does."""
     if how.constraint is None or how.sampler.is_greedy:
         picked = how.sampler.pick(logits)
         if how.constraint is None or (logits[picked] != -np.inf and how.constraint.allows(picked)):
-            _check_finite(logits[picked])
+            if not np.isfinite(logits[picked]):
+                raise _none_left(how, logits[picked], len(logits), penalties)
             return picked  # mostly: a model that is asked for a format keeps to it
-    logits, token_ids = how.constraint.narrow(logits)
-    picked = how.sampler.pick(logits)
-    if logits[picked] == -np.inf:
-        raise ConstraintError(
+    elif how.constraint.is_wide():
+        allowed = how.sampler.pick_allowed(logits, how.constraint.allowed)
+        if allowed is not None:
+            return allowed
+    left, token_ids = how.constraint.narrow(logits)
+    picked = how.sampler.pick(left)
+    if not np.isfinite(left[picked]):
+        raise _none_left(how, left[picked], len(logits), penalties)
+    return picked if token_ids is None else int(token_ids[picked])
+
+
+def _none_left(how: Decoding, logit: np.float32, tokens: int, penalties: ReplyPenalties) -> GemmaEdgeError:
+    """What is wrong where no token can be picked. logit: the likeliest token's. tokens: of the vocabulary.
+
+    Whether penalties forbid all of them is seen on logits of 0: the model's own have been changed by them.
+    """
+    banned = {name: token_ids for name, token_ids in penalties.banned().items() if token_ids}
+    zeros = np.zeros(tokens, np.float32)
+    for token_ids in banned.values():
+        ban(zeros, token_ids)
+    if how.constraint is not None:
+        zeros, _ = how.constraint.narrow(zeros)
+    if logit != -np.inf or np.any(zeros == 0):
+        return _not_finite(logit)
+    if how.constraint is not None:
+        return ConstraintError(
             "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
             "allows next; leave one of them out"
         )
-    _check_finite(logits[picked])
-    return picked if token_ids is None else int(token_ids[picked])
+    return SamplerError(
+        f"{' and '.join(banned)} forbid{'s' * (len(banned) == 1)} all {tokens} tokens; allow some of them"
+    )
 
 
 def finite(logits: Logits) -> Logits:
     """The same logits [V]. Raises ExecutorError where they are NaN or infinite: what is drawn then means nothing."""
-    _check_finite(np.max(logits))  # NaN if one is
+    highest = np.max(logits)  # NaN if one is
+    if not np.isfinite(highest):
+        raise _not_finite(highest)
     return logits
 
 
-def _check_finite(logit: np.float32) -> None:
-    if not np.isfinite(logit):
-        raise ExecutorError(f"the model's logits are not finite ({logit}); convert the checkpoint again")
+def _not_finite(logit: np.float32) -> ExecutorError:
+    return ExecutorError(f"the model's logits are not finite ({logit}); convert the checkpoint again")
 
 
 class ReplyText:

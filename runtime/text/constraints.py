@@ -6,6 +6,7 @@ Here it gets the bytes that the pieces stand for, so spaces and rare characters 
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -27,6 +28,9 @@ _JSON_OPTIONS = {"whitespace_pattern": "[ \\t\\r\\n]{0,16}"}
 # Which tokens may stand within any string of at least 30 more characters, llguidance then knows beforehand: of Gemma's
 # vocabulary a mask within a string with maxLength takes 0.1 ms, not 4. All of its slices would take 63 MB, this one 15.
 _SLICES = [r'[^"\\\x00-\x1F\x7F]{1,30}']
+
+# Within the last 30 characters it does take 3 ms. After a mask that slow, each of the likeliest tokens is asked about.
+_SLOW_MASK_S = 0.001
 
 
 class ConstraintError(GemmaEdgeError, ValueError):
@@ -92,8 +96,14 @@ class Constraint:
         that the matcher does not know."""
         self._matcher = matcher
         self._stop_tokens = tokenizer.eos_tokens
-        self._mask = np.zeros((1, -(-tokenizer.vocab_size // 32)), np.int32)  # [1, words], a bit for each token
+        self._vocabulary_tokens = tokenizer.vocab_size
+        words = -(-tokenizer.vocab_size // 32)
+        bits = np.zeros(words + 1, np.uint32)  # of each token; the last word stays 0, for tokens beyond the vocabulary
+        self._mask, self._octets = bits[:words], bits.view(np.uint8)
+        self._sample = self._mask[:: max(1, words // 128)]
         self._check_text = check
+        self._is_made = False  # whether the mask is that of what was accepted so far
+        self._mask_s = 0.0  # what the last one took
 
     def check(self, text: str) -> None:
         """Raises ConstraintError: a complete reply breaks what could not be enforced while it was written."""
@@ -107,27 +117,56 @@ class Constraint:
 
         Once the format is complete, only stop tokens may follow.
         """
-        from llguidance.numpy import fill_next_token_bitmask
-
-        fill_next_token_bitmask(self._matcher, self._mask)
-        self._check()
-        words = self._mask[0].view(np.uint32)
-        is_few = 2 * int(np.bitwise_count(words).sum()) < len(logits)  # of whichever are few, those are touched
-        few = _set_bits(words if is_few else ~words)
+        self._fill_mask()
+        is_few = 2 * int(np.bitwise_count(self._mask).sum()) < len(logits)  # of whichever are few, those are touched
+        few = _set_bits(self._mask if is_few else ~self._mask)
         few = few[: np.searchsorted(few, len(logits))]
         if is_few:
             return logits[few], few
         logits[few] = -np.inf
-        logits[32 * len(words) :] = -np.inf  # logits may be longer than the vocabulary
+        logits[32 * len(self._mask) :] = -np.inf  # logits may be longer than the vocabulary
         return logits, None
+
+    def is_wide(self) -> bool:
+        """Whether nearly all tokens may follow, as within a string; after a slow mask only a guess."""
+        if self._is_to_be_slow():
+            return True
+        self._fill_mask()
+        return 8 * int.from_bytes(self._sample.tobytes()).bit_count() > 7 * 32 * len(self._sample)
+
+    def allowed(self, token_ids: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether `narrow` would keep each of some tokens: bool [n]. token_ids: [n]."""
+        if self._is_to_be_slow():
+            return np.array(self._ask(token_ids.tolist()), np.bool_)
+        self._fill_mask()
+        octets = self._octets.take(token_ids >> 3, mode="clip")
+        found: NDArray[np.bool_] = (octets >> (token_ids & 7).astype(np.uint8) & 1).view(np.bool_)
+        return found
 
     def allows(self, token_id: int) -> bool:
         """Whether `narrow` would keep a token; without a mask, and so in a fraction of its time."""
-        if forced := self.forced():  # which llguidance would also take in other tokens
-            return token_id == forced[0]
+        return self._ask([token_id])[0]
+
+    def _ask(self, token_ids: list[int]) -> list[bool]:
+        """Whether the mask has each of some tokens; without one."""
+        if forced := self.forced():  # llguidance would also take other tokens
+            return [token_id == forced[0] for token_id in token_ids]
         if self._matcher.is_stopped():  # and would take none
-            return token_id in self._stop_tokens
-        return bool(self._matcher.validate_tokens([token_id]))
+            return [token_id in self._stop_tokens for token_id in token_ids]
+        # Asked about a token beyond the vocabulary, which logits may have, it would stop for good.
+        takes, end = self._matcher.validate_tokens, self._vocabulary_tokens
+        return [token_id < end and bool(takes([token_id])) for token_id in token_ids]
+
+    def _is_to_be_slow(self) -> bool:
+        return not self._is_made and self._mask_s > _SLOW_MASK_S
+
+    def _fill_mask(self) -> None:
+        if self._is_made:
+            return
+        started = time.perf_counter()
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)  # unsafe: of unchecked size
+        self._mask_s, self._is_made = time.perf_counter() - started, True
+        self._check()
 
     def forced(self) -> list[int]:
         """Tokens that come next whatever the logits are: the mask leaves each as the only one. Often none."""
@@ -137,6 +176,7 @@ class Constraint:
 
     def accept(self, token_id: int) -> None:
         """Moves past a token that the mask allowed."""
+        self._is_made = False
         self._matcher.consume_token(token_id)
         self._check()
 

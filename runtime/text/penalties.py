@@ -4,13 +4,13 @@ Each follows from the logits and the tokens generated *in this reply*: the promp
 reply starts afresh. The arithmetic is LiteRT-LM's (runtime/components/logits_processor at 0.18.1).
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from gemma_edge.runtime.text.logits import Logits
+from gemma_edge.runtime.text.occurrences import Counts, Ngrams
 from gemma_edge.runtime.text.sampler import SamplerError
 
 
@@ -34,6 +34,12 @@ class RepetitionPenaltyConfig:
             raise SamplerError(
                 f"repetition_penalty is {self.repetition_penalty}, expected at least 1.0; 1.0 switches it off"
             )
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if value is not None and not abs(value) <= float(np.finfo(np.float32).max):
+                raise SamplerError(
+                    f"{name} is {value}, expected a number within float32; leave it out to switch it off"
+                )
         _check_window(self.window_size)
 
 
@@ -82,12 +88,38 @@ class Penalties:
     suppress: SuppressTokensConfig = SuppressTokensConfig()
     bias: Mapping[int, float] = field(default_factory=dict)  # added to logits, by token id (litert_lm has none)
 
-    def apply(self, logits: Logits, generated: Sequence[int]) -> None:
-        """Changes logits [V]. generated: this reply's tokens, oldest first."""
-        add_bias(logits, self.bias)
-        penalize_repetition(logits, generated, self.repetition)
-        never = self.suppress.suppress_tokens or ()
-        ban(logits, [*repeating_tokens(generated, self.no_repeat_ngram), *never])
+    def start(self) -> "ReplyPenalties":
+        """Those of a new reply."""
+        return ReplyPenalties(self)
+
+
+class ReplyPenalties:
+    """The penalties of a reply while it is written. Apply them to logits, draw, add what was drawn; repeat."""
+
+    def __init__(self, penalties: Penalties) -> None:
+        self._penalties = penalties
+        self._counts = Counts(penalties.repetition.window_size or 0)
+        ngram = penalties.no_repeat_ngram
+        self._ngrams = Ngrams(ngram.no_repeat_ngram_size or 0, ngram.window_size or 0)
+
+    def add(self, token_id: int) -> None:
+        """The reply's next token."""
+        self._counts.add(token_id)
+        self._ngrams.add(token_id)
+
+    def apply(self, logits: Logits) -> None:
+        """Changes logits [V]."""
+        add_bias(logits, self._penalties.bias)
+        penalize_repetition(logits, self._counts, self._penalties.repetition)
+        for token_ids in self.banned().values():
+            ban(logits, token_ids)
+
+    def banned(self) -> dict[str, Collection[int]]:
+        """Tokens that may not come next, by what forbids them."""
+        return {
+            "no_repeat_ngram_config": self._ngrams.repeating(),
+            "suppress_tokens_config": self._penalties.suppress.suppress_tokens or (),
+        }
 
 
 def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:
@@ -97,31 +129,20 @@ def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:
             logits[token_id] += np.float32(value)
 
 
-def ban(logits: Logits, token_ids: Iterable[int]) -> None:
+def ban(logits: Logits, token_ids: Collection[int]) -> None:
     """Sets some of the logits [V] to -inf; ids outside the vocabulary are ignored."""
-    logits[[token_id for token_id in token_ids if 0 <= token_id < len(logits)]] = -np.inf
+    if token_ids:
+        logits[[token_id for token_id in token_ids if 0 <= token_id < len(logits)]] = -np.inf
 
 
-def penalize_repetition(logits: Logits, generated: Sequence[int], config: RepetitionPenaltyConfig) -> None:
-    """Makes every generated token less likely: changes logits [V]."""
-    recent = generated[-config.window_size :] if config.window_size else generated
+def penalize_repetition(logits: Logits, written: Counts, config: RepetitionPenaltyConfig) -> None:
+    """Makes every token that was written less likely: changes logits [V]."""
     factor, presence = config.repetition_penalty or 1.0, config.presence_penalty or 0.0
     frequency = config.frequency_penalty or 0.0
-    if not recent or (factor == 1.0 and presence == 0.0 and frequency == 0.0):
+    if factor == 1.0 and presence == 0.0 and frequency == 0.0:
         return
-    counts = Counter(recent)
-    token_ids = np.fromiter(counts, np.intp, len(counts))  # [n]
-    lowered = np.float32(presence) + np.fromiter(counts.values(), np.float32, len(counts)) * np.float32(frequency)
+    token_ids, counts = written.found()  # [n]
+    lowered = np.float32(presence) + counts * np.float32(frequency)
     values = logits[token_ids]
     values = np.where(values > 0, values / np.float32(factor), values * np.float32(factor))
     logits[token_ids] = values - lowered
-
-
-def repeating_tokens(generated: Sequence[int], config: NoRepeatNgramConfig) -> set[int]:
-    """The tokens that would complete an n-gram for the second time."""
-    size = config.no_repeat_ngram_size or 0
-    if size == 0 or len(generated) < size:
-        return set()
-    recent = list(generated[-max(config.window_size, size) :] if config.window_size else generated)
-    prefix = recent[len(recent) - (size - 1) :]
-    return {recent[i + size - 1] for i in range(len(recent) - size + 1) if recent[i : i + size - 1] == prefix}

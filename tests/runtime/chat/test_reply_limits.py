@@ -14,7 +14,7 @@ from gemma_edge.runtime.executors.litert.slot import LitertSlot
 from gemma_edge.runtime.kv.generate import finite
 from gemma_edge.runtime.text.constraints import ConstraintError, ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, SuppressTokensConfig
-from gemma_edge.runtime.text.sampler import SamplerConfig
+from gemma_edge.runtime.text.sampler import SamplerConfig, SamplerError
 from tests.runtime.chat.scripted import scripted
 
 
@@ -44,6 +44,15 @@ def test_a_ban_on_what_the_format_demands(
         "no_repeat_ngram_config or suppress_tokens_config forbids every token that the response format "
         "allows next; leave one of them out"
     )
+    assert conversation.history == ()
+
+
+@pytest.mark.parametrize("sampler", [SamplerConfig(top_k=1), SamplerConfig(top_k=40, seed=3)])
+def test_a_ban_on_every_token(engine: Engine, sampler: SamplerConfig) -> None:
+    conversation = engine.create_conversation(sampler_config=sampler)
+    with pytest.raises(SamplerError) as caught:
+        conversation.send_message("hi", suppress_tokens_config=SuppressTokensConfig(range(5000)))
+    assert str(caught.value) == "suppress_tokens_config forbids all 2048 tokens; allow some of them"
     assert conversation.history == ()
 
 

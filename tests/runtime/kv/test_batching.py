@@ -1,5 +1,6 @@
 """Steps of several replies in one call: the text of each is what it is alone, whatever else is being written."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,13 @@ from gemma_edge.runtime.kv.turn import Turn
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.tasks.batch import generate_batch
 from gemma_edge.runtime.text.constraints import ConstraintError, ResponseFormat
-from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, Penalties, RepetitionPenaltyConfig
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
+from gemma_edge.runtime.text.penalties import (
+    NoRepeatNgramConfig,
+    Penalties,
+    RepetitionPenaltyConfig,
+    SuppressTokensConfig,
+)
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError
 
 GREEDY = SamplerConfig(top_k=1)
 SAMPLED = SamplerConfig(top_k=20, top_p=0.98, temperature=1.0, seed=7)
@@ -133,6 +139,25 @@ def test_with_a_response_format(engine: Engine, text: list[int], alone: list[lis
         if turn is not None:
             assert list(turn) == alone[0]
     assert replies[0] == replies[1]
+
+
+def test_penalties_that_leave_no_token_end_only_their_own_reply(
+    engine: Engine, text: list[int], alone: list[list[int]]
+) -> None:
+    allowed = {7, 8, 9}
+    bans = Penalties(
+        no_repeat_ngram=NoRepeatNgramConfig(1), suppress=SuppressTokensConfig(set(range(5000)).difference(allowed))
+    )
+    turns = [ASKS[6].begin(engine, text), Ask(7, 4, 150, SAMPLED, bans).begin(engine, text)]
+    assert {next(turns[1]) for _ in allowed} == allowed
+    with pytest.raises(SamplerError) as caught:
+        next(turns[1])
+    assert re.fullmatch(
+        r"no_repeat_ngram_config and suppress_tokens_config forbid all \d+ tokens; allow some of them",
+        str(caught.value),
+    )
+    assert turns[1].timing.batched_tokens > 0
+    assert list(turns[0]) == alone[6]
 
 
 def test_guessing_goes_on_beside(bundle: Path, text: list[int], alone: list[list[int]], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from gemma_edge.runtime.kv.speculation import Speculating, Speculation
 from gemma_edge.runtime.litert_lm_engine import LitertLmEngine
 from gemma_edge.runtime.text.constraints import ResponseFormat
 from gemma_edge.runtime.text.penalties import NoRepeatNgramConfig, Penalties, RepetitionPenaltyConfig
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError
 
 GREEDY = SamplerConfig(top_k=1)
 SAMPLED = SamplerConfig(top_k=20, top_p=0.98, temperature=1.0, seed=7)
@@ -98,6 +98,16 @@ def test_guesses_change_nothing_but_the_calls(right: int) -> None:
     if right == 7:
         assert slot.calls[:3] == [4, 8, 8]
         assert accepted > 100
+
+
+@pytest.mark.parametrize("sampler", [GREEDY, SAMPLED])
+def test_penalties_that_leave_no_token_are_named_beside_guesses(sampler: SamplerConfig) -> None:
+    slot, text = Steps([]), [i % 50 for i in range(300)]
+    how = Decoding(Sampler(sampler), StopTokens([]), Penalties(no_repeat_ngram=NoRepeatNgramConfig(1)))
+    with pytest.raises(SamplerError) as caught:
+        reply(slot, Guesses(text, 7), text[:1], 60, how)  # type: ignore[arg-type]
+    assert str(caught.value) == "no_repeat_ngram_config forbids all 50 tokens; allow some of them"
+    assert max(slot.calls) > 1
 
 
 def test_guesses_that_a_slot_no_longer_holds_count_for_nothing() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from llguidance.numpy import apply_token_bitmask_inplace
 
+from gemma_edge.runtime.text import constraints
 from gemma_edge.runtime.text.constraints import (
     _JSON_OPTIONS,
     Constraint,
@@ -92,7 +93,7 @@ def test_a_reply_is_json_of_the_schema(
 
 @pytest.mark.parametrize("length", [LOGITS_LENGTH - 40, LOGITS_LENGTH, LOGITS_LENGTH + 500])
 def test_what_is_drawn_from_is_what_llguidances_own_mask_leaves(
-    factory: ConstraintFactory, tokenizer: Tokenizer, length: int
+    factory: ConstraintFactory, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     """Wherever few tokens may follow or nearly all; and as without what the factory prepares for strings."""
     wanted = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 40}}, "required": ["a"]}
@@ -106,8 +107,12 @@ def test_what_is_drawn_from_is_what_llguidances_own_mask_leaves(
         expected = logits.copy()
         apply_token_bitmask_inplace(expected, words)
         assert np.array_equal(masked(constraint, logits), expected)
-        wanted_ids = range(min(length, tokenizer.size))
-        assert [constraint.allows(i) for i in wanted_ids] == [bool(expected[i] > -np.inf) for i in wanted_ids]
+        assert [constraint.allows(i) for i in range(length)] == [bool(x > -np.inf) for x in expected]
+        ids = np.arange(length)
+        for slow_s in (-1.0, np.inf):  # each token is asked for; all are, with a mask
+            monkeypatch.setattr(constraints, "_SLOW_MASK_S", slow_s)
+            assert np.array_equal(constraint.allowed(ids), expected > -np.inf)
+        assert constraint.is_wide() == bool(np.mean(expected > -np.inf) > 0.5)
         allowed.add(bool(np.mean(expected > -np.inf) > 0.5))
         constraint.accept(token_id)
         plain.consume_token(token_id)

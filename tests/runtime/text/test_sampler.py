@@ -7,7 +7,7 @@ import pytest
 from litert_lm_builder.runtime.proto.sampler_params_pb2 import SamplerParameters
 
 from gemma_edge.runtime.text.penalties import ban
-from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, _best, log_probability
+from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig, SamplerError, _likely, log_probability
 
 LOGITS = np.log(np.array([0.05, 0.5, 0.25, 0.15, 0.05], np.float32))  # [V], V = 5
 
@@ -97,11 +97,20 @@ def test_the_bundles_own_settings() -> None:
         assert SamplerConfig.of_bundle(parameters) == SamplerConfig(top_k=1)
 
 
-@pytest.mark.parametrize("size", [5, 512, 513, 2048, 262_145])
-@pytest.mark.parametrize(
-    "kind", ["spread", "equals", "zeros of both signs", "mostly forbidden", "three left", "all equal", "in one place"]
-)
-def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
+def plainly(sampler: Sampler, config: SamplerConfig, logits: np.ndarray) -> int:
+    """What a sampler draws by the letter: everything sorted, one pass after the other. It moves its generator."""
+    whole = np.lexsort((np.arange(len(logits)), -logits))
+    best = whole[logits[whole] > -np.inf][: config.top_k]
+    weights = np.exp((logits[best] - logits[best[0]]) / np.float32(config.temperature))
+    cumulative = np.cumsum(weights * (np.float32(1) / np.cumsum(weights)[-1]), dtype=np.float64)
+    last = min(int(np.searchsorted(cumulative, config.top_p or 0.0)), len(best) - 1)
+    return int(best[np.searchsorted(cumulative[: last + 1], sampler._random.uniform() * cumulative[last])])
+
+
+KINDS = ["spread", "equals", "zeros of both signs", "mostly forbidden", "three left", "all equal", "in one place"]
+
+
+def some_logits(size: int, kind: str) -> np.ndarray:
     random = np.random.default_rng(size)
     logits = random.normal(scale=5, size=size).astype(np.float32)
     match kind:
@@ -111,15 +120,70 @@ def test_candidates_are_those_of_a_whole_sort(size: int, kind: str) -> None:
             logits = np.round(logits / 10)
         case "mostly forbidden":
             logits[random.random(size) < 0.99] = -np.inf
+            logits[0] = 0
         case "three left":
             logits[3:] = -np.inf
         case "all equal":
             logits[:] = 0
         case "in one place":
             logits[:600] += 30
+    return logits
+
+
+@pytest.mark.parametrize("size", [5, 512, 513, 4096, 262_145, 262_400])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_looked_at_is_what_a_whole_sort_begins_with(size: int, kind: str) -> None:
+    logits = some_logits(size, kind)
     whole = np.lexsort((np.arange(size), -logits))
     for k in (1, 2, 40, 64, 1000, 1024):
-        assert np.array_equal(_best(logits, min(k, size)), [i for i in whole[:k] if logits[i] > -np.inf])
+        likely = _likely(logits, min(k, size))
+        assert np.all(np.diff(likely) > 0)
+        assert not np.any(logits[likely] == -np.inf)
+        assert set(likely) >= {i for i in whole[:k] if logits[i] > -np.inf}
+
+
+@pytest.mark.parametrize("size", [5, 4096, 70_001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_draws_what_it_would_by_the_letter(size: int, kind: str) -> None:
+    logits = some_logits(size, kind)
+    for seed, (top_k, top_p, temperature) in enumerate(
+        [(2, 1.0, 1.0), (40, 0.95, 0.7), (64, 0.5, 2.0), (64, 1.0, 9.0), (1000, 0.99, 30.0), (9**12, 1.0, 30.0)]
+    ):
+        config = SamplerConfig(top_k, top_p, temperature, seed)
+        sampler, other = Sampler(config), Sampler(config)
+        for _ in range(8):
+            assert sampler.pick(logits) == plainly(other, config, logits)
+        assert sampler.state == other.state
+
+
+@pytest.mark.parametrize("size", [5, 4096, 70_001])
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_what_is_allowed_it_draws_as_of_masked_logits(size: int, kind: str) -> None:
+    given, random, found = some_logits(size, kind), np.random.default_rng(1), 0
+    for share in (0.1, 0.6, 0.9, 1.0):
+        allowed = random.random(size) < share
+        allowed[0] = True
+        masked = np.where(allowed, given, np.float32(-np.inf))
+        for seed, top_k in enumerate((2, 3, 40, 64, 1000)):
+            config = SamplerConfig(top_k, 0.98, 3.0, seed)
+            sampler, other = Sampler(config), Sampler(config)
+            picked = sampler.pick_allowed(given, lambda ids: allowed[ids])  # noqa: B023
+            if picked is None:
+                assert sampler.state == other.state
+                likeliest = np.lexsort((np.arange(size), -given))[: top_k + top_k // 8 + 32]
+                assert np.sum(masked[likeliest] > -np.inf) < top_k
+            else:
+                found += 1
+                assert (picked, sampler.state) == (plainly(other, config, masked), other.state)
+    assert found > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_no_number_is_is_left_to_a_mask(bad: float) -> None:
+    logits = np.zeros(5000, np.float32)
+    logits[7] = bad
+    sampler = Sampler(SamplerConfig(top_k=40))
+    assert sampler.pick_allowed(logits, lambda ids: ids >= 0) is None
 
 
 @pytest.mark.parametrize("size", [20, 2048, 262_400])
