@@ -24,6 +24,8 @@ LAYER_GROUPS = 8
 _WHOLE_ROLES = (Role.EMBEDDING, Role.PLE, Role.HEAD, Role.ALTUP, Role.SMALL)
 _LAYERED_ROLES = (Role.ATTENTION, Role.FFN)
 _INT8, _INT4, _INT2 = (Encoding("int", bits) for bits in (8, 4, 2))
+IN_HEAD = Encoding("rest", 3)
+"""Of an embedding: kept in the head's table, as the recipe's role says; see quantize/rests.py."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,32 @@ class Group:
     options: tuple[Encoding, ...]
 
     def recipe(self, recipe: Recipe, encoding: Encoding) -> dict[str, Storage]:
-        """The group's tensors in an encoding, as a recipe's `tensors` says it; those below the floor are left out."""
+        """The group's tensors in an encoding, as a recipe's `tensors` says it; those below the floor are left out, and
+        an embedding in the head's table."""
+        if encoding == IN_HEAD:
+            return {}
         admitted = (spec for spec in self.specs if recipe.floor.admits(spec.shape))
         return {spec.name: Storage(encoding, recipe.roles[spec.role].search) for spec in admitted}
 
     def storages(self, recipe: Recipe, encoding: Encoding) -> dict[str, Storage]:
         """What becomes of these tensors then; a table's int4 has a scale per layer, say."""
         chosen = replace(recipe, tensors=self.recipe(recipe, encoding))
-        return {spec.name: chosen.storage(spec) for spec in self.specs if spec.name in chosen.tensors}
+        is_in_head = encoding == IN_HEAD
+        return {spec.name: chosen.storage(spec) for spec in self.specs if is_in_head or spec.name in chosen.tensors}
 
 
-def groups(specs: Sequence[TensorSpec], layers: int) -> Iterator[Group]:
+def groups(specs: Sequence[TensorSpec], layers: int, *, may_share: bool = False) -> Iterator[Group]:
     """The parts that are judged one by one: tables, head and small matrices as a whole, the others by layers.
 
     Tables and head get at least 4 bits: they are looked up or multiplied by rows of their own, with no int2 kernel.
+    may_share: whether the embedding may be kept in the head's table.
     """
     for role in _WHOLE_ROLES:
         matrices = tuple(spec for spec in specs if spec.role is role)
         is_table = role is Role.HEAD or Placement.of(role) is Placement.OFFLOADED
         if matrices:
-            yield Group(role.value, matrices, (_INT8, _INT4) if is_table else (_INT8, _INT4, _INT2))
+            options = (_INT8, _INT4) if is_table else (_INT8, _INT4, _INT2)
+            yield Group(role.value, matrices, (IN_HEAD, *options) if role is Role.EMBEDDING and may_share else options)
     stretches = min(LAYER_GROUPS, layers)
     for role in _LAYERED_ROLES:
         for stretch in range(stretches):

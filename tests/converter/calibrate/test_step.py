@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from gemma_edge.converter.calibrate import sensitivity, step
+from gemma_edge.converter.checkpoint.spelling import EMBEDDING
 from gemma_edge.converter.convert import convert
 from gemma_edge.converter.plan.target import Target, TargetError, calibration_text
 from gemma_edge.converter.quantize.recipes import RecipeError
+from gemma_edge.converter.tensors import HEAD
 from gemma_edge.converter.tokenizer.windows import TextError
 from gemma_edge.runtime.formats.atomic import OutputError
 from tests.converter.checkpoint.adapters import write_adapter
@@ -128,12 +130,13 @@ def test_encodings_that_are_measured_lose_less_than_those_of_the_recipe(
 ) -> None:
     monkeypatch.setattr(sensitivity, "LAYER_GROUPS", 2)
     monkeypatch.setattr(step, "MEASURING_TOKENS", 256)
-    own = ["embedding=int8"]  # a measured recipe has no embedding in the head's table
-    plain = convert("custom-int4", tiny_gemma3, tmp_path / "plain", accept_loss=True, encoding=own, **SMALL).values
+    plain = convert("custom-int4", tiny_gemma3, tmp_path / "plain", accept_loss=True, **SMALL).values
     size = f"{plain['output']['bytes'] + 2048} B"
     chosen = convert("custom-int4", tiny_gemma3, tmp_path / "auto", recipe="auto", max_bytes=size, **SMALL).values
     assert chosen["output"]["bytes"] <= plain["output"]["bytes"] + 2048
     assert chosen["quality"]["kl"] < plain["quality"]["kl"]
+    assert EMBEDDING not in chosen["recipe"]["tensors"]  # it is in the head's table, as in the recipe int4
+    assert HEAD in chosen["recipe"]["tensors"]
 
 
 def test_a_budget_that_nothing_fits_is_refused(tiny_gemma3: Path, tmp_path: Path) -> None:
