@@ -234,13 +234,15 @@ def _kv_types(target: Target) -> Iterator[_Step]:
 
 
 def _prefills(target: Target) -> Iterator[_Step]:
-    """The chunks asked for, then without the largest, and so on down to one of 16."""
+    """The chunks asked for, then without the largest, and so on down to one of 16, or what is verified at once."""
     yield AS_ASKED
+    verified = max(target.draft_tokens, default=1 if target.drafter is None else 2)
     shorter = [target.prefill_tokens[:count] for count in range(len(target.prefill_tokens) - 1, 0, -1)]
     if target.prefill_tokens[0] > SMALLEST_PREFILL[0]:
         shorter.append(SMALLEST_PREFILL)
     for steps, chunks in enumerate(shorter, start=1):
-        yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
+        if chunks[-1] >= verified:
+            yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
 
 
 def _spans(target: Target) -> Iterator[_Step]:

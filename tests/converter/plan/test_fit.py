@@ -209,6 +209,7 @@ def directory(tmp_path: Path) -> Callable[[str], Path]:
         "--target e2b-fp16 --profile phone-3gb --kv fp16",
         "--target e2b-int4 --profile phone-2gb --prefill 128,512",
         "--target 1b-fp32 --profile phone-2gb --context 32768",
+        "--target e2b-int4 --profile phone-2gb --context 32768 --prefill 1,32,256 --draft 32",
     ],
 )
 def test_suggestions_that_are_followed_pass(request_: str) -> None:
