@@ -97,13 +97,16 @@ def fit_target(target: Target, model: Model) -> Fitted:
         return Fitted(best.target, best.model.with_modalities(best.target.modalities or ()), best.needs, best.options)
     subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
     suggestions = tuple(
-        Suggestion(alternative.options, alternative.needs.footprint, _note(alternative)) for alternative in found
+        Suggestion(alternative.options, alternative.needs.footprint, _note(target, alternative))
+        for alternative in found
     )
     raise OverBudget(subject, needs.footprint, budget, suggestions)
 
 
-def _note(alternative: Alternative) -> str:
-    """What a slice scores."""
+def _note(target: Target, alternative: Alternative) -> str:
+    """What a slice scores, or what of the request is another model's."""
+    if target.drafter is not None and alternative.target.drafter is None:
+        return "without --drafter"
     cut = alternative.target.slice if alternative.distance.slice else None
     return "" if cut is None else f"MMLU {cut.mmlu}, the whole {WHOLE_MMLU}"
 
