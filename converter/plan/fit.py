@@ -97,13 +97,16 @@ def fit_target(target: Target, model: Model) -> Fitted:
         return Fitted(best.target, best.model.with_modalities(best.target.modalities or ()), best.needs, best.options)
     subject = f"{target.name} at {target.context_for(model)} tokens on {target.profile.name}"
     suggestions = tuple(
-        Suggestion(alternative.options, alternative.needs.footprint, _note(alternative)) for alternative in found
+        Suggestion(alternative.options, alternative.needs.footprint, _note(target, alternative))
+        for alternative in found
     )
     raise OverBudget(subject, needs.footprint, budget, suggestions)
 
 
-def _note(alternative: Alternative) -> str:
-    """What a slice scores."""
+def _note(target: Target, alternative: Alternative) -> str:
+    """What a slice scores, or what of the request is another model's."""
+    if target.drafter is not None and alternative.target.drafter is None:
+        return "without --drafter"
     cut = alternative.target.slice if alternative.distance.slice else None
     return "" if cut is None else f"MMLU {cut.mmlu}, the whole {WHOLE_MMLU}"
 
@@ -234,13 +237,15 @@ def _kv_types(target: Target) -> Iterator[_Step]:
 
 
 def _prefills(target: Target) -> Iterator[_Step]:
-    """The chunks asked for, then without the largest, and so on down to one of 16."""
+    """The chunks asked for, then without the largest, and so on down to one of 16, or what is verified at once."""
     yield AS_ASKED
+    verified = max(target.draft_tokens, default=1 if target.drafter is None else 2)
     shorter = [target.prefill_tokens[:count] for count in range(len(target.prefill_tokens) - 1, 0, -1)]
     if target.prefill_tokens[0] > SMALLEST_PREFILL[0]:
         shorter.append(SMALLEST_PREFILL)
     for steps, chunks in enumerate(shorter, start=1):
-        yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
+        if chunks[-1] >= verified:
+            yield _Step({"prefill_tokens": chunks}, Distance(prefill=steps), f"--prefill {','.join(map(str, chunks))}")
 
 
 def _spans(target: Target) -> Iterator[_Step]:

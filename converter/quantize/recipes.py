@@ -279,6 +279,11 @@ class Recipe:
                     f"{spec.name}: found {storage.encoding.name}, expected int4: in 4 bits, tables have a scale "
                     f"per layer or row, here {stored.name} (recipe {self.name}, {self.key(spec)})"
                 )
+        if storage.encoding.kind == "int" and storage.encoding.bits < 4 and not is_resident:
+            raise RecipeError(
+                f"{spec.name}: found {storage.encoding.name}, expected int4 or int8; rows of a table are read in at "
+                f"least 4 bits (recipe {self.name}, {self.key(spec)})"
+            )
         if storage.encoding == _INT4:
             storage = replace(storage, encoding=Encoding("int", 4, self._int4_block(spec)))
         if storage.encoding == _INT8:

@@ -164,6 +164,7 @@ def reply_steps(
                     yield
                 job.check() if step is None else step.resume()
                 if not lease.is_current:
+                    steps.settle(len(tokens) - 1)  # while the slot is this reply's: another may have it soon
                     lease = yield from job.follow(lease, tokens[:-1])
                 waited_s = time.perf_counter() - started if is_first else 0.0 if step is None else step.seconds
                 drawn = next(drawing)

@@ -1,6 +1,8 @@
 """One model of a bundle guesses for the other: the text is what the large one says alone."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from gemma_edge.profiles.budget import OverBudget
 from gemma_edge.runtime import Engine
 from gemma_edge.runtime.cli import run_main
 from gemma_edge.runtime.config import ConfigError
+from gemma_edge.runtime.executors.base import KvSlot
 from gemma_edge.runtime.kv.generate import Decoding, StopTokens
+from gemma_edge.runtime.kv.scheduler import Work
+from gemma_edge.runtime.kv.speculation import Speculating
+from gemma_edge.runtime.kv.turn import Job, Outcome, reply_steps
 from gemma_edge.runtime.settings import choose_settings
 from gemma_edge.runtime.text.sampler import Sampler, SamplerConfig
 from tests.runtime.budget_files import write_profile
@@ -42,6 +48,16 @@ def opened(pair: Path) -> Callable[..., Engine]:
         return Engine(str(pair), cache_dir=str(pair.parent / "cache"), **options)
 
     return opened
+
+
+@dataclass
+class Known:
+    """A drafter that has read the text."""
+
+    text: Sequence[int]
+
+    def propose(self, history: Sequence[int], n: int, _slot: KvSlot) -> Sequence[int]:
+        return self.text[len(history) : len(history) + n]
 
 
 def written(engine: Engine, ids: list[int], sampler: SamplerConfig = GREEDY) -> tuple[list[int], int, int]:
@@ -78,6 +94,31 @@ def test_nothing_is_guessed_while_the_small_one_runs(opened: Callable[..., Engin
         assert accepted <= drafted < len(tokens)
     with opened(model="small", enable_speculative_decoding=False) as engine:
         assert written(engine, IDS[0])[0] == tokens
+
+
+def test_guesses_are_taken_back_while_the_slot_is_the_replys(opened: Callable[..., Engine]) -> None:
+    """The model is switched there and back, another reply gets the slot meanwhile, and the first one is cancelled."""
+    how = Decoding(Sampler(GREEDY), StopTokens([]), max_output_tokens=20)
+    with opened(draft_model="small", slots=2) as engine:
+        text = [*IDS[0], *written(engine, IDS[0])[0]]
+    with opened(slots=2) as engine:
+        pool = engine._pool
+        job = Job(Work[Any](), pool, weakref.ref(how), lambda: None)
+        ways = [Speculating(lambda: Known(text))]
+        steps = reply_steps(job, (), IDS[0], how, Outcome(), None, ways)
+        while job.work.output.empty():
+            next(steps)
+        [first] = (held.slot for held in pool._held)
+        assert len(first.token_ids) > len(IDS[0])  # and a guess, which stands
+        pool.use("small")
+        next(steps)  # it begins to run its tokens in another slot
+        pool.use("custom")
+        lease = pool.lend(weakref.ref(engine), [])
+        assert lease is not None
+        assert lease.slot is first
+        first.prefill([*IDS[1], *IDS[2]])
+        steps.close()
+        assert list(first.token_ids) == [*IDS[1], *IDS[2]]
 
 
 def test_where_memory_is_short_nothing_is_guessed(opened: Callable[..., Engine]) -> None:

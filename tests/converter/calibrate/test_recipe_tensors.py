@@ -115,3 +115,18 @@ def test_the_word_that_a_plan_prints_for_a_table_can_be_asked_for(tiny_gemma3n: 
         "embed_tokens_per_layer.weight: found int4-b256, expected int4: in 4 bits, tables have a scale per layer or "
         f"row, here {word} (recipe int4, ple=int4-b256, roles.ple)"
     )
+
+
+def test_tables_have_no_fewer_bits_than_are_read(tiny_gemma3n: Path, tmp_path: Path) -> None:
+    name = "embed_tokens_per_layer.weight"
+    path = recipe(tmp_path, f'"{name}" = "int2"')
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"recipe": path}, f"{path}, tensors.{name}"),
+        ({"encoding": ["ple=int2"], "format": "onnx"}, "int4, ple=int2, roles.ple"),
+    ]
+    for options, where in asked:
+        with pytest.raises(RecipeError) as refused:
+            plan_for(Target.parse("custom-int4", **{**SMALL, **options}), tiny_gemma3n)
+        assert str(refused.value) == (
+            f"{name}: found int2, expected int4 or int8; rows of a table are read in at least 4 bits (recipe {where})"
+        )

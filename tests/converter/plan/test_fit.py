@@ -209,6 +209,8 @@ def directory(tmp_path: Path) -> Callable[[str], Path]:
         "--target e2b-fp16 --profile phone-3gb --kv fp16",
         "--target e2b-int4 --profile phone-2gb --prefill 128,512",
         "--target 1b-fp32 --profile phone-2gb --context 32768",
+        "--target e2b-int4 --profile phone-2gb --context 32768 --prefill 1,32,256 --draft 32",
+        "--target gemma4-e2b-int4 --profile phone-2gb --context 32768 --prefill 1,256 --drafter DIR",
     ],
 )
 def test_suggestions_that_are_followed_pass(request_: str) -> None:
@@ -226,7 +228,8 @@ def test_suggestions_that_are_followed_pass(request_: str) -> None:
         fitted(request_)
     assert caught.value.suggestions
     for suggestion in caught.value.suggestions:
-        followed = fitted(f"{request_} {suggestion.label}")
+        kept = request_.replace("--drafter DIR", "") if suggestion.note == "without --drafter" else request_
+        followed = fitted(f"{kept} {suggestion.label}")
         assert followed.changes == ""
         assert followed.needs.footprint == suggestion.footprint
 
