@@ -80,13 +80,15 @@ class PromptRenderer:
 
     def _input(self, message: Json) -> dict[str, Any]:
         """A message as the template sees it: content as a list of parts, calls and results as source text."""
-        content = message.get("content")
-        if message["role"] == "tool" or (self._all_plain and message["role"] != "system"):
-            content = self._plain(content)
         has_calls = "tool_calls" in message
         is_tool = message["role"] == "tool"
+        if is_tool or (self._all_plain and message["role"] != "system"):
+            as_it_is = ("role", "tool_calls")
+            message = {key: value if key in as_it_is else self._plain(value) for key, value in message.items()}
+        content = message.get("content")
         if self._syntax.shows_json or (not has_calls and not is_tool):
-            return {**message, "content": _parts(content)} if "content" in message else dict(message)
+            shown = {**message, "content": _parts(content)} if "content" in message else dict(message)
+            return {**shown, "tool_calls": self._plain(message["tool_calls"])} if has_calls else shown
         result: dict[str, Any] = {"role": message["role"]}
         if is_tool and isinstance(content, Sequence) and not isinstance(content, str):
             result["content"] = [self._result(part) for part in content]
