@@ -11,7 +11,7 @@ from gemma_edge.runtime.chat.calls.channels import Channel
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
-from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
+from gemma_edge.runtime.chat.calls.template_syntax import reads_results, template_syntax
 from gemma_edge.runtime.formats.litertlm import BundleError
 from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.formats.tool_calls import CallFences
@@ -102,6 +102,11 @@ class TextModel:
         if not kind.use_template_for_fc_format:
             return FUNCTION_GEMMA_SYNTAX
         return template_syntax(CallFences(kind.code_fence_start, kind.code_fence_end, kind.syntax_type))
+
+    @cached_property
+    def reads_results(self) -> bool:
+        """Whether results of tools that are JSON are shown in another notation, and not as the text they are."""
+        return not self.tool_syntax.shows_json or reads_results(self.template)
 
     @cached_property
     def channels(self) -> Sequence[Channel]:
