@@ -40,7 +40,8 @@ class PromptRenderer:
         all_plain: bool = False,
     ) -> None:
         """plain: marks the control tokens in a JSON value, so that they stay text. Applied to what tools are and say;
-        all_plain: to what everyone says but the system.
+        all_plain: to what everyone says but the system. Raises TemplateError: there are tools that the template does
+        not show.
         """
         self._plain = plain
         self._all_plain = all_plain
@@ -49,6 +50,10 @@ class PromptRenderer:
         self._preface = preface
         self._system = SystemText(template)
         self._tools = [syntax.declare(plain(tool)) for tool in preface.tools] if preface.tools else None
+        if self._tools and not _shows(template, self._tools):
+            raise TemplateError(
+                "the chat template shows no tools; leave the tools out, or take a model that was taught to call some"
+            )
 
     def whole(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
         """The text of the whole conversation, up to where the model goes on. Raises TemplateError."""
@@ -107,6 +112,18 @@ class PromptRenderer:
         if function.get("arguments"):  # LiteRT-LM leaves empty ones out as well
             result["arguments"] = {key: self._syntax.value(value) for key, value in function["arguments"].items()}
         return {"type": "function", "function": result}
+
+
+def _shows(template: ChatTemplate, tools: Sequence[Any]) -> bool:
+    """Whether tools change what the template writes, with a system message or without."""
+    talk = [{"role": role, "content": [{"type": "text", "text": "Probe."}]} for role in ("system", "user")]
+    for messages in (talk[1:], talk):
+        try:
+            if template.render(messages, tools, True, {}) != template.render(messages, None, True, {}):
+                return True
+        except TemplateError:
+            return True
+    return False
 
 
 def _parts(content: object) -> object:

@@ -1,4 +1,4 @@
-"""Prompts of requests to fine-tunes that bring a template of their own: what transformers makes of the same messages."""
+"""Prompts of requests to fine-tunes that bring a template of their own: transformers' of the same messages."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,10 +16,11 @@ from gemma_edge.runtime.engine import Engine
 from gemma_edge.runtime.serve.api.messages import read_messages
 from gemma_edge.runtime.serve.prompts import Prompter
 from gemma_edge.runtime.serve.settings import Settings
-from gemma_edge.runtime.text.template import ChatTemplate
+from gemma_edge.runtime.text.template import ChatTemplate, TemplateError
 from tests.converter.tokenizer.chat_templates import TEMPLATES
 
 HERMES = TEMPLATES["Hermes: tools and calls as JSON"]
+CHATML = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '\\n' }}{% endfor %}"
 IDS = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|' + m.role + '|>' }}"
     "{{ m.content or '' }}{% for c in m.tool_calls or [] %}{{ c.id or '' }}{{ c.function | tojson }}{% endfor %}"
@@ -94,3 +95,14 @@ def test_ids_of_calls_reach_a_template_that_shows_them(tuned: Callable[[Any], Tu
     user, answer = {"role": "user", "content": "Rain?"}, {"role": "tool", "tool_call_id": "c1", "content": "dry"}
     found = tuned(IDS).prompt(user, called("{}", id="c1"), answer, tools=[TOOL])
     assert found == tuned(IDS).expected(user, called({}, id="c1"), answer, tools=[TOOL])
+
+
+def test_tools_that_a_template_does_not_show_are_refused(tuned: Callable[[Any], Tuned]) -> None:
+    """The model would never hear of them."""
+    user = {"role": "user", "content": "Rain?"}
+    assert tuned(CHATML).prompt(user) == tuned(CHATML).expected(user)
+    message = "the chat template shows no tools; leave the tools out, or take a model that was taught to call some"
+    with pytest.raises(TemplateError, match=message):
+        tuned(CHATML).prompt(user, tools=[TOOL])
+    with pytest.raises(TemplateError, match=message):
+        tuned(CHATML).engine.create_conversation(tools=[shutil.rmtree])
