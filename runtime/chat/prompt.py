@@ -38,13 +38,16 @@ class PromptRenderer:
         plain: Callable[[Any], Any] = lambda value: value,
         *,
         all_plain: bool = False,
+        plain_reply: Callable[[Any], Any] | None = None,
     ) -> None:
         """plain: marks the control tokens in a JSON value, so that they stay text. Applied to what tools are and say;
-        all_plain: to what everyone says but the system. Raises TemplateError: there are tools that the template does
-        not show.
+        all_plain: to what everyone says but the system; plain_reply: in place of it, to earlier replies.
+
+        Raises TemplateError: there are tools that the template does not show.
         """
         self._plain = plain
         self._all_plain = all_plain
+        self._plain_reply = plain_reply or plain
         self._template = template
         self._syntax = syntax
         self._preface = preface
@@ -89,7 +92,8 @@ class PromptRenderer:
         is_tool = message["role"] == "tool"
         if is_tool or (self._all_plain and message["role"] != "system"):
             as_it_is = ("role", "tool_calls")
-            message = {key: value if key in as_it_is else self._plain(value) for key, value in message.items()}
+            plain = self._plain_reply if message["role"] == "assistant" else self._plain
+            message = {key: value if key in as_it_is else plain(value) for key, value in message.items()}
         content = message.get("content")
         if self._syntax.shows_json or (not has_calls and not is_tool):
             shown = {**message, "content": _parts(content)} if "content" in message else dict(message)

@@ -1,8 +1,9 @@
 """What a bundle says about its language model apart from the weights: tokenizer, tokens, template, defaults."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
@@ -62,6 +63,19 @@ class TextModel:
     def marked(self, value: Any) -> Any:
         """A JSON value in which the names of this model's control tokens, and of places for media, stay text."""
         return self._control_text.marked(value)
+
+    def marked_reply(self, template: ChatTemplate) -> Callable[[Any], Any]:
+        """As `marked`, for an earlier reply: a thought's "</think>" and the like are what the model wrote."""
+        if template not in self._replies:
+            pieces = self.tokenizer.whole_pieces
+            ends = {self.tokenizer.piece(token_id) for ids in self.eos_token_ids for token_id in ids}
+            names = (set(pieces) - template.replies_words(pieces)) | ends | set(MEDIA_PLACES)
+            self._replies[template] = ControlText(names)
+        return self._replies[template].marked
+
+    @cached_property
+    def _replies(self) -> WeakKeyDictionary[ChatTemplate, ControlText]:
+        return WeakKeyDictionary()
 
     @cached_property
     def _control_text(self) -> ControlText:

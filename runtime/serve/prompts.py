@@ -82,7 +82,15 @@ class Prompter:
         # A reply stays as the model wrote it; all else in LiteRT-LM's order of keys, whenever it is said.
         told = [message if message["role"] == "assistant" else as_received(message) for message in messages]
         preface = Preface((), list(tools), {})
-        renderer = PromptRenderer(model.template, model.tool_syntax, preface, model.marked, all_plain=True)
+        template = model.template
+        renderer = PromptRenderer(
+            template,
+            model.tool_syntax,
+            preface,
+            model.marked,
+            all_plain=True,
+            plain_reply=model.marked_reply(template),
+        )
         text = renderer.whole([], told, {})
         self._check_length(text)
         items = media_items(messages)
