@@ -22,7 +22,7 @@ from onnxruntime import InferenceSession as _Session
 
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cache_opened, cpu_key
 from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
-from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
+from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place, in_whole_lines
 from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
 from gemma_edge.runtime.packing.child import refuse_to_pack_again, run_child
@@ -126,6 +126,7 @@ def _pack(path: str, out: str, threads: str) -> None:
     directory = OnnxDirectory.open(Path(path))
     model = directory.graphs[directory.decoder]
     in_place(model)
+    in_whole_lines(model)
     graph, folder = with_real_files(model, directory.path / GRAPHS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
