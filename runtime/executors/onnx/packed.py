@@ -9,6 +9,7 @@ and by the content it was made from; packing runs in a subprocess, whose memory 
 import json
 import os
 import shutil
+import signal
 import sys
 from hashlib import sha256
 from importlib.metadata import version
@@ -105,9 +106,8 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
     if status:
         folder.remove(partial.name)
         lines = errors.strip().splitlines() or ["no message"]
-        remedy = "close other programs, it was killed" if status < 0 else "convert the checkpoint again"
         raise WeightCacheError(
-            f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {remedy}"
+            f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {_remedy(status)}"
         )
     graph = directory.graph_path(directory.decoder)
     names = [path.relative_to(directory.path).as_posix() for path in (graph, *directory.decoder_data)]
@@ -120,6 +120,13 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
         sizes[path.name] = path.stat().st_size
     (partial / _SIZES).write_text(json.dumps(sizes))
     folder.put(partial.name, name)
+
+
+def _remedy(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "close other programs, it was killed"
+    crashed = "ONNX Runtime crashed on it: copy the directory again, or " if status < 0 else ""
+    return f"{crashed}convert the checkpoint again"
 
 
 def _pack(path: str, out: str, threads: str) -> None:

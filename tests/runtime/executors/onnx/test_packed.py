@@ -1,6 +1,7 @@
 """What can go wrong while weights are packed for ONNX Runtime."""
 
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError
+from gemma_edge.runtime.executors.onnx import packed
 from gemma_edge.runtime.executors.onnx.graph import in_whole_lines
 from gemma_edge.runtime.executors.onnx.packed import packed_graph
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
@@ -86,3 +88,19 @@ def test_a_graph_that_cannot_be_packed(path: Path, tmp_path: Path) -> None:
     assert "config.json: cannot be read" in message
     assert message.endswith("); convert the checkpoint again")
     assert not list((tmp_path / "cache").glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (-signal.SIGKILL, "close other programs, it was killed"),
+        (-signal.SIGSEGV, "ONNX Runtime crashed on it: copy the directory again, or convert the checkpoint again"),
+    ],
+)
+def test_a_packing_that_is_ended_says_by_what(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, remedy: str
+) -> None:
+    monkeypatch.setattr(packed, "run_child", lambda *_arguments, **_options: (status, ""))
+    with pytest.raises(WeightCacheError) as caught:
+        packed_graph(OnnxDirectory.open(path), tmp_path, 1)
+    assert str(caught.value).endswith(f"failed with status {int(status)} (no message); {remedy}")
