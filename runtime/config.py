@@ -23,6 +23,10 @@ class Backend:
         return type(self).__name__.lower()
 
 
+MOST_THREADS = 1024
+"""No machine has more cores to use; where the system makes no more threads, XNNPACK ends the process."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CPU(Backend):
     """The processor. `thread_count` None: every core this process may use, at most 4 (more than the big cores of an
@@ -31,8 +35,10 @@ class CPU(Backend):
     thread_count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.thread_count is not None and self.thread_count < 1:
-            raise ConfigError(f"thread_count is {self.thread_count}, expected at least 1; leave it out for the default")
+        if self.thread_count is not None and not 1 <= self.thread_count <= MOST_THREADS:
+            raise ConfigError(
+                f"thread_count is {self.thread_count}, expected 1 to {MOST_THREADS}; leave it out for the default"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

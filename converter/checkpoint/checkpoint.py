@@ -147,7 +147,8 @@ class Checkpoint:
         try:
             return self._match(specs, tuple(ignored))
         except CheckpointError:
-            if (reason := quantized_by(self.config, self.tensors)) is None:
+            reason = quantized_by(self.config, self.tensors) or spelling.unmerged(self.tensors)
+            if reason is None:
                 raise
             raise CheckpointError(f"{self.path}: {reason}") from None
 

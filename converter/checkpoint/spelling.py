@@ -29,6 +29,16 @@ LEFTOVERS: Final = (
     (re.compile(r"^v_head\."), "v_head (TRL's value head, for training)"),
 )
 
+_ADAPTERS: Final = (".lora_A.", ".lora_embedding_A.")
+
+
+def unmerged(names: Collection[str]) -> str | None:
+    """ "layers.0...lora_A.weight: an adapter ...", for an error; None where no adapter lies among the weights."""
+    part = next((name for name in names if any(word in name for word in _ADAPTERS)), None)
+    if part is None:
+        return None
+    return f"an adapter lies beside the weights ({part}); merge_and_unload() it with peft and save the model again"
+
 
 def listed_with_verb(names: list[str]) -> str:
     """As `listed`: "a is", "a, b are"."""

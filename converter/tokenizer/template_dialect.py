@@ -239,6 +239,8 @@ class _Writer:
         match node.name:
             case "none":  # LiteRT-LM's own holds for what is undefined, and not for null
                 return f"({value} == none)"
+            case "iterable":  # to minijinja null is one, of nothing
+                return f"({value} is iterable and {value} != none)"
             case "sequence":  # to Jinja2 text and mappings are, too
                 return f"({value} is sequence or {value} is string or {value} is mapping)"
             case name if name in MISSING_TESTS:

@@ -63,6 +63,7 @@ _TOOLS: Final = (
                     "a": {"type": "integer", "description": "first"},
                     "b": {"type": "array", "items": {"type": "number"}, "description": "others"},
                     "c": {"type": "string", "enum": ["x", "y"], "description": "how"},
+                    "d": {"type": "boolean", "default": False, "description": "whether"},
                 },
                 "required": ["a"],
             },
@@ -95,6 +96,10 @@ _TOOL_TALKS: Final[Sequence[tuple[str, Sequence[Message]]]] = (
     ),
     ("a call with numbers", (_USER, {"role": "assistant", "tool_calls": [_call("add", {"a": 1, "b": [2.5, 3]})]},
                              {"role": "tool", "name": "add", "content": "6.5"})),
+    ("a call with a boolean", (_USER, {"role": "assistant", "tool_calls": [_call("add", {"a": 1, "d": True})]},
+                               {"role": "tool", "name": "add", "content": "1"})),
+    ("a call with null", (_USER, {"role": "assistant", "tool_calls": [_call("add", {"a": 1, "c": None})]},
+                          {"role": "tool", "name": "add", "content": "1"})),
 )  # fmt: skip
 
 

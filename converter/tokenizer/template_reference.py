@@ -38,7 +38,7 @@ class Reference:
     def __init__(
         self, named: Mapping[str, str], special: Mapping[str, str], finalize: Callable[[Any], Any] | None = None
     ) -> None:
-        """finalize: sees each value that is printed. Raises jinja2.TemplateSyntaxError."""
+        """finalize: sees each value that is printed, or made text of. Raises jinja2.TemplateSyntaxError."""
         self.special = dict(special)
         self._sources = dict(named)
         jinja = environment(finalize)
@@ -87,13 +87,17 @@ class Reference:
 
 
 def environment(finalize: Callable[[Any], Any] | None = None) -> BoundedEnvironment:
-    """Jinja2 as transformers sets it up, with an end. finalize: sees each value that is printed, and says what is."""
+    """Jinja2 as transformers sets it up, with an end. finalize: sees each value that is printed, or that the filter
+    `string` makes text of, and says what is.
+    """
     made = BoundedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
         finalize=finalize,
     )
+    if finalize is not None:
+        made.filters["string"] = lambda value: str(finalize(value))
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)
     return made

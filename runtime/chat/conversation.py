@@ -93,7 +93,12 @@ class Conversation:
         self._preface_items = media_items(preface.messages)
         template = model.template if options.chat_template is None else ChatTemplate(options.chat_template)
         self._renderer = PromptRenderer(
-            template, model.tool_syntax, preface, model.marked, all_plain=options.sanitize_control_tokens
+            template,
+            model.tool_syntax,
+            preface,
+            model.marked,
+            all_plain=options.sanitize_control_tokens,
+            plain_reply=model.marked_reply(template) if options.sanitize_control_tokens else None,
         )
         self._record = Record()
         self._sending: Sending | None = None

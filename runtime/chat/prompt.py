@@ -38,17 +38,25 @@ class PromptRenderer:
         plain: Callable[[Any], Any] = lambda value: value,
         *,
         all_plain: bool = False,
+        plain_reply: Callable[[Any], Any] | None = None,
     ) -> None:
         """plain: marks the control tokens in a JSON value, so that they stay text. Applied to what tools are and say;
-        all_plain: to what everyone says but the system.
+        all_plain: to what everyone says but the system; plain_reply: in place of it, to earlier replies.
+
+        Raises TemplateError: there are tools that the template does not show.
         """
         self._plain = plain
         self._all_plain = all_plain
+        self._plain_reply = plain_reply or plain
         self._template = template
         self._syntax = syntax
         self._preface = preface
         self._system = SystemText(template)
         self._tools = [syntax.declare(plain(tool)) for tool in preface.tools] if preface.tools else None
+        if self._tools and not _shows(template, self._tools):
+            raise TemplateError(
+                "the chat template shows no tools; leave the tools out, or take a model that was taught to call some"
+            )
 
     def whole(self, history: Sequence[Json], messages: Sequence[Json], extra_context: Mapping[str, Any]) -> str:
         """The text of the whole conversation, up to where the model goes on. Raises TemplateError."""
@@ -80,13 +88,16 @@ class PromptRenderer:
 
     def _input(self, message: Json) -> dict[str, Any]:
         """A message as the template sees it: content as a list of parts, calls and results as source text."""
-        content = message.get("content")
-        if message["role"] == "tool" or (self._all_plain and message["role"] != "system"):
-            content = self._plain(content)
         has_calls = "tool_calls" in message
         is_tool = message["role"] == "tool"
+        if is_tool or (self._all_plain and message["role"] != "system"):
+            as_it_is = ("role", "tool_calls")
+            plain = self._plain_reply if message["role"] == "assistant" else self._plain
+            message = {key: value if key in as_it_is else plain(value) for key, value in message.items()}
+        content = message.get("content")
         if self._syntax.shows_json or (not has_calls and not is_tool):
-            return {**message, "content": _parts(content)} if "content" in message else dict(message)
+            shown = {**message, "content": _parts(content)} if "content" in message else dict(message)
+            return {**shown, "tool_calls": self._plain(message["tool_calls"])} if has_calls else shown
         result: dict[str, Any] = {"role": message["role"]}
         if is_tool and isinstance(content, Sequence) and not isinstance(content, str):
             result["content"] = [self._result(part) for part in content]
@@ -105,6 +116,18 @@ class PromptRenderer:
         if function.get("arguments"):  # LiteRT-LM leaves empty ones out as well
             result["arguments"] = {key: self._syntax.value(value) for key, value in function["arguments"].items()}
         return {"type": "function", "function": result}
+
+
+def _shows(template: ChatTemplate, tools: Sequence[Any]) -> bool:
+    """Whether tools change what the template writes, with a system message or without."""
+    talk = [{"role": role, "content": [{"type": "text", "text": "Probe."}]} for role in ("system", "user")]
+    for messages in (talk[1:], talk):
+        try:
+            if template.render(messages, tools, True, {}) != template.render(messages, None, True, {}):
+                return True
+        except TemplateError:
+            return True
+    return False
 
 
 def _parts(content: object) -> object:

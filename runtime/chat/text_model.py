@@ -1,8 +1,9 @@
 """What a bundle says about its language model apart from the weights: tokenizer, tokens, template, defaults."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata, PromptTemplates
 from litert_lm_builder.runtime.proto.token_pb2 import TokenUnion
@@ -11,7 +12,7 @@ from gemma_edge.runtime.chat.calls.channels import Channel
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_syntax import PYTHON_SYNTAX
 from gemma_edge.runtime.chat.calls.syntax import ToolSyntax
-from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
+from gemma_edge.runtime.chat.calls.template_syntax import reads_results, template_syntax
 from gemma_edge.runtime.formats.litertlm import BundleError
 from gemma_edge.runtime.formats.model import Model
 from gemma_edge.runtime.formats.tool_calls import CallFences
@@ -63,6 +64,19 @@ class TextModel:
         """A JSON value in which the names of this model's control tokens, and of places for media, stay text."""
         return self._control_text.marked(value)
 
+    def marked_reply(self, template: ChatTemplate) -> Callable[[Any], Any]:
+        """As `marked`, for an earlier reply: a thought's "</think>" and the like are what the model wrote."""
+        if template not in self._replies:
+            pieces = self.tokenizer.whole_pieces
+            ends = {self.tokenizer.piece(token_id) for ids in self.eos_token_ids for token_id in ids}
+            names = (set(pieces) - template.replies_words(pieces)) | ends | set(MEDIA_PLACES)
+            self._replies[template] = ControlText(names)
+        return self._replies[template].marked
+
+    @cached_property
+    def _replies(self) -> WeakKeyDictionary[ChatTemplate, ControlText]:
+        return WeakKeyDictionary()
+
     @cached_property
     def _control_text(self) -> ControlText:
         return ControlText([*self.tokenizer.whole_pieces, *MEDIA_PLACES])
@@ -102,6 +116,11 @@ class TextModel:
         if not kind.use_template_for_fc_format:
             return FUNCTION_GEMMA_SYNTAX
         return template_syntax(CallFences(kind.code_fence_start, kind.code_fence_end, kind.syntax_type))
+
+    @cached_property
+    def reads_results(self) -> bool:
+        """Whether results of tools that are JSON are shown in another notation, and not as the text they are."""
+        return not self.tool_syntax.shows_json or reads_results(self.template)
 
     @cached_property
     def channels(self) -> Sequence[Channel]:

@@ -1,5 +1,6 @@
 """`gemma-edge serve`."""
 
+import errno
 import logging
 from pathlib import Path
 from typing import Literal
@@ -141,7 +142,9 @@ def serve_main(
                 began=lambda address: click.echo(f"{settings.model_id} at {address}/v1, {room}", err=True),
             )
         except OSError as error:
-            raise ServeError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another port") from error
+            reason = (error.strerror or str(error)).partition(" (while")[0]
+            other = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+            raise ServeError(f"{host}:{port} cannot be listened on ({reason}); choose another {other}") from error
 
 
 def _print_new_key(path: Path | None, name: str) -> None:

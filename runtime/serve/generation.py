@@ -28,7 +28,10 @@ async def chat(service: Service, exchange: Exchange, record: Record) -> None:
     model, tokenizer = service.settings.model_id, service.engine.text_model.tokenizer
     answer = ChatAnswer(model, tokenizer, ask.choices, has_scores=ask.best is not None)
     record.id, record.is_stream = answer.id, ask.is_stream
-    messages: Sequence[Json] = read_messages(request["messages"], service.settings.media_bytes)
+    reads_results = service.engine.text_model.reads_results
+    messages: Sequence[Json] = read_messages(
+        request["messages"], service.settings.media_bytes, reads_results=reads_results
+    )
     record.prompt_text = next((_text(m) for m in reversed(messages) if m["role"] == "user"), "")
     if service.guard is not None:
         _check_scores(ask, service.guard)

@@ -52,11 +52,14 @@ class Prompter:
             raise _too_long(error) from error
 
     def text(self, prompt: str | Sequence[int]) -> Prepared:
-        """Of a text, or tokens, as it is. Raises RefusedError: longer than the context, a token that is none."""
+        """Of a text, behind one start token whether it is written or not; or of tokens, as they are.
+
+        Raises RefusedError: longer than the context, a token that is none.
+        """
         context, model = self._engine.max_num_tokens, self._model
         if isinstance(prompt, str):
             self._check_length(prompt)
-            token_ids = [*model.start_tokens, *model.tokenizer.encode(prompt)]
+            token_ids = [*model.start_tokens, *model.tokenizer.encode(prompt.removeprefix(model.start_text))]
         else:
             wrong = next((token_id for token_id in prompt if token_id >= model.tokenizer.size), None)
             if wrong is not None:
@@ -79,7 +82,15 @@ class Prompter:
         # A reply stays as the model wrote it; all else in LiteRT-LM's order of keys, whenever it is said.
         told = [message if message["role"] == "assistant" else as_received(message) for message in messages]
         preface = Preface((), list(tools), {})
-        renderer = PromptRenderer(model.template, model.tool_syntax, preface, model.marked, all_plain=True)
+        template = model.template
+        renderer = PromptRenderer(
+            template,
+            model.tool_syntax,
+            preface,
+            model.marked,
+            all_plain=True,
+            plain_reply=model.marked_reply(template),
+        )
         text = renderer.whole([], told, {})
         self._check_length(text)
         items = media_items(messages)

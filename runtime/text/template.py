@@ -5,8 +5,9 @@ The two engines print some values differently, and LiteRT-LM adds filters and on
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 import jinja2
@@ -23,6 +24,15 @@ from gemma_edge.runtime.formats.bounded_jinja import BoundedEnvironment
 _WHITESPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a" + (
     "\u2028\u2029\u202f\u205f\u3000"
 )
+
+
+# Methods, filters and tests whose arguments are looked for in a text.
+_SEARCHES = frozenset(
+    (
+        "count", "endingwith", "endswith", "find", "index", "partition", "removeprefix", "removesuffix", "replace",
+        "rpartition", "rsplit", "split", "startingwith", "startswith",
+    )
+)  # fmt: skip
 
 
 class TemplateError(GemmaEdgeError, RuntimeError):
@@ -49,6 +59,7 @@ class ChatTemplate:
         # LiteRT-LM replaces minijinja's `none` by one that holds for what is undefined, and not for null.
         environment.tests["none"] = lambda value: isinstance(value, jinja2.Undefined)
         environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+        self._source, self._environment = source, environment
         try:
             self._template = environment.compiled(source)
         except jinja2.TemplateSyntaxError as error:
@@ -83,6 +94,35 @@ class ChatTemplate:
                 f"the chat template refuses these messages: {_first_line(error)}; "
                 "change their order or form, or pass another chat_template"
             ) from error
+
+    def replies_words(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of the names that are a reply's own and no mark of the template's: it looks for them in what is said,
+        as for "</think>", or has them nowhere.
+        """
+        written, wanted = self._words
+        return frozenset(name for name in names if name in wanted or name not in written)
+
+    @cached_property
+    def _words(self) -> tuple[str, str]:
+        """All constant text; of that, what it looks for in others."""
+        tree = self._environment.parsed(self._source)
+        written = [*(found.value for found in tree.find_all(nodes.Const)),
+                   *(found.data for found in tree.find_all(nodes.TemplateData))]  # fmt: skip
+        return "\n".join(map(str, written)), "\n".join(_wanted(tree))
+
+
+def _wanted(tree: nodes.Template) -> Iterator[str]:
+    for node in tree.find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test)):
+        parts: Sequence[nodes.Node] = ()
+        match node:
+            case nodes.Compare(expr=expr, ops=ops) if any(operand.op in ("in", "notin") for operand in ops):
+                parts = [expr]
+            case nodes.Call(node=nodes.Getattr(attr=name), args=args) if name in _SEARCHES:
+                parts = args
+            case nodes.Filter(name=name, args=args) | nodes.Test(name=name, args=args) if name in _SEARCHES:
+                parts = args
+        for part in parts:
+            yield from (str(found.value) for found in nodes.List([part]).find_all(nodes.Const))
 
 
 def _first_line(error: Exception) -> str:

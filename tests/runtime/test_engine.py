@@ -77,8 +77,9 @@ def test_settings_that_cannot_be_honoured(open_engine: Callable[..., Engine]) ->
     for backend in (Backend.GPU(), Backend.NPU()):
         with pytest.raises(ConfigError, match=r"backend is .pu, this executor runs on cpu; use Backend.CPU\(\)"):
             open_engine(backend=backend)
-    with pytest.raises(ConfigError, match="thread_count is 0, expected at least 1; leave it out for the default"):
-        Backend.CPU(thread_count=0)
+    for threads in (0, 100_000):
+        with pytest.raises(ConfigError, match=f"thread_count is {threads}, expected 1 to 1024; leave it out for the"):
+            Backend.CPU(thread_count=threads)
     with (
         open_engine() as engine,
         pytest.raises(ConfigError, match="max_output_tokens is 0, expected at least 1; leave"),

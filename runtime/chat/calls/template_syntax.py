@@ -4,6 +4,7 @@ Such a template gets declarations, calls and results as JSON; only a reply is pa
 which notation it is in, the bundle says (LiteRT-LM's function_gemma_data_processor and parser_utils at 0.18.1).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
 from gemma_edge.runtime.chat.calls.python_calls import json_calls, python_calls
 from gemma_edge.runtime.chat.calls.syntax import Call, ToolSyntax, ToolSyntaxError
 from gemma_edge.runtime.formats.tool_calls import CallFences
+from gemma_edge.runtime.text.template import ChatTemplate, TemplateError
 
 
 def template_syntax(calls: CallFences) -> ToolSyntax:
@@ -27,6 +29,28 @@ def template_syntax(calls: CallFences) -> ToolSyntax:
         parsers.get(calls.notation, usual.parse),
         shows_json=True,
     )
+
+
+def reads_results(template: ChatTemplate) -> bool:
+    """Whether it writes a result that is JSON in a notation of its own, as Gemma 4's does. Others write it as the text
+    that it is.
+    """
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    result = {"probe": [1]}
+
+    def shown(response: object) -> str:
+        talk = [
+            {"role": "user", "content": [{"type": "text", "text": "Probe."}]},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": [{"type": "tool_response", "name": "f", "response": response}]},
+        ]
+        return template.render(talk, [tool], False, {})
+
+    try:
+        return shown(result) != shown(json.dumps(result))
+    except TemplateError:
+        return True
 
 
 def _as_it_is(value: Any) -> Any:

@@ -9,6 +9,7 @@ and by the content it was made from; packing runs in a subprocess, whose memory 
 import json
 import os
 import shutil
+import signal
 import sys
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from onnxruntime import InferenceSession as _Session
 
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError, cache_opened, cpu_key
 from gemma_edge.runtime.executors.onnx.data import data_sha256, with_real_files
-from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place
+from gemma_edge.runtime.executors.onnx.graph import Cache, caches, in_place, in_whole_lines
 from gemma_edge.runtime.executors.onnx.origin import ORIGIN, file_stamps
 from gemma_edge.runtime.formats.onnx_dir import GRAPHS, OnnxDirectory
 from gemma_edge.runtime.packing.child import refuse_to_pack_again, run_child
@@ -105,9 +106,8 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
     if status:
         folder.remove(partial.name)
         lines = errors.strip().splitlines() or ["no message"]
-        remedy = "close other programs, it was killed" if status < 0 else "convert the checkpoint again"
         raise WeightCacheError(
-            f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {remedy}"
+            f"packing the weights of {directory.path} failed with status {status} ({lines[-1]}); {_remedy(status)}"
         )
     graph = directory.graph_path(directory.decoder)
     names = [path.relative_to(directory.path).as_posix() for path in (graph, *directory.decoder_data)]
@@ -122,10 +122,18 @@ def _build(directory: OnnxDirectory, folder: CacheFolder, name: str, threads: in
     folder.put(partial.name, name)
 
 
+def _remedy(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "close other programs, it was killed"
+    crashed = "ONNX Runtime crashed on it: copy the directory again, or " if status < 0 else ""
+    return f"{crashed}convert the checkpoint again"
+
+
 def _pack(path: str, out: str, threads: str) -> None:
     directory = OnnxDirectory.open(Path(path))
     model = directory.graphs[directory.decoder]
     in_place(model)
+    in_whole_lines(model)
     graph, folder = with_real_files(model, directory.path / GRAPHS)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)

@@ -85,11 +85,11 @@ class Checker:
         self._schema = schema
 
     def checked(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The request without what is null, which says what leaving it out says.
+        """The request without what is null, which says what leaving it out says; within messages and options, too.
 
         Raises RefusedError: a parameter that is not known, or has another type or value than it may.
         """
-        request = {name: value for name, value in body.items() if value is not None}
+        request: dict[str, Any] = _without_null(body, self._schema)
         unknown = next((name for name in request if name not in self._schema["properties"]), None)
         if unknown is not None:
             raise RefusedError(
@@ -113,6 +113,18 @@ class Checker:
         import jsonschema
 
         return jsonschema.Draft202012Validator(self._schema)
+
+
+def _without_null(value: Any, schema: Schema) -> Any:
+    """Of objects whose keys are all listed; a JSON schema, which may have any, stays as it is."""
+    schemas = schema.get("anyOf", [schema])
+    if isinstance(value, list):
+        items: Schema = next((found["items"] for found in schemas if "items" in found), {})
+        return [_without_null(item, items) for item in value]
+    listed = next((found["properties"] for found in schemas if found.get("additionalProperties") is False), None)
+    if not isinstance(value, Mapping) or listed is None:
+        return value
+    return {name: _without_null(item, listed.get(name, {})) for name, item in value.items() if item is not None}
 
 
 def _path(parts: Iterable[str | int]) -> str:

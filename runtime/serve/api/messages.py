@@ -10,8 +10,9 @@ from gemma_edge.runtime.serve.errors import Code, RefusedError
 _ROLES = {"developer": "system"}
 
 
-def read_messages(messages: Sequence[Json], media_bytes: int) -> list[Json]:
+def read_messages(messages: Sequence[Json], media_bytes: int, *, reads_results: bool = True) -> list[Json]:
     """Messages in LiteRT-LM's form. messages: as `schemas.MESSAGE` has them. media_bytes: of one image or recording.
+    reads_results: whether a tool's answer that is JSON is read as that; else it stays the text that was sent.
 
     Raises RefusedError: a part that cannot be read, an address, a message without content.
     """
@@ -20,19 +21,19 @@ def read_messages(messages: Sequence[Json], media_bytes: int) -> list[Json]:
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         try:
-            found.append(_message(message, names, where, media_bytes))
+            found.append(_message(message, names, where, media_bytes, reads_results))
         except MessageError as error:
             raise RefusedError(400, Code.VALIDATION_ERROR, f"{where}: {error}", param=where) from error
     return found
 
 
-def _message(message: Json, names: dict[str, str], where: str, media_bytes: int) -> Json:
+def _message(message: Json, names: dict[str, str], where: str, media_bytes: int, reads_results: bool) -> Json:
     said = {key: value for key, value in message.items() if value is not None and key != "annotations"}
     role, content = said["role"], said.get("content")
     if isinstance(content, list):
         content = [_part(part, f"{where}.content[{i}]", media_bytes) for i, part in enumerate(content)]
     if role == "tool":
-        return _tool_answer(said, content, names, where)
+        return _tool_answer(said, content, names, where, reads_results)
     for key in ("name", "tool_call_id"):
         if key in said:
             raise RefusedError(
@@ -61,20 +62,22 @@ def _message(message: Json, names: dict[str, str], where: str, media_bytes: int)
 
 
 def _call(call: Json, names: dict[str, str]) -> Json:
-    """As the model wrote it, without an id: it is no part of what the model reads."""
+    """With its id: Gemma's templates show none, those of some fine-tunes do."""
     if isinstance(call.get("id"), str):
         names[call["id"]] = call["function"]["name"]
-    return {"type": "function", "function": call["function"]}
+    return {key: value for key, value in call.items() if key != "index"}
 
 
-def _tool_answer(said: Json, content: Any, names: Mapping[str, str], where: str) -> Json:
+def _tool_answer(said: Json, content: Any, names: Mapping[str, str], where: str, reads_results: bool) -> Json:
     if content is None:
         raise _wrong(where, "content", "a tool's answer has no content; give it text")
     text = content if isinstance(content, str) else _joined(content, where)
     name = said.get("name") or names.get(said.get("tool_call_id", ""))
     if name is None:
         raise _wrong(where, "tool_call_id", "answers no call of an earlier message; send the assistant's call too")
-    return {"role": "tool", "content": [{"type": "tool_response", "name": name, "response": _value(text)}]}
+    response = _value(text) if reads_results else text
+    answer = {"role": "tool", "content": [{"type": "tool_response", "name": name, "response": response}]}
+    return answer | ({"tool_call_id": said["tool_call_id"]} if "tool_call_id" in said else {})
 
 
 def _value(text: str) -> Any:

@@ -40,7 +40,8 @@ class Content:
                 policy.sanitising.check(messages)
             if not self._has_work():
                 return list(messages)
-            _check_length([[message.get("content"), message.get("tool_calls")] for message in messages])
+            told = ("content", "tool_calls", "tool_call_id")
+            _check_length([[message.get(key) for key in told] for message in messages])
             judge = self._judge(caller, request_id, Direction.INPUT)
             return [self._message(message, judge) for message in messages]
         except SanitiseError as error:
@@ -95,6 +96,8 @@ class Content:
                 self._together(" ".join(texts), judge)
         if calls := message.get("tool_calls"):
             cleaned["tool_calls"] = _strings(calls, clean)
+        if "tool_call_id" in message:
+            cleaned["tool_call_id"] = clean(message["tool_call_id"])
         return cleaned
 
     def _text(self, judge: Judge, text: str) -> str:

@@ -200,3 +200,22 @@ def test_settings_left_behind_by_weights_that_are_whole_again_do_no_harm(tiny_ge
     checkpoint = rewritten(tiny_gemma3, tmp_path / "checkpoint", lambda tensors: tensors, **left)
     assert Checkpoint.open(checkpoint).prefix == "model."
     bundle_of(checkpoint, tmp_path / "model.litertlm")
+
+
+@pytest.mark.parametrize("held", [".base_layer", ""])
+def test_a_model_saved_with_its_adapter_says_so(held: str, tiny_gemma3: Path, tmp_path: Path) -> None:
+    """As PEFT wraps a layer, and as others do."""
+    layer = "model.layers.0.self_attn.q_proj"
+    adapter = f"{layer}.lora_A.default.weight"
+
+    def wrapped(tensors: Tensors) -> Tensors:
+        weight = tensors.pop(f"{layer}.weight")
+        return tensors | {f"{layer}{held}.weight": weight, adapter: weight[:4].clone()}
+
+    checkpoint = rewritten(tiny_gemma3, tmp_path / "checkpoint", wrapped)
+    with pytest.raises(CheckpointError) as refusal:
+        convert("custom-int8", checkpoint, tmp_path / "out.litertlm", context=64)
+    assert str(refusal.value) == (
+        f"{checkpoint}: an adapter lies beside the weights ({adapter}); merge_and_unload() it with peft and save the "
+        "model again"
+    )

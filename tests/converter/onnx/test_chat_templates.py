@@ -102,7 +102,7 @@ def test_token_ids_are_transformers_or_the_difference_is_named(program: tuple[st
         owner for owner, ids, answer in zip(owners, expected, said, strict=True) if answer.get("ids") != ids
     }
     assert unlike_found == named
-    assert len(named) <= 9
+    assert len(named) <= 10
 
 
 def test_the_converters_report_names_what_is_unlike(tiny_gemma3: Path, tmp_path: Path) -> None:

@@ -158,6 +158,35 @@ _BRACES: Final = (
     "{% for c in m['tool_calls'] or [] %}{{ c['function']['name'] }} {{ c['function']['arguments'] }}{% endfor %}"
     "{{ '<|im_end|>\\n' }}{% endfor %}" + _OPEN
 )
+_PRINTED: Final = """\
+{%- if tools is iterable and tools | length > 0 %}
+    {{- '<|im_start|>system\\n' }}
+    {%- for tool in tools %}
+        {{- '<function>' + tool.function.name }}
+        {%- for name, field in tool.function.parameters.properties | items %}
+            {{- '\\n' + name + ': ' + field.type }}
+            {%- if field.default is defined %}{{ ' = ' ~ (field.default | string) }}{% endif %}
+        {%- endfor %}
+        {{- '</function>\\n' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call><function=' + call.function.name + '>' }}
+        {%- for name, value in call.function.arguments | items %}
+            {{- '<parameter=' + name + '>' }}
+            {%- if value is mapping or (value is sequence and value is not string) %}{{ value | tojson }}
+            {%- else %}{{ value | string }}{% endif %}
+            {{- '</parameter>' }}
+        {%- endfor %}
+        {{- '</function></tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+"""
 
 TEMPLATES: Final[dict[str, str | dict[str, str]]] = {
     "ChatML, of TRL": _CHATML_LOOP,
@@ -263,6 +292,7 @@ TEMPLATES: Final[dict[str, str | dict[str, str]]] = {
     "Gemma 4": gemma_template("gemma4"),
     "Gemma: tools as indented JSON, calls as Python": _NOTEBOOK,
     "values as Python prints them": _BRACES,
+    "Qwen Coder: arguments as Python prints them": _PRINTED,
     "Gemma: a table of tools": (
         "{{ bos_token }}{% if tools is not none %}{{ '<start_of_turn>user\\n' }}{% for tool in tools %}"
         "{% set f = tool.function %}{{ loop.index }}. {{ f.name }}({% for k in f.parameters.properties %}{{ k }}"

@@ -65,6 +65,7 @@ WEATHER = {
                 "place": {"type": "string", "description": "a town & <country>"},
                 "days": {"type": "integer", "description": "how many"},
                 "units": {"type": "array", "items": {"type": "string"}, "description": "of what"},
+                "exact": {"type": "boolean", "default": False, "description": "whether"},
             },
             "required": ["place"],
         },
@@ -83,6 +84,11 @@ TOOL_TALKS: list[list[Message]] = [
     [user("Rain?")],
     [system("Use tools."), user("Rain?")],
     [user("Rain?"), {"role": "assistant", "tool_calls": [ASKED]}, result("get_weather", "dry")],
+    [
+        user("Rain?"),
+        {"role": "assistant", "tool_calls": [call("get_weather", place="here", days=None, exact=True)]},
+        result("get_weather", "dry"),
+    ],
     [
         user("Rain?"),
         {"role": "assistant", "tool_calls": [ASKED, call("now", zone="CET")]},

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from gemma_edge.runtime.chat.calls.function_gemma import FUNCTION_GEMMA_SYNTAX
+from gemma_edge.runtime.chat.calls.template_syntax import template_syntax
 from gemma_edge.runtime.chat.prompt import Preface, PromptRenderer
 from gemma_edge.runtime.chat.tools import Tool
 from gemma_edge.runtime.config import Backend
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.formats.tool_calls import CallFences
 from gemma_edge.runtime.text.control_text import ControlText, pieces_between_marks, without_marks
 from gemma_edge.runtime.text.template import ChatTemplate
 from tests.runtime.chat.scripted import scripted
@@ -127,3 +129,15 @@ def test_function_gemmas_marks_around_text_stay_marks() -> None:
     text = renderer.turn([], [answer], {})
     assert without_marks(text) == "f{x:<escape>a<escape>,y:<start_function_call><escape>}"
     assert pieces_between_marks(text) == ["f{x:<escape>a<", "escape>,y:<", "start_function_call><escape>}"]
+
+
+def test_calls_and_results_stay_text_in_a_template_that_shows_them_itself() -> None:
+    control = ControlText(["<end_of_turn>"])
+    template = ChatTemplate("{{ messages | tojson }}")
+    renderer = PromptRenderer(template, template_syntax(CallFences()), Preface(), control.marked)
+    function = {"name": "a<end_of_turn>", "arguments": {"b<end_of_turn>": "c<end_of_turn>"}}
+    called = {"role": "assistant", "tool_calls": [{"id": "d<end_of_turn>", "function": function}]}
+    answer = {"role": "tool", "name": "e<end_of_turn>", "tool_call_id": "f<end_of_turn>", "content": "g<end_of_turn>"}
+    text = renderer.turn([], [called, answer], {})
+    assert without_marks(text).count("<end_of_turn>") == 7
+    assert not any("<end_of_turn>" in piece for piece in pieces_between_marks(text))

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from gemma_edge.runtime.engine import Engine
+from gemma_edge.runtime.serve.api import schemas
+from gemma_edge.runtime.serve.api.check import Checker
 from gemma_edge.runtime.text.penalties import RepetitionPenaltyConfig
 from gemma_edge.runtime.text.sampler import SamplerConfig
 from tests.runtime.serve.running import Running
@@ -224,9 +226,10 @@ def test_a_completion_goes_on_with_a_text(client: httpx.Client, engine: Engine) 
         said = session.run_decode().texts[0]
     ids = [engine.bos_token_id, *engine.tokenize(text)]
     request = {"prompt": text, "temperature": 0, "max_tokens": 8}
-    for prompt in (text, ids, [text], [ids]):
+    for prompt in (text, ids, [text], [ids], f"<bos>{text}"):
         reply = client.post("/v1/completions", json={**request, "prompt": prompt}).json()
         assert reply["choices"][0]["text"] == said
+        assert reply["usage"]["prompt_tokens"] == len(ids)
     both = client.post("/v1/completions", json={**request, "prompt": [text, "And"], "n": 2, "logprobs": 2}).json()
     assert [choice["index"] for choice in both["choices"]] == [0, 1, 2, 3]
     assert [choice["text"] for choice in both["choices"]][:2] == [said, said]
@@ -295,6 +298,14 @@ def test_a_refusal_says_what_is_wrong(
     found, error = refusal(client, **request_)
     assert (found, error["code"]) == (status, code)
     assert message in error["message"]
+
+
+def test_null_says_nothing_but_in_a_json_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"default": None, "enum": [None, 1]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    request = {"messages": [USER], "tools": [tool]}
+    told = {"seed": None, "messages": [{**USER, "audio": None}], "stream_options": {"include_usage": None}}
+    assert Checker(schemas.CHAT_REQUEST).checked({**request, **told}) == {**request, "stream_options": {}}
 
 
 def test_more_refusals(client: httpx.Client) -> None:

@@ -71,6 +71,22 @@ def test_a_round_of_tools(client: OpenAI) -> None:
     assert second.choices[0].finish_reason in ("stop", "length")
 
 
+def test_a_reply_may_come_back_as_pydantic_writes_it(client: OpenAI) -> None:
+    """With null for everything that the reply had nothing for."""
+    messages: list[Any] = [{"role": "user", "content": SAID}]
+    said = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=4).choices[0]
+    written: Any = said.message.model_dump()
+    assert written["function_call"] is None
+    plain: Any = {"role": "assistant", "content": said.message.content}
+    replies = [
+        client.chat.completions.create(
+            model=MODEL, messages=[*messages, reply, *messages], temperature=0, max_tokens=4
+        ).choices[0]
+        for reply in (written, plain)
+    ]
+    assert replies[0].message == replies[1].message
+
+
 class Answer(BaseModel):
     kind: bool
     more: bool | None = None

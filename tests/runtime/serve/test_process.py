@@ -65,6 +65,13 @@ def test_a_port_that_is_taken(serve_model: Path, serve_cache: Path) -> None:
         assert re.match(rf"127.0.0.1:{port} cannot be listened on \(.*\); choose another port", str(done.exception))
 
 
+def test_a_host_that_is_none(serve_model: Path, serve_cache: Path) -> None:
+    options = ["--host", "none.invalid", "--port", "0", "--cache-dir", str(serve_cache)]
+    done = CliRunner().invoke(serve_main, [str(serve_model), *options])
+    assert isinstance(done.exception, GemmaEdgeError)
+    assert re.fullmatch(r"none.invalid:0 cannot be listened on \([^(]+\); choose another host", str(done.exception))
+
+
 @pytest.mark.parametrize("slots", ["none", "0", "-1"])
 def test_slots_that_are_none(serve_model: Path, slots: str) -> None:
     done = CliRunner().invoke(serve_main, [str(serve_model), "--slots", slots])

@@ -1,15 +1,20 @@
 """What can go wrong while weights are packed for ONNX Runtime."""
 
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gemma_edge.converter.convert import convert
 from gemma_edge.runtime.executors.litert.weight_cache import WeightCacheError
+from gemma_edge.runtime.executors.onnx import packed
+from gemma_edge.runtime.executors.onnx.graph import in_whole_lines
 from gemma_edge.runtime.executors.onnx.packed import packed_graph
 from gemma_edge.runtime.formats.onnx_dir import OnnxDirectory
+from tests.converter.verify.wrong import Tensors, rewritten
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -27,6 +32,24 @@ def test_it_is_made_once_and_found_again(path: Path, tmp_path: Path) -> None:
     assert packed_graph(OnnxDirectory.open(path), tmp_path, 1) == first
     assert first.stat().st_mtime_ns == made
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_vocabulary_that_ends_within_a_cache_line(tiny_gemma3: Path, tmp_path: Path) -> None:
+    """As that of a fine-tune with one token more; on AVX-512, mapping what followed its scales ended the process."""
+
+    def grown(tensors: Tensors) -> Tensors:
+        table = tensors["embed_tokens.weight"]
+        return tensors | {"embed_tokens.weight": np.concatenate([table, table[10:11]])}
+
+    checkpoint = rewritten(tiny_gemma3, tmp_path / "checkpoint", grown, vocab_size=2049)
+    convert("custom-int4", checkpoint, tmp_path / "out", format="onnx", context=64, measure=False)
+    assert packed_graph(OnnxDirectory.open(tmp_path / "out"), tmp_path / "cache", 1).exists()  # it compares logits
+    directory = OnnxDirectory.open(tmp_path / "out")
+    graph = directory.graphs[directory.decoder]
+    scales = graph.graph.initializers["embed_tokens.weight.hadamard.scale"]
+    assert scales.shape == (2049, 1)
+    in_whole_lines(graph)
+    assert scales.shape == (2049 + 63, 1)
 
 
 def test_other_weights_have_another_name(path: Path, tmp_path: Path) -> None:
@@ -65,3 +88,19 @@ def test_a_graph_that_cannot_be_packed(path: Path, tmp_path: Path) -> None:
     assert "config.json: cannot be read" in message
     assert message.endswith("); convert the checkpoint again")
     assert not list((tmp_path / "cache").glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (-signal.SIGKILL, "close other programs, it was killed"),
+        (-signal.SIGSEGV, "ONNX Runtime crashed on it: copy the directory again, or convert the checkpoint again"),
+    ],
+)
+def test_a_packing_that_is_ended_says_by_what(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, remedy: str
+) -> None:
+    monkeypatch.setattr(packed, "run_child", lambda *_arguments, **_options: (status, ""))
+    with pytest.raises(WeightCacheError) as caught:
+        packed_graph(OnnxDirectory.open(path), tmp_path, 1)
+    assert str(caught.value).endswith(f"failed with status {int(status)} (no message); {remedy}")

@@ -65,6 +65,7 @@ def test_every_text_of_a_message_is_read() -> None:
         "role": "assistant",
         "content": [{"type": "text", "text": "falcon 5"}, image, {"type": "tool_response", "x": {"y": "falcon 6"}}],
         "tool_calls": [call],
+        "tool_call_id": "falcon 7",
     }  # fmt: skip
     [cleaned] = guard.check_input(CALLER, "r", [message])
     assert cleaned["content"] == [
@@ -72,6 +73,7 @@ def test_every_text_of_a_message_is_read() -> None:
         image,
         {"type": "tool_response", "x": {"y": "[filtered]"}},
     ]
+    assert cleaned["tool_call_id"] == "[filtered]"
     [cleaned_call] = cleaned["tool_calls"]
     assert cleaned_call["function"]["arguments"] == {"a": ["[filtered]", 3], "falcon 4": None}
     assert message["content"][0] == {"type": "text", "text": "falcon 5"}  # the caller's own stays as it was
