@@ -30,29 +30,13 @@ def test_rows_equal_those_of_the_graph(precision: str, tiny_gemma3n: Path, tmp_p
         np.testing.assert_array_equal(found, rows.reshape(found.shape))
 
 
-def test_two_bits_are_refused(tiny_gemma3n: Path, tmp_path: Path) -> None:
-    convert("custom-int4", tiny_gemma3n, tmp_path / "model", encoding=["ple=int2"], format="onnx")
-    directory = OnnxDirectory.open(tmp_path / "model")
-    path = directory.graph_path("embed_tokens")
-    with pytest.raises(BundleMismatchError) as caught:
-        OnnxTable(path, directory.graphs["embed_tokens"], "per_layer_inputs")
-    assert str(caught.value) == (
-        f"{path}, per_layer_inputs: a table of 2 bits, expected 4 or 8; convert with another encoding"
-    )
-
-
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_rows_of_a_table_in_one_node(precision: str, tiny_gemma3n: Path, tmp_path: Path) -> None:
-    """As gemma-edge wrote them once: GatherBlockQuantized on the same bytes."""
-    convert(f"custom-{precision}", tiny_gemma3n, tmp_path / "model", format="onnx")
-    directory = OnnxDirectory.open(tmp_path / "model")
-    path = directory.graph_path("embed_tokens")
+def in_one_node(path: Path, bits: int) -> tuple[Path, int]:
+    """Per-layer embeddings as gemma-edge wrote them once: GatherBlockQuantized on the same bytes; and its columns."""
     model = onnx.ModelProto.FromString(path.read_bytes())
     [scales] = (
         tensor for tensor in model.graph.initializer if tensor.name.startswith("embed_tokens_per_layer.weight.s")
     )
     table = next(tensor for tensor in model.graph.initializer if scales.name == f"{tensor.name}.scale")
-    bits = {"int8": 8, "int4": 4}[precision]
     columns = table.dims[1] * 8 // bits
     node = onnx.helper.make_node(
         "GatherBlockQuantized", [table.name, "input_ids", scales.name], ["per_layer_inputs"], domain="com.microsoft",
@@ -63,6 +47,23 @@ def test_rows_of_a_table_in_one_node(precision: str, tiny_gemma3n: Path, tmp_pat
     opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
     old = path.with_name("old.onnx")
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), old)
+    return old, columns
+
+
+def test_two_bits_are_refused(tiny_gemma3n: Path, tmp_path: Path) -> None:
+    convert("custom-int4", tiny_gemma3n, tmp_path / "model", format="onnx")
+    old, _ = in_one_node(OnnxDirectory.open(tmp_path / "model").graph_path("embed_tokens"), 2)
+    with pytest.raises(BundleMismatchError) as caught:
+        OnnxTable(old, onnx_ir.load(old), "per_layer_inputs")
+    assert str(caught.value) == (
+        f"{old}, per_layer_inputs: a table of 2 bits, expected 4 or 8; convert with another encoding"
+    )
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
+def test_rows_of_a_table_in_one_node(precision: str, bits: int, tiny_gemma3n: Path, tmp_path: Path) -> None:
+    convert(f"custom-{precision}", tiny_gemma3n, tmp_path / "model", format="onnx")
+    old, columns = in_one_node(OnnxDirectory.open(tmp_path / "model").graph_path("embed_tokens"), bits)
     ids = [0, 5, 2047, 5]
     expected = onnxruntime.InferenceSession(str(old)).run(None, {"input_ids": np.array([ids])})[0][0]
     found = np.empty((len(ids), columns), np.float32)
