@@ -39,7 +39,7 @@ def automatic_recipe(
     may_share = plan.storages[EMBEDDING].head is not None
     parts = tuple(sensitivity.groups(tuple(model.tensors.values()), len(model.config.attention), may_share=may_share))
     ways = _ways(parts)
-    smallest = min((_least(recipe, way) for way in ways), key=size_of)
+    smallest = min((_chosen(recipe, _least(way)) for way in ways), key=size_of)
     least_bytes = size_of(smallest)
     if least_bytes > max_bytes:
         raise RecipeError(
@@ -75,8 +75,8 @@ def _best(
     size_of: Callable[[Recipe], int],
 ) -> tuple[float, Recipe] | None:
     """The least sum of losses within `max_bytes`, and the recipe that has it; None where nothing fits."""
-    least = {part: part.options[-1] for part in parts}
-    least_bytes = size_of(_least(recipe, parts))
+    least = _least(parts)
+    least_bytes = size_of(_chosen(recipe, least))
 
     def choice(part: Group, option: Encoding) -> Choice:
         """In whole bundles: beside values and scales, each signature lists what a matrix has for every row."""
@@ -107,9 +107,9 @@ def left_by_calibration(part: Group, encoding: Encoding) -> float:
     return _LEFT_OF_HEAD if all(spec.role is Role.HEAD for spec in part.specs) else _LEFT_OF_LAYERS
 
 
-def _least(recipe: Recipe, parts: Sequence[Group]) -> Recipe:
-    """Of the fewest bits."""
-    return _chosen(recipe, {part: part.options[-1] for part in parts})
+def _least(parts: Sequence[Group]) -> dict[Group, Encoding]:
+    """Each in its fewest bits."""
+    return {part: part.options[-1] for part in parts}
 
 
 def _chosen(recipe: Recipe, encodings: Mapping[Group, Encoding]) -> Recipe:
